@@ -1,0 +1,1 @@
+"""Text: input files read in batches of flat arrays, cut into segments."""

@@ -1,0 +1,231 @@
+"""Documents from JSONL and Parquet files, in batches of flat arrays."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.corpus.compression import read_lines
+from megatron_srp.errors import InputError, UsageError
+
+BATCH_BYTES = 4 << 20
+_EDGE = 1 << 16
+
+
+@dataclass(slots=True)
+class InputBatch:
+    """Documents that lie one behind the other in one file.
+
+    Attributes:
+        file: number of the file.
+        rows: int64[N] rows (from 0) of the documents in it; bad rows are left out.
+        end: the first row behind the batch.
+        texts: by JSON key, the N texts under it.
+        errors: one line for every bad row left out.
+    """
+
+    file: int
+    rows: np.ndarray
+    end: int
+    texts: dict[str, TextBatch]
+    errors: list[str] = field(default_factory=list)
+
+
+def expand_inputs(patterns: Sequence[str]) -> list[Path]:
+    """Files named by paths and glob patterns, in the order given, each pattern's sorted.
+
+    Raises:
+        UsageError: when a pattern matches nothing or a file is named twice.
+    """
+    files: list[Path] = []
+    for pattern in patterns:
+        is_pattern = glob.has_magic(pattern) and not Path(pattern).is_file()
+        found = sorted(map(Path, glob.glob(pattern, recursive=True))) if is_pattern else [Path(pattern)]
+        if not found:
+            raise UsageError(f"--input {pattern}: no file matches; is the pattern quoted against the shell?")
+        files += found
+    for file in files:
+        if not file.is_file():
+            problem = (
+                "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'" if file.is_dir() else "no such file"
+            )
+            raise UsageError(f"--input {file}: {problem}")
+    names = Counter(file.resolve() for file in files)
+    twice = [file for file in files if names[file.resolve()] > 1]
+    if twice:
+        raise UsageError(f"--input names {twice[0]} twice; its documents would be in the shard twice")
+    return files
+
+
+def file_fingerprint(path: Path) -> str:
+    """Of a file's size, beginning and end: equal for copies, whatever their name and date."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        content = xxhash.xxh3_128(file.read(_EDGE))
+        file.seek(max(size - _EDGE, 0))
+        content.update(file.read(_EDGE))
+    return f"{size}-{content.hexdigest()}"
+
+
+def is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1" or path.suffix == ".parquet"
+
+
+def read_batches(
+    files: Sequence[Path], keys: Sequence[str], start: tuple[int, int] = (0, 0), skip_errors: bool = False
+) -> Iterator[InputBatch]:
+    """All documents of `files` from row `start[1]` of file `start[0]` on, about BATCH_BYTES at a time.
+
+    Args:
+        keys: JSON keys or Parquet columns whose texts are wanted.
+        skip_errors: leave bad rows out and report them, rather than raise.
+
+    Raises:
+        InputError: for a damaged file, and for a bad row unless `skip_errors`.
+    """
+    for number in range(start[0], len(files)):
+        first = start[1] if number == start[0] else 0
+        read = _read_parquet if is_parquet(files[number]) else _read_jsonl
+        yield from read(files[number], number, keys, first, skip_errors)
+
+
+def _parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
+    """The texts of one JSON line; raises ValueError with the reason it has none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
+    texts = []
+    for key in keys:
+        text = record.get(key)
+        if not isinstance(text, str):
+            if key in record:
+                raise ValueError(f"{key!r} is {type(text).__name__}, not a string")
+            raise ValueError(f"no key {key!r}; it has {', '.join(map(repr, list(record)[:8])) or 'none'}")
+        texts.append(text)
+    return texts
+
+
+_ADVICE = "fix or remove it, or pass --on-error skip"
+
+
+def _read_jsonl(path: Path, number: int, keys: Sequence[str], first: int, skip: bool) -> Iterator[InputBatch]:
+    rows: list[int] = []
+    columns: list[list[str]] = [[] for _ in keys]
+    errors: list[str] = []
+    size, row = 0, -1
+
+    def batch() -> InputBatch:
+        texts = {key: TextBatch.from_texts(column) for key, column in zip(keys, columns, strict=True)}
+        return InputBatch(number, np.array(rows, np.int64), row + 1, texts, list(errors))
+
+    for row, line in enumerate(read_lines(path)):
+        if row < first or not line or line.isspace():
+            continue
+        try:
+            for column, text in zip(columns, _parse_line(line, keys), strict=True):
+                column.append(text)
+            rows.append(row)
+        except ValueError as error:
+            message = f"{path}, line {row + 1}: {error}"
+            if not skip:
+                raise InputError(f"{message}; {_ADVICE}") from None
+            errors.append(message)
+        size += len(line)
+        if size >= BATCH_BYTES:
+            yield batch()
+            rows, errors, size = [], [], 0
+            columns = [[] for _ in keys]
+    if rows or errors:
+        yield batch()
+
+
+def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from None
+    schema = file.schema_arrow
+    for key in keys:
+        if key not in schema.names:
+            raise InputError(f"{path}: no column {key!r}; it has {', '.join(map(repr, schema.names))}")
+        kind = schema.field(key).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            raise InputError(
+                f"{path}: column {key!r} is {kind}, not a string; name a text column with --json-keys"
+            )
+    return file
+
+
+def _read_parquet(
+    path: Path, number: int, keys: Sequence[str], first: int, skip: bool
+) -> Iterator[InputBatch]:
+    file = _open_parquet(path, keys)
+    row = 0
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        if row + size <= first:
+            row += size
+            continue
+        try:
+            for table in file.iter_batches(batch_size=1024, row_groups=[group], columns=list(keys)):
+                begin = max(first - row, 0)
+                if begin < len(table):
+                    yield from _from_table(path, number, table.slice(begin), row + begin, keys, skip)
+                row += len(table)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"{path}: row group {group} cannot be read ({error}); is the file damaged?"
+            ) from None
+
+
+def _from_table(
+    path: Path, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
+) -> Iterator[InputBatch]:
+    good = np.ones(len(table), bool)
+    columns, errors = [], []
+    for key in keys:
+        column = table.column(key).cast(pa.large_string())
+        for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
+            errors.append(f"{path}, row {row + i + 1}: {key!r} is null, not a string")
+            good[i] = False
+        for j in _invalid_utf8(column):
+            errors.append(f"{path}, row {row + j + 1}: {key!r} is not valid UTF-8")
+            good[j] = False
+        columns.append(column)
+    if errors and not skip:
+        raise InputError(f"{errors[0]}; {_ADVICE}")
+    rows = np.flatnonzero(good)
+    columns = [column if good.all() else column.take(pa.array(rows)) for column in columns]
+    texts = {key: TextBatch.from_arrow(c) for key, c in zip(keys, columns, strict=True)}
+    yield InputBatch(number, rows + row, row + len(table), texts, errors)
+
+
+def _invalid_utf8(column: pa.LargeStringArray) -> list[int]:
+    """Rows whose bytes are not UTF-8: Parquet's writers do not all check, and Arrow does not on reading."""
+    try:
+        column.validate(full=True)
+        return []
+    except pa.ArrowInvalid:
+        raw = column.cast(pa.large_binary())
+        return [i for i, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value)]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

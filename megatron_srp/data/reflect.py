@@ -1,0 +1,154 @@
+"""One batch of documents on its way into a shard: cut, judge, tokenise, align, interleave.
+
+Every step works on flat arrays and releases the GIL, so that threads share the cores; a batch depends
+on nothing but its documents, so that batches may be made in any order.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_batch
+from megatron_srp.data.align import align_batch
+from megatron_srp.data.interleave import ReflectionTable, interleave_batch
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel
+from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization.fast import FastEncoder
+
+NO_CUTS = np.empty(0, np.int32), np.empty(0, np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the N documents of a batch come from: number of the input file, int64[N] rows in it."""
+
+    file: int
+    rows: np.ndarray
+
+
+class Labeler(Protocol):
+    """Gives the S segments of a batch their labels."""
+
+    def __call__(
+        self, source: Source, batch: TextBatch, segments: SegmentBatch
+    ) -> tuple[np.ndarray, list[SafetyLabel]]:
+        """int64[S] numbers of labels, and the labels they number."""
+
+
+class GuardLabeler:
+    """Labels by a classifier."""
+
+    def __init__(self, guard: SafetyClassifier) -> None:
+        self.guard = guard
+
+    def __call__(
+        self, source: Source, batch: TextBatch, segments: SegmentBatch
+    ) -> tuple[np.ndarray, list[SafetyLabel]]:
+        numbers: dict[SafetyLabel, int] = {}
+        labels = self.guard.classify_array(segments.texts(batch))
+        codes = np.fromiter(
+            (numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels)
+        )
+        return codes, list(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectedBatch:
+    """N documents ready to be written.
+
+    Attributes:
+        tokens: their tokens with reflections, flat, of the shard's type.
+        lengths: int32[N] tokens of each.
+        plain_tokens: how many of the tokens are the documents' own or their end-of-document ids.
+        cuts: int32[S] plain tokens before each reflection.
+        entries: uint16[S] numbers in `table`.
+        counts: int32[N] reflections of each document.
+        table: this batch's reflections.
+        empty: documents left out because they have no text or no tokens.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    plain_tokens: int
+    cuts: np.ndarray
+    entries: np.ndarray
+    counts: np.ndarray
+    table: ReflectionTable
+    empty: int
+
+
+@dataclass(slots=True)
+class Reflector:
+    """Turns batches of text into batches of reflected tokens.
+
+    Attributes:
+        tokenizer, encoder: of the documents.
+        written: the tokenizer a model will be trained with, which encodes the reflections; it differs
+            from `tokenizer` when `form` adds tokens.
+        labeler: None writes plain documents, without reflections.
+        max_words: most words in a segment.
+        append_eod: whether each document ends with the tokenizer's end-of-document id.
+    """
+
+    tokenizer: TextTokenizer
+    encoder: FastEncoder
+    form: ReflectionFormat
+    written: TextTokenizer
+    labeler: Labeler | None
+    max_words: int
+    append_eod: bool
+    dtype: np.dtype
+
+    def __call__(self, source: Source, batch: TextBatch) -> ReflectedBatch:
+        source, batch, empty = _without(source, batch, np.diff(batch.offsets) == 0)
+        tokens = self.encoder.encode_batch(batch)
+        if not np.diff(tokens.offsets).all():  # a text of spaces that the tokenizer drops
+            source, batch, dropped = _without(source, batch, np.diff(tokens.offsets) == 0)
+            tokens, empty = self.encoder.encode_batch(batch), empty + dropped
+        table = ReflectionTable()
+        cuts, entries = NO_CUTS
+        offsets = np.zeros(len(batch) + 1, np.int64)
+        if self.labeler:
+            segments = segment_batch(batch, self.max_words)
+            offsets = segments.offsets
+            cuts = align_batch(batch, segments, tokens, self.tokenizer)
+            entries = self._entries(*self.labeler(source, batch, segments), segments, table)
+        eod = self.tokenizer.require_eos() if self.append_eod else None
+        out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype)
+        plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
+        return ReflectedBatch(
+            out, lengths, plain, cuts, entries, np.diff(offsets).astype(np.int32), table, empty
+        )
+
+    def _entries(
+        self, codes: np.ndarray, labels: list[SafetyLabel], segments: SegmentBatch, table: ReflectionTable
+    ) -> np.ndarray:
+        """uint16[S] table entries. Where the document has its own end-of-document id, the last
+        reflection does without one: a doubled one would train the model to end an empty document."""
+        stops = [self.form.stops(label) for label in labels]
+
+        def numbers(stops: list[bool]) -> np.ndarray:
+            pairs = zip(labels, stops, strict=True)
+            return np.array(
+                [table.add_label(label, stop, self.form, self.written) for label, stop in pairs], np.uint16
+            )
+
+        entries = numbers(stops)[codes]
+        if self.append_eod:
+            ends = segments.offsets[1:] - 1
+            entries[ends] = numbers([False] * len(labels))[codes[ends]]
+        return entries
+
+
+def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:
+    """The batch without the documents that `drop` bool[N] marks, and how many those were."""
+    dropped = int(drop.sum())
+    if not dropped:
+        return source, batch, 0
+    source = Source(source.file, source.rows[~drop])
+    if not np.diff(batch.offsets)[drop].any():  # no text goes with them
+        return source, TextBatch(batch.text, np.concatenate([[0], batch.offsets[1:][~drop]])), dropped
+    return source, TextBatch.from_texts([batch[i] for i in np.flatnonzero(~drop).tolist()]), dropped

@@ -1,0 +1,104 @@
+"""Where the reflections of a shard are: one Arrow file beside it, read by memory map.
+
+Row i is sequence i: a list of (cut, entry), `cut` counting the *plain* tokens of the sequence before
+the reflection and `entry` numbering the reflection in the table of the file's metadata. The same file
+serves both ways round: beside a reflected shard it says what to take out, beside a plain one what to
+put in.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from megatron_srp.data.interleave import Entry, ReflectionTable
+from megatron_srp.errors import InputError
+from megatron_srp.tokenization.base import digest
+
+SUFFIX = ".srp"
+FORMAT_VERSION = 1
+_ITEM = pa.struct(
+    [pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)]
+)
+
+
+def sidecar_path(prefix: str | Path) -> Path:
+    return Path(f"{prefix}{SUFFIX}")
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionSidecar:
+    """Reflections of N sequences.
+
+    Attributes:
+        offsets: int64[N+1], which of the S reflections belong to each sequence.
+        cuts: int32[S], plain tokens of the sequence before each reflection, ascending within it.
+        entries: uint16[S], numbers in `table`.
+        table: the distinct reflections.
+        materialized: whether the shard beside it already contains the reflections.
+        info: settings and fingerprints of the tokenizer and the form, as JSON.
+    """
+
+    offsets: np.ndarray
+    cuts: np.ndarray
+    entries: np.ndarray
+    table: ReflectionTable
+    materialized: bool
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for sidecars that give the same reflected tokens on the same shard."""
+        content = hashlib.sha256()
+        for array in (self.offsets, self.cuts, self.entries):
+            content.update(np.ascontiguousarray(array).data)
+        return digest([content.hexdigest(), [entry.to_json() for entry in self.table.entries]])
+
+    def entry_sizes(self) -> np.ndarray:
+        """int64[L]: tokens of each table entry."""
+        return np.diff(self.table.arrays()[1])
+
+    def save(self, path: Path) -> None:
+        """Write the file; arrays may be memory-mapped."""
+        items = pa.StructArray.from_arrays([pa.array(self.cuts), pa.array(self.entries)], fields=list(_ITEM))
+        offsets = pa.array(np.ascontiguousarray(self.offsets))
+        rows = pa.LargeListArray.from_arrays(offsets, items)
+        header = {
+            "version": FORMAT_VERSION,
+            "materialized": self.materialized,
+            "fingerprint": self.fingerprint,
+            "table": [entry.to_json() for entry in self.table.entries],
+            "info": self.info,
+        }
+        schema = pa.schema([pa.field("reflections", rows.type)], metadata={"srp": json.dumps(header)})
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch([rows], schema=schema))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ReflectionSidecar":
+        """Map the file; raises InputError when it is missing or not a sidecar."""
+        try:
+            with pa.memory_map(str(path)) as source:
+                reader = pa.ipc.open_file(source)
+                header = json.loads(reader.schema.metadata[b"srp"])
+                rows = reader.get_batch(0).column(0)
+            table = ReflectionTable([Entry.from_json(entry) for entry in header["table"]])
+            items = rows.values
+            offsets = rows.offsets.to_numpy()
+            cuts, entries = (items.field(i).to_numpy() for i in (0, 1))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; a sidecar is written beside reflected shards") from None
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a reflection sidecar, or damaged ({error})") from None
+        if header.get("version") != FORMAT_VERSION:
+            raise InputError(
+                f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}"
+            )
+        return cls(offsets, cuts, entries, table, header["materialized"], header["info"])

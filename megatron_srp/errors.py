@@ -1,0 +1,62 @@
+"""Errors a user can cause, and how a command reports them.
+
+SrpError                 base of all errors raised on purpose; one clear line, no traceback
+├── UsageError           a flag, name or setting is wrong, or two of them clash      exit 2
+├── InputError           a file, line or record cannot be used as it is              exit 2
+└── OutputError          a result cannot be written                                  exit 1
+
+Each message says what was given, what is allowed and what to do.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import NoReturn
+
+
+class SrpError(Exception):
+    """Base of the errors this project raises on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(SrpError):
+    """A flag, name or setting is wrong, or two of them clash."""
+
+
+class InputError(SrpError):
+    """A file, line or record of the input cannot be used as it is."""
+
+
+class OutputError(SrpError):
+    """A result cannot be written: disk full, folder read-only, file in use."""
+
+    exit_code = 1
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`; did you mean 'x'?` when `name` looks like a misspelling, and the choices in any case."""
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"choose from {', '.join(sorted(known))}{hint}"
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command-line tool: user errors become one line on stderr and an exit code."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except SrpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except BrokenPipeError:  # `tool | head`: the reader has gone, which is no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

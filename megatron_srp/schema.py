@@ -1,0 +1,79 @@
+"""The central types: what a segment, a verdict, a label and an annotated document are."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from typing import NamedTuple
+
+from megatron_srp.errors import UsageError
+
+
+class Segment(NamedTuple):
+    """A half-open range of character offsets, `text[start:end]`."""
+
+    start: int
+    end: int
+
+
+class Verdict(StrEnum):
+    """What a safety classifier says of a segment (the three-way verdict of Qwen3Guard)."""
+
+    SAFE = "Safe"
+    CONTROVERSIAL = "Controversial"
+    UNSAFE = "Unsafe"
+
+    @classmethod
+    def from_name(cls, name: str) -> "Verdict":
+        """The verdict of that name, in any case; raises UsageError for another word."""
+        try:
+            return cls(name.strip().capitalize())
+        except ValueError:
+            raise UsageError(f"unknown verdict {name!r}; choose from {', '.join(cls)}") from None
+
+
+_RESERVED = frozenset(",<>\n\r")
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyLabel:
+    """A verdict and the categories of harm it was given for, in the classifier's order.
+
+    Raises:
+        ValueError: for a category that could not be read back from a reflection's text.
+    """
+
+    verdict: Verdict
+    categories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for category in self.categories:
+            if not category.strip() == category != "" or set(category) & _RESERVED:
+                raise ValueError(f"category {category!r}: give a name without commas, <, > and line breaks")
+
+
+SAFE = SafetyLabel(Verdict.SAFE)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedDocument:
+    """A text, the K segments that tile it, and a label for each.
+
+    Raises:
+        ValueError: when the segments leave a gap, overlap or do not cover the text, or when the
+            number of labels differs from the number of segments.
+    """
+
+    id: str
+    text: str
+    segments: tuple[Segment, ...]
+    labels: tuple[SafetyLabel, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.segments) != len(self.labels):
+            raise ValueError(f"{self.id}: {len(self.segments)} segments but {len(self.labels)} labels")
+        edges = [0, *(s.end for s in self.segments)]
+        tiled = edges[-1] == len(self.text) and all(
+            (a, b) == segment for (a, b), segment in zip(pairwise(edges), self.segments, strict=True)
+        )
+        if not tiled:
+            raise ValueError(f"{self.id}: the segments do not tile its {len(self.text)} characters")

@@ -1,0 +1,44 @@
+"""Tokenizers as the data plane uses them: exact ids, their widths in bytes, and a fingerprint.
+
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", "path/to/folder")
+    tokenizer.encode("a text")                      # the reference's ids
+    FastEncoder(tokenizer).encode_batch(batch)      # the same ids, about fifty times faster
+
+Names of types are Megatron's `--tokenizer-type`. Text is text: a document that contains
+`<|endoftext|>` or another special token's name gets the ids of those characters, never the special
+token itself, or any page of the web could end a document or forge a stop signal.
+"""
+
+from pathlib import Path
+
+from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.tokenization.base import TextTokenizer, TokenBatch
+
+SENTENCEPIECE_TYPES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
+TYPES = ("HuggingFaceTokenizer", *SENTENCEPIECE_TYPES)
+
+__all__ = ["TYPES", "TextTokenizer", "TokenBatch", "load_tokenizer", "tokenizer_fingerprint"]
+
+
+def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextTokenizer:
+    """The tokenizer that Megatron would build from `--tokenizer-type` and `--tokenizer-model`.
+
+    Raises:
+        UsageError: for an unknown type, or a model that is not there or cannot be read.
+    """
+    if tokenizer_type in SENTENCEPIECE_TYPES:
+        from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
+
+        return SentencePieceTextTokenizer(tokenizer_type, tokenizer_model)
+    if tokenizer_type == "HuggingFaceTokenizer":
+        from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
+
+        return HuggingFaceTextTokenizer(tokenizer_type, tokenizer_model)
+    raise UsageError(
+        f"--tokenizer-type {tokenizer_type!r} is not supported; {did_you_mean(tokenizer_type, list(TYPES))}"
+    )
+
+
+def tokenizer_fingerprint(tokenizer_type: str, tokenizer_model: str | Path) -> str:
+    """Equal for two tokenizers that give the same ids and the same end-of-document id."""
+    return load_tokenizer(tokenizer_type, tokenizer_model).fingerprint

@@ -1,0 +1,104 @@
+"""What every tokenizer offers, and the flat arrays it gives."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Tokens of N documents: `tokens` uint32[T], one behind the other; `offsets` int64[N+1]."""
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.tokens[self.offsets[i] : self.offsets[i + 1]]
+
+    @classmethod
+    def from_lists(cls, ids: list[list[int]]) -> "TokenBatch":
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum([len(row) for row in ids], out=offsets[1:])
+        return cls(np.array([i for row in ids for i in row], np.uint32), offsets)
+
+
+class TextTokenizer(ABC):
+    """A tokenizer, its vocabulary, and what the data plane must know of it.
+
+    Attributes:
+        type, model: as given by `--tokenizer-type` and `--tokenizer-model`.
+        vocab_size: one more than the largest id.
+        eos_id: the end-of-document id, or None where the tokenizer has none.
+        fingerprint: equal for tokenizers that give the same ids.
+        token_bytes: uint16[vocab_size], how many bytes of text each token stands for.
+        extra_bytes: bytes that the tokens of a document have more than its text (SentencePiece's
+            dummy prefix counts as one).
+    """
+
+    type: str
+    model: Path
+    vocab_size: int
+    eos_id: int | None
+    fingerprint: str
+    token_bytes: np.ndarray
+    extra_bytes: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without tokens the tokenizer would add around it."""
+
+    def encode_inside(self, text: str) -> list[int]:
+        """The ids of `text` as it stands in the middle of a document, without a dummy prefix."""
+        if not self.extra_bytes:
+            return self.encode(text)
+        if text.startswith(" "):  # the prefix is such a space
+            return self.encode(text[1:])
+        ids = self.encode(text)
+        return ids[1:] if self.token_bytes[ids[0]] == self.extra_bytes else ids
+
+    @abstractmethod
+    def encode_lists(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+
+    @abstractmethod
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode(text)` and the byte of the text at which each token starts, never descending.
+
+        For documents whose tokens do not add up to their bytes (a normalising tokenizer)."""
+
+    @abstractmethod
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`; `decode(encode(text)) == text` unless the tokenizer normalises."""
+
+    @abstractmethod
+    def fast_json(self) -> str | None:
+        """This tokenizer as a tokenizer.json that gigatoken can run, without its special tokens;
+        None where there is no such form."""
+
+    @abstractmethod
+    def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "TextTokenizer":
+        """Write this tokenizer extended by `tokens` (special, at the next free ids) and load it."""
+
+    def require_eos(self) -> int:
+        if self.eos_id is None:
+            raise UsageError(
+                f"the tokenizer {self.model} names no end-of-text token, which reflections and --append-eod "
+                "need; set eos_token in its tokenizer_config.json"
+            )
+        return self.eos_id
+
+
+def digest(content: Any) -> str:
+    """A short stable hash of a JSON-like value."""
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]

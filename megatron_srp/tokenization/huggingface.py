@@ -1,0 +1,158 @@
+"""Hugging Face tokenizers: a folder with tokenizer.json, that file itself, or a name on the hub."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from megatron_srp.errors import UsageError
+from megatron_srp.tokenization.base import TextTokenizer, digest
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def _find(model: str | Path) -> Path:
+    """The tokenizer.json that `model` names, fetched from the hub when it is no local path."""
+    path = Path(model)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        return file
+    if path.exists() or len(path.parts) > 2 or path.is_absolute():
+        raise UsageError(
+            f"--tokenizer-model {model}: no tokenizer.json there; give a folder that has one (save the "
+            "tokenizer with save_pretrained of a fast tokenizer) or a name on the Hugging Face hub"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(model), allow_patterns=["tokenizer*"])) / "tokenizer.json"
+    except Exception as error:  # the hub client raises errors of many libraries
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"--tokenizer-model {model}: no such folder, and the hub has not given it ({reason})"
+        ) from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer anew") from None
+
+
+def _parts(spec: dict[str, Any] | None, nested: str) -> Iterator[dict[str, Any]]:
+    """A pre-tokenizer, normalizer or decoder, or the parts of a Sequence of them."""
+    if spec:
+        yield from spec.get(nested, [spec]) if spec["type"] == "Sequence" else [spec]
+
+
+class HuggingFaceTextTokenizer(TextTokenizer):
+    def __init__(self, tokenizer_type: str, tokenizer_model: str | Path) -> None:
+        file = _find(tokenizer_model)
+        self.type, self.model = tokenizer_type, file.parent
+        self._spec = _read_json(file)
+        config_file = file.with_name("tokenizer_config.json")
+        self._config = _read_json(config_file) if config_file.is_file() else {}
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the Rust library raises plain Exception
+            raise UsageError(f"{file}: tokenizers cannot load it ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # special tokens in the text are text
+        vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values()) + 1
+        self.eos_id = vocab.get(self._eos_token() or "")
+        behaviour = {k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+        self.fingerprint = digest([behaviour, self.eos_id])
+        self.token_bytes = self._widths(vocab)
+        self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
+
+    def _eos_token(self) -> str | None:
+        eos = self._config.get("eos_token")
+        return eos["content"] if isinstance(eos, dict) else eos
+
+    def _widths(self, vocab: dict[str, int]) -> np.ndarray:
+        """Byte-level pieces have a character per byte; SentencePiece-like ones write a space as `▁`."""
+        specs = [
+            *_parts(self._spec.get("pre_tokenizer"), "pretokenizers"),
+            *_parts(self._spec.get("decoder"), "decoders"),
+        ]
+        byte_level = any(spec["type"] == "ByteLevel" for spec in specs)
+        added = {token["content"] for token in self._spec.get("added_tokens", [])}
+        widths = np.zeros(self.vocab_size, np.uint16)
+        for piece, i in vocab.items():
+            if byte_level and piece not in added:
+                widths[i] = len(piece)
+            elif not byte_level and _BYTE_PIECE.fullmatch(piece):
+                widths[i] = 1
+            else:
+                widths[i] = len((piece if byte_level else piece.replace("▁", " ")).encode())
+        return widths
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_lists(self, texts: list[str]) -> list[list[int]]:
+        return [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_with_starts(self, text: str) -> tuple[list[int], list[int]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        byte_at = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text], dtype=np.int64)])
+        starts = byte_at[np.array([start for start, _ in encoding.offsets], np.int64)]
+        return encoding.ids, np.maximum.accumulate(starts).tolist()
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def fast_json(self) -> str | None:
+        spec = json.loads(json.dumps(self._spec))
+        spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t["special"]]
+        spec["post_processor"] = spec["truncation"] = spec["padding"] = None
+        if self.splits_digits:
+            spec["pre_tokenizer"] = next(
+                p for p in spec["pre_tokenizer"]["pretokenizers"] if p["type"] == "ByteLevel"
+            )
+            digit = {
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": False,
+            }
+            spec["added_tokens"] += [
+                {"id": spec["model"]["vocab"][d], "content": d, **digit} for d in "0123456789"
+            ]
+        return json.dumps(spec)
+
+    @property
+    def splits_digits(self) -> bool:
+        """Whether the pre-tokenizer is SmolLM2's, Digits then ByteLevel, which gigatoken refuses.
+
+        `fast_json` then declares the ten digits as added tokens, which splits the text at the same
+        places, but for numerals beyond ASCII (½, ², ٣): such documents go to the reference."""
+        specs = list(_parts(self._spec.get("pre_tokenizer"), "pretokenizers"))
+        return (
+            [spec["type"] for spec in specs] == ["Digits", "ByteLevel"]
+            and bool(specs[0]["individual_digits"])
+            and all(d in self._spec["model"].get("vocab", {}) for d in "0123456789")
+        )
+
+    def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "HuggingFaceTextTokenizer":
+        spec, next_id = json.loads(json.dumps(self._spec)), self.vocab_size
+        known = {t["content"]: t for t in spec["added_tokens"]}
+        for token in tokens:
+            if token not in known:
+                spec["added_tokens"].append(
+                    {"id": next_id, "content": token, "single_word": False, "lstrip": False, "rstrip": False}
+                    | {"normalized": False, "special": False}
+                )
+                next_id += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(self._config, indent=2), encoding="utf-8")
+        return HuggingFaceTextTokenizer(self.type, folder)
