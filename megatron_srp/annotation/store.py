@@ -150,9 +150,7 @@ class AnnotationStore:
                 f"{folder}: not an annotation store (no readable store.json); make one with tools/annotate.py"
             ) from None
         if header.get("version") != FORMAT_VERSION:
-            raise InputError(
-                f"{folder}: store version {header.get('version')}, this release reads {FORMAT_VERSION}"
-            )
+            raise InputError(f"{folder}: store version {header.get('version')}, this release reads {FORMAT_VERSION}")
 
     @classmethod
     def create(cls, folder: str | Path, settings: dict[str, Any]) -> "AnnotationStore":
@@ -164,7 +162,7 @@ class AnnotationStore:
                 if settings.get(name) != store.settings.get(name):
                     raise UsageError(
                         f"{folder} holds verdicts with other settings: {name} was "
-                        f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder for a new store"
+                        f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
                     )
             return store
         path.parent.mkdir(parents=True, exist_ok=True)

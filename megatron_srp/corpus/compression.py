@@ -48,9 +48,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                 while block := file.read(BLOCK):
                     yield block
         except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            raise InputError(
-                f"{path}: damaged or truncated ({error}); fetch or compress the file again"
-            ) from None
+            raise InputError(f"{path}: damaged or truncated ({error}); fetch or compress the file again") from None
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -54,9 +54,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[Path]:
         files += found
     for file in files:
         if not file.is_file():
-            problem = (
-                "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'" if file.is_dir() else "no such file"
-            )
+            problem = "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'" if file.is_dir() else "no such file"
             raise UsageError(f"--input {file}: {problem}")
     names = Counter(file.resolve() for file in files)
     twice = [file for file in files if names[file.resolve()] > 1]
@@ -81,12 +79,17 @@ def is_parquet(path: Path) -> bool:
 
 
 def read_batches(
-    files: Sequence[Path], keys: Sequence[str], start: tuple[int, int] = (0, 0), skip_errors: bool = False
+    files: Sequence[Path],
+    keys: Sequence[str],
+    start: tuple[int, int] = (0, 0),
+    skip_errors: bool = False,
+    most: int = 1 << 16,
 ) -> Iterator[InputBatch]:
-    """All documents of `files` from row `start[1]` of file `start[0]` on, about BATCH_BYTES at a time.
+    """All documents of `files` from row `start[1]` of file `start[0]` on.
 
     Args:
         keys: JSON keys or Parquet columns whose texts are wanted.
+        most: documents in a batch, which also ends at about BATCH_BYTES of JSON.
         skip_errors: leave bad rows out and report them, rather than raise.
 
     Raises:
@@ -95,7 +98,7 @@ def read_batches(
     for number in range(start[0], len(files)):
         first = start[1] if number == start[0] else 0
         read = _read_parquet if is_parquet(files[number]) else _read_jsonl
-        yield from read(files[number], number, keys, first, skip_errors)
+        yield from read(files[number], number, keys, first, skip_errors, most)
 
 
 def _parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
@@ -120,7 +123,9 @@ def _parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
 _ADVICE = "fix or remove it, or pass --on-error skip"
 
 
-def _read_jsonl(path: Path, number: int, keys: Sequence[str], first: int, skip: bool) -> Iterator[InputBatch]:
+def _read_jsonl(
+    path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
+) -> Iterator[InputBatch]:
     rows: list[int] = []
     columns: list[list[str]] = [[] for _ in keys]
     errors: list[str] = []
@@ -143,7 +148,7 @@ def _read_jsonl(path: Path, number: int, keys: Sequence[str], first: int, skip: 
                 raise InputError(f"{message}; {_ADVICE}") from None
             errors.append(message)
         size += len(line)
-        if size >= BATCH_BYTES:
+        if size >= BATCH_BYTES or len(rows) >= most:
             yield batch()
             rows, errors, size = [], [], 0
             columns = [[] for _ in keys]
@@ -163,14 +168,12 @@ def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
         kind = schema.field(key).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise InputError(
-                f"{path}: column {key!r} is {kind}, not a string; name a text column with --json-keys"
-            )
+            raise InputError(f"{path}: column {key!r} is {kind}, not a string; name a text column with --json-keys")
     return file
 
 
 def _read_parquet(
-    path: Path, number: int, keys: Sequence[str], first: int, skip: bool
+    path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
     file = _open_parquet(path, keys)
     row = 0
@@ -180,15 +183,13 @@ def _read_parquet(
             row += size
             continue
         try:
-            for table in file.iter_batches(batch_size=1024, row_groups=[group], columns=list(keys)):
+            for table in file.iter_batches(batch_size=min(1024, most), row_groups=[group], columns=list(keys)):
                 begin = max(first - row, 0)
                 if begin < len(table):
                     yield from _from_table(path, number, table.slice(begin), row + begin, keys, skip)
                 row += len(table)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{path}: row group {group} cannot be read ({error}); is the file damaged?"
-            ) from None
+            raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
 
 
 def _from_table(

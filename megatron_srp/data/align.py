@@ -28,9 +28,7 @@ def align_document(ends: Sequence[int], token_bytes: Sequence[int]) -> list[int]
     return [*(min(cut, len(token_ends)) for cut in cuts[:-1]), len(token_ends)] if cuts else []
 
 
-def align_batch(
-    batch: TextBatch, segments: SegmentBatch, tokens: TokenBatch, tokenizer: TextTokenizer
-) -> np.ndarray:
+def align_batch(batch: TextBatch, segments: SegmentBatch, tokens: TokenBatch, tokenizer: TextTokenizer) -> np.ndarray:
     """int32[S]: for each segment, how many tokens of its document lie before its end.
 
     Documents whose tokens do not add up to their bytes, because the tokenizer changes the text before

@@ -45,7 +45,9 @@ class Annotator:
         """Parts of one file from row `start` on, with their first rows."""
         pieces: list[Part] = []
         size, first = 0, start
-        for batch in read_batches(self.files[: number + 1], [self.key], (number, start), self.skip_errors):
+        for batch in read_batches(
+            self.files[: number + 1], [self.key], (number, start), self.skip_errors, self.chunk_documents
+        ):
             self.errors += batch.errors
             pieces.append(self._judge(batch))
             size += len(batch.rows)

@@ -74,14 +74,8 @@ class IndexedShard:
         self.prefix = Path(prefix)
         for path in (bin_path(prefix), idx_path(prefix)):
             if not path.is_file():
-                raise InputError(
-                    f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, give the PREFIX"
-                )
-        index = (
-            np.memmap(idx_path(prefix), np.uint8, "r")
-            if idx_path(prefix).stat().st_size
-            else np.empty(0, np.uint8)
-        )
+                raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, give the PREFIX")
+        index = np.memmap(idx_path(prefix), np.uint8, "r") if idx_path(prefix).stat().st_size else np.empty(0, np.uint8)
         self.dtype, n, boundaries = self._header(index)
         at = HEADER.size
         self.lengths = index[at : at + 4 * n].view(np.int32)
@@ -106,9 +100,7 @@ class IndexedShard:
             )
         expected = HEADER.size + 12 * n + 8 * boundaries
         if len(index) != expected:
-            raise InputError(
-                f"{path}: {len(index)} bytes, but its header promises {expected}; truncated or damaged"
-            )
+            raise InputError(f"{path}: {len(index)} bytes, but its header promises {expected}; truncated or damaged")
         return types[code], n, boundaries
 
     def __len__(self) -> int:

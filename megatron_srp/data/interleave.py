@@ -66,11 +66,7 @@ class ReflectionTable:
         """`add` of the label's reflection, encoded if it is new."""
         label = form.resolve(label)
         known = self._index.get((label, stop))
-        return (
-            self.add(Entry(label, stop, tuple(form.encode(label, tokenizer, stop))))
-            if known is None
-            else known
-        )
+        return self.add(Entry(label, stop, tuple(form.encode(label, tokenizer, stop)))) if known is None else known
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All ids int32[R] one behind the other, and offsets int64[L+1]."""

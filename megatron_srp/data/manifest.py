@@ -46,9 +46,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; was this shard written by preprocess_with_reflections.py?"
-        ) from None
+        raise InputError(f"{path}: no such file; was this shard written by preprocess_with_reflections.py?") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:

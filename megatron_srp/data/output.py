@@ -38,9 +38,7 @@ class Output:
         OutputError: when the folder cannot be written to.
     """
 
-    def __init__(
-        self, prefix: Path, settings: dict[str, Any], finals: list[Path], overwrite: bool = False
-    ) -> None:
+    def __init__(self, prefix: Path, settings: dict[str, Any], finals: list[Path], overwrite: bool = False) -> None:
         self.prefix, self.settings, self.finals = prefix, settings, finals
         self.folder = Path(f"{prefix}{WORK_SUFFIX}")
         self.journal: dict[str, Any] = {}
@@ -51,17 +49,15 @@ class Output:
             self.folder.mkdir(exist_ok=True)
             self._lock = self._take_lock()
         except OSError as error:
-            raise OutputError(
-                f"{error.filename or prefix}: {error.strerror}; choose another --output-prefix"
-            ) from None
+            raise OutputError(f"{error.filename or prefix}: {error.strerror}; choose another --output-prefix") from None
         self._resume(overwrite)
 
     def _refuse_existing(self, overwrite: bool) -> None:
         there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
         if there and not overwrite and not self._journal_path.exists():
-            raise UsageError(
-                f"{there[0]} exists already; pass --overwrite to replace it, or another --output-prefix"
-            )
+            if manifest_path(self.prefix).exists():  # what a run left that was killed as it cleaned up
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise UsageError(f"{there[0]} exists already; pass --overwrite to replace it, or another --output-prefix")
 
     @property
     def _journal_path(self) -> Path:
@@ -122,6 +118,7 @@ class Output:
         _sync_folder(self.prefix.parent)
         write_json(manifest_path(self.prefix), self.finished)
         _sync_folder(self.prefix.parent)
+        self._journal_path.unlink()
         shutil.rmtree(self.folder)
         self.close()
 

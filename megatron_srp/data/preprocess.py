@@ -88,12 +88,11 @@ class Preprocessor:
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
         """Batches in the order of the input, a few of them in the making at any time."""
         ahead: deque[tuple[InputBatch, dict[str, Future[ReflectedBatch]]]] = deque()
-        for batch in read_batches(self.files, self.builder.keys, start, self.skip_errors):
+        batches = read_batches(self.files, self.builder.keys, start, self.skip_errors, self.chunk_documents)
+        for batch in batches:
             self._sample(batch)
             source = Source(batch.file, batch.rows)
-            futures = {
-                key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()
-            }
+            futures = {key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()}
             ahead.append((batch, futures))
             while len(ahead) > self.workers + 1:
                 yield _result(ahead.popleft())

@@ -116,9 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _validate(args: argparse.Namespace) -> None:
     if (args.guard is None) == (args.annotations is None):
-        raise UsageError(
-            "give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR"
-        )
+        raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR")
     check_max_words(args.max_words)
     for flag in ("workers", "chunk_documents"):
         if getattr(args, flag) < 1:
@@ -164,9 +162,7 @@ def main(argv: list[str]) -> int:
     )
     with ProgressDisplay(files, resumed=None if builder.finished else builder.position) as display:
         if not builder.finished and builder.reflector.encoder.reason:
-            display.warn(
-                f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower"
-            )
+            display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
         job = Preprocessor(
             files,
             builder,
@@ -188,13 +184,9 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         from megatron_srp.data.store_labeler import StoreLabeler
 
         if len(args.json_keys) > 1:
-            raise UsageError(
-                "--annotations: a store holds verdicts for one key; give one --json-keys at a time"
-            )
+            raise UsageError("--annotations: a store holds verdicts for one key; give one --json-keys at a time")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
-        return StoreLabeler(
-            AnnotationStore(args.annotations), args.json_keys[0], names, fingerprints, args.max_words
-        )
+        return StoreLabeler(AnnotationStore(args.annotations), args.json_keys[0], names, fingerprints, args.max_words)
     if args.guard == "none":
         return None
     from megatron_srp.annotation import load_guard

@@ -49,9 +49,7 @@ class GuardLabeler:
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
         numbers: dict[SafetyLabel, int] = {}
         labels = self.guard.classify_array(segments.texts(batch))
-        codes = np.fromiter(
-            (numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels)
-        )
+        codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
         return codes, list(numbers)
 
 
@@ -119,9 +117,7 @@ class Reflector:
         eod = self.tokenizer.require_eos() if self.append_eod else None
         out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
-        return ReflectedBatch(
-            out, lengths, plain, cuts, entries, np.diff(offsets).astype(np.int32), table, empty
-        )
+        return ReflectedBatch(out, lengths, plain, cuts, entries, np.diff(offsets).astype(np.int32), table, empty)
 
     def _entries(
         self, codes: np.ndarray, labels: list[SafetyLabel], segments: SegmentBatch, table: ReflectionTable
@@ -132,9 +128,7 @@ class Reflector:
 
         def numbers(stops: list[bool]) -> np.ndarray:
             pairs = zip(labels, stops, strict=True)
-            return np.array(
-                [table.add_label(label, stop, self.form, self.written) for label, stop in pairs], np.uint16
-            )
+            return np.array([table.add_label(label, stop, self.form, self.written) for label, stop in pairs], np.uint16)
 
         entries = numbers(stops)[codes]
         if self.append_eod:

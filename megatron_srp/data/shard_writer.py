@@ -120,9 +120,7 @@ class ShardWriter:
         if reflected:
             offsets = np.zeros(len(self._map("counts")) + 1, np.int64)
             np.cumsum(self._map("counts"), out=offsets[1:])
-            contents = ReflectionSidecar(
-                offsets, self._map("cuts"), self._map("entries"), self.table, True, info
-            )
+            contents = ReflectionSidecar(offsets, self._map("cuts"), self._map("entries"), self.table, True, info)
             contents.save(sidecar)
             with sidecar.open("rb") as file:
                 os.fsync(file.fileno())

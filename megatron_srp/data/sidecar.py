@@ -21,9 +21,7 @@ from megatron_srp.tokenization.base import digest
 
 SUFFIX = ".srp"
 FORMAT_VERSION = 1
-_ITEM = pa.struct(
-    [pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)]
-)
+_ITEM = pa.struct([pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)])
 
 
 def sidecar_path(prefix: str | Path) -> Path:
@@ -98,7 +96,5 @@ class ReflectionSidecar:
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a reflection sidecar, or damaged ({error})") from None
         if header.get("version") != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}"
-            )
+            raise InputError(f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}")
         return cls(offsets, cuts, entries, table, header["materialized"], header["info"])

@@ -32,9 +32,7 @@ class StoreLabeler:
         self._names = names
         if store.settings["max_words"] != max_words:
             made = store.settings["max_words"]
-            raise UsageError(
-                f"{store.folder} holds verdicts for segments of {made} words; pass --max-words {made}"
-            )
+            raise UsageError(f"{store.folder} holds verdicts for segments of {made} words; pass --max-words {made}")
         self._parts = [store.parts(key, fingerprint) for fingerprint in fingerprints]
         for name, parts in zip(names, self._parts, strict=True):
             if not parts:

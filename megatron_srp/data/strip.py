@@ -71,9 +71,7 @@ def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
 
 
-def strip_reflections(
-    prefix: str | Path, output_prefix: str | Path, overwrite: bool = False
-) -> dict[str, Any]:
+def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
     """Write the shards of PREFIX.srp.json without reflections. Returns the new manifest.
 
     Raises:

@@ -114,9 +114,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t["special"]]
         spec["post_processor"] = spec["truncation"] = spec["padding"] = None
         if self.splits_digits:
-            spec["pre_tokenizer"] = next(
-                p for p in spec["pre_tokenizer"]["pretokenizers"] if p["type"] == "ByteLevel"
-            )
+            spec["pre_tokenizer"] = next(p for p in spec["pre_tokenizer"]["pretokenizers"] if p["type"] == "ByteLevel")
             digit = {
                 "single_word": False,
                 "lstrip": False,
@@ -124,9 +122,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
                 "normalized": False,
                 "special": False,
             }
-            spec["added_tokens"] += [
-                {"id": spec["model"]["vocab"][d], "content": d, **digit} for d in "0123456789"
-            ]
+            spec["added_tokens"] += [{"id": spec["model"]["vocab"][d], "content": d, **digit} for d in "0123456789"]
         return json.dumps(spec)
 
     @property

@@ -19,9 +19,7 @@ class SentencePieceTextTokenizer(TextTokenizer):
     def __init__(self, tokenizer_type: str, tokenizer_model: str | Path) -> None:
         self.type, self.model = tokenizer_type, Path(tokenizer_model)
         if not self.model.is_file():
-            raise UsageError(
-                f"--tokenizer-model {tokenizer_model}: no such file; {tokenizer_type} takes a .model file"
-            )
+            raise UsageError(f"--tokenizer-model {tokenizer_model}: no such file; {tokenizer_type} takes a .model file")
         self._bytes = self.model.read_bytes()
         try:
             self._tokenizer = spm.SentencePieceProcessor(model_proto=self._bytes)

@@ -1,0 +1,43 @@
+"""Imports point down only, and the heavy libraries stay where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "megatron_srp"
+LAYERS = [
+    ("errors", "schema", "_kernels"),
+    ("segmentation", "reflection"),
+    ("corpus", "tokenization", "annotation"),
+    ("data", "reports"),
+    ("training",),
+]
+HEAVY = {"torch": "training", "megatron": "training"}
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path):
+    """All imported module names, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "megatron_srp" and rest.split(".")[0] in RANK:
+            assert RANK[rest.split(".")[0]] <= RANK.get(own, 99), f"{path.name} imports {name} from above"
+        if package in HEAVY:
+            assert own == HEAVY[package], f"{path.name} imports {name}"
+
+
+def test_only_one_file_knows_megatrons_trainer():
+    users = {path.name for path in FILES for name in imports(path) if name.startswith("megatron.training")}
+    assert users <= {"megatron_api.py", "cpu_backend.py"}

@@ -1,0 +1,170 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_srp.corpus import compression, readers
+from megatron_srp.corpus.readers import expand_inputs, file_fingerprint, read_batches
+from megatron_srp.errors import InputError, SrpError, UsageError
+from tests.conftest import random_texts
+
+TEXTS = [*random_texts(11, 300), "", "ünï ½ 😀", "line\nbreak\r\n"]
+
+
+def write(path, texts=TEXTS):
+    """`texts` in the format that the path's name asks for."""
+    lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path, row_group_size=100)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines))
+    elif path.suffix == ".zst":  # two frames, as parallel compressors write them
+        half = len(lines) // 2
+        path.write_bytes(zstandard.compress(lines[:half]) + zstandard.compress(lines[half:]))
+    else:
+        path.write_bytes(lines)
+    return path
+
+
+def read(files, start=(0, 0), skip=False):
+    return [
+        (batch.file, int(row), batch.texts["text"][i])
+        for batch in read_batches(files, ["text"], start, skip)
+        for i, row in enumerate(batch.rows)
+    ]
+
+
+NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_gives_the_same_documents(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(readers, "BATCH_BYTES", 5000)
+    path = write(tmp_path / name)
+    everything = read([path])
+    assert everything == [(0, i, text) for i, text in enumerate(TEXTS)]
+    assert read([path], (0, 137)) == everything[137:]
+    assert read([path, path], (1, 250)) == [(1, i, text) for _, i, text in everything[250:]]
+
+
+def test_lines_with_cr_bom_blanks_and_no_last_break(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\n  \n{"text": "b"}')
+    assert read([path]) == [(0, 0, "a"), (0, 3, "b")]
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_files_give_one_clear_line(tmp_path, name, damage):
+    path = write(tmp_path / name)
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        read([path])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "x', "not valid JSON"),
+        (b'{"text": "\xff\xfe"}', "not valid JSON"),
+        (b'{"text": "\\ud800"}', "not valid JSON"),
+        (b'["text"]', "a JSON object is wanted"),
+        (b'{"txt": "x"}', "no key 'text'; it has 'txt'"),
+        (b'{"text": 7}', "'text' is int, not a string"),
+        (b'{"text": null}', "'text' is NoneType, not a string"),
+    ],
+)
+def test_bad_lines(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' + line + b'\n{"text": "also fine"}\n')
+    with pytest.raises(InputError) as error:
+        read([path])
+    assert f"{path}, line 2: {message}" in str(error.value)
+    assert "--on-error skip" in str(error.value)
+    assert read([path], skip=True) == [(0, 0, "fine"), (0, 2, "also fine")]
+    (batch,) = read_batches([path], ["text"], skip_errors=True)
+    assert len(batch.errors) == 1
+    assert message in batch.errors[0]
+
+
+def test_bad_parquet_rows_and_columns(tmp_path):
+    path = tmp_path / "a.parquet"
+    raw = pa.array([b"fine", b"\xff\xfe", None], pa.binary())
+    text = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2], raw.buffers()[0])
+    pq.write_table(pa.table({"text": text, "n": [1, 2, 3]}), path)
+    with pytest.raises(InputError, match="row 3: 'text' is null"):
+        read([path])
+    assert read([path], skip=True) == [(0, 0, "fine")]
+    with pytest.raises(InputError, match="column 'n' is int64, not a string"):
+        list(read_batches([path], ["n"]))
+    with pytest.raises(InputError, match="no column 'body'; it has 'text', 'n'"):
+        list(read_batches([path], ["body"]))
+
+
+def test_several_keys(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "1", "b": "2"}\n{"a": "3", "b": "4"}\n')
+    (batch,) = read_batches([path], ["b", "a"])
+    assert {key: [text[0], text[1]] for key, text in batch.texts.items()} == {
+        "b": ["2", "4"],
+        "a": ["1", "3"],
+    }
+
+
+def test_patterns(tmp_path):
+    files = [write(tmp_path / f"{c}.jsonl", ["x"]) for c in "ba"]
+    assert expand_inputs([str(tmp_path / "*.jsonl")]) == sorted(files)
+    for patterns, message in [
+        ([f"{tmp_path}/*.gz"], "no file matches"),
+        ([f"{tmp_path}/c.jsonl"], "no such file"),
+        ([str(tmp_path)], "is a folder"),
+        ([f"{tmp_path}/a.jsonl", f"{tmp_path}/*"], "twice"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            expand_inputs(patterns)
+
+
+def test_file_fingerprints_follow_the_content(tmp_path):
+    first, copy, other = (
+        write(tmp_path / n, t) for n, t in [("1.jsonl", ["a"]), ("2.jsonl", ["a"]), ("3.jsonl", ["b"])]
+    )
+    assert file_fingerprint(first) == file_fingerprint(copy) != file_fingerprint(other)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(NAMES),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4),
+)
+def test_any_damage_is_our_error_or_a_result(tmp_path_factory, name, edits):
+    path = write(tmp_path_factory.mktemp("fuzz") / name, TEXTS[:40])
+    data = bytearray(path.read_bytes())
+    for where, junk in edits:
+        at = int(where * len(data))
+        data[at : at + len(junk)] = junk
+    path.write_bytes(data)
+    try:
+        for text in read([path], skip=True):
+            assert isinstance(text[2], str)
+    except SrpError as error:
+        assert str(path) in str(error)
+
+
+@given(st.lists(st.binary(max_size=9).map(lambda line: line.replace(b"\n", b"")), max_size=9), st.integers(1, 9))
+def test_lines_are_split_where_they_end(tmp_path_factory, lines, block):
+    path = tmp_path_factory.mktemp("lines") / "x"
+    path.write_bytes(b"".join(b"-" + line + b"\n" for line in lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compression, "BLOCK", block)
+        assert list(compression.read_lines(path)) == [b"-" + line for line in lines]

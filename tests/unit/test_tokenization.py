@@ -1,0 +1,91 @@
+import pytest
+
+from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.errors import UsageError
+from megatron_srp.tokenization import load_tokenizer, tokenizer_fingerprint
+from megatron_srp.tokenization.fast import FastEncoder
+from tests.conftest import random_texts
+
+TRICKY = [
+    "",
+    " ",
+    "  two  spaces ",
+    "½ cup, 2² = ٤",
+    "a<|endoftext|>b",
+    "</s> <s> <unk>",
+    "\n\n.\n\n",
+    "▁ literal",
+    "日本 é 😀",
+]
+
+
+def test_fast_ids_are_the_references(any_tokenizer):
+    texts = [*random_texts(1, 100), *TRICKY]
+    encoder = FastEncoder(any_tokenizer)
+    tokens = encoder.encode_batch(TextBatch.from_texts(texts))
+    assert encoder.reason is None  # gigatoken did it
+    assert [tokens[i].tolist() for i in range(len(texts))] == [any_tokenizer.encode(text) for text in texts]
+    assert encoder.differs(TextBatch.from_texts(texts), sample=len(texts)) is None
+
+
+def test_widths_add_up_to_the_text(any_tokenizer):
+    for text in random_texts(2, 50):
+        total = int(any_tokenizer.token_bytes[any_tokenizer.encode(text)].sum()) - any_tokenizer.extra_bytes
+        assert total == len(text.encode())
+
+
+def test_special_tokens_in_the_text_are_text(any_tokenizer):
+    ids = any_tokenizer.encode("a<|endoftext|></s>b")
+    assert any_tokenizer.eos_id not in ids
+    assert any_tokenizer.decode(ids) == "a<|endoftext|></s>b"
+
+
+def test_starts_ascend_and_count_bytes(any_tokenizer):
+    for text in [t for t in TRICKY if t.strip()]:
+        ids, starts = any_tokenizer.encode_with_starts(text)
+        assert ids == any_tokenizer.encode(text)
+        assert starts == sorted(starts)
+        assert all(0 <= start <= len(text.encode()) for start in starts)
+
+
+def test_a_difference_is_noticed(tokenizer):
+    encoder = FastEncoder(tokenizer)
+    batch = TextBatch.from_texts(["some text here"])
+    encoder.tokenizer = type("Other", (), {"encode": staticmethod(lambda text: [1, 2, 3])})()
+    assert encoder.differs(batch) == 0
+
+
+def test_the_reference_does_what_gigatoken_refuses(tokenizer):
+    encoder = FastEncoder(tokenizer)
+    encoder.distrust("a test")
+    texts = random_texts(5, 5)
+    tokens = encoder.encode_batch(TextBatch.from_texts(texts))
+    assert [tokens[i].tolist() for i in range(5)] == [tokenizer.encode(text) for text in texts]
+
+
+def test_fingerprints_tell_tokenizers_apart(tokenizer_models):
+    prints = {name: tokenizer_fingerprint(*model) for name, model in tokenizer_models.items()}
+    assert len(set(prints.values())) == len(prints)
+    assert tokenizer_fingerprint(*tokenizer_models["gpt2"]) == prints["gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "message"),
+    [
+        ("HuggingFaceTokenizer", "/no/such/folder", "no tokenizer.json there"),
+        ("HuggingfaceTokenizer", "x", "did you mean 'HuggingFaceTokenizer'"),
+        ("SentencePieceTokenizer", "/no/such.model", "no such file"),
+    ],
+)
+def test_unusable_tokenizers_are_refused(kind, model, message):
+    with pytest.raises(UsageError, match=message):
+        load_tokenizer(kind, model)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{broken")
+    with pytest.raises(UsageError, match="not valid JSON"):
+        load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    (tmp_path / "x.model").write_bytes(b"junk")
+    with pytest.raises(UsageError, match="not a SentencePiece model"):
+        load_tokenizer("SentencePieceTokenizer", tmp_path / "x.model")
