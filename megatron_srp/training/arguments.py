@@ -1,0 +1,185 @@
+"""The `--srp-*` flags, presets expanded to Megatron's flags, and the flags refused.
+
+Everything here works on the command line itself and imports neither torch nor Megatron, so that a
+mistake is answered in a fraction of a second rather than after Megatron's imports.
+"""
+
+import argparse
+import dataclasses
+import re
+from typing import NoReturn
+
+from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.training.presets import PRESETS, find_preset
+
+
+def _flag(help: str, **kwargs: object) -> dict[str, object]:
+    return {"help": help, **kwargs}
+
+
+@dataclasses.dataclass
+class SrpArguments:
+    """The flags of this project; each field is one flag."""
+
+    srp_preset: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Model size and training recipe, expanded to Megatron's flags; flags given on the command "
+            f"line win. One of {', '.join(PRESETS)}.",
+            metavar="NAME",
+        ),
+    )
+    srp_log: str = dataclasses.field(
+        default="full",
+        metadata=_flag(
+            "full: everything Megatron prints. brief: without the list of all arguments and the notes "
+            "on its start-up (the default of the debug preset).",
+            choices=["full", "brief"],
+        ),
+    )
+
+
+def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the `--srp-*` group, one flag for each field of `SrpArguments`."""
+    group = parser.add_argument_group(title="safety reflection pretraining")
+    for field in dataclasses.fields(SrpArguments):
+        flag = "--" + field.name.replace("_", "-")
+        group.add_argument(flag, default=field.default, **field.metadata)
+    return parser
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without Megatron's thousand lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def explain_parse_error(message: str, known_flags: list[str]) -> UsageError:
+    """argparse's message, with the nearest flag when one looks misspelled."""
+    unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
+    if not unknown:
+        return UsageError(message)
+    # Megatron has a thousand flags: name the likely one, not the choices.
+    hint = did_you_mean(unknown[1], known_flags).partition("; ")[2]
+    return UsageError(message + ("; " + hint if hint else "; run with --help for the list"))
+
+
+# What decides whether a run may start, in Megatron's own spelling and types.
+_LOOKED_AT: dict[str, dict[str, object]] = {
+    "--train-iters": {"type": int},
+    "--train-samples": {"type": int},
+    "--data-path": {"nargs": "*"},
+    "--train-data-path": {"nargs": "*"},
+    "--valid-data-path": {"nargs": "*"},
+    "--test-data-path": {"nargs": "*"},
+    "--data-args-path": {},
+    "--per-split-data-args-path": {},
+    "--mock-data": {"action": "store_true"},
+    "--tokenizer-type": {},
+    "--tokenizer-model": {},
+    "--use-checkpoint-args": {"action": "store_true"},
+    "--yaml-cfg": {},
+    "--eod-mask-loss": {"action": "store_true"},
+    "--context-parallel-size": {"type": int},
+    "--mtp-num-layers": {"type": int},
+    "--help": {"action": "store_true"},
+}
+
+_CUTS_CONTEXT = (
+    "it restarts at every end-of-document token, and a reflection puts one inside a document after an "
+    "unsafe segment: the model would not see the text that it has to stop. Leave it out"
+)
+_OTHER_DATASET = "this entry point feeds pretraining shards only"
+_OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out"
+
+# Refused because they would break the method without an error, or would be ignored without one.
+REFUSED = {
+    "--reset-position-ids": _CUTS_CONTEXT,
+    "--reset-attention-mask": _CUTS_CONTEXT,
+    "--yaml-cfg": "Megatron then drops every flag of the command line. Give flags or --srp-preset",
+    "--sft": _OTHER_DATASET + "; Megatron's --sft also masks the stop signal (its pad id is eos)",
+    "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
+    "--dataloader-inter-document-masking": _OTHER_BATCH,
+    "--hybrid-context-parallel": _OTHER_BATCH,
+    "--context-parallel-size": _OTHER_BATCH,
+    "--mtp-num-layers": _OTHER_BATCH,
+    "--perform-rl-step": "this entry point only pretrains",
+}
+for _name in REFUSED:
+    _LOOKED_AT.setdefault(_name, {"action": "store_true"})
+
+
+def look_at(argv: list[str]) -> argparse.Namespace:
+    """Parse the few flags that decide whether a run may start; all others are left to Megatron."""
+    parser = add_srp_arguments(OneLineParser(allow_abbrev=False, add_help=False))
+    for flag, kwargs in _LOOKED_AT.items():
+        parser.add_argument(flag, **kwargs)  # type: ignore[arg-type]
+    return parser.parse_known_args(argv)[0]
+
+
+def check_flags(args: argparse.Namespace) -> list[str]:
+    """Refuse flags that would silently break the method; returns notes worth one line each.
+
+    `args` is a namespace from `look_at` or from Megatron's own parser.
+    """
+    for flag, reason in REFUSED.items():
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value and (flag, value) != ("--context-parallel-size", 1):
+            raise UsageError(f"{flag} cannot be used here: {reason}")
+    if args.eod_mask_loss:
+        # It masks positions whose *input* is eod: the eos after an unsafe reflection is still learned.
+        return ["--eod-mask-loss: the first token after each mid-document stop is not trained either"]
+    return []
+
+
+def check_pad_token(pad_id: int | None, eod_id: int | None, allow_ambiguous_pad_tokens: bool) -> None:
+    """Refuse the one setting in which a pad id equal to eos takes the stop signal out of the loss.
+
+    By default Megatron notices the collision and masks nothing; `--allow-ambiguous-pad-tokens`
+    (its help says the opposite at first reading) makes it mask every eos.
+    """
+    if allow_ambiguous_pad_tokens and pad_id is not None and pad_id == eod_id:
+        raise UsageError(
+            f"--allow-ambiguous-pad-tokens cannot be used with this tokenizer: its pad token is its eos "
+            f"(id {eod_id}), so every stop after an unsafe segment would be left out of the loss. Leave "
+            f"the flag out, or use a tokenizer with a pad token of its own"
+        )
+
+
+# A default is dropped when the command line has one of these instead.
+_ALTERNATIVES = {
+    "--train-iters": {"--train-samples"},
+    "--lr-warmup-fraction": {"--lr-warmup-iters", "--lr-warmup-samples"},
+    "--bf16": {"--fp16"},
+    "--group-query-attention": {"--multi-latent-attention"},
+    "--lr-wsd-decay-iters": {"--lr-wsd-decay-samples"},
+    "--lr-wsd-decay-samples": {"--lr-wsd-decay-iters"},
+    "--split": {
+        *("--train-data-path", "--valid-data-path", "--test-data-path", "--per-split-data-args-path"),
+        "--eval-iters",  # wants a validation split: Megatron's default has one
+    },
+}
+
+
+def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
+    """`argv` after those of `defaults` that it does not set itself, as `--flag value` or `--flag=value`."""
+    given = {token.partition("=")[0] for token in argv if token.startswith("--")}
+    kept: list[str] = []
+    keep = False
+    for token in defaults:
+        if token.startswith("--"):
+            keep = not given & {token, *_ALTERNATIVES.get(token, ())}
+        if keep:
+            kept.append(token)
+    return kept + argv
+
+
+def expand_preset(argv: list[str]) -> list[str]:
+    """Put the flags of `--srp-preset` before the user's own, which win."""
+    args = look_at(argv)
+    if args.srp_preset is None:
+        return argv
+    preset = find_preset(args.srp_preset)
+    decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
+    return add_defaults(preset.to_flags() + decay, argv)

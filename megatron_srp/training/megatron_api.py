@@ -1,0 +1,222 @@
+"""Everything that depends on Megatron's trainer and its version; nothing else imports megatron.training.
+
+    run(argv, on_cpu)       # flags -> megatron.training.pretrain()
+
+Written for megatron-core 0.19. `tests/integration/test_megatron_api.py` checks every name, signature
+and argument used here, and says which one changed.
+
+Shapes: b micro-batch size in sequences, s sequence length in tokens.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import megatron.core
+import torch
+from megatron.core import mpu
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.enums import ModelType
+from megatron.core.rerun_state_machine import get_rerun_state_machine
+from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_rank
+from megatron.training import get_args, get_timers, get_tokenizer, pretrain
+from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+from megatron.training.arguments import parse_and_validate_args
+from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
+
+from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.training import arguments, cpu_backend, shards
+from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
+
+SUPPORTED_VERSION = "0.19."
+# Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
+# getting no new features, a deprecated writer that Megatron itself chooses.
+NOISY_MODULES = {
+    "megatron.core.rerun_state_machine": logging.ERROR,
+    "megatron.core.models.gpt.gpt_model": logging.ERROR,
+    "megatron.core.dist_checkpointing.strategies.torch": logging.ERROR,
+}
+BATCH_KEYS = ("tokens", "labels", "loss_mask", "attention_mask", "position_ids")
+
+
+def dataset_config(kind: DatasetKind) -> Any:
+    """The dataset's configuration, filled from the parsed arguments."""
+    args = get_args()
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    options = {field: getattr(args, name) for field, name in DATASET_OPTIONS.items()}
+    options |= {"blend": blend, "blend_per_split": blend_per_split, "tokenizer": get_tokenizer()}
+    return kind.config(**options, **kind.extra_options(args))
+
+
+def build_datasets(num_samples: list[int], vp_stage: int | None = None) -> list[Any]:
+    """Megatron's dataset provider: train, validation and test dataset with at least so many samples."""
+
+    def reads_data() -> bool:
+        return mpu.get_tensor_model_parallel_rank() == 0 and is_first_or_last_pipeline_stage(vp_stage)
+
+    kind = choose_dataset(get_args())
+    config = dataset_config(kind)
+    check_splits(config)
+    return BlendedMegatronDatasetBuilder(kind.dataset, num_samples, reads_data, config).build()
+
+
+build_datasets.is_distributed = True  # type: ignore[attr-defined]  # it is called on every rank
+
+
+def get_batch(data_iterator: Iterator[dict[str, torch.Tensor]], vp_stage: int | None) -> list[Any]:
+    """The micro-batch on this rank: `BATCH_KEYS`, each [b, s] ([b, 1, s, s] for the attention mask).
+
+    The first tensor-parallel rank reads it and broadcasts it; inner pipeline stages need none.
+    """
+    if not is_first_or_last_pipeline_stage(vp_stage):
+        return [None] * len(BATCH_KEYS)
+    args = get_args()
+    batch: dict[str, torch.Tensor | None] = {}
+    if mpu.get_tensor_model_parallel_rank() == 0:
+        sample = next(data_iterator)
+        batch = {key: sample[key].cuda(non_blocking=True) if key in sample else None for key in BATCH_KEYS}
+    batch = get_batch_on_this_tp_rank(
+        batch,
+        has_cu_seqlens=False,
+        is_hybrid_cp=False,
+        create_attention_mask_in_dataloader=args.create_attention_mask_in_dataloader,
+        broadcast_src_rank=mpu.get_tensor_model_parallel_src_rank(),
+        broadcast_group=mpu.get_tensor_model_parallel_group(),
+        cp_size=1,
+        tp_rank=mpu.get_tensor_model_parallel_rank(),
+        micro_batch_size=args.micro_batch_size,
+        seq_length=args.seq_length,
+        mtp_on_this_rank=False,
+        pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+        is_pipeline_first_stage=mpu.is_pipeline_first_stage(),
+        is_pipeline_last_stage=mpu.is_pipeline_last_stage(),
+    )
+    return [batch[key] for key in BATCH_KEYS]
+
+
+def loss_function(
+    loss_mask: torch.Tensor, losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """Summed cross-entropy in nats and the number of tokens it is summed over.
+
+    Args:
+        loss_mask: [b, s], 0 where a token is not to be learned.
+        losses: [b, s], per token.
+    """
+    mask = loss_mask.view(-1).float()
+    loss = torch.sum(losses.view(-1).float() * mask)
+    num_tokens = mask.sum().detach().to(torch.int)
+    if get_args().check_for_nan_in_loss_and_grad:
+        for wrong in (torch.isnan, torch.isinf):
+            get_rerun_state_machine().validate_result(
+                result=loss,
+                rejection_func=wrong,
+                message=f"loss: {wrong.__name__}",
+                tolerance=0.0,
+                fatal=True,
+            )
+    report = torch.stack([loss.detach(), num_tokens.to(loss.dtype)])
+    return loss, num_tokens, {"lm loss": report}
+
+
+def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
+    """Megatron's forward step: the model's output and the function that makes the loss of it."""
+    timers = get_timers()
+    timers("batch-generator", log_level=2).start()
+    vp_stage = get_attr_wrapped_model(model, "vp_stage")
+    tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
+    timers("batch-generator").stop()
+    output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
+    return output, partial(loss_function, loss_mask)
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add our flags to Megatron's parser, and make its errors and its help readable."""
+    arguments.add_srp_arguments(parser)
+    parser.usage = "[torchrun ...] -m megatron_srp.training.pretrain [--srp-preset NAME] [any Megatron flag]"
+    parser._action_groups.insert(0, parser._action_groups.pop())  # ours first: Megatron's fill 2,000 lines
+    if os.environ.get("RANK", "0") != "0":
+        parser.print_help = lambda file=None: None  # type: ignore[method-assign]
+    for action in parser._actions:  # three of 0.19's help texts have a bare "%", which breaks --help
+        action.help = re.sub(r"%%|%\(\w+\)\w|%", lambda m: "%%" if m[0] == "%" else m[0], action.help or "")
+
+    def error(message: str) -> None:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        raise arguments.explain_parse_error(message, flags)
+
+    parser.error = error  # type: ignore[method-assign,assignment]
+    return parser
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse and validate; Megatron's own complaints become one line too."""
+    sys.argv[1:] = argv  # Megatron reads no other list
+    try:
+        return parse_and_validate_args(extra_args_provider=prepare_parser)
+    except SrpError:
+        raise
+    except (AssertionError, ValueError, RuntimeError, OSError) as error:
+        # Most of its checks are assertions, many without a message: the source line says it then.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        message = " ".join(str(error).split()) or where.line
+        raise UsageError(f"Megatron refuses these flags: {message}") from error
+
+
+def skip_compilation() -> None:
+    """Keep Megatron from running `make` for its data helpers, with or without a GPU.
+
+    The wheel ships them compiled but has no Makefile: rank 0 would exit at the start.
+    """
+    import megatron.core.datasets.utils as utils
+
+    try:
+        import megatron.core.datasets.helpers_cpp  # noqa: F401
+    except ImportError:  # a source tree: let it compile
+        return
+    utils.compile_helpers = lambda: None
+
+
+def speak_briefly() -> None:
+    """`--srp-log brief`: leave out Megatron's arguments, time stamps, memory reports and notes."""
+    from megatron.training import arguments as megatron_arguments
+    from megatron.training import training
+
+    def nothing(*args: object, **kwargs: object) -> None:
+        pass
+
+    megatron_arguments._print_args = nothing
+    for name in ("print_datetime", "report_memory", "report_theoretical_memory"):
+        setattr(training, name, nothing)
+    logging.getLogger("megatron").setLevel(logging.WARNING)
+    for module, level in NOISY_MODULES.items():
+        logging.getLogger(module).setLevel(level)
+
+
+def run(argv: list[str], on_cpu: bool) -> None:
+    """Train as the flags say, with Megatron's own trainer."""
+    if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
+        raise UsageError(
+            f"megatron-core {megatron.core.__version__} is installed; this entry point is written for "
+            f"{SUPPORTED_VERSION}x. Install it with: pip install 'megatron-core[training]>=0.19.2,<0.20'"
+        )
+    skip_compilation()
+    if on_cpu:
+        cpu_backend.patch_megatron()
+    if arguments.look_at(argv).srp_log == "brief":
+        speak_briefly()
+    args = parse_arguments(argv)
+    if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
+        arguments.check_flags(args)
+        shards.check_tokenizer(args)
+    tokenizer = get_tokenizer()
+    arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
+    if on_cpu and not args.async_save:
+        cpu_backend.write_checkpoints_in_process()
+    config = pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
+    pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)

@@ -1,0 +1,117 @@
+"""Pretrain with Megatron's own trainer on shards with (or without) reflections.
+
+    torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \\
+        --tensor-model-parallel-size 2 --data-path out/corpus_text_document [any Megatron flag]
+
+Without torchrun it is one process. Where no GPU is visible it runs on the CPU over gloo.
+The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
+imports this module again, and a mistake in a flag is answered before Megatron is imported.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from megatron_srp.errors import SrpError
+
+SECONDS_FOR_RANK_0 = 5.0
+
+
+def main() -> None:
+    """Entry point: run, and turn a user's mistake into one line and exit code 2."""
+    try:
+        train(sys.argv[1:])
+    except SrpError as error:
+        _exit_together(error)
+
+
+def train(argv: list[str]) -> None:
+    """Check the flags and the shards, then train."""
+    from megatron_srp.training import arguments, cpu_backend, shards
+
+    argv = arguments.expand_preset(argv)
+    args = arguments.look_at(argv)
+    if not args.help:
+        notes = arguments.check_flags(args)
+        tokenizer_flags, more = shards.check_shards(args)
+        argv = tokenizer_flags + argv
+        for note in notes + more:
+            _note(note)
+    _set_environment()
+    on_cpu = cpu_backend.install()
+    if on_cpu:
+        _note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
+        argv = arguments.add_defaults(cpu_backend.default_flags(), argv)
+        _ignore_missing_cuda_extensions()
+
+    from megatron_srp.training import megatron_api
+
+    megatron_api.run(argv, on_cpu)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _note(text: str) -> None:
+    if _rank() == 0:
+        print(f"note: {text}", flush=True)
+
+
+def _set_environment() -> None:
+    """What torchrun and Megatron expect to find; the user's own settings win."""
+    # Overlapping tensor-parallel communication relies on kernels being launched in order.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    # Data loader workers are forked after the tokenizer's thread pool has started.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "WORLD_SIZE" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _ignore_missing_cuda_extensions() -> None:
+    # On a CPU, a dozen warnings that Apex, Transformer Engine and CUDA are missing say nothing new.
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", category=SyntaxWarning)
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def _exit_together(error: SrpError) -> NoReturn:
+    """Exit with the error's code on every rank, and its message on rank 0 only.
+
+    The ranks find the same mistake at different times, and torchrun stops the others as soon as
+    one has exited: the others wait for rank 0 to have printed. If nothing stops them, rank 0 has
+    not found this mistake (a file missing on one node, say), and they print it themselves.
+    """
+    code = error.exit_code
+    if _rank() != 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
+        time.sleep(SECONDS_FOR_RANK_0)
+    where = f" (rank {_rank()})" if _rank() else ""
+    print(f"error{where}: {error}", file=sys.stderr, flush=True)
+    _tell_torchrun(f"error: {error}")
+    # Not sys.exit(): nothing is to be cleaned up, and threads of torch must not hold the exit back.
+    os._exit(code)
+
+
+def _tell_torchrun(message: str) -> None:
+    # torchrun ends with a long report of its own: put the cause at its end, where it is seen.
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
+
+
+if __name__ == "__main__":
+    main()

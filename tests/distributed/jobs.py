@@ -1,0 +1,100 @@
+"""Jobs for the tests: a corpus, torchrun, the fork server, and where a run writes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+ENTRY_POINT = ["-m", "megatron_srp.training.pretrain"]
+REPOSITORY = Path(__file__).parents[2]
+NUM_STEPS = 30
+SAVE_INTERVAL = 15
+
+
+def environment() -> dict[str, str]:
+    """The tests' own, but with byte code kept: Megatron's imports take twice the time without."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def torchrun(argv: list[str], timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    """The command of the README: two processes under torchrun."""
+    command = [*TORCHRUN, "--nproc-per-node", "2", *ENTRY_POINT, *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=REPOSITORY, env=environment())
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where the shard and the tokenizers are."""
+
+    prefix: str
+    tokenizer_with_pad_equal_to_eos: str
+    other_tokenizer: str
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of a run on this corpus; the tokenizer is the one that its manifest names."""
+        flags = ["--srp-preset", "debug", "--data-path", self.prefix]
+        flags += ["--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]
+        flags += ["--train-iters", str(NUM_STEPS), "--save-interval", str(SAVE_INTERVAL)]
+        return flags
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that has ended."""
+
+    codes: list[int]
+    log: str
+
+
+class Forkserver:
+    """Starts jobs through `forkserver.py`."""
+
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+        self.process, self.folder, self.num_runs = process, folder, 0
+
+    def run(self, world_size: int, argv: list[str]) -> Finished:
+        """Run a job to its end."""
+        self.num_runs += 1
+        log = self.folder / f"run-{self.num_runs}.log"
+        job = {"world_size": world_size, "argv": argv, "log": str(log)}
+        assert self.process.stdin is not None
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        return Finished(self.answer(), log.read_text())
+
+    def answer(self) -> list[int]:
+        """The next line that the server writes."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the fork server has ended; its stderr is in pytest's output"
+        answer: list[int] = json.loads(line)
+        return answer
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run wrote its checkpoints and its TensorBoard scalars."""
+
+    folder: Path
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags that make a run write there."""
+        save, scalars = str(self.folder / "checkpoints"), str(self.folder / "tensorboard")
+        return ["--save", save, "--tensorboard-dir", scalars]
+
+    def resume(self, step: int) -> list[str]:
+        """Flags that make another run continue from this one."""
+        return ["--load", str(self.folder / "checkpoints"), "--ckpt-step", str(step)]
+
+    def losses(self) -> dict[int, float]:
+        """Loss in nats by step. (The printed one averages over the steps since the last line.)"""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        scalars = EventAccumulator(str(self.folder / "tensorboard"))
+        scalars.Reload()
+        return {event.step: event.value for event in scalars.Scalars("lm loss")}

@@ -1,0 +1,281 @@
+"""Flags: presets give way to the command line, and what would break the method is refused."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.training import arguments, shards
+
+
+def check(*argv: str) -> list[str]:
+    return arguments.check_flags(arguments.look_at(list(argv)))
+
+
+# Presets and the user's flags
+
+
+@pytest.mark.parametrize("given", [["--lr", "1"], ["--lr=1"]])
+def test_the_users_flags_win(given: list[str]) -> None:
+    expanded = arguments.expand_preset(["--srp-preset", "debug", *given])
+    assert [token for token in expanded if token.partition("=")[0] == "--lr"] == [given[0]]
+
+
+def test_no_preset_changes_nothing() -> None:
+    assert arguments.expand_preset(["--lr", "1"]) == ["--lr", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "dropped"),
+    [
+        (["--train-samples", "100"], "--train-iters"),
+        (["--lr-warmup-iters", "10"], "--lr-warmup-fraction"),
+        (["--fp16"], "--bf16"),
+    ],
+)
+def test_a_flag_drops_the_presets_alternative(given: list[str], dropped: str) -> None:
+    assert dropped in arguments.expand_preset(["--srp-preset", "135m"])
+    assert dropped not in arguments.expand_preset(["--srp-preset", "135m", *given])
+
+
+def test_a_default_with_several_values_is_dropped_whole() -> None:
+    defaults = ["--a", "1", "2", "--b", "--c", "3"]
+    assert arguments.add_defaults(defaults, ["--a", "9"]) == ["--b", "--c", "3", "--a", "9"]
+
+
+def test_a_value_of_the_wrong_type_is_one_line() -> None:
+    with pytest.raises(UsageError, match="--train-iters: invalid int value: 'many'"):
+        arguments.expand_preset(["--srp-preset", "debug", "--train-iters", "many"])
+
+
+def test_a_misspelled_flag_is_named() -> None:
+    error = arguments.explain_parse_error("unrecognized arguments: --lr-decay-stile WSD", ["--lr-decay-style"])
+    assert str(error) == ("unrecognized arguments: --lr-decay-stile WSD; did you mean '--lr-decay-style'?")
+
+
+# Flags refused
+
+
+@pytest.mark.parametrize("flag", ["--reset-position-ids", "--reset-attention-mask"])
+def test_an_eos_inside_a_document_must_not_cut_the_context(flag: str) -> None:
+    with pytest.raises(UsageError, match=rf"{flag}.*inside a document.*Leave it out"):
+        check(flag)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--sft"],
+        ["--fim-data"],
+        ["--yaml-cfg", "a.yaml"],
+        ["--dataloader-inter-document-masking"],
+        ["--context-parallel-size", "2"],
+        ["--mtp-num-layers", "1"],
+    ],
+)
+def test_what_this_entry_point_would_ignore_is_refused(argv: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"{argv[0]} cannot be used here"):
+        check(*argv)
+
+
+def test_harmless_flags_pass() -> None:
+    assert check("--context-parallel-size", "1", "--swiglu", "--lr", "1") == []
+
+
+def test_eod_mask_loss_is_allowed_with_a_note() -> None:
+    # The stop signal itself is a label, which --eod-mask-loss does not mask.
+    (note,) = check("--eod-mask-loss")
+    assert "first token after" in note
+
+
+@pytest.mark.parametrize(("pad", "allow"), [(0, False), (1, True), (None, True)])
+def test_pad_tokens_that_mask_nothing(pad: int | None, allow: bool) -> None:
+    arguments.check_pad_token(pad, 0, allow)
+
+
+def test_pad_equal_to_eos_must_not_mask_the_stop_signal() -> None:
+    with pytest.raises(UsageError, match=r"--allow-ambiguous-pad-tokens.*out of the loss"):
+        arguments.check_pad_token(0, 0, True)
+
+
+# Shards
+
+
+def make_shard(prefix: Path, num_sequences: int = 7) -> str:
+    """A shard as far as its header goes."""
+    Path(f"{prefix}.bin").touch()
+    header = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, num_sequences, num_sequences + 1)
+    Path(f"{prefix}.idx").write_bytes(header)
+    return str(prefix)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> str:
+    return make_shard(tmp_path / "corpus_text_document")
+
+
+@pytest.fixture
+def manifests(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Manifests by shard; a tokenizer's fingerprint is that of its path, repeated."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(shards, "_find_manifest", found.get)
+    monkeypatch.setattr(shards, "_fingerprint", lambda kind, model: f"{kind}:{Path(model).name}")
+    return found
+
+
+def check_shards(*argv: str) -> tuple[list[str], list[str]]:
+    return shards.check_shards(arguments.look_at(list(argv)))
+
+
+def test_data_is_needed(manifests: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give --data-path"):
+        check_shards()
+    assert check_shards("--mock-data") == ([], [])
+
+
+def test_shards_without_a_manifest_are_allowed(shard: str, manifests: dict[str, Any]) -> None:
+    flags, (note,) = check_shards("--data-path", shard, "--tokenizer-type", "NullTokenizer")
+    assert flags == []
+    assert note.startswith(f"{shard} has no .srp.json")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--data-path", "a", "b", "c"],
+        ["--data-path", "0.3", "a", "0.7", "b", "1", "c"],
+        ["--train-data-path", "a", "--valid-data-path", "0.5", "b", "0.5", "c"],
+        ["--train-data-path", "a", "b", "--valid-data-path", "c", "--test-data-path", "a"],
+    ],
+)
+def test_all_ways_to_name_shards(argv: list[str]) -> None:
+    assert shards.shard_prefixes(arguments.look_at(argv)) == ["a", "b", "c"]
+
+
+def test_shards_named_in_files(tmp_path: Path) -> None:
+    one = tmp_path / "blend.txt"
+    one.write_text("0.3 a\n0.7 b\n")
+    assert shards.shard_prefixes(arguments.look_at(["--data-args-path", str(one)])) == ["a", "b"]
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"train": "1 a 2 b", "valid": ["c"], "test": None}))
+    args = arguments.look_at(["--per-split-data-args-path", str(splits)])
+    assert shards.shard_prefixes(args) == ["a", "b", "c"]
+    splits.write_text("[1]")
+    with pytest.raises(InputError, match="not a JSON object"):
+        shards.shard_prefixes(args)
+
+
+def test_a_missing_file_of_shards() -> None:
+    with pytest.raises(InputError, match=r"--data-args-path nowhere.txt: No such file"):
+        shards.shard_prefixes(arguments.look_at(["--data-args-path", "nowhere.txt"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("corpus", r"did you mean .*/corpus_text_document\?"),
+        ("corpus_text_document.bin", r"give the shard's prefix, .*/corpus_text_document, without .bin"),
+        ("nothing", r"nothing.bin and .*nothing.idx are not there"),
+    ],
+)
+def test_missing_shards(shard: str, manifests: dict[str, Any], given: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_shards("--data-path", str(Path(shard).parent / given))
+
+
+def test_half_a_shard(shard: str, manifests: dict[str, Any]) -> None:
+    Path(shard + ".idx").unlink()
+    with pytest.raises(InputError, match=r"document.idx is missing"):
+        check_shards("--data-path", shard)
+
+
+def test_sequences_are_counted(shard: str, manifests: dict[str, Any]) -> None:
+    assert shards.num_sequences(shard) == 7
+    Path(shard + ".idx").write_bytes(b"MMIDIDX")
+    with pytest.raises(InputError, match="not a Megatron index"):
+        check_shards("--data-path", shard)
+
+
+# Tokenizers
+
+
+def test_shards_without_a_manifest_need_a_tokenizer(shard: str, manifests: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"no tokenizer: {shard} has no manifest"):
+        check_shards("--data-path", shard)
+    flags, _ = check_shards("--data-path", shard, "--use-checkpoint-args")
+    assert flags == []
+
+
+@pytest.mark.parametrize("model", ["/nowhere/gpt2", "./gpt2", "a/b/gpt2"])
+def test_a_tokenizer_that_is_not_there(shard: str, manifests: dict[str, Any], model: str) -> None:
+    tokenizer = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model"]
+    with pytest.raises(InputError, match=f"{model}: no such file"):
+        check_shards("--data-path", shard, *tokenizer, model)
+    check_shards("--data-path", shard, *tokenizer, "gpt2")  # may be on the hub
+
+
+def manifest_of(model: Path | str, fingerprint: str | None = None) -> dict[str, Any]:
+    kind = "HuggingFaceTokenizer"
+    fingerprint = fingerprint or f"{kind}:{Path(model).name}"
+    return {"tokenizer": {"type": kind, "model": str(model), "fingerprint": fingerprint}}
+
+
+def test_the_shards_name_their_tokenizer(shard: str, manifests: dict[str, Any], tmp_path: Path) -> None:
+    manifests[shard] = manifest_of(tmp_path)
+    flags, notes = check_shards("--data-path", shard)
+    assert flags == ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tmp_path)]
+    assert notes == []
+    moved = tmp_path / "elsewhere" / tmp_path.name
+    moved.mkdir(parents=True)
+    flags, _ = check_shards("--data-path", shard, "--tokenizer-model", str(moved))
+    assert flags == ["--tokenizer-type", "HuggingFaceTokenizer"]
+
+
+def test_the_named_tokenizer_is_gone(shard: str, manifests: dict[str, Any], tmp_path: Path) -> None:
+    manifests[shard] = manifest_of(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"made with the tokenizer .*/gone, which is not there"):
+        check_shards("--data-path", shard)
+
+
+def test_another_tokenizer_is_refused(shard: str, manifests: dict[str, Any], tmp_path: Path) -> None:
+    manifests[shard] = manifest_of(tmp_path)
+    with pytest.raises(UsageError, match=r"not other .*preprocess the corpus again"):
+        check_shards("--data-path", shard, "--tokenizer-model", "other")
+
+
+def test_a_blend_of_two_tokenizers_is_refused(shard: str, manifests: dict[str, Any], tmp_path: Path) -> None:
+    second = make_shard(tmp_path / "second")
+    manifests |= {shard: manifest_of(tmp_path), second: manifest_of(tmp_path, "another")}
+    with pytest.raises(UsageError, match=f"^{second}: its tokenizer"):
+        check_shards("--data-path", "1", shard, "2", second)
+
+
+# The entry point
+
+
+def test_a_mistake_is_answered_without_importing_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from megatron_srp.training import arguments, pretrain, shards\n"
+        "assert not {'torch', 'numpy', 'megatron'} & set(sys.modules)\n"
+        f"sys.argv[1:] = ['--srp-preset', 'debug', '--data-path', {str(tmp_path / 'x')!r}]\n"
+        "pretrain.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_every_refusal_is_one_line() -> None:
+    for flag in arguments.REFUSED:
+        value = [] if arguments._LOOKED_AT[flag].get("action") else ["2"]
+        with pytest.raises(SrpError) as caught:
+            check(flag, *value)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,65 @@
+"""Presets: the sizes are those of the published models, and the schedule follows the run's length."""
+
+import pytest
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.arguments import expand_preset
+from megatron_srp.training.presets import PRESETS, find_preset
+
+
+def value_of(flags: list[str], flag: str) -> str:
+    """The value that argparse would take: the last one."""
+    return flags[len(flags) - 1 - flags[::-1].index(flag) + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_params"), [("135m", 134_515_008), ("360m", 361_821_120), ("1p7b", 1_711_376_384)]
+)
+def test_sizes_are_the_published_ones(name: str, num_params: int) -> None:
+    preset = find_preset(name)
+    assert preset.num_params == num_params
+    assert preset.source_url.startswith("https://")
+
+
+def test_debug_has_about_a_million_parameters() -> None:
+    assert 0.9e6 < find_preset("debug").num_non_embedding_params < 1.1e6
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_flags_are_complete_and_unique(name: str) -> None:
+    preset = find_preset(name)
+    flags = preset.to_flags()
+    names = [flag for flag in flags if flag.startswith("--")]
+    assert len(names) == len(set(names))
+    assert all(isinstance(flag, str) for flag in flags)
+    assert value_of(flags, "--num-layers") == str(preset.num_layers)
+    assert ("--group-query-attention" in flags) == (preset.num_query_groups < preset.num_attention_heads)
+    # The paper's schedule; Megatron's default decay is exponential.
+    assert value_of(flags, "--lr-decay-style") == "WSD"
+    assert value_of(flags, "--lr-wsd-decay-style") == "linear"
+
+
+def test_the_paper_trains_on_100_billion_tokens() -> None:
+    recipe = find_preset("1p7b").recipe
+    assert recipe.global_batch_size is not None
+    tokens = recipe.train_iters * recipe.global_batch_size * recipe.seq_length
+    assert tokens == pytest.approx(100e9, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag", "value"),
+    [
+        (["--srp-preset", "135m"], "--lr-wsd-decay-iters", "19073"),
+        (["--srp-preset", "135m", "--train-iters", "1000"], "--lr-wsd-decay-iters", "200"),
+        (["--srp-preset", "135m", "--train-iters=1000"], "--lr-wsd-decay-iters", "200"),
+        (["--srp-preset", "135m", "--train-samples", "5000"], "--lr-wsd-decay-samples", "1000"),
+        (["--srp-preset", "debug", "--train-iters", "2"], "--lr-wsd-decay-iters", "1"),
+    ],
+)
+def test_the_last_fifth_of_any_run_decays(argv: list[str], flag: str, value: str) -> None:
+    assert value_of(expand_preset(argv), flag) == value
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UsageError, match=r"unknown preset 'debgu'.*135m.*did you mean 'debug'\?"):
+        find_preset("debgu")
