@@ -2,6 +2,4 @@
 
 from setuptools import Extension, setup
 
-setup(
-    ext_modules=[Extension("megatron_srp._kernels", ["megatron_srp/_kernels.c"], extra_compile_args=["-O3"])]
-)
+setup(ext_modules=[Extension("megatron_srp._kernels", ["megatron_srp/_kernels.c"], extra_compile_args=["-O3"])])

@@ -1,0 +1,27 @@
+# make demo    the whole path on a small corpus, on this machine's CPU
+# make test    all tests
+.PHONY: setup demo test lint format
+# Without byte code Megatron's imports take twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+export OMP_NUM_THREADS ?= 1
+
+setup: .venv/ready
+
+.venv/ready: setup.cfg setup.py pyproject.toml megatron_srp/_kernels.c tools/setup_venv.sh
+	tools/setup_venv.sh
+	@touch $@
+
+demo: setup
+	.venv/bin/python tools/demo.py
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy megatron_srp
+
+format: setup
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
