@@ -31,7 +31,7 @@ BYTES_PER_WORD = 16  # English needs about 6
 WHITESPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 # Words that end in a full stop without ending a sentence. Words that are also common without one
 # ("no", "mar", "sat") are left out: a missed abbreviation costs less than a missed sentence end.
-ABBREVIATIONS = frozenset(  # a line of words reads better than a list of strings
+ABBREVIATIONS = frozenset(
     [
         "mr",
         "mrs",

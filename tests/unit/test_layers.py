@@ -11,7 +11,7 @@ LAYERS = [
     ("segmentation", "reflection"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports"),
-    ("training",),
+    ("training", "demo"),
 ]
 HEAVY = {"torch": "training", "megatron": "training"}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

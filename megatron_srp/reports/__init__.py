@@ -1,0 +1,1 @@
+"""Self-contained HTML pages about what was made; they need no network to open."""

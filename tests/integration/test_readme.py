@@ -1,0 +1,76 @@
+"""Every command of the README runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from megatron_srp.demo.corpus import texts, train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def user_folder(tmp_path_factory) -> Path:
+    """A folder as a user would have it: a corpus, a tokenizer, and the tools."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "corpus").mkdir()
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(80)).encode()
+    (folder / "corpus" / "part.jsonl.zst").write_bytes(zstandard.compress(lines))
+    pq.write_table(pa.table({"text": list(texts(20, seed=1))}), folder / "more.parquet")
+    train_tokenizer(folder / "tokenizer", documents=50)
+    (folder / "tools").symlink_to(ROOT / "tools")
+    return folder
+
+
+def test_make_commands():
+    assert BLOCKS[0].split("\n") == ["make demo", "make test", ""]
+    for target in ("demo", "test"):
+        done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert {"demo": "tools/demo.py", "test": "pytest"}[target] in done.stdout
+
+
+def test_continuous_integration_calls_the_test_command():
+    assert "make test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_commands_on_own_data_in_order(user_folder):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # Megatron's imports take twice as long without byte code
+    for block in BLOCKS[1:]:
+        script = block.replace("source .venv/bin/activate\n", "")
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=user_folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert (user_folder / "out" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "30"
+    assert (user_folder / "out" / "plain_text_document.bin").stat().st_size > 0
+
+
+def test_the_demo(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "tools" / "demo.py",
+        "--out",
+        tmp_path / "demo",
+        "--documents",
+        "60",
+        "--steps",
+        "3",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "&lt;think&gt; Unsafe" in page and "<think>" not in page
+    assert page.count("data:image/png;base64,") == 3
+    shutil.rmtree(tmp_path / "demo")
