@@ -9,7 +9,7 @@ _PLACES = "harbour village market valley river museum library station island gar
 _PEOPLE = "baker teacher gardener sailor doctor painter student engineer farmer librarian".split()
 _THINGS = "bread lanterns maps seeds ropes clocks letters baskets bottles instruments".split()
 _TIMES = "In spring|Every morning|After the storm|Long ago|On market days|Before sunrise|In winter".split("|")
-_QUALITIES = "patient careful old quiet proud curious clever tired cheerful famous".split()
+_QUALITIES = "patient careful wise quiet proud curious clever tired cheerful famous".split()
 _SAFE = (
     "{time} the {quality} {person} of the {place} made {thing} and sold them by the gate.",
     "The {person} kept {thing} in a room above the {place}, where the light was good.",

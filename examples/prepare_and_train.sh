@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Reflections into a corpus, then 100 steps of a tiny model on two processes: the real job in small.
+# usage: examples/prepare_and_train.sh TOKENIZER_FOLDER OUTPUT_PREFIX FILE...
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '3s/^# //p' "$0" >&2
+    exit 2
+fi
+root=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck disable=SC1091
+source "$root/.venv/bin/activate"
+tokenizer=$1 output=$2
+shift 2
+
+"$root/tools/preprocess_with_reflections.py" --input "$@" --tokenizer-type HuggingFaceTokenizer \
+    --tokenizer-model "$tokenizer" --guard heuristic --append-eod --output-prefix "$output"
+torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \
+    --tensor-model-parallel-size 2 --data-path "${output}_text_document" \
+    --save "$output-checkpoints" --tensorboard-dir "$output-tensorboard"
