@@ -134,12 +134,14 @@ class ReflectionIndexedDatasetBuilder:
 
     def write(self, key: str, batch: ReflectedBatch) -> None:
         """Append documents that `reflector` has made, on whatever thread."""
-        self.writers[key].append(batch)
+        with self.output.writing():
+            self.writers[key].append(batch)
 
     def commit(self, position: Any) -> None:
         """Make everything durable that was written so far; `position` comes back after a restart."""
-        shards = {key: writer.commit() for key, writer in self.writers.items()}
-        self.output.commit({"position": position, "shards": shards})
+        with self.output.writing():
+            shards = {key: writer.commit() for key, writer in self.writers.items()}
+            self.output.commit({"position": position, "shards": shards})
 
     def close(self) -> None:
         """Stop without finishing; the next builder on the same prefix goes on from the last commit."""
@@ -152,12 +154,14 @@ class ReflectionIndexedDatasetBuilder:
         described = {"tokenizer", "reflection", "max_words"}
         info = {name: value for name, value in self.settings.items() if name in described}
         moves: dict[Path, Path] = {}
-        for writer in self.writers.values():
-            moves |= writer.finish(info, self.labeler is not None)
+        with self.output.writing():
+            for writer in self.writers.values():
+                moves |= writer.finish(info, self.labeler is not None)
         if self.reflector.written is not self.tokenizer:
             moves[Path("tokenizer")] = Path(self._tokenizer_folder.name)
         manifest = self._manifest() | (extra or {})
-        self.output.finish(moves, manifest)
+        with self.output.writing():
+            self.output.finish(moves, manifest)
         return manifest
 
     def _manifest(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,18 @@ class Output:
             if path.name != "lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.commit({})
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a failed write inside it into an error that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.folder
+            raise OutputError(
+                f"{where}: {error.strerror}; nothing committed is lost: remove the cause, then "
+                "give the same command again"
+            ) from None
 
     def commit(self, state: dict[str, Any]) -> None:
         """Record how far the run came. Everything that `state` speaks of must be on disk."""

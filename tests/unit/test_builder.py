@@ -1,3 +1,6 @@
+import resource
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from megatron_srp.data.indexed_shard import IndexedShard
 from megatron_srp.data.manifest import find_manifest
 from megatron_srp.data.sidecar import ReflectionSidecar
 from megatron_srp.data.strip import strip_reflections
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import segment_text
 from tests.conftest import KeywordGuard, random_texts
@@ -151,6 +154,33 @@ def test_one_run_at_a_time_and_one_kind_of_settings(tokenizer, tmp_path):
     first.close()
     with pytest.raises(UsageError, match="append_eod was true, now false"):
         ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=None, append_eod=False)
+
+
+@pytest.mark.parametrize("size", [0, 1000, 2500])
+def test_a_full_disk_loses_nothing_that_was_committed(tokenizer, tmp_path, size):
+    """A limit on the size of files stands in for the disk; the write that meets it takes a part or fails."""
+    build(tmp_path / "whole", tokenizer)
+    builder = ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard(), max_words=8)
+    builder.add_documents(TEXTS[:10])
+    builder.commit(10)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails with EFBIG
+    reached = (tmp_path / "c.srp-work" / "c_text_document.bin").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (reached + size, unlimited[1]))
+    try:
+        with pytest.raises(OutputError, match="give the same command again") as error:
+            builder.add_documents(TEXTS[10:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert error.value.exit_code == 1
+    builder.close()
+    again = ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard(), max_words=8)
+    again.add_documents(TEXTS[again.position :])
+    again.finalize()
+    for suffix in ("bin", "idx", "srp"):
+        files = [tmp_path / f"{name}_text_document.{suffix}" for name in ("c", "whole")]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_what_was_not_committed_is_cut_off_on_resume(tokenizer, tmp_path):
