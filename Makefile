@@ -1,6 +1,7 @@
 # make demo    the whole path on a small corpus, on this machine's CPU
 # make test    all tests
-.PHONY: setup demo test lint format
+# make bench   measure, and write BENCHMARKS.md
+.PHONY: setup demo test bench lint format
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -16,6 +17,9 @@ demo: setup
 
 test: setup
 	.venv/bin/python -m pytest
+
+bench: setup
+	.venv/bin/python tools/bench.py
 
 lint: setup
 	.venv/bin/ruff check
