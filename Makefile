@@ -1,7 +1,7 @@
 # make demo    the whole path on a small corpus, on this machine's CPU
-# make test    all tests
+# make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
-.PHONY: setup demo test bench lint format
+.PHONY: setup demo test test-all bench lint format
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -17,6 +17,9 @@ demo: setup
 
 test: setup
 	.venv/bin/python -m pytest
+
+test-all: setup
+	.venv/bin/python -m pytest -m ''
 
 bench: setup
 	.venv/bin/python tools/bench.py
