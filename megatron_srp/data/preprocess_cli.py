@@ -161,6 +161,7 @@ def main(argv: list[str]) -> int:
         keys=args.json_keys,
         settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)},
         overwrite=args.overwrite,
+        threads=args.workers,
     )
     with ProgressDisplay(files, resumed=None if builder.finished else builder.position) as display:
         if not builder.finished and builder.reflector.encoder.reason:

@@ -11,6 +11,8 @@ from megatron_srp import _kernels
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TextTokenizer, TokenBatch
 
+_MANY_THREADS = 4
+
 
 @cache
 def _wide_numerals() -> bytes:
@@ -24,14 +26,21 @@ class FastEncoder:
 
     gigatoken does the work where it can run the tokenizer. `reason` says why not when it cannot, and
     `distrust` switches it off after a difference was found.
+
+    Args:
+        tokenizer: the reference.
+        threads: how many will encode at once.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer, threads: int = 1) -> None:
         self.tokenizer = tokenizer
         self.reason: str | None = None
         self._split_digits = getattr(tokenizer, "splits_digits", False)
         self._json = tokenizer.fast_json()
         self._thread = threading.local()  # an instance per thread: its cache takes a lock
+        # For SentencePiece gigatoken keeps its cache from call to call only where it encodes one document
+        # at a time, which takes a third of the time but holds the GIL: a few threads gain, many lose.
+        self._one_by_one = threads < _MANY_THREADS
         if self._json is None:
             self.reason = "gigatoken has no form of it"
         else:
@@ -56,6 +65,8 @@ class FastEncoder:
         tokenizer = self._gigatoken() if self.reason is None else None
         if tokenizer is None:
             return TokenBatch.from_lists(self.tokenizer.encode_lists([batch[i] for i in range(len(batch))]))
+        if self._one_by_one and type(tokenizer.backend).__name__ == "SentencePieceTokenizer":
+            return _one_by_one(tokenizer, batch)
         ragged = tokenizer.encode_batch(_as_awkward(batch), parallel=False).layout
         offsets = np.asarray(ragged.offsets.data, dtype=np.int64)
         tokens = TokenBatch(np.asarray(ragged.content.data)[offsets[0] : offsets[-1]], offsets - offsets[0])
@@ -73,9 +84,7 @@ class FastEncoder:
         parts = [tokens[i] for i in range(len(tokens))]
         for row in rows:
             parts[row] = np.array(self.tokenizer.encode(batch[row]), np.uint32)
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return TokenBatch(np.concatenate(parts), offsets)
+        return TokenBatch.from_arrays(parts)
 
     def differs(self, batch: TextBatch, sample: int = 16) -> int | None:
         """The first of `sample` documents, spread over the batch, whose ids are not the reference's."""
@@ -86,6 +95,12 @@ class FastEncoder:
             if tokens[i].tolist() != self.tokenizer.encode(picked[i]):
                 return int(row)
         return None
+
+
+def _one_by_one(tokenizer: Any, batch: TextBatch) -> TokenBatch:
+    text, at = batch.text.tobytes(), batch.offsets.tolist()
+    parts = [tokenizer.encode(text[at[i] : at[i + 1]]) for i in range(len(batch))]
+    return TokenBatch.from_arrays(parts)
 
 
 def _as_awkward(batch: TextBatch) -> Any:
