@@ -52,7 +52,7 @@ class GigatokenPool:
             try:
                 own.tokenizer, own.text = gigatoken.Tokenizer.from_json(self._spec), 0
             except Exception as error:  # it raises what its Rust code meets
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).partition("\n")[0]) from None
         return own.tokenizer
 
     def encode(self, batch: TextBatch) -> TokenBatch:

@@ -64,7 +64,9 @@ def test_unescape_takes_nothing_that_is_no_string(strings):
                 assert found == (None if expected is None else expected.encode())
 
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXTS, lambda v: st.lists(v, max_size=3), max_leaves=4)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXTS, lambda v: st.lists(v, max_size=3), max_leaves=4
+)
 
 
 @given(
