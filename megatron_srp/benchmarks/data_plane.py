@@ -34,8 +34,8 @@ def run(options: Options) -> Section:
     described = (
         f"{files.size / 1e6:,.0f} MB of JSON lines with {files.text_size / 1e6:,.0f} MB of text, {cores} threads, "
         f"segments of 100 words, {runs} runs in turn; median (least to most). CPU is user and system time of the whole "
-        f"process, start-up included; ratios are of CPU time to (b) in the same round. (a) gets every {_SLICE}th part of the "
-        "file, and its figures are per MB."
+        f"process, start-up included; ratios are of CPU time to (b) in the same round. (a) gets every {_SLICE}th "
+        "part of the file, and its figures are per MB."
     )
     return Section(
         "data",
