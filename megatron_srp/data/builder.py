@@ -69,6 +69,8 @@ class ReflectionIndexedDatasetBuilder:
         if append_eod or self.labeler:
             tokenizer.require_eos()
         self.settings = self._describe() | (settings or {})
+        if isinstance(guard, SafetyClassifier):
+            self.settings |= {"guard": guard.name, "guard_revision": guard.revision}
         self.output = Output(self.prefix, self.settings, self._finals(), overwrite)
         self.writers: dict[str, ShardWriter] = {}
         if self.output.finished:
@@ -162,10 +164,8 @@ class ReflectionIndexedDatasetBuilder:
                 moves |= writer.finish(info, self.labeler is not None)
         if self.reflector.written is not self.tokenizer:
             moves[Path("tokenizer")] = Path(self._tokenizer_folder.name)
-        manifest = self._manifest() | (extra or {})
         with self.output.writing():
-            self.output.finish(moves, manifest)
-        return manifest
+            return self.output.finish(moves, self._manifest() | (extra or {}))
 
     def _manifest(self) -> dict[str, Any]:
         written = self.reflector.written

@@ -10,6 +10,7 @@ int64[D+1] first sequence of each document and N.
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,14 +64,44 @@ def write_all(file: BinaryIO, data: memoryview) -> None:
         rest = rest[file.write(rest) :]
 
 
-class IndexedShard:
-    """A shard read by memory map.
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What an .idx says, mapped.
 
     Attributes:
         dtype: of the tokens.
         lengths: int32[N] tokens of each sequence.
         pointers: int64[N] byte offsets into the .bin.
         documents: int64[D+1] first sequence of each document.
+    """
+
+    dtype: np.dtype
+    lengths: np.ndarray
+    pointers: np.ndarray
+    documents: np.ndarray
+
+
+def read_index(path: Path) -> Index:
+    """Map an .idx; raises InputError when its header and size do not fit together."""
+    index = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    if len(index) < HEADER.size or index[:9].tobytes() != MAGIC:
+        raise InputError(f"{path}: not a Megatron index (its first 9 bytes are not MMIDIDX)")
+    _, version, code, n, boundaries = HEADER.unpack(index[: HEADER.size].tobytes())
+    types = {code: dtype for dtype, code in TYPE_CODES.items()}
+    if version != 1 or code not in types:
+        raise InputError(f"{path}: version {version}, type code {code}; allowed are version 1, codes {sorted(types)}")
+    expected = HEADER.size + 12 * n + 8 * boundaries
+    if len(index) != expected:
+        raise InputError(f"{path}: {len(index)} bytes, but its header promises {expected}; truncated or damaged")
+    lengths, pointers, documents = np.split(index[HEADER.size :], [4 * n, 12 * n])
+    return Index(types[code], lengths.view(np.int32), pointers.view(np.int64), documents.view(np.int64))
+
+
+class IndexedShard:
+    """A shard read by memory map.
+
+    Attributes:
+        dtype, lengths, pointers, documents: as in its `Index`.
         tokens: all tokens of the .bin, flat.
 
     Raises:
@@ -82,12 +113,9 @@ class IndexedShard:
         for path in (bin_path(prefix), idx_path(prefix)):
             if not path.is_file():
                 raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, give the PREFIX")
-        index = np.memmap(idx_path(prefix), np.uint8, "r") if idx_path(prefix).stat().st_size else np.empty(0, np.uint8)
-        self.dtype, n, boundaries = self._header(index)
-        at = HEADER.size
-        self.lengths = index[at : at + 4 * n].view(np.int32)
-        self.pointers = index[at + 4 * n : at + 12 * n].view(np.int64)
-        self.documents = index[at + 12 * n : at + 12 * n + 8 * boundaries].view(np.int64)
+        index = read_index(idx_path(prefix))
+        self.dtype, self.lengths = index.dtype, index.lengths
+        self.pointers, self.documents = index.pointers, index.documents
         size = bin_path(prefix).stat().st_size
         if size % self.dtype.itemsize:
             raise InputError(
@@ -95,27 +123,18 @@ class IndexedShard:
             )
         self.tokens = np.memmap(bin_path(prefix), self.dtype, "r") if size else np.empty(0, self.dtype)
 
-    def _header(self, index: np.ndarray) -> tuple[np.dtype, int, int]:
-        path = idx_path(self.prefix)
-        if len(index) < HEADER.size or index[:9].tobytes() != MAGIC:
-            raise InputError(f"{path}: not a Megatron index (its first 9 bytes are not MMIDIDX)")
-        _, version, code, n, boundaries = HEADER.unpack(index[: HEADER.size].tobytes())
-        types = {code: dtype for dtype, code in TYPE_CODES.items()}
-        if version != 1 or code not in types:
-            raise InputError(
-                f"{path}: version {version}, type code {code}; allowed are version 1, codes {sorted(types)}"
-            )
-        expected = HEADER.size + 12 * n + 8 * boundaries
-        if len(index) != expected:
-            raise InputError(f"{path}: {len(index)} bytes, but its header promises {expected}; truncated or damaged")
-        return types[code], n, boundaries
-
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        begin = int(self.pointers[i]) // self.dtype.itemsize
-        return self.tokens[begin : begin + int(self.lengths[i])]
+        begin, odd = divmod(int(self.pointers[i]), self.dtype.itemsize)
+        end = begin + int(self.lengths[i])
+        if odd or not 0 <= begin <= end <= len(self.tokens):
+            raise InputError(
+                f"{idx_path(self.prefix)}: sequence {i} is damaged: {self.lengths[i]} tokens at byte "
+                f"{self.pointers[i]} of {self.tokens.nbytes}"
+            )
+        return self.tokens[begin:end]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))

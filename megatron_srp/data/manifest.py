@@ -1,14 +1,21 @@
 """PREFIX.srp.json: what a run wrote, from what, and with which settings. Written last: a shard that no
-manifest names was not finished."""
+manifest names was not finished.
+
+    format_version, shards[], counts, tokenizer, reflection, settings, software   what was made, and how
+    files{}    every file beside the manifest: its `bytes` and `xxh3_128`, by its name
+"""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from megatron_srp import __version__
+from megatron_srp.data.durable import sync
 from megatron_srp.errors import InputError
 
 SUFFIX = ".srp.json"
@@ -21,8 +28,17 @@ def manifest_path(output_prefix: str | Path) -> Path:
 
 def software_versions() -> dict[str, str]:
     """Versions of the packages that decide the bytes of a shard."""
-    versions = {"megatron-srp": __version__}
-    for package in ("gigatoken", "tokenizers", "sentencepiece", "numpy", "pyarrow"):
+    return token_software() | _versions("numpy", "pyarrow")
+
+
+def token_software() -> dict[str, str]:
+    """Versions of the packages that decide which tokens a shard holds."""
+    return {"megatron-srp": __version__} | _versions("gigatoken", "tokenizers", "sentencepiece")
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    versions = {}
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -37,7 +53,9 @@ def write_text(path: Path, text: str) -> Path:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    return temporary.replace(path)
+    temporary.replace(path)
+    sync(path.parent)
+    return path
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -48,14 +66,32 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest at `path`; raises InputError when it is missing or not one."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; was this shard written by preprocess_with_reflections.py?") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: not a manifest of version {FORMAT_VERSION}")
+    if wrong := [name for name, has_form in _FORM.items() if not has_form(manifest.get(name))]:
+        raise InputError(f"{path}: damaged, its {wrong[0]!r} are not those of a manifest")
     return manifest
+
+
+def _all_text(record: Any, *names: str) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), str) for name in names)
+
+
+# What every reader of a manifest relies on.
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "shards": lambda shards: isinstance(shards, list) and all(_all_text(shard, "name", "key") for shard in shards),
+    "tokenizer": lambda tokenizer: _all_text(tokenizer, "type", "model", "fingerprint"),
+    "reflection": lambda reflection: reflection is None or isinstance(reflection, dict),
+    "files": lambda files: files is None
+    or (isinstance(files, dict) and all(_all_text(entry, "xxh3_128") for entry in files.values())),
+}
 
 
 def find_manifest(data_path: str | Path) -> dict[str, Any] | None:

@@ -2,20 +2,22 @@
 
 While a run is under way all it has written lies in PREFIX.srp-work/. The journal there names the
 settings and how far the run came; it is replaced after the data it speaks of is on disk. At the end
-files are renamed to their final names, the manifest last.
+every file is brought to the disk, files are renamed to their final names, and the manifest, which
+lists them with their checksums, is written last.
 """
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 from typing import Any
 
-from megatron_srp.data.manifest import manifest_path, write_json
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.data.durable import make_folder, seal, sync
+from megatron_srp.data.journal import read_journal, refuse_other_settings, write_journal
+from megatron_srp.data.manifest import manifest_path, read_manifest, token_software, write_json
+from megatron_srp.errors import InputError, OutputError, UsageError
 
 WORK_SUFFIX = ".srp-work"
 
@@ -25,8 +27,10 @@ class Output:
 
     Args:
         prefix: of all files written.
-        settings: everything that decides the result; a resumed run must have the same.
-        finals: names of the files the run will leave beside the manifest.
+        settings: everything that decides the result; a resumed run must have the same. The versions of
+            the software that decides tokens belong to them: a shard whose halves two versions made
+            could not be made again, so after an upgrade a half-done output is refused, not mixed.
+        finals: names of the files the run may leave beside the manifest.
         overwrite: begin anew and replace what is there.
 
     Attributes:
@@ -37,56 +41,68 @@ class Output:
     Raises:
         UsageError: when the output is finished already, in use by another run, or half-done with other
             settings.
+        InputError: when the journal or what it speaks of is damaged.
         OutputError: when the folder cannot be written to.
     """
 
     def __init__(self, prefix: Path, settings: dict[str, Any], finals: list[Path], overwrite: bool = False) -> None:
-        self.prefix, self.settings, self.finals = prefix, settings, finals
+        self.prefix, self.finals = prefix, finals
+        self.settings = settings | {"software": token_software()}
         self.folder = Path(f"{prefix}{WORK_SUFFIX}")
         self.journal: dict[str, Any] = {}
         self.finished: dict[str, Any] | None = None
         try:
-            prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._refuse_existing(overwrite)
-            self.folder.mkdir(exist_ok=True)
-            self._lock = self._take_lock()
+            make_folder(prefix.parent)
+            self._lock: int | None = self._take_lock()
         except OSError as error:
             raise OutputError(f"{error.filename or prefix}: {error.strerror}; choose another --output-prefix") from None
-        self._resume(overwrite)
-
-    def _refuse_existing(self, overwrite: bool) -> None:
-        there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
-        if there and not overwrite and not self._journal_path.exists():
-            if manifest_path(self.prefix).exists():  # what a run left that was killed as it cleaned up
-                shutil.rmtree(self.folder, ignore_errors=True)
-            raise UsageError(f"{there[0]} exists already; pass --overwrite to replace it, or another --output-prefix")
+        try:
+            with self.writing():
+                self._refuse_existing(overwrite)
+                self._resume(overwrite)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def _journal_path(self) -> Path:
         return self.folder / "journal.json"
 
     def _take_lock(self) -> int:
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UsageError(
-                f"another run is writing {self.prefix}; wait for it, or use another --output-prefix"
-            ) from None
-        return descriptor
+        path = self.folder / "lock"
+        while True:
+            self.folder.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # a run that has just finished takes its folder away
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.path.samestat(os.fstat(descriptor), path.stat()):
+                        return descriptor
+                except BlockingIOError:
+                    os.close(descriptor)
+                    raise UsageError(
+                        f"another run is writing {self.prefix}; wait for it, or use another --output-prefix"
+                    ) from None
+                except FileNotFoundError:
+                    pass
+                os.close(descriptor)
+
+    def _refuse_existing(self, overwrite: bool) -> None:
+        there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
+        if there and not overwrite and not self._journal_path.exists():
+            self._remove_folder()  # empty, or what a run left that was killed as it cleaned up
+            raise UsageError(f"{there[0]} exists already; pass --overwrite to replace it, or another --output-prefix")
 
     def _resume(self, overwrite: bool) -> None:
         if self._journal_path.exists() and not overwrite:
-            self.journal = json.loads(self._journal_path.read_text())
-            _refuse_other_settings(self.folder, self.journal["settings"], self.settings)
+            self.journal = read_journal(self._journal_path)
+            refuse_other_settings(self.folder, self.journal["settings"], self.settings)
             if "finishing" in self.journal:
                 self._complete()
             return
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._empty_folder()
         self.commit({})
+        sync(self.prefix.parent)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -103,61 +119,92 @@ class Output:
     def commit(self, state: dict[str, Any]) -> None:
         """Record how far the run came. Everything that `state` speaks of must be on disk."""
         self.journal = {"settings": self.settings, "state": state}
-        write_json(self._journal_path, self.journal)
+        write_journal(self._journal_path, self.journal)
 
-    def finish(self, moves: dict[Path, Path], manifest: dict[str, Any]) -> None:
-        """Give work files their final names (both relative to their folders), then write the manifest.
+    def finish(self, moves: dict[Path, Path], manifest: dict[str, Any]) -> dict[str, Any]:
+        """Give work files and folders their final names (both relative to their folders), then write the
+        manifest, with `files` added: each file's size and checksum. Returns it.
 
         The intention is recorded first: a run killed from here on is completed by the next.
         """
-        names = {str(source): str(target) for source, target in moves.items()}
+        files: dict[str, Any] = {}
+        for source, target in moves.items():
+            files |= seal(self.folder / source, str(target))
+        sync(self.folder)
         self.journal = {
             "settings": self.settings,
             "state": {},
-            "finishing": {"moves": names, "manifest": manifest},
+            "finishing": {
+                "moves": {str(source): str(target) for source, target in moves.items()},
+                "replaced": self._replaced(files),
+                "manifest": manifest | {"files": files},
+            },
         }
-        write_json(self._journal_path, self.journal)
-        self._complete()
+        write_journal(self._journal_path, self.journal)
+        return self._complete()
 
-    def _complete(self) -> None:
+    def _replaced(self, files: dict[str, Any]) -> list[str]:
+        """Files of an earlier output under this prefix that the new one has no like of: a sidecar left
+        behind would lie beside a shard it does not belong to."""
+        try:
+            names = {*read_manifest(manifest_path(self.prefix)).get("files", {})}
+        except InputError:
+            names = set()
+        own = {name for name in names if name.startswith(self.prefix.name) and ".." not in PurePath(name).parts}
+        return sorted((own | {path.name for path in self.finals}) - {*files})
+
+    def _complete(self) -> dict[str, Any]:
         """Do what `finish` recorded, from wherever it stopped: what has moved already is left alone."""
-        self.finished = self.journal["finishing"]["manifest"]
+        todo, parent = self.journal["finishing"], self.prefix.parent
         manifest_path(self.prefix).unlink(missing_ok=True)
-        for source, name in self.journal["finishing"]["moves"].items():
-            target = self.prefix.parent / name
+        sync(parent)
+        for source, name in todo["moves"].items():
             if (self.folder / source).exists():
-                if target.is_dir():
-                    shutil.rmtree(target)
-                (self.folder / source).replace(target)
-        _sync_folder(self.prefix.parent)
-        write_json(manifest_path(self.prefix), self.finished)
-        _sync_folder(self.prefix.parent)
-        self._journal_path.unlink()
-        shutil.rmtree(self.folder)
+                if (parent / name).is_dir():
+                    shutil.rmtree(parent / name)
+                (self.folder / source).replace(parent / name)
+        for name in todo["replaced"]:
+            _remove_file(parent, name)
+        self._require(todo["manifest"]["files"])
+        sync(parent)
+        write_json(manifest_path(self.prefix), todo["manifest"])
+        self._remove_folder()
+        self.finished = todo["manifest"]
+        return todo["manifest"]
+
+    def _require(self, files: dict[str, Any]) -> None:
+        """A work file that somebody took away must not end in a manifest that says all is well."""
+        for name, recorded in files.items():
+            path = self.prefix.parent / name
+            if not path.is_file() or path.stat().st_size != recorded["bytes"]:
+                raise InputError(
+                    f"{path} is not the file that the run made, which was stopped as it finished; "
+                    "pass --overwrite to begin anew"
+                )
+
+    def _empty_folder(self) -> None:
+        """The journal goes first: without it the rest means nothing."""
+        self._journal_path.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def _remove_folder(self) -> None:
+        self._empty_folder()
+        (self.folder / "lock").unlink()
+        with suppress(OSError):  # another run may have made it its own already
+            self.folder.rmdir()
         self.close()
 
     def close(self) -> None:
         """Let go of the lock; the work folder stays for the next run."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
-def _refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            raise UsageError(
-                f"{folder} holds a half-done run with other settings: {name} was {_short(old.get(name))}, "
-                f"now {_short(new.get(name))}; use the old settings, or pass --overwrite to begin anew"
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove_file(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if (folder / name).parent != folder:
+        with suppress(OSError):  # not empty, or not there
+            (folder / name).parent.rmdir()

@@ -14,7 +14,7 @@ from megatron_srp.data.output import Output
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shard_writer import ShardWriter
 from megatron_srp.data.sidecar import ReflectionSidecar, sidecar_path
-from megatron_srp.errors import InputError
+from megatron_srp.errors import InputError, UsageError
 
 _BLOCK_TOKENS = 1 << 22
 
@@ -46,12 +46,8 @@ def plain_tokens(
     lengths = shard.lengths[begin:end].astype(np.int64)
     first = int(shard.pointers[begin]) // shard.dtype.itemsize
     tokens = np.asarray(shard.tokens[first : first + int(lengths.sum())])
-    before = np.cumsum(sizes) - sizes  # reflection tokens of the block before each reflection
-    row_start = np.cumsum(lengths) - lengths
-    row_before = np.append(before, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
-    starts = np.repeat(row_start - row_before, counts) + before + cuts
-    inside = _ranges(starts, sizes)
-    expected = flat[_ranges(entry_offsets[entries], sizes)]
+    inside = ranges(reflection_starts(lengths, counts, cuts, sizes), sizes)
+    expected = flat[ranges(entry_offsets[entries], sizes)]
     if len(inside) and (inside.max() >= len(tokens) or not np.array_equal(tokens[inside], expected)):
         raise InputError(
             f"{bin_path(shard.prefix)}: sequences {begin} to {end - 1} do not hold the reflections that "
@@ -63,7 +59,22 @@ def plain_tokens(
     return tokens[keep], (lengths - added.astype(np.int64)).astype(np.int32)
 
 
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64[S]: where the reflections of N reflected sequences, one behind the other, begin.
+
+    Args:
+        lengths: int64[N], reflected tokens of each sequence.
+        counts: int64[N], reflections of each.
+        cuts: int32[S], plain tokens of the sequence before each reflection.
+        sizes: int64[S], tokens of each reflection.
+    """
+    before = np.cumsum(sizes) - sizes  # reflection tokens of all the sequences before each reflection
+    row_start = np.cumsum(lengths) - lengths
+    row_before = np.append(before, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
+    return np.repeat(row_start - row_before, counts) + before + cuts
+
+
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """All integers of the ranges [starts[i], starts[i] + sizes[i]), one range behind the other."""
     if not len(starts):
         return np.empty(0, np.int64)
@@ -81,22 +92,26 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
     if not manifest["reflection"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
+    if target.resolve() == Path(prefix).resolve():
+        raise UsageError(f"{prefix} cannot be stripped onto itself; give another output prefix")
     names = {s["key"]: f"{target.name}_{s['key']}_document" for s in manifest["shards"]}
-    finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path)]
+    finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path, sidecar_path)]
     output = Output(target, {"stripped": str(Path(prefix).resolve())}, finals, overwrite=overwrite)
+    if output.finished:
+        return output.finished
     moves: dict[Path, Path] = {}
     shards = []
     try:
-        for shard in manifest["shards"]:
-            writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["key"]])
-            moves |= writer.finish({}, reflected=False)
-            shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
-    except BaseException:
+        with output.writing():
+            for shard in manifest["shards"]:
+                writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["key"]])
+                moves |= writer.finish({}, reflected=False)
+                shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
+            return output.finish(
+                moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None}
+            )
+    finally:
         output.close()
-        raise
-    plain = manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None}
-    output.finish(moves, plain)
-    return plain
 
 
 def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:

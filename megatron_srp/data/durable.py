@@ -1,0 +1,49 @@
+"""Files that are still there after the power went, and checksums that say whether they are the same."""
+
+import os
+from pathlib import Path
+
+import xxhash
+
+_BLOCK = 8 << 20
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """`mkdir -p`, with the name of each new folder on disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def checksum(path: Path) -> dict[str, int | str]:
+    """A file's `bytes` and `xxh3_128`, as manifests record them. Any size in the same few megabytes."""
+    digest, size = xxhash.xxh3_128(), 0
+    block = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(block):
+            digest.update(block[:read])
+            size += read
+    return {"bytes": size, "xxh3_128": digest.hexdigest()}
+
+
+def seal(path: Path, name: str) -> dict[str, dict[str, int | str]]:
+    """Bring a file, or all files of a folder, to the disk. Returns their checksums, by names that begin
+    with `name`."""
+    if not path.is_dir():
+        sync(path)
+        return {name: checksum(path)}
+    sealed: dict[str, dict[str, int | str]] = {}
+    for inner in sorted(path.iterdir()):
+        sealed |= seal(inner, f"{name}/{inner.name}")
+    sync(path)
+    return sealed
