@@ -10,7 +10,7 @@ their own. The end-of-text token after a verdict in `stop_after` is what teaches
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -106,6 +106,17 @@ class ReflectionFormat:
             "controversial": self.controversial,
             "tokens": "special" if self.special_tokens else "text",
         }
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> "ReflectionFormat":
+        """The inverse of `describe`; raises KeyError, TypeError, ValueError or UsageError for anything else."""
+        return cls(
+            open=description["open"],
+            close=description["close"],
+            stop_after=frozenset(Verdict(verdict) for verdict in description["stop_after"]),
+            controversial=description["controversial"],
+            special_tokens={"text": False, "special": True}[description["tokens"]],
+        )
 
     def _pattern(self) -> re.Pattern[str]:
         verdicts = "|".join(Verdict)

@@ -22,6 +22,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 TYPE_CODES = {np.dtype(t): code for t, code in ((np.int32, 4), (np.uint16, 8))}
 _BLOCK = 1 << 20  # sequences at a time
+_BLOCK_TOKENS = 1 << 22
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -62,6 +63,22 @@ def write_all(file: BinaryIO, data: memoryview) -> None:
     rest = data.cast("B") if data.nbytes else memoryview(b"")
     while len(rest):
         rest = rest[file.write(rest) :]
+
+
+def sequence_blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges [begin, end) of sequences of about four million tokens each; a longer sequence has its own.
+
+    Args:
+        lengths: int32[N], none negative; may be memory-mapped, it is read in blocks.
+    """
+    for first in range(0, len(lengths), _BLOCK):
+        ends = np.cumsum(lengths[first : first + _BLOCK], dtype=np.int64)
+        begin = 0
+        while begin < len(ends):
+            reached = ends[begin] - int(lengths[first + begin]) + _BLOCK_TOKENS
+            end = max(int(np.searchsorted(ends, reached, "right")), begin + 1)
+            yield first + begin, first + end
+            begin = end
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,12 @@ class Entry:
 
     @classmethod
     def from_json(cls, entry: dict) -> "Entry":
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         label = SafetyLabel(Verdict(entry["verdict"]), tuple(entry["categories"]))
-        return cls(label, entry["stop"], tuple(entry["ids"]))
+        stop, ids = entry["stop"], tuple(entry["ids"])
+        if not isinstance(stop, bool) or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+            raise ValueError(f"{entry} is not a reflection")
+        return cls(label, stop, ids)
 
 
 @dataclass(slots=True)

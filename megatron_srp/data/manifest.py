@@ -76,30 +76,44 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: not a manifest of version {FORMAT_VERSION}")
     if wrong := [name for name, has_form in _FORM.items() if not has_form(manifest.get(name))]:
-        raise InputError(f"{path}: damaged, its {wrong[0]!r} are not those of a manifest")
+        raise InputError(f"{path}: damaged, its {wrong[0]!r} is not that of a manifest")
     return manifest
 
 
-def _all_text(record: Any, *names: str) -> bool:
-    return isinstance(record, dict) and all(isinstance(record.get(name), str) for name in names)
+def _has(record: Any, **kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
 
 
+_MAYBE_INT, _MAYBE_DICT = (int, type(None)), (dict, type(None))
 # What every reader of a manifest relies on.
 _FORM: dict[str, Callable[[Any], bool]] = {
-    "shards": lambda shards: isinstance(shards, list) and all(_all_text(shard, "name", "key") for shard in shards),
-    "tokenizer": lambda tokenizer: _all_text(tokenizer, "type", "model", "fingerprint"),
-    "reflection": lambda reflection: reflection is None or isinstance(reflection, dict),
-    "files": lambda files: files is None
-    or (isinstance(files, dict) and all(_all_text(entry, "xxh3_128") for entry in files.values())),
+    "shards": lambda shards: (
+        isinstance(shards, list)
+        and all(_has(shard, name=str, key=str) and Path(shard["name"]).name == shard["name"] for shard in shards)
+    ),
+    "tokenizer": lambda tokenizer: _has(
+        tokenizer, type=str, model=str, fingerprint=str, vocab_size=_MAYBE_INT, eos_id=_MAYBE_INT
+    ),
+    "reflection": lambda reflection: isinstance(reflection, _MAYBE_DICT),
+    "settings": lambda settings: isinstance(settings, _MAYBE_DICT),
+    "files": lambda files: (
+        isinstance(files, _MAYBE_DICT) and all(_has(entry, bytes=int, xxh3_128=str) for entry in (files or {}).values())
+    ),
 }
 
 
-def find_manifest(data_path: str | Path) -> dict[str, Any] | None:
-    """The manifest that names the shard `data_path` (as `--data-path` takes it), or None."""
+def find_manifest_path(data_path: str | Path) -> Path | None:
+    """Where the manifest lies that names the shard `data_path` (as `--data-path` takes it), or None."""
     shard = Path(data_path)
     for path in sorted(shard.parent.glob(f"*{SUFFIX}")):
         if shard.name.startswith(path.name.removesuffix(SUFFIX)):
             manifest = read_manifest(path)
             if any(entry["name"] == shard.name for entry in manifest["shards"]):
-                return manifest
+                return path
     return None
+
+
+def find_manifest(data_path: str | Path) -> dict[str, Any] | None:
+    """The manifest that names the shard `data_path`, or None."""
+    path = find_manifest_path(data_path)
+    return read_manifest(path) if path else None

@@ -6,6 +6,7 @@ reflections, so a shard of any size is written in the same few megabytes.
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,16 @@ from megatron_srp.data.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError
 
 STREAMS = {"bin": None, "lengths": np.int32, "cuts": np.int32, "entries": np.uint16, "counts": np.int32}
+
+
+def count_labels(entries: Iterable[tuple[Entry, int]]) -> dict[str, dict[str, int]]:
+    """How often each verdict and each category occurs, from reflections and how often those do."""
+    verdicts: Counter[str] = Counter()
+    categories: Counter[str] = Counter()
+    for entry, times in entries:
+        verdicts[entry.label.verdict] += times
+        categories.update(dict.fromkeys(entry.label.categories, times))
+    return {"verdicts": dict(sorted(verdicts.items())), "categories": dict(sorted(categories.items()))}
 
 
 class ShardWriter:
@@ -96,13 +107,7 @@ class ShardWriter:
 
     def verdict_counts(self) -> dict[str, dict[str, int]]:
         """How many segments have each verdict, and each category."""
-        verdicts: Counter[str] = Counter()
-        categories: Counter[str] = Counter()
-        for number, times in self.entry_counts.items():
-            label = self.table.entries[number].label
-            verdicts[label.verdict] += times
-            categories.update(dict.fromkeys(label.categories, times))
-        return {"verdicts": dict(sorted(verdicts.items())), "categories": dict(sorted(categories.items()))}
+        return count_labels((self.table.entries[number], times) for number, times in self.entry_counts.items())
 
     def close(self) -> None:
         for file in self._files.values():

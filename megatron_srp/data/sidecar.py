@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from megatron_srp.data.indexed_shard import write_all
@@ -27,6 +28,8 @@ SUFFIX = ".srp"
 FORMAT_VERSION = 1
 _BLOCK = 1 << 24  # items or bytes at a time
 _ITEM = pa.struct([pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)])
+_ROWS = pa.large_list(pa.field("item", _ITEM))
+_DAMAGE = (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 def sidecar_path(prefix: str | Path) -> Path:
@@ -44,6 +47,7 @@ class ReflectionSidecar:
         table: the distinct reflections.
         materialized: whether the shard beside it already contains the reflections.
         info: settings and fingerprints of the tokenizer and the form, as JSON.
+        recorded_fingerprint: of a loaded sidecar, what its fingerprint was when it was written.
     """
 
     offsets: np.ndarray
@@ -52,6 +56,7 @@ class ReflectionSidecar:
     table: ReflectionTable
     materialized: bool
     info: dict[str, Any] = field(default_factory=dict)
+    recorded_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -97,22 +102,43 @@ class ReflectionSidecar:
     @classmethod
     def load(cls, path: str | Path) -> "ReflectionSidecar":
         """Map the file; raises InputError when it is missing or not a sidecar."""
+        header = read_header(path)
         try:
             with pa.memory_map(str(path)) as source:
-                reader = pa.ipc.open_file(source)
-                header = json.loads(reader.schema.metadata[b"srp"])
-                rows = reader.get_batch(0).column(0)
+                rows = pa.ipc.open_file(source).get_batch(0).column(0)
+            if rows.type != _ROWS or rows.null_count or rows.values.null_count:
+                raise ValueError(f"its column is {rows.type}, not {_ROWS} without nulls")
+            rows.validate()
             table = ReflectionTable([Entry.from_json(entry) for entry in header["table"]])
-            items = rows.values
             offsets = rows.offsets.to_numpy()
-            cuts, entries = (items.field(i).to_numpy() for i in (0, 1))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; a sidecar is written beside reflected shards") from None
-        except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a reflection sidecar, or damaged ({error})") from None
-        if header.get("version") != FORMAT_VERSION:
-            raise InputError(f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}")
-        return cls(offsets, cuts, entries, table, header["materialized"], header["info"])
+            cuts, entries = (rows.values.field(i).to_numpy() for i in (0, 1))
+            materialized, info, fingerprint = header["materialized"], header["info"], header["fingerprint"]
+        except _DAMAGE as error:
+            raise _damaged(path, error) from None
+        return cls(offsets, cuts, entries, table, materialized, info, fingerprint)
+
+
+def _damaged(path: str | Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a reflection sidecar, or damaged ({error})")
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a sidecar says of itself: `materialized`, `fingerprint`, `table` and `info`.
+
+    Raises:
+        InputError: when it is missing or not a sidecar.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            header: dict[str, Any] = orjson.loads(pa.ipc.open_file(source).schema.metadata[b"srp"])
+        version = header.get("version")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a sidecar is written by preprocess_with_reflections.py") from None
+    except _DAMAGE as error:
+        raise _damaged(path, error) from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: sidecar version {version}, this release reads {FORMAT_VERSION}")
+    return header
 
 
 class _BlockWriter(io.RawIOBase):

@@ -1,13 +1,12 @@
 """The way back: reflected shards to the plain ones they were made from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from megatron_srp.data.builder import sum_counts
-from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path
+from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.interleave import ReflectionTable
 from megatron_srp.data.manifest import manifest_path, read_manifest
 from megatron_srp.data.output import Output
@@ -15,19 +14,6 @@ from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shard_writer import ShardWriter
 from megatron_srp.data.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError, UsageError
-
-_BLOCK_TOKENS = 1 << 22
-
-
-def _blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of sequences of about _BLOCK_TOKENS tokens each."""
-    ends = np.cumsum(lengths, dtype=np.int64)
-    begin = 0
-    while begin < len(lengths):
-        reached = ends[begin] - lengths[begin] + _BLOCK_TOKENS
-        end = max(int(np.searchsorted(ends, reached, "right")), begin + 1)
-        yield begin, end
-        begin = end
 
 
 def plain_tokens(
@@ -107,9 +93,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
                 writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["key"]])
                 moves |= writer.finish({}, reflected=False)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
-            return output.finish(
-                moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None}
-            )
+            return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
     finally:
         output.close()
 
@@ -121,7 +105,7 @@ def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
             f"{sidecar_path(prefix)} does not belong to {bin_path(prefix)}: they differ in their sequences"
         )
     writer = ShardWriter(folder, name, shard.dtype)
-    for begin, end in _blocks(shard.lengths):
+    for begin, end in sequence_blocks(shard.lengths):
         tokens, lengths = plain_tokens(shard, sidecar, begin, end)
         counts = np.zeros(len(lengths), np.int32)
         writer.append(ReflectedBatch(tokens, lengths, len(tokens), *NO_CUTS, counts, ReflectionTable(), 0))

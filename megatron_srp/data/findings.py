@@ -1,0 +1,53 @@
+"""What a check of shards found: a line for each damage, and no more lines of a kind than one can read."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+_LINES_OF_A_KIND = 3
+
+
+@dataclass(slots=True)
+class Findings:
+    """Collects findings.
+
+    Attributes:
+        unchecked: what could not be checked, and why, a line each.
+    """
+
+    unchecked: list[str] = field(default_factory=list)
+    _shown: dict[tuple[Path, str], list[str]] = field(default_factory=dict)
+    _counts: Counter[tuple[Path, str]] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def add(self, path: Path, problem: str) -> None:
+        """One damage of a file as a whole."""
+        self._shown[path, problem] = [f"{path}: {problem}"]
+        self._counts[path, problem] = 1
+
+    def add_sequences(self, path: Path, kind: str, sequences: np.ndarray, problems: Iterable[str]) -> None:
+        """The same kind of damage in several sequences.
+
+        Args:
+            kind: short name; only the first few of a kind are shown, the others counted.
+            sequences: int64[K], their numbers.
+            problems: what is wrong with each; a generator runs only as far as is shown.
+        """
+        shown = self._shown.setdefault((path, kind), [])
+        room = _LINES_OF_A_KIND - len(shown)
+        shown += [f"{path}: sequence {i} {problem}" for i, problem in zip(sequences[:room], problems, strict=False)]
+        self._counts[path, kind] += len(sequences)
+
+    def lines(self) -> list[str]:
+        """A line for each finding; behind the first few of a kind, one that counts the others."""
+        lines = []
+        for (path, kind), shown in self._shown.items():
+            lines += shown
+            if more := self._counts[path, kind] - len(shown):
+                lines.append(f"{path}: and {more:,} more sequences with such {kind}")
+        return lines
