@@ -1,37 +1,82 @@
-"""Runs a data job again and again, killing it at random moments. Imports once, then forks every run."""
+"""Runs a data job again and again, killing it at random moments. Imports once, then forks every run.
+
+A moment is a time, or a number of calls that change what is on disk (files opened to be written, renamed,
+removed, synced): a commit or the finish is over in a few milliseconds, which random times would seldom hit.
+"""
 
 import json
+import mmap
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-_SERVER = """
-import json, os, signal, sys, time
-import awkward, gigatoken
-from megatron_srp.annotation.heuristic import HeuristicGuard
-from megatron_srp.data import builder, preprocess, progress
-from megatron_srp.data.preprocess_cli import main
-from megatron_srp.errors import run_command
-for line in sys.stdin:
-    argv, seconds = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        run_command(lambda: main(argv))
-    deadline = time.monotonic() + seconds
-    done = 0
-    while not done and time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        time.sleep(0.001)
-    if not done:
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
+ROOT = Path(__file__).parents[1]
+_CALLS = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}  # names of Python's audit events
+
+
+def kill_at_call(number: int | None, count: mmap.mmap) -> None:
+    """Have this process killed (kill -9) just before the `number`th call that changes what is on disk.
+
+    Args:
+        number: from 1; None for never.
+        count: eight bytes in which the calls are counted.
+    """
+
+    def happens() -> None:
+        calls = int.from_bytes(count[:], "little") + 1
+        count[:] = calls.to_bytes(8, "little")
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, args: tuple) -> None:
+        opens = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if opens or event in _CALLS:
+            happens()
+
+    def fsync(descriptor: int, _fsync=os.fsync) -> None:  # not audited
+        happens()
+        _fsync(descriptor)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+
+
+def serve() -> None:
+    """Fork and run a job for every line of stdin: its arguments, seconds to live, calls to live."""
+    import awkward  # noqa: F401
+    import gigatoken  # noqa: F401
+
+    import megatron_srp.annotation.heuristic
+    import megatron_srp.data.builder
+    import megatron_srp.data.preprocess
+    import megatron_srp.data.progress  # noqa: F401
+    from megatron_srp.data.preprocess_cli import main
+    from megatron_srp.errors import run_command
+
+    count = mmap.mmap(-1, 8)
+    for line in sys.stdin:
+        argv, seconds, call = json.loads(line)
+        count[:] = bytes(8)
+        pid = os.fork()
+        if not pid:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            kill_at_call(call, count)
+            run_command(lambda: main(argv))  # noqa: B023
+        deadline = time.monotonic() + seconds
+        done = 0
+        while not done and time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.001)
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), int.from_bytes(count[:], "little")]), flush=True)
 
 
 class Jobs:
@@ -39,41 +84,75 @@ class Jobs:
 
     def __enter__(self) -> "Jobs":
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen([sys.executable, "-c", _SERVER], text=True, **pipes)
+        self._server = subprocess.Popen([sys.executable, "-m", "tests.killing"], text=True, cwd=ROOT, **pipes)
         return self
 
     def __exit__(self, *_) -> None:
         self._server.stdin.close()
         self._server.wait(timeout=60)
 
-    def run(self, argv: list[str], kill_after_s: float = 600.0) -> int:
-        """The exit code of one run; -9 where it was killed before it ended."""
-        self._server.stdin.write(json.dumps([argv, kill_after_s]) + "\n")
+    def run(self, argv: list[str], seconds: float = 600.0, call: int | None = None) -> tuple[int, int]:
+        """The exit code of one run, -9 where it was killed before it ended, and its calls to the disk."""
+        self._server.stdin.write(json.dumps([argv, seconds, call]) + "\n")
         self._server.stdin.flush()
-        return int(self._server.stdout.readline())
+        code, calls = json.loads(self._server.stdout.readline())
+        return code, calls
 
 
-def kill_and_resume(flags: list[str], folder: Path, kills: int, seed: int) -> None:
+def kill_and_resume(flags: list[str], folder: Path, kills: int, seed: int) -> Counter[str]:
     """Kill a job `kills` times, go on with the same command each time, and compare the result's bytes
-    with those of a run that nobody disturbed. Raises AssertionError when they differ."""
+    with those of a run that nobody disturbed. Every other kill is at a random call, the others at random times.
+
+    Returns:
+        How many kills hit each phase of a run, and how many results were compared.
+
+    Raises:
+        AssertionError: when they differ, or a run fails.
+    """
     rng = random.Random(seed)
     whole, killed = folder / "whole", folder / "killed"
+    seen: Counter[str] = Counter()
     with Jobs() as jobs:
-        assert jobs.run([*flags, "--output-prefix", str(whole / "c")]) == 0
+        assert jobs.run([*flags, "--output-prefix", str(whole / "c")])[0] == 0
         started = time.monotonic()
-        assert jobs.run([*flags, "--overwrite", "--output-prefix", str(whole / "c")]) == 0
+        code, calls = jobs.run([*flags, "--overwrite", "--output-prefix", str(whole / "c")])
         seconds = time.monotonic() - started
-        expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+        assert code == 0
+        expected = contents(whole)
         done = 0
         while True:
-            moment = rng.uniform(0, seconds) if done < kills else 600.0
-            code = jobs.run([*flags, "--output-prefix", str(killed / "c")], moment)
-            done += code == -signal.SIGKILL
+            moment: dict[str, float] = {}
+            if done < kills:
+                moment = {"call": rng.randint(1, calls)} if done % 2 else {"seconds": rng.uniform(0, seconds)}
+            code, _ = jobs.run([*flags, "--output-prefix", str(killed / "c")], **moment)
             finished = (killed / "c.srp.json").exists() and not (killed / "c.srp-work" / "journal.json").exists()
-            assert code in (0, -signal.SIGKILL) or finished, f"exit code {code} after {done} kills"
-            if code == 0 or (finished and code != -signal.SIGKILL):
-                result = {path.name: path.read_bytes() for path in killed.iterdir()}
-                assert result == expected, f"after {done} kills"
+            if code == -signal.SIGKILL:
+                done += 1
+                seen[phase(killed)] += 1
+            elif code == 0 or finished:
+                assert contents(killed) == expected, f"the result differs after {done} kills"
+                seen["results compared"] += 1
                 if done >= kills:
-                    return
+                    return seen
                 shutil.rmtree(killed)
+            else:
+                raise AssertionError(f"exit code {code} after {done} kills")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files under `folder`, by their paths in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def phase(folder: Path) -> str:
+    """What the run that left `folder` was doing."""
+    work = folder / "c.srp-work"
+    if not (work / "journal.json").exists():
+        return "killed as it cleaned up" if (folder / "c.srp.json").exists() else "killed before its first commit"
+    if "finishing" in json.loads((work / "journal.json").read_text()):
+        return "killed as it renamed"
+    return "killed as it sealed" if list(work.glob("*.idx")) else "killed as it wrote"
+
+
+if __name__ == "__main__":
+    serve()
