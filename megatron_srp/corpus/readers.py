@@ -97,8 +97,18 @@ def read_batches(
     """
     for number in range(start[0], len(files)):
         first = start[1] if number == start[0] else 0
-        read = _read_parquet if is_parquet(files[number]) else _read_jsonl
-        yield from read(files[number], number, keys, first, skip_errors, most)
+        try:
+            read = _read_parquet if is_parquet(files[number]) else _read_jsonl
+            yield from read(files[number], number, keys, first, skip_errors, most)
+        except OSError as error:
+            raise unreadable(error, files[number]) from None
+
+
+def unreadable(error: OSError, path: Path | None = None) -> InputError:
+    """For an input file that has gone, or a disk that fails."""
+    return InputError(
+        f"{error.filename or path}: {error.strerror or error}; bring it back and give the same command again"
+    )
 
 
 _ADVICE = "fix or remove it, or pass --on-error skip"

@@ -43,7 +43,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any,
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for i, (before, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(before, now, f"{name}[{i}]")
+            which = now["file"] if isinstance(now, dict) and "file" in now else i + 1
+            yield from _differences(before, now, f"{name}[{which}]")
     elif old != new:
         yield name, old, new
 

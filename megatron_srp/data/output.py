@@ -68,6 +68,11 @@ class Output:
     def _journal_path(self) -> Path:
         return self.folder / "journal.json"
 
+    @property
+    def started(self) -> float:
+        """When the first run began, in seconds since the epoch by the clock of the file system."""
+        return (self.folder / "lock").stat().st_mtime
+
     def _take_lock(self) -> int:
         path = self.folder / "lock"
         while True:

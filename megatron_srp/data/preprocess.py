@@ -8,17 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.readers import InputBatch, file_fingerprint, read_batches
+from megatron_srp.corpus.readers import InputBatch, file_fingerprint, read_batches, unreadable
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
-from megatron_srp.errors import InputError
+from megatron_srp.data.store_labeler import StoreLabeler
+from megatron_srp.errors import InputError, UsageError
 
 _SHOWN_ERRORS = 10
 
 
 def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
-    """What a run is recorded to have read: names and fingerprints."""
-    return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
+    """What a run is recorded to have read: names and fingerprints.
+
+    Raises:
+        InputError: for a file that cannot be read.
+    """
+    try:
+        return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
+    except OSError as error:
+        raise unreadable(error) from None
 
 
 @dataclass(slots=True)
@@ -65,15 +73,30 @@ class Preprocessor:
         if self.builder.finished:
             return self.builder.finished
         self._progress = Progress(len(self.files))
-        start = self._resume()
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                self._write(self._reflected(pool, start))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                self.builder.close()
-                raise
-        return self.builder.finalize({"inputs": describe_inputs(self.files), "skipped_rows": self.skipped})
+        try:
+            start = self._resume()
+            with ThreadPoolExecutor(self.workers) as pool:
+                try:
+                    self._write(self._reflected(pool, start))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            return self.builder.finalize({"inputs": self._unchanged_inputs(), "skipped_rows": self.skipped})
+        except BaseException:
+            self.builder.close()
+            raise
+
+    def _unchanged_inputs(self) -> list[dict[str, str]]:
+        """The files as they are recorded; raises InputError where one is not what it was at the start."""
+        now = describe_inputs(self.files)
+        for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
+            if before != after:
+                raise InputError(f"{file} changed while it was read; pass --overwrite to begin anew")
+            if file.stat().st_mtime > self.builder.output.started:
+                self.warn(
+                    f"{file} was written to since this run began, though its size, beginning and end are the same"
+                )
+        return now
 
     def _resume(self) -> tuple[int, int]:
         position = self.builder.position
@@ -81,6 +104,11 @@ class Preprocessor:
             return (0, 0)
         self.skipped = position["skipped"]
         self._progress.skipped = self.skipped
+        if position.get("verdicts") != self._verdicts(position["file"], position["row"]):
+            raise UsageError(
+                f"{self.builder.prefix}: the verdicts of the documents that were written before this run was "
+                "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
+            )
         return position["file"], position["row"]
 
     def _reflected(
@@ -109,8 +137,18 @@ class Preprocessor:
             since_commit += len(batch.rows)
             self._count(batch, reflected)
             if since_commit >= self.chunk_documents:
-                self.builder.commit({"file": batch.file, "row": batch.end, "skipped": self.skipped})
+                self.builder.commit(self._position(batch))
                 since_commit = 0
+
+    def _position(self, batch: InputBatch) -> dict[str, Any]:
+        """Where a run goes on that finds everything up to `batch` written."""
+        verdicts = self._verdicts(batch.file, batch.end)
+        return {"file": batch.file, "row": batch.end, "skipped": self.skipped, "verdicts": verdicts}
+
+    def _verdicts(self, file: int, row: int) -> str | None:
+        """The identity of the verdicts that were given up to there."""
+        labeler = self.builder.labeler
+        return labeler.identity(file, row) if isinstance(labeler, StoreLabeler) else None
 
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress

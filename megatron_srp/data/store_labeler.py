@@ -8,9 +8,11 @@ import numpy as np
 
 from megatron_srp.annotation.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel
+from megatron_srp.tokenization.base import digest
 
 
 class StoreLabeler:
@@ -40,8 +42,17 @@ class StoreLabeler:
                     f"{store.folder} has no verdicts for {key!r} of {name}; was the file changed "
                     "since? Annotate it with tools/annotate.py"
                 )
+        self._fingerprint = lru_cache(maxsize=None)(file_fingerprint)
         self._lock = threading.Lock()
         self._read = lru_cache(maxsize=4)(read_part)
+
+    def identity(self, file: int, row: int) -> str:
+        """Of the verdicts for everything before `row` of file number `file`: equal where a resumed run finds
+        the same. Verdicts that were added behind it do not count, so that annotating can go on meanwhile."""
+        used = [
+            parts if number < file else [p for p in parts if p[0] < row] for number, parts in enumerate(self._parts)
+        ]
+        return digest([self._fingerprint(path) for parts in used[: file + 1] for _, path in parts])
 
     def _part(self, file: int, row: int) -> Part | None:
         """The part that holds `row`, if there is one."""
