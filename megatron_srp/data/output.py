@@ -6,7 +6,6 @@ every file is brought to the disk, files are renamed to their final names, and t
 lists them with their checksums, is written last.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 from megatron_srp.data.durable import make_folder, seal, sync
 from megatron_srp.data.journal import read_journal, refuse_other_settings, write_journal
+from megatron_srp.data.lock import take_lock
 from megatron_srp.data.manifest import manifest_path, read_manifest, token_software, write_json
 from megatron_srp.errors import InputError, OutputError, UsageError
 
@@ -50,10 +50,11 @@ class Output:
         self.settings = settings | {"software": token_software()}
         self.folder = Path(f"{prefix}{WORK_SUFFIX}")
         self.journal: dict[str, Any] = {}
+        self._replaces: list[str] = []
         self.finished: dict[str, Any] | None = None
         try:
             make_folder(prefix.parent)
-            self._lock: int | None = self._take_lock()
+            self._lock: int | None = take_lock(prefix, self.folder)
         except OSError as error:
             raise OutputError(f"{error.filename or prefix}: {error.strerror}; choose another --output-prefix") from None
         try:
@@ -73,25 +74,6 @@ class Output:
         """When the first run began, in seconds since the epoch by the clock of the file system."""
         return (self.folder / "lock").stat().st_mtime
 
-    def _take_lock(self) -> int:
-        path = self.folder / "lock"
-        while True:
-            self.folder.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # a run that has just finished takes its folder away
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.path.samestat(os.fstat(descriptor), path.stat()):
-                        return descriptor
-                except BlockingIOError:
-                    os.close(descriptor)
-                    raise UsageError(
-                        f"another run is writing {self.prefix}; wait for it, or use another --output-prefix"
-                    ) from None
-                except FileNotFoundError:
-                    pass
-                os.close(descriptor)
-
     def _refuse_existing(self, overwrite: bool) -> None:
         there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
         if there and not overwrite and not self._journal_path.exists():
@@ -102,11 +84,13 @@ class Output:
         if self._journal_path.exists() and not overwrite:
             self.journal = read_journal(self._journal_path)
             refuse_other_settings(self.folder, self.journal["settings"], self.settings)
+            self._replaces = self.journal["replaces"]
             if "finishing" in self.journal:
                 self._complete()
             return
-        self._empty_folder()
-        self.commit({})
+        self._replaces = self._earlier_files()
+        self.commit({})  # before the folder is emptied: the old journal may be all that knows of files to replace
+        self._empty_folder({"lock", "journal.json"})
         sync(self.prefix.parent)
 
     @contextmanager
@@ -123,7 +107,7 @@ class Output:
 
     def commit(self, state: dict[str, Any]) -> None:
         """Record how far the run came. Everything that `state` speaks of must be on disk."""
-        self.journal = {"settings": self.settings, "state": state}
+        self.journal = {"settings": self.settings, "replaces": self._replaces, "state": state}
         write_journal(self._journal_path, self.journal)
 
     def finish(self, moves: dict[Path, Path], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -138,25 +122,26 @@ class Output:
         sync(self.folder)
         self.journal = {
             "settings": self.settings,
+            "replaces": self._replaces,
             "state": {},
             "finishing": {
                 "moves": {str(source): str(target) for source, target in moves.items()},
-                "replaced": self._replaced(files),
                 "manifest": manifest | {"files": files},
             },
         }
         write_journal(self._journal_path, self.journal)
         return self._complete()
 
-    def _replaced(self, files: dict[str, Any]) -> list[str]:
-        """Files of an earlier output under this prefix that the new one has no like of: a sidecar left
-        behind would lie beside a shard it does not belong to."""
-        try:
-            names = {*read_manifest(manifest_path(self.prefix)).get("files", {})}
-        except InputError:
-            names = set()
-        own = {name for name in names if name.startswith(self.prefix.name) and ".." not in PurePath(name).parts}
-        return sorted((own | {path.name for path in self.finals}) - {*files})
+    def _earlier_files(self) -> list[str]:
+        """Names of files that an earlier output under this prefix has, or was about to get. Those that the new
+        one has no like of must go: a sidecar left behind would lie beside a shard it does not belong to."""
+        names = {path.name for path in self.finals}
+        with suppress(InputError):
+            names |= {*(read_manifest(manifest_path(self.prefix)).get("files") or {})}
+        with suppress(InputError, FileNotFoundError):
+            journal = read_journal(self._journal_path)
+            names |= {*journal["replaces"], *journal.get("finishing", {}).get("manifest", {}).get("files", {})}
+        return sorted(n for n in names if n.startswith(self.prefix.name) and ".." not in PurePath(n).parts)
 
     def _complete(self) -> dict[str, Any]:
         """Do what `finish` recorded, from wherever it stopped: what has moved already is left alone."""
@@ -168,9 +153,10 @@ class Output:
                 if (parent / name).is_dir():
                     shutil.rmtree(parent / name)
                 (self.folder / source).replace(parent / name)
-        for name in todo["replaced"]:
+        files = todo["manifest"]["files"]
+        for name in {*self._replaces} - {*files}:
             _remove_file(parent, name)
-        self._require(todo["manifest"]["files"])
+        self._require(files)
         sync(parent)
         write_json(manifest_path(self.prefix), todo["manifest"])
         self._remove_folder()
@@ -187,15 +173,14 @@ class Output:
                     "pass --overwrite to begin anew"
                 )
 
-    def _empty_folder(self) -> None:
-        """The journal goes first: without it the rest means nothing."""
-        self._journal_path.unlink(missing_ok=True)
+    def _empty_folder(self, but: set[str]) -> None:
         for path in self.folder.iterdir():
-            if path.name != "lock":
+            if path.name not in but:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _remove_folder(self) -> None:
-        self._empty_folder()
+        self._journal_path.unlink(missing_ok=True)  # first: without it the rest means nothing
+        self._empty_folder({"lock"})
         (self.folder / "lock").unlink()
         with suppress(OSError):  # another run may have made it its own already
             self.folder.rmdir()

@@ -1,0 +1,43 @@
+"""One run at a time on an output prefix, also while one of them takes its work folder away."""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from megatron_srp.errors import UsageError
+
+
+def take_lock(prefix: Path, folder: Path) -> int:
+    """Make the work folder of `prefix` and lock it; the lock goes with the process that holds it.
+
+    Returns:
+        A descriptor of FOLDER/lock; closing it lets go.
+
+    Raises:
+        UsageError: when another run holds it.
+    """
+    path = folder / "lock"
+    while True:
+        folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # a run that has just finished takes its folder away
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            _lock(prefix, descriptor)
+            if _is(descriptor, path):
+                return descriptor
+            os.close(descriptor)
+
+
+def _lock(prefix: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(f"another run is writing {prefix}; wait for it, or use another --output-prefix") from None
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether the lock is still that of the folder, and not of a file that was removed meanwhile."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
