@@ -20,6 +20,10 @@ class SrpError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """One line, whatever a library's message in it holds."""
+        return " ".join(line.strip() for line in super().__str__().splitlines())
+
 
 class UsageError(SrpError):
     """A flag, name or setting is wrong, or two of them clash."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -86,7 +87,7 @@ def write_part(path: Path, part: Part) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
-        pq.write_table(pa.table(columns, schema=schema), file, compression="zstd")
+        pq.write_table(pa.table(columns, schema=schema), file, compression="zstd", write_page_checksum=True)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -100,17 +101,21 @@ def read_part(path: Path) -> Part:
             table.column(name).combine_chunks() for name in ("ends", "verdicts", "categories", "scores")
         )
         codes, labels = _codes(verdicts.values, categories.values)
+        rows, at = table.column("row").to_numpy(), ends.offsets
+        alike = all(lists.offsets == at and not lists.null_count for lists in (ends, verdicts, categories, scores))
+        if not alike or (np.diff(rows) < 1).any():
+            raise ValueError("its columns do not fit together")
         return Part(
-            table.column("row").to_numpy(),
+            rows,
             table.column("text_hash").to_numpy(),
-            ends.offsets.to_numpy().astype(np.int64),
+            at.to_numpy().astype(np.int64),
             ends.values.to_numpy(),
             codes,
             labels,
             scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
             int(table.schema.metadata[b"end"]),
         )
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not a part of an annotation store, or damaged ({error}); delete it and annotate again"
         ) from None
@@ -142,14 +147,15 @@ class AnnotationStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            header = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
-            self.settings: dict[str, Any] = header["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
+            header = orjson.loads((self.folder / "store.json").read_bytes())
+            version = header.get("version")
+            self.settings: dict[str, Any] = dict(header["settings"])
+        except (OSError, AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"{folder}: not an annotation store (no readable store.json); make one with tools/annotate.py"
             ) from None
-        if header.get("version") != FORMAT_VERSION:
-            raise InputError(f"{folder}: store version {header.get('version')}, this release reads {FORMAT_VERSION}")
+        if version != FORMAT_VERSION:
+            raise InputError(f"{folder}: store version {version}, this release reads {FORMAT_VERSION}")
 
     @classmethod
     def create(cls, folder: str | Path, settings: dict[str, Any]) -> "AnnotationStore":

@@ -153,5 +153,22 @@ class IndexedShard:
             )
         return self.tokens[begin:end]
 
+    def run(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens, flat, and lengths int64 of sequences begin..end, which must lie one behind the other.
+
+        Raises:
+            InputError: when they do not, or not all of them lie in the .bin.
+        """
+        lengths = self.lengths[begin:end].astype(np.int64)
+        size, ends = self.dtype.itemsize, np.cumsum(lengths)
+        first = int(self.pointers[begin])
+        fits = first % size == 0 and 0 <= first <= first + int(ends[-1]) * size <= self.tokens.nbytes
+        starts = first + (ends - lengths) * size
+        if not fits or (lengths < 0).any() or not np.array_equal(self.pointers[begin:end], starts):
+            raise InputError(
+                f"{idx_path(self.prefix)}: sequences {begin} to {end - 1} are damaged; see verify_shards.py"
+            )
+        return self.tokens[first // size : first // size + int(ends[-1])], lengths
+
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[i] for i in range(len(self)))

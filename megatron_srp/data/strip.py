@@ -24,17 +24,13 @@ def plain_tokens(
     Raises:
         InputError: when other tokens than the sidecar's reflections stand where it says they are.
     """
-    flat, entry_offsets = sidecar.table.arrays()
-    entries = sidecar.entries[sidecar.offsets[begin] : sidecar.offsets[end]]
-    cuts = sidecar.cuts[sidecar.offsets[begin] : sidecar.offsets[end]]
-    counts = np.diff(sidecar.offsets[begin : end + 1])
-    sizes = np.diff(entry_offsets)[entries]
-    lengths = shard.lengths[begin:end].astype(np.int64)
-    first = int(shard.pointers[begin]) // shard.dtype.itemsize
-    tokens = np.asarray(shard.tokens[first : first + int(lengths.sum())])
-    inside = ranges(reflection_starts(lengths, counts, cuts, sizes), sizes)
-    expected = flat[ranges(entry_offsets[entries], sizes)]
-    if len(inside) and (inside.max() >= len(tokens) or not np.array_equal(tokens[inside], expected)):
+    tokens, lengths = shard.run(begin, end)
+    offsets = sidecar.offsets[begin : end + 1]
+    own, counts = slice(offsets[0], offsets[-1]), np.diff(offsets)
+    inside = None
+    if offsets[0] >= 0 and (counts >= 0).all() and offsets[-1] <= len(sidecar.cuts):
+        sizes, inside = _inside(tokens, lengths, counts, sidecar.cuts[own], sidecar.entries[own], sidecar.table)
+    if inside is None:
         raise InputError(
             f"{bin_path(shard.prefix)}: sequences {begin} to {end - 1} do not hold the reflections that "
             f"{sidecar_path(shard.prefix)} lists; do the two files belong together?"
@@ -43,6 +39,25 @@ def plain_tokens(
     keep[inside] = False
     added = np.bincount(np.repeat(np.arange(end - begin), counts), weights=sizes, minlength=end - begin)
     return tokens[keep], (lengths - added.astype(np.int64)).astype(np.int32)
+
+
+def _inside(
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    counts: np.ndarray,
+    cuts: np.ndarray,
+    entries: np.ndarray,
+    table: ReflectionTable,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sizes of the reflections, and which tokens are theirs; None where others stand in their places."""
+    flat, offsets = table.arrays()
+    if (cuts < 0).any() or (entries >= len(table)).any():
+        return entries, None
+    sizes = np.diff(offsets)[entries]
+    inside = ranges(reflection_starts(lengths, counts, cuts, sizes), sizes)
+    if len(inside) and (inside.max() >= len(tokens) or (tokens[inside] != flat[ranges(offsets[entries], sizes)]).any()):
+        return sizes, None
+    return sizes, inside
 
 
 def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -105,6 +120,8 @@ def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
             f"{sidecar_path(prefix)} does not belong to {bin_path(prefix)}: they differ in their sequences"
         )
     writer = ShardWriter(folder, name, shard.dtype)
+    if int(shard.lengths.sum(dtype=np.int64)) != len(shard.tokens):
+        raise InputError(f"{bin_path(prefix)} is not as long as its index says; see verify_shards.py")
     for begin, end in sequence_blocks(shard.lengths):
         tokens, lengths = plain_tokens(shard, sidecar, begin, end)
         counts = np.zeros(len(lengths), np.int32)
