@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.preprocess import Preprocessor
 from megatron_srp.data.preprocess_cli import main
 from megatron_srp.errors import InputError, OutputError, UsageError
-from tests.conftest import random_texts
+from tests.conftest import KeywordGuard, random_texts
 from tests.killing import contents
 from tests.unit.test_annotation_store import annotate
 from tests.unit.test_readers import write
@@ -168,3 +169,48 @@ def test_verdicts_that_change_between_kill_and_resume(job, at_batch, tmp_path, c
         for part, data in kept.items():
             part.write_bytes(data)
         assert job(folder, *flags) == whole
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--max-words", "9"], "max_words was 8, now 9"),
+        (["--json-keys", "text", "id"], 'keys was ["text"], now ["text", "id"]'),
+        (["--on-error", "skip"], 'on_error was "stop", now "skip"'),
+        (["--guard", "none"], 'guard was "heuristic", now "none"'),
+        (["--reflection-tokens", "special"], 'reflection.tokens was "text", now "special"'),
+        (["--stop-after", "Unsafe"], 'reflection.stop_after was ["Controversial", "Unsafe"], now ["Unsafe"]'),
+        (["--controversial", "safe"], 'reflection.controversial was "keep", now "safe"'),
+        (["--input", "b.jsonl", "a.jsonl"], "inputs[b.jsonl].file was "),
+        (["--input", "a.jsonl"], "inputs was "),
+        (["--tokenizer-model", "llama3"], "tokenizer.fingerprint was "),
+        (["--workers", "3", "--chunk-documents", "7"], None),
+    ],
+)
+def test_every_setting_that_decides_the_result_is_compared(flags, named, job, at_batch, tokenizer_models, tmp_path):
+    """A half-done run with other flags is refused, and one whose flags decide only how fast it is goes on."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    at_batch(3, stop)
+    with pytest.raises(KeyboardInterrupt):
+        job(tmp_path / "out")
+    at_batch(10**6, stop)
+    places = {"a.jsonl": tmp_path / "a.jsonl", "b.jsonl": tmp_path / "b.jsonl", "llama3": tokenizer_models["llama3"][1]}
+    flags = [str(places.get(flag, flag)) for flag in flags]
+    if named is None:
+        assert job(tmp_path / "out", *flags) == job(tmp_path / "whole")
+        return
+    with pytest.raises(UsageError, match="half-done run with other settings") as error:
+        job(tmp_path / "out", *flags)
+    assert named in str(error.value).replace(",", ", ").replace("  ", " ")
+
+
+def test_another_revision_of_a_guard_is_another_guard(tokenizer, tmp_path):
+    class Guard(KeywordGuard):
+        revision = "2"
+
+    ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard()).close()
+    with pytest.raises(UsageError, match='guard_revision was "1", now "2"'):
+        ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=Guard())

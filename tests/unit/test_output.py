@@ -3,15 +3,18 @@
 import mmap
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.findings import Findings
 from megatron_srp.data.manifest import manifest_path, read_manifest
 from megatron_srp.data.output import Output
 from megatron_srp.data.verify_manifest import verify_files
 from megatron_srp.errors import InputError, UsageError
+from tests.conftest import KeywordGuard
 from tests.killing import contents, kill_at_call
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the children only touch files
@@ -64,8 +67,19 @@ def earlier_output(prefix: Path) -> None:
     output.finish({Path(name): Path(f"{prefix.name}_{name}") for name in ("x.bin", "x.srp", "x.old")}, MANIFEST)
 
 
+@pytest.fixture
+def quick_disk(tmp_path):
+    """A folder in memory where there is one: thousands of fsyncs are waited for in vain on a busy disk."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_at_every_call_to_the_disk(tmp_path, overwrite):
+def test_killed_at_every_call_to_the_disk(quick_disk, overwrite):
+    tmp_path = quick_disk
     if overwrite:
         earlier_output(tmp_path / "whole" / "c")
     job(tmp_path / "whole" / "c", overwrite)
@@ -80,7 +94,7 @@ def test_killed_at_every_call_to_the_disk(tmp_path, overwrite):
             findings = Findings()
             verify_files(manifest_path(prefix), read_manifest(manifest_path(prefix))["files"], False, findings)
             assert not findings.lines()
-        for again in range(1, 4):  # killed again and again as it goes on
+        for again in (1, 2):  # and killed again as it goes on
             killed(prefix, 5 * again + call % 5, overwrite)
         try:
             job(prefix, overwrite)
@@ -142,6 +156,21 @@ def test_a_damaged_journal_is_one_clear_line(tmp_path, damage):
     with pytest.raises(InputError, match=r"journal\.json: the journal of this half-done run is damaged; pass --over"):
         Output(tmp_path / "c", SETTINGS, [])
     Output(tmp_path / "c", SETTINGS, [], overwrite=True).close()
+
+
+def test_a_work_file_shorter_than_the_journal_says(tokenizer, tmp_path):
+    def build() -> ReflectionIndexedDatasetBuilder:
+        return ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard())
+
+    for damage in (lambda path: path.write_bytes(b""), Path.unlink):
+        builder = build()
+        builder.add_documents(["Some text."])
+        builder.commit(1)
+        builder.close()
+        damage(builder.output.folder / "c_text_document.cuts")
+        with pytest.raises(InputError, match=r"document\.cuts is shorter than its journal says; pass --overwrite"):
+            build()
+        builder.output.folder.rename(tmp_path / f"kept-{damage.__name__}")
 
 
 def test_a_work_file_taken_away_as_the_run_finished(tmp_path):
