@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,14 @@ class Findings:
             sequences: int64[K], their numbers.
             problems: what is wrong with each; a generator runs only as far as is shown.
         """
+        lines = (f"sequence {i} {problem}" for i, problem in zip(sequences, problems, strict=False))
+        self.add_each(path, f"sequences with such {kind}", len(sequences), lines)
+
+    def add_each(self, path: Path, kind: str, count: int, problems: Iterable[str]) -> None:
+        """`count` damages of a kind, of which the first few are shown."""
         shown = self._shown.setdefault((path, kind), [])
-        room = _LINES_OF_A_KIND - len(shown)
-        shown += [f"{path}: sequence {i} {problem}" for i, problem in zip(sequences[:room], problems, strict=False)]
-        self._counts[path, kind] += len(sequences)
+        shown += [f"{path}: {problem}" for problem in islice(problems, _LINES_OF_A_KIND - len(shown))]
+        self._counts[path, kind] += count
 
     def lines(self) -> list[str]:
         """A line for each finding; behind the first few of a kind, one that counts the others."""
@@ -49,5 +54,5 @@ class Findings:
         for (path, kind), shown in self._shown.items():
             lines += shown
             if more := self._counts[path, kind] - len(shown):
-                lines.append(f"{path}: and {more:,} more sequences with such {kind}")
+                lines.append(f"{path}: and {more:,} more {kind}")
         return lines

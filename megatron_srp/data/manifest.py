@@ -1,7 +1,7 @@
 """PREFIX.srp.json: what a run wrote, from what, and with which settings. Written last: a shard that no
 manifest names was not finished.
 
-    format_version, shards[], counts, tokenizer, reflection, settings, software   what was made, and how
+    format_version, shards[], sidecars[], counts, tokenizer, reflection, settings, software   what was made, and how
     files{}    every file beside the manifest: its `bytes` and `xxh3_128`, by its name
 """
 
@@ -82,6 +82,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _has(record: Any, **kinds: type | tuple[type, ...]) -> bool:
     return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+
+
+def _are_named(files: Any) -> bool:
+    """Whether they are records of files beside the manifest."""
+    return isinstance(files, list) and all(_has(f, name=str) and Path(f["name"]).name == f["name"] for f in files)
 
 
 _MAYBE_INT, _MAYBE_DICT = (int, type(None)), (dict, type(None))

@@ -95,7 +95,8 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
         raise UsageError(f"{prefix} cannot be stripped onto itself; give another output prefix")
-    names = {s["key"]: f"{target.name}_{s['key']}_document" for s in manifest["shards"]}
+    own = Path(prefix).name
+    names = {s["name"]: f"{target.name}_{s['name'].removeprefix(own).removeprefix('_')}" for s in manifest["shards"]}
     finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path, sidecar_path)]
     output = Output(target, {"stripped": str(Path(prefix).resolve())}, finals, overwrite=overwrite)
     if output.finished:
@@ -105,7 +106,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
     try:
         with output.writing():
             for shard in manifest["shards"]:
-                writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["key"]])
+                writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["name"]])
                 moves |= writer.finish({}, reflected=False)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
             return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})

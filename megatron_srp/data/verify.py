@@ -10,6 +10,7 @@ The first three find damage that was there before the checksums were taken, and 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.findings import Findings
@@ -22,6 +23,7 @@ from megatron_srp.data.verify_manifest import (
     verify_counts,
     verify_files,
     verify_reflection_settings,
+    verify_sidecar_counts,
     verify_sums,
 )
 from megatron_srp.data.verify_sidecar import load_sidecar, verify_places, verify_table
@@ -63,8 +65,30 @@ class Verification:
             index, sidecar = self._shard(prefix, sidecar, expected, tokenizer)
             if index:
                 verify_counts(path, shard, index, sidecar, self.findings)
+        for entry in manifest.get("sidecars") or []:
+            self._lone_sidecar(path, entry, expected, tokenizer)
         verify_sums(path, manifest, self.findings)
         verify_files(path, manifest.get("files"), self.quick, self.findings)
+
+    def _lone_sidecar(
+        self, manifest: Path, entry: dict[str, Any], expected: Expected, tokenizer: TextTokenizer | None
+    ) -> None:
+        """Check a sidecar for a plain shard, which may lie beside it or elsewhere."""
+        path = sidecar_path(manifest.with_name(entry["name"]))
+        sidecar = load_sidecar(path, self.findings)
+        if not sidecar:
+            return
+        verify_table(path, sidecar, expected.vocab_size, tokenizer, self.findings)
+        made_for = str((sidecar.info.get("shard") or {}).get("name"))
+        prefix = path.with_name(Path(made_for).name)
+        index = verify_index(prefix, self.findings) if idx_path(prefix).exists() else None
+        if index:
+            self._made_for(path, prefix, sidecar)
+        else:
+            self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not beside it; whether it fits it")
+        if verify_places(path, sidecar, index.lengths if index else None, self.quick, self.findings):
+            verify_sidecar_counts(manifest, entry, sidecar, self.findings)
+        self.shards.append(f"{path}: {len(sidecar):,} sequences, {len(sidecar.entries):,} reflections")
 
     def bare_shard(self, prefix: Path) -> None:
         """Check a shard that no manifest names."""

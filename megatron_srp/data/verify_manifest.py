@@ -65,23 +65,41 @@ def verify_counts(
 ) -> None:
     """Count again what `shard`, an entry of the manifest at `path`, says it counted."""
     tokens = sum(int(index.lengths[i : i + _BLOCK].sum(dtype=np.int64)) for i in range(0, len(index.lengths), _BLOCK))
-    found: dict[str, Any] = {"dtype": str(index.dtype), "documents": len(index.documents) - 1, "tokens": tokens}
+    found: dict[str, Any] = {"dtype": str(index.dtype), "documents": len(index.lengths), "tokens": tokens}
     if sidecar and sidecar.materialized:
-        times = np.zeros(len(sidecar.table), np.int64)
-        for i in range(0, len(sidecar.entries), _BLOCK):
-            times += np.bincount(sidecar.entries[i : i + _BLOCK], minlength=len(times))
-        found["segments"] = len(sidecar.entries)
-        found["plain_tokens"] = tokens - int(times @ sidecar.entry_sizes())
-        found |= count_labels(zip(sidecar.table.entries, times.tolist(), strict=True))
+        found |= _reflections(sidecar)
+        found["plain_tokens"] = tokens - found.pop("reflection_tokens")
+    _compare(path, shard, found, findings)
+
+
+def verify_sidecar_counts(path: Path, entry: dict[str, Any], sidecar: ReflectionSidecar, findings: Findings) -> None:
+    """Count again what `entry`, of a sidecar without a shard of its own, says it counted."""
+    found = _reflections(sidecar)
+    size = found.pop("reflection_tokens")
+    if entry.get("tokens", 0) - entry.get("plain_tokens", 0) != size:
+        findings.add(path, f"tokens of {entry['name']} are not {size} more than its plain_tokens")
+    _compare(path, entry, found, findings)
+
+
+def _reflections(sidecar: ReflectionSidecar) -> dict[str, Any]:
+    times = np.zeros(len(sidecar.table), np.int64)
+    for i in range(0, len(sidecar.entries), _BLOCK):
+        times += np.bincount(sidecar.entries[i : i + _BLOCK], minlength=len(times))
+    counts: dict[str, Any] = {"segments": len(sidecar.entries)}
+    counts["reflection_tokens"] = int(times @ sidecar.entry_sizes())
+    return counts | count_labels(zip(sidecar.table.entries, times.tolist(), strict=True))
+
+
+def _compare(path: Path, recorded: dict[str, Any], found: dict[str, Any], findings: Findings) -> None:
     for name, value in found.items():
-        if shard.get(name, 0) != value:
-            findings.add(path, f"{name} of {shard['name']} are {shard.get(name)}, but it has {value}")
+        if recorded.get(name, 0) != value:
+            findings.add(path, f"{name} of {recorded['name']} are {recorded.get(name)}, but it has {value}")
 
 
 def verify_sums(path: Path, manifest: dict[str, Any], findings: Findings) -> None:
-    """Check that the manifest's counts are those of its shards together."""
+    """Check that the manifest's counts are those of its shards and sidecars together."""
     try:
-        sums = sum_counts(manifest["shards"])
+        sums = sum_counts([*manifest["shards"], *(manifest.get("sidecars") or [])])
     except (AttributeError, KeyError, TypeError):
         sums = {}
     if manifest.get("counts") != sums:

@@ -26,22 +26,25 @@ def load_sidecar(path: Path, findings: Findings) -> ReflectionSidecar | None:
     return sidecar
 
 
-def verify_places(path: Path, sidecar: ReflectionSidecar, lengths: np.ndarray, quick: bool, findings: Findings) -> bool:
-    """Check where the reflections are against the shard's int32[N] `lengths`, in blocks.
+def verify_places(
+    path: Path, sidecar: ReflectionSidecar, lengths: np.ndarray | None, quick: bool, findings: Findings
+) -> bool:
+    """Check where the reflections are, in blocks of sequences.
 
     Args:
+        lengths: int32[N] of the shard's sequences; None where the shard is elsewhere.
         quick: leave out the fingerprint of the sidecar's content.
 
     Returns:
         Whether reflections can be told from text.
     """
     before = len(findings)
-    if len(sidecar) != len(lengths):
+    if lengths is not None and len(sidecar) != len(lengths):
         findings.add(path, f"it is for {len(sidecar):,} sequences, but the shard has {len(lengths):,}")
     elif sidecar.offsets[0] != 0 or sidecar.offsets[-1] != len(sidecar.cuts):
         findings.add(path, f"its rows do not cover its {len(sidecar.cuts):,} reflections")
     else:
-        for begin in range(0, len(lengths), _BLOCK):
+        for begin in range(0, len(sidecar), _BLOCK):
             _verify_rows(path, sidecar, lengths, begin, findings)
     if not quick and len(findings) == before and sidecar.fingerprint != sidecar.recorded_fingerprint:
         findings.add(path, "its content is not what its fingerprint was taken of")
@@ -59,49 +62,40 @@ def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
 def _verify_rows(
     path: Path,
     sidecar: ReflectionSidecar,
-    lengths: np.ndarray,
+    lengths: np.ndarray | None,
     begin: int,
     findings: Findings,
 ) -> None:
     """Check the reflections of the block of sequences from `begin` on."""
     offsets = sidecar.offsets[begin : begin + _BLOCK + 1]
-    plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     counts, table, sizes = np.diff(offsets), sidecar.table.entries, sidecar.entry_sizes()
     wrong = np.flatnonzero((counts < 0) | (offsets[:-1] < 0) | (offsets[1:] > len(sidecar.cuts)))
     findings.add_sequences(path, "rows", begin + wrong, (f"has {counts[i]} reflections" for i in wrong))
     if len(wrong):
         return
     own = slice(offsets[0], offsets[-1])
-    cuts, entries, rows = (
-        sidecar.cuts[own].astype(np.int64),
-        sidecar.entries[own],
-        np.repeat(np.arange(len(counts)), counts),
-    )
+    cuts, entries = sidecar.cuts[own].astype(np.int64), sidecar.entries[own]
+    rows = np.repeat(np.arange(len(counts)), counts)
 
     def report(kind: str, wrong: np.ndarray, text: str) -> None:
         at = np.flatnonzero(wrong)
-        problems = (f"has the reflection {entries[i]} at token {cuts[i]} {text} {plain[rows[i]]}" for i in at)
+        problems = (f"has the reflection {entries[i]} at token {cuts[i]}{text}" for i in at)
         findings.add_sequences(path, kind, begin + rows[at], problems)
 
     unknown = entries >= len(table)
-    report("entries", unknown, f"but the table has {len(table)} of them, and the sequence has")
-    if unknown.any():
+    report("entries", unknown, f", but the table has {len(table)}")
+    same = rows[1:] == rows[:-1]
+    none = np.zeros(min(len(cuts), 1), bool)
+    report("order", np.append(same & (cuts[1:] < cuts[:-1]), none), ", before an earlier one")
+    report("places", cuts < 0, "")
+    if lengths is None or unknown.any():
         return
+    plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     if sidecar.materialized:
         plain -= np.bincount(rows, weights=sizes[entries], minlength=len(plain)).astype(np.int64)
-    report("places", (cuts < 0) | (cuts > plain[rows]), "of")
-    same = rows[1:] == rows[:-1]
-    report(
-        "order",
-        np.append(same & (cuts[1:] < cuts[:-1]), np.zeros(min(len(cuts), 1), bool)),
-        "before an earlier one, of",
-    )
-    last = np.append(~same, np.ones(min(len(cuts), 1), bool))
-    report("ends", last & (cuts < plain[rows] - 1), "as its last one, of")  # one token more is an end-of-text
-    form = sidecar_form(sidecar)
-    unstopped = np.array([form.stops(entry.label) and not entry.stop for entry in table], bool)
-    if unstopped.any():
-        report("stops", unstopped[entries] & ~last, "without an end-of-text, of")
+    report("places", cuts > plain[rows], ", behind its end")
+    last = np.append(~same, ~none)
+    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but goes on")  # with more than an end-of-text
 
 
 def verify_table(
@@ -114,9 +108,12 @@ def verify_table(
         tokenizer: that one, or None where it is not there.
     """
     form = sidecar_form(sidecar)
-    for number, entry in enumerate(sidecar.table.entries):
-        for problem in _problems(entry, form, vocab_size, tokenizer):
-            findings.add(path, f"reflection {number} of its table, {form.render(entry.label)}, {problem}")
+    problems = [
+        f"reflection {number} of its table, {form.render(entry.label)}, {problem}"
+        for number, entry in enumerate(sidecar.table.entries)
+        for problem in _problems(entry, form, vocab_size, tokenizer)
+    ]
+    findings.add_each(path, "reflections in its table", len(problems), problems)
 
 
 def _problems(

@@ -79,8 +79,32 @@ def _verify_reflections(
             for i in broken[once]
         )
         findings.add_sequences(path, "reflections", begin + rows, problems)
+    _verify_stops(
+        path, begin, tokens, starts + sizes, entries, np.repeat(np.arange(len(counts)), counts), sidecar, findings
+    )
     if sidecar_form(sidecar).special_tokens:
         _verify_special(path, begin, tokens, lengths, inside, sidecar, findings)
+
+
+def _verify_stops(
+    path: Path,
+    begin: int,
+    tokens: np.ndarray,
+    behind: np.ndarray,
+    entries: np.ndarray,
+    rows: np.ndarray,
+    sidecar: ReflectionSidecar,
+    findings: Findings,
+) -> None:
+    """Where a reflection that asks for an end-of-text has none of its own, the document's own stands behind it."""
+    form, table = sidecar_form(sidecar), sidecar.table.entries
+    eos = [entry.ids[-1] for entry in table if entry.stop and entry.ids]
+    needs = np.array([form.stops(entry.label) and not entry.stop for entry in table], bool)[entries]
+    if not eos or not needs.any():
+        return
+    at = np.flatnonzero(needs & (np.append(tokens, -1)[np.minimum(behind, len(tokens))] != eos[0]))
+    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text behind it" for i in at)
+    findings.add_sequences(path, "stops", begin + rows[at], problems)
 
 
 def _verify_special(

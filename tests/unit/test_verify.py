@@ -144,6 +144,15 @@ def flip_a_cut(folder: Path) -> None:
     path.write_bytes(data)
 
 
+def unstop(folder: Path) -> None:
+    """The id behind the first reflection that ends its document with an Unsafe, which has no end-of-text of its own."""
+    sidecar = ReflectionSidecar.load(folder / name("srp"))
+    last = sidecar.offsets[1:] - 1
+    table = sidecar.table.entries
+    row = next(i for i in range(N) if table[sidecar.entries[last[i]]].label.verdict == "Unsafe")
+    edit_tokens(lambda tokens, starts: tokens.__setitem__(starts[row + 1] - 1, 300))(folder)
+
+
 def table_of_other_labels(sidecar: ReflectionSidecar):
     first, second, *others = sidecar.table.entries
     swapped = [dataclasses.replace(first, ids=second.ids), dataclasses.replace(second, ids=first.ids)]
@@ -216,6 +225,10 @@ DAMAGE = {
         IDX + f"its document index is 0 to {N - 1}, not from 0 to {N}",
     ),
     "broken reflection": (break_reflection, BIN + "sequence 9 does not hold <think> .* </think> behind"),
+    "no end-of-text where a verdict asks for one": (
+        unstop,
+        BIN + r"sequence \d+ has <think> Unsafe.* </think> without an end-of-text behind it",
+    ),
     "no end of document": (
         edit_tokens(lambda t, s: t.__setitem__(s[24] - 1, 300)),
         BIN + "sequence 23 ends with 300, not end-of-document",
@@ -225,7 +238,7 @@ DAMAGE = {
     "sidecar of another place": (edit_sidecar(cuts=later_cut), BIN + "sequence 11 does not hold <think>"),
     "sidecar with a cut behind the end": (
         edit_sidecar(cuts=lambda s: put(int(s.offsets[12]) - 1, 99999)(s.cuts)),
-        SRP + r"sequence 11 has the reflection \d+ at token 99999 of \d+",
+        SRP + r"sequence 11 has the reflection \d+ at token 99999, behind its end",
     ),
     "sidecar with cuts out of order": (
         edit_sidecar(cuts=lambda s: put(int(s.offsets[12]) - 2, s.cuts[s.offsets[12] - 1] + 1)(s.cuts)),
@@ -362,6 +375,32 @@ def test_a_shard_without_a_manifest(folder, tokenizer_models):
         verify_shards(folder / "nothing")
 
 
+@pytest.mark.parametrize("shard", ["plain", "elsewhere"])
+def test_sidecars_with_a_manifest_of_their_own(folder, shard):
+    """As made for shards that exist already: the shard itself is of no concern to the manifest."""
+    sidecar = dataclasses.replace(ReflectionSidecar.load(folder / name("srp")), materialized=False)
+    manifest = json.loads((folder / "c.srp.json").read_text()) | {"files": None, "shards": []}
+    counts = json.loads((folder / "c.srp.json").read_text())["shards"][0]
+    manifest["sidecars"] = [counts | {"name": "side"}]
+    made_for = {"name": f"{shard}_text_document"}
+
+    def lines(**changes) -> list[str]:
+        (folder / "side.srp").unlink(missing_ok=True)
+        (folder / "side.srp.json").write_text(json.dumps(manifest))
+        dataclasses.replace(sidecar, info=sidecar.info | {"shard": made_for}, **changes).save(folder / "side.srp")
+        check = verify_shards(folder / "side")
+        assert any("whether it fits" in line for line in check.findings.unchecked) == (shard == "elsewhere")
+        return check.findings.lines()
+
+    assert lines() == []
+    cuts = put(int(sidecar.offsets[12]) - 2, sidecar.cuts[sidecar.offsets[12] - 1] + 1)(sidecar.cuts)
+    assert "sequence 11 has the reflection" in lines(cuts=cuts)[0]
+    manifest["sidecars"][0]["segments"] += 1
+    assert "segments of side are" in lines()[0]
+    (folder / "side.srp").write_bytes(b"")
+    assert "side.srp: not a reflection sidecar" in verify_shards(folder / "side").findings.lines()[0]
+
+
 @pytest.mark.parametrize("manifest", [True, False])
 def test_a_sidecar_beside_a_plain_shard(folder, manifest):
     sidecar = ReflectionSidecar.load(folder / name("srp"))
@@ -380,6 +419,10 @@ def test_a_sidecar_beside_a_plain_shard(folder, manifest):
     other = ReflectionSidecar.load(folder / name("srp", "other"))
     assert "has the reflection" in lines(offsets=other.offsets, cuts=other.cuts, entries=other.entries)[0]
     assert "for 59 sequences" in lines(offsets=sidecar.offsets[:-1])[0]
+    assert (
+        "as its last one, but goes on"
+        in lines(cuts=put(int(sidecar.offsets[12]) - 1, sidecar.cuts[sidecar.offsets[12] - 2])(sidecar.cuts))[0]
+    )
     made_for = {"shard": {"name": "moved", "bin": "1-a", "idx": "1-b"}}
     assert "made for the shard moved with other content" in lines(info=sidecar.info | made_for)[0]
 
