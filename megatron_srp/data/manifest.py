@@ -92,10 +92,8 @@ def _are_named(files: Any) -> bool:
 _MAYBE_INT, _MAYBE_DICT = (int, type(None)), (dict, type(None))
 # What every reader of a manifest relies on.
 _FORM: dict[str, Callable[[Any], bool]] = {
-    "shards": lambda shards: (
-        isinstance(shards, list)
-        and all(_has(shard, name=str, key=str) and Path(shard["name"]).name == shard["name"] for shard in shards)
-    ),
+    "shards": _are_named,
+    "sidecars": lambda sidecars: sidecars is None or _are_named(sidecars),
     "tokenizer": lambda tokenizer: _has(
         tokenizer, type=str, model=str, fingerprint=str, vocab_size=_MAYBE_INT, eos_id=_MAYBE_INT
     ),

@@ -64,6 +64,6 @@ def write_manifest(prefix: Path, tokenizer: Path) -> None:
     manifest = {
         "format_version": FORMAT_VERSION,
         "tokenizer": {"type": kind, "model": str(tokenizer), "fingerprint": fingerprint},
-        "shards": [{"name": f"{prefix.name}_text_document", "key": "text"}],
+        "shards": [{"name": f"{prefix.name}_text_document"}],
     }
     manifest_path(prefix).write_text(json.dumps(manifest))
