@@ -90,7 +90,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         InputError: when the shards carry no reflections, or are damaged.
     """
     manifest = read_manifest(manifest_path(prefix))
-    if not manifest["reflection"]:
+    if not manifest.get("reflection"):
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():

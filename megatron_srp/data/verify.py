@@ -60,7 +60,7 @@ class Verification:
             sidecar = load_sidecar(sidecar_path(prefix), self.findings) if _has_sidecar(prefix) else None
             if sidecar:
                 verify_reflection_settings(path, manifest, sidecar_path(prefix), sidecar, self.findings)
-            elif manifest["reflection"] and not _has_sidecar(prefix):
+            elif manifest.get("reflection") and not _has_sidecar(prefix):
                 self.findings.add(sidecar_path(prefix), "no such file")
             index, sidecar = self._shard(prefix, sidecar, expected, tokenizer)
             if index:

@@ -53,9 +53,9 @@ def verify_reflection_settings(
 ) -> None:
     """Check that manifest and sidecar are of one run."""
     settings = manifest.get("settings") or {}
-    if sidecar.materialized and manifest["reflection"] is None:
+    if sidecar.materialized and manifest.get("reflection") is None:
         findings.add(sidecar_file, f"it is for reflections inside the shard, but {path.name} says there are none")
-    for name, said in (("reflection", manifest["reflection"]), ("tokenizer", settings.get("tokenizer"))):
+    for name, said in (("reflection", manifest.get("reflection")), ("tokenizer", settings.get("tokenizer"))):
         if said and sidecar.materialized and sidecar.info.get(name) != said:
             findings.add(sidecar_file, f"its {name} is not the one that {path.name} names")
 
@@ -76,7 +76,8 @@ def verify_sidecar_counts(path: Path, entry: dict[str, Any], sidecar: Reflection
     """Count again what `entry`, of a sidecar without a shard of its own, says it counted."""
     found = _reflections(sidecar)
     size = found.pop("reflection_tokens")
-    if entry.get("tokens", 0) - entry.get("plain_tokens", 0) != size:
+    tokens, plain = entry.get("tokens"), entry.get("plain_tokens")
+    if not isinstance(tokens, int) or not isinstance(plain, int) or tokens - plain != size:
         findings.add(path, f"tokens of {entry['name']} are not {size} more than its plain_tokens")
     _compare(path, entry, found, findings)
 

@@ -1,5 +1,6 @@
 """Planted damage of every kind is found, in the sequence it was planted in, with and without checksums."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -14,8 +15,9 @@ import pytest
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.indexed_shard import HEADER, IndexedShard
 from megatron_srp.data.sidecar import ReflectionSidecar
+from megatron_srp.data.strip import strip_reflections
 from megatron_srp.data.verify import verify_shards
-from megatron_srp.errors import InputError
+from megatron_srp.errors import InputError, SrpError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
@@ -425,6 +427,22 @@ def test_a_sidecar_beside_a_plain_shard(folder, manifest):
     )
     made_for = {"shard": {"name": "moved", "bin": "1-a", "idx": "1-b"}}
     assert "made for the shard moved with other content" in lines(info=sidecar.info | made_for)[0]
+
+
+@pytest.mark.parametrize("value", ["lost", None, 7, "x", [7], {"x": 7}])
+def test_a_manifest_with_anything_in_it(folder, value):
+    """Findings or an error of ours, whatever stands in the place of one of its parts, or of a part of those."""
+    whole = json.loads((folder / name("srp.json")).read_text())
+    for outer in whole:
+        for inner in [None, *(whole[outer] if isinstance(whole[outer], dict) else ())]:
+            manifest = json.loads(json.dumps(whole))
+            place, key = (manifest, outer) if inner is None else (manifest[outer], inner)
+            place.pop(key) if value == "lost" else place.update({key: value})
+            (folder / name("srp.json")).write_text(json.dumps(manifest))
+            with contextlib.suppress(SrpError):
+                verify_shards(folder / "c", quick=True)
+            with contextlib.suppress(SrpError):
+                strip_reflections(folder / "c", folder / "stripped", overwrite=True)
 
 
 def test_quick_reads_no_tokens(folder):
