@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -39,8 +39,9 @@ class Progress:
     verdicts: dict[str, int] = field(default_factory=dict)
 
     def __add__(self, other: "Progress") -> "Progress":
-        numbers = [getattr(self, name) + getattr(other, name) for name in self.__slots__ if name != "verdicts"]
-        return Progress(*numbers, dict(Counter(self.verdicts) + Counter(other.verdicts)))
+        names = [field.name for field in fields(self) if field.name != "verdicts"]
+        numbers = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Progress(**numbers, verdicts=dict(Counter(self.verdicts) + Counter(other.verdicts)))
 
 
 class Display(Protocol):
