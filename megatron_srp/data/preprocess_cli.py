@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("output").add_argument
     add("--output-prefix", required=True, metavar="PREFIX", help="of all files written")
     add("--overwrite", action="store_true", help="replace finished or half-done output")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, metavar="N", help="threads (default: all cores; 2 for each task of a Ray cluster)")
     add(
         "--chunk-documents",
         type=int,
@@ -125,6 +125,8 @@ def _validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
     check_partition_flags(args)
     _form(args)
+    if args.workers is None:
+        args.workers = 2 if args.executor == "ray" else os.cpu_count() or 1
     for flag in ("workers", "chunk_documents"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
@@ -187,7 +189,10 @@ def run_job(
         settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)}
         | (partition.settings() if partition else {}),
         overwrite=args.overwrite,
+        keep_finished=partition is not None,  # an array job that is given again goes through
     )
+    if builder.kept:
+        display.note(f"{builder.prefix} is finished already, with the same settings")
     if not builder.finished and (at := builder.position):
         display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
     if not builder.finished and builder.reflector.encoder.reason:
