@@ -189,6 +189,7 @@ def run_job(
         settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)}
         | (partition.settings() if partition else {}),
         overwrite=args.overwrite,
+        threads=args.workers,
         keep_finished=partition is not None,  # an array job that is given again goes through
     )
     if builder.kept:
