@@ -74,8 +74,8 @@ class DocumentSample:
         self._best[name] = documents, keys
 
     def documents_with(self) -> dict[str, int]:
-        """How many documents have each verdict and category, and how many nothing but Safe."""
-        return dict(sorted(self._counts.items()))
+        """How many documents have nothing but Safe, each verdict, and each category."""
+        return {name: self._counts[name] for name in [ONLY_SAFE, *self.bits.names] if name in self._counts}
 
     def draw(self) -> list[int]:
         """The documents, in the order of the shard."""

@@ -1,12 +1,21 @@
-"""Plots as pictures inside the page, so that a report is one file."""
+"""What the reports share: their page, and plots as pictures inside it, so that a report is one file."""
 
 import base64
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 VERDICT_COLORS = {"Safe": "#2f7d4f", "Controversial": "#b7791f", "Unsafe": "#b83232"}
 LINE_COLOR, BAR_COLOR = "#2b4c7e", "#55657d"
+
+
+def load_page(name: str) -> Any:
+    """The template of that name; what it is given is escaped."""
+    from jinja2 import Environment, PackageLoader
+
+    loader = PackageLoader("megatron_srp", "reports")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def picture(draw: Callable[[Any], None], width: float, height: float) -> str:
@@ -20,7 +29,9 @@ def picture(draw: Callable[[Any], None], width: float, height: float) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts the font lacks
+        figure.savefig(buffer, format="png")
     pyplot.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
