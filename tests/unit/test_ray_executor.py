@@ -55,6 +55,12 @@ def kill_holder(folder: Path, job: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
+def test_without_ray_the_install_command_is_named(flags, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"Ray is not installed; pip install 'megatron-srp\[ray\]'"):
+        main([*flags, "--executor", "ray", "--num-partitions", "3", "--output-prefix", str(tmp_path / "o")])
+
+
 def test_a_cluster_that_is_not_there(flags, tmp_path):
     at = ["--executor", "ray", "--num-partitions", "3", "--ray-address", "127.0.0.1:9", "--output-prefix"]
     with pytest.raises(UsageError, match=r"--ray-address 127\.0\.0\.1:9: no cluster answers there"):
