@@ -7,9 +7,24 @@ stands for all of them: `merge_shards.py out/corpus out/corpus` joins out/corpus
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_srp.errors import UsageError, run_command
+
+
+def every_half_minute(parts: int) -> Callable[[int], None]:
+    """Tells on stderr how far a long merge is."""
+    shown = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 30:
+            shown = time.monotonic()
+            print(f"{done} of {parts} outputs copied", file=sys.stderr, flush=True)
+
+    return report
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +51,8 @@ def main(argv: list[str]) -> None:
     from megatron_srp.data.merge import merge_shards
 
     parts = find_parts(args.prefixes, Path(args.output_prefix))
-    counts = merge_shards(parts, args.output_prefix, args.overwrite)["counts"]
+    manifest = merge_shards(parts, args.output_prefix, args.overwrite, every_half_minute(len(parts)))
+    counts = manifest["counts"]
     print(f"{len(parts)} outputs joined: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
 
 

@@ -1,7 +1,7 @@
 """Shards joined into one: what a single run over all their inputs would have written, byte for byte."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,19 @@ from megatron_srp.tokenization.base import digest
 _BLOCK = 1 << 18  # sequences at a time
 
 
-def merge_shards(parts: Sequence[Part], output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
+def merge_shards(
+    parts: Sequence[Part],
+    output_prefix: str | Path,
+    overwrite: bool = False,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
     """Join the shards of `parts`, in that order, under `output_prefix`. Returns the manifest.
 
     Memory does not grow with the tokens. A merge that was stopped goes on when it is started again.
+
+    Args:
+        overwrite: replace what is there.
+        report: called with the number of parts that are copied, after each.
 
     Raises:
         UsageError: when the parts differ in a setting, or an input file is in two of them.
@@ -46,7 +55,7 @@ def merge_shards(parts: Sequence[Part], output_prefix: str | Path, overwrite: bo
         return output.finished
     try:
         with output.writing():
-            writers, moves = _join(parts, names, output)
+            writers, moves = _join(parts, names, output, report)
             tokenizer = _tokenizer(parts[0], target, output.folder, moves)
             output.finish(moves, _manifest(parts, writers, tokenizer))
     except BaseException:
@@ -68,7 +77,9 @@ def _refuse_repeated(parts: Sequence[Part]) -> None:
                 )
 
 
-def _join(parts: Sequence[Part], names: dict[str, str], output: Output) -> tuple[dict[str, ShardWriter], dict]:
+def _join(
+    parts: Sequence[Part], names: dict[str, str], output: Output, report: Callable[[int], None]
+) -> tuple[dict[str, ShardWriter], dict[Path, Path]]:
     """The joined shards in the work folder, and the names their files are to get."""
     state = output.journal["state"] or {"done": 0, "shards": {}}
     dtypes = {key: np.dtype(parts[0].shard(key)["dtype"]) for key in names}
@@ -82,6 +93,7 @@ def _join(parts: Sequence[Part], names: dict[str, str], output: Output) -> tuple
             for key, writer in writers.items():
                 _append(part, part.shard(key), writer)
             output.commit({"done": done, "shards": {key: writer.commit() for key, writer in writers.items()}})
+            report(done)
         for writer in writers.values():
             moves |= writer.finish(_sidecar_info(parts[0]), parts[0].manifest["reflection"] is not None)
     finally:

@@ -17,6 +17,14 @@ from megatron_srp.errors import UsageError
 
 _NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 
+_ABOUT = """
+Partition I of N takes a run of the input files, about as large as the others', and writes shards,
+journal and manifest of its own, as PREFIX-0000I-of-0000N. Which files depends on nothing but their
+order and sizes. tools/merge_shards.py joins the partitions, and the result is the single run's. With
+more partitions than files the last ones have none; they do nothing and end with 0. A finished
+partition is not made again: an array job can be given again until all of it went through.
+"""
+
 
 def split_by_size(sizes: Sequence[int], count: int) -> list[range]:
     """For each of `count` partitions the files it takes, by the module's rule; sizes in bytes."""
@@ -64,13 +72,7 @@ def parse_name(prefix: str | Path) -> tuple[str, int, int] | None:
 
 
 def add_partition_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group(
-        "many machines",
-        "Partition I of N takes a run of the input files, of about the same size in bytes as the others', and "
-        "writes PREFIX-0000I-of-0000N: shards, journal and manifest of its own. Which files depends on nothing "
-        "but their order and sizes. tools/merge_shards.py joins the partitions; the result is the single run's. "
-        "A partition without files (more partitions than files) does nothing and ends with 0.",
-    ).add_argument
+    add = parser.add_argument_group("many machines", _ABOUT).add_argument
     add("--num-partitions", type=int, metavar="N", help="split the input files into so many partitions")
     add("--partition-index", type=int, metavar="I", help="which of them this run makes, from 0")
     add(
@@ -80,7 +82,12 @@ def add_partition_flags(parser: argparse.ArgumentParser) -> None:
         help="local: this process makes one partition, or everything; ray: a Ray cluster makes all partitions, "
         "which are joined at the end",
     )
-    add("--ray-address", metavar="ADDRESS", help="of the cluster (default: Ray's own search, else this machine)")
+    add(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster, HOST:PORT (default: $RAY_ADDRESS, else this machine alone); every machine needs the same "
+        "installation and paths, and a cluster with token authentication RAY_AUTH_MODE=token",
+    )
     add("--no-merge", action="store_true", help="with --executor ray: leave the partitions as they are")
 
 

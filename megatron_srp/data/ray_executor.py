@@ -122,7 +122,8 @@ def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address`, to one it finds, or to one of its own on this machine."""
+    """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to one of its own on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # Ray's own default may find a dead cluster
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -143,9 +144,9 @@ def _cluster(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
+def _knock(address: str) -> None:
     """Raises OSError when nobody listens at `host:port`; Ray itself would try for minutes."""
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 

@@ -11,6 +11,9 @@ function filter() {
     const fits = has(article.dataset.verdicts, verdict.value) && has(article.dataset.categories, category.value);
     article.hidden = !fits;
     count += fits;
+    const text = article.querySelector(".document");
+    const found = fits && verdict.value && text.querySelector(`mark.${verdict.value}`);
+    text.scrollTop = found ? found.offsetTop - 100 : 0;
   }
   shown.textContent = `${count} of ${documents.length}`;
 }

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from megatron_srp.reports.document_sample import DocumentSample, LabelBits
 from megatron_srp.reports.document_texts import SHOWN_TOKENS, DocumentReader, visible
 from megatron_srp.reports.histogram import Histogram
 from megatron_srp.reports.shard_report import inspect_shard, open_shard, write_shard_report
+from megatron_srp.reports.shard_statistics import measure
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import KeywordGuard, random_texts
 
@@ -87,6 +90,23 @@ def test_the_numbers_are_those_of_a_plain_count(tokenizer, tmp_path, monkeypatch
         assert (numbers["number"], numbers["largest"]) == (len(values), values.max())
         assert numbers["mean"] == round(values.mean(), 3)
         assert numbers["quantiles"]["p75"] == np.quantile(values, 0.75, method="inverted_cdf")
+
+
+def test_memory_does_not_grow_with_the_shard(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_statistics, "_BLOCK_DOCUMENTS", 1000)
+    build(tmp_path / "c", tokenizer)
+    small = open_shard(tmp_path / "c")
+    peaks = []
+    for times in (100, 1000):
+        counts = np.tile(np.diff(small.sidecar.offsets), times)
+        cuts, entries = np.tile(small.sidecar.cuts, times), np.tile(small.sidecar.entries, times)
+        sidecar = replace(small.sidecar, offsets=np.concatenate([[0], np.cumsum(counts)]), cuts=cuts, entries=entries)
+        lengths = np.tile(small.shard.lengths, times)
+        tracemalloc.start()
+        measure(lengths, sidecar, 10, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_the_same_numbers_and_texts_of_a_plain_shard_and_its_sidecar(tokenizer, tmp_path):

@@ -20,6 +20,11 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install 'megatron-s
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
 
 
+@pytest.fixture(autouse=True)
+def no_other_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
 @pytest.fixture
 def flags(tokenizer_models, write_jsonl):
     """A job over three files of one partition each; the last cannot be read."""
