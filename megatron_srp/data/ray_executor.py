@@ -5,12 +5,7 @@ journal; one that meets an error of its input is not, and does not stop the othe
 """
 
 import argparse
-import logging
-import os
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +17,7 @@ from megatron_srp.data.parts import find_parts
 from megatron_srp.data.preprocess import require_documents
 from megatron_srp.data.preprocess_cli import run_job
 from megatron_srp.data.progress import Progress, ProgressDisplay, print_summary
+from megatron_srp.data.ray_cluster import ray_cluster
 from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
 
 _RETRIES = 3
@@ -96,7 +92,7 @@ def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
     if not args.no_merge and not args.overwrite and manifest_path(base).exists():
         raise UsageError(f"{manifest_path(base)} exists already; pass --overwrite to replace it")
     parts = [part for part in partitions([file.absolute() for file in files], args.num_partitions) if part.files]
-    with ProgressDisplay() as display, _cluster(args.ray_address) as ray:
+    with ProgressDisplay() as display, ray_cluster(args.ray_address) as ray:
         outcomes = _run(ray, _for_other_machines(args), parts, display)
     _raise_failures(parts, outcomes)
     skipped = [line for outcome in outcomes for line in outcome.skipped]
@@ -120,42 +116,11 @@ def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | absolute)
 
 
-@contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to one of its own on this machine."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"  # Ray's own default may find a dead cluster
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--executor ray: Ray is not installed; pip install 'megatron-srp[ray]'") from None
-    try:
-        _knock(address)
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--ray-address {address}: no cluster answers there ({reason})") from None
-    # Ray prints what it thinks of a lost worker, in paragraphs, to stdout.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raises OSError when nobody listens at `host:port`; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
 def _run(ray: Any, args: argparse.Namespace, parts: list[Partition], display: ProgressDisplay) -> list[Outcome]:
     """What became of each partition."""
     most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     cpus = min(args.workers, most)  # a task that no machine has the cores for would wait for ever
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     make = ray.remote(make_partition).options(num_cpus=cpus, max_retries=_RETRIES, retry_exceptions=False)
     pending = {make.remote(args, part, board): part for part in parts}
     outcomes: dict[int, Outcome] = {}
