@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.data.indexed_shard import write_all
+from megatron_srp.corpus.readers import file_fingerprint
+from megatron_srp.data.indexed_shard import bin_path, idx_path, write_all
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.errors import InputError
 from megatron_srp.tokenization.base import digest
@@ -43,7 +44,9 @@ class ReflectionSidecar:
         entries: uint16[S], numbers in `table`.
         table: the distinct reflections.
         materialized: whether the shard beside it already contains the reflections.
-        info: settings and fingerprints of the tokenizer and the form, as JSON.
+        info: settings and fingerprints of the tokenizer and the form, as JSON. One that is not materialised
+            also says which `shard` it is for (`describe_shard`), and which `training_tokenizer` (as in a
+            manifest) its reflections and the shard are trained with.
     """
 
     offsets: np.ndarray
@@ -97,22 +100,46 @@ class ReflectionSidecar:
     @classmethod
     def load(cls, path: str | Path) -> "ReflectionSidecar":
         """Map the file; raises InputError when it is missing or not a sidecar."""
+        header = read_header(path)
         try:
             with pa.memory_map(str(path)) as source:
-                reader = pa.ipc.open_file(source)
-                header = json.loads(reader.schema.metadata[b"srp"])
-                rows = reader.get_batch(0).column(0)
+                rows = pa.ipc.open_file(source).get_batch(0).column(0)
             table = ReflectionTable([Entry.from_json(entry) for entry in header["table"]])
             items = rows.values
             offsets = rows.offsets.to_numpy()
             cuts, entries = (items.field(i).to_numpy() for i in (0, 1))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; a sidecar is written beside reflected shards") from None
+            return cls(offsets, cuts, entries, table, header["materialized"], header["info"])
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a reflection sidecar, or damaged ({error})") from None
-        if header.get("version") != FORMAT_VERSION:
-            raise InputError(f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}")
-        return cls(offsets, cuts, entries, table, header["materialized"], header["info"])
+            raise _damaged(path, error) from None
+
+
+def _damaged(path: str | Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a reflection sidecar, or damaged ({error})")
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What a sidecar says of itself: `materialized`, `fingerprint`, `table` and `info`.
+
+    Raises:
+        InputError: when it is missing or not a sidecar.
+    """
+    try:
+        with pa.memory_map(str(path)) as source:
+            header: dict[str, Any] = json.loads(pa.ipc.open_file(source).schema.metadata[b"srp"])
+        version = header.get("version")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a sidecar is written by preprocess_with_reflections.py") from None
+    except (pa.ArrowInvalid, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: sidecar version {version}, this release reads {FORMAT_VERSION}")
+    return header
+
+
+def describe_shard(prefix: str | Path) -> dict[str, str]:
+    """The shard at `prefix`, as a sidecar's `info["shard"]` names the one it was made for: equal for copies."""
+    shard = Path(prefix)
+    return {"name": shard.name, "bin": file_fingerprint(bin_path(shard)), "idx": file_fingerprint(idx_path(shard))}
 
 
 class _BlockWriter(io.RawIOBase):

@@ -87,7 +87,7 @@ class ReflectedIndexedDataset:
         """
         whole = int(self.sequence_lengths[idx])
         length = whole - offset if length is None else int(length)
-        if not (0 <= offset and 0 <= length <= whole - offset):
+        if not (offset >= 0 and 0 <= length <= whole - offset):
             raise IndexError(f"tokens {offset} to {offset + length} of sequence {idx}, which has {whole}")
         first, count = int(self._pointers[idx]) // self._itemsize, int(self._plain_lengths[idx])
         tokens = self._tokens
