@@ -101,6 +101,7 @@ def run(quick: bool) -> Section:
     ratios = [view / plain for plain, view in speeds]
     plain, view = (statistics.median(column) for column in zip(*speeds, strict=True))
     ratio = statistics.median(ratios)
+    verdict = "met" if ratio >= GOAL else "missed"
     body = f"""
 Samples of {_SEQUENCE_LENGTH} tokens from {num_documents:,} documents, `GPTDataset.__getitem__` in random order, one
 process, page cache warm; the two in turn, {runs} times, medians.
@@ -110,7 +111,7 @@ process, page cache warm; the two in turn, {runs} times, medians.
 | plain shard | {plain:,.0f} |
 | the same with a sidecar (the view) | {view:,.0f} |
 
-Ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); goal at least {GOAL}: {"met" if ratio >= GOAL else "missed"}.
+Ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); goal at least {GOAL}: {verdict}.
 
 The sidecar of 100-word segments is {share:.1%} of its shard's size.
 """

@@ -115,9 +115,8 @@ class ReflectionIndexedDatasetBuilder:
 
     def _reflector(self) -> Reflector:
         written = self.tokenizer
-        if self.labeler and self.form.special_tokens:
-            words = [self.form.open, self.form.close]
-            written = self.tokenizer.save_with_added_tokens(words, self.output.folder / "tokenizer")
+        if self.labeler:
+            written = training_tokenizer(self.tokenizer, self.form, self.output.folder / "tokenizer")
         return Reflector(
             self.tokenizer,
             FastEncoder(self.tokenizer, self.threads),
@@ -194,17 +193,28 @@ class ReflectionIndexedDatasetBuilder:
             "format_version": FORMAT_VERSION,
             "shards": shards,
             "counts": sum_counts(shards),
-            "tokenizer": {
-                "type": written.type,
-                "model": str(model.resolve()),
-                "vocab_size": written.vocab_size,
-                "eos_id": written.eos_id,
-                "fingerprint": written.fingerprint,
-            },
+            "tokenizer": describe_tokenizer(written, model),
             "reflection": self.form.describe() if self.labeler else None,
             "settings": copy.deepcopy(self.settings),
             "software": software_versions(),
         }
+
+
+def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder: Path) -> TextTokenizer:
+    """What reflections are encoded and a model is trained with: `tokenizer` itself, or, in `folder`, that
+    one with the tokens that `form` adds."""
+    return tokenizer.save_with_added_tokens([form.open, form.close], folder) if form.special_tokens else tokenizer
+
+
+def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:
+    """As a manifest names it; `model` is where it will be."""
+    return {
+        "type": tokenizer.type,
+        "model": str(model.resolve()),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "fingerprint": tokenizer.fingerprint,
+    }
 
 
 def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """
 Prepare Megatron shards from JSONL or Parquet files (plain, gzip or zstd), with a safety reflection
-after every segment. Flags that Megatron's preprocess_data.py has keep their names.
+after every segment; or sidecars for shards that exist already (--input-shards). Flags that Megatron's
+preprocess_data.py has keep their names.
 
 Writes PREFIX_KEY_document.bin and .idx for each JSON key, .srp beside them (where the reflections are),
 and PREFIX.srp.json (settings, counts, versions) last of all. Stopped runs go on where they were when
@@ -39,10 +40,18 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--input",
         nargs="+",
-        required=True,
         metavar="FILE",
         help="files or quoted patterns; all go into one shard",
     )
+    add(
+        "--input-shards",
+        nargs="+",
+        metavar="PREFIX",
+        help="instead of --input: Megatron shards without reflections (PREFIX.bin and .idx), or quoted patterns of "
+        "their prefixes. Their tokens stay as they are; OUTPUT_SHARD.srp, made for each, says where reflections "
+        "belong, and training takes it with --srp-sidecar",
+    )
+    add("--materialize", action="store_true", help="with --input-shards: write new shards, not sidecars")
     add(
         "--json-keys",
         nargs="+",
@@ -59,13 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("tokenizer").add_argument
     add(
         "--tokenizer-type",
-        required=True,
         metavar="TYPE",
         help="HuggingFaceTokenizer or SentencePieceTokenizer",
     )
     add(
         "--tokenizer-model",
-        required=True,
         metavar="PATH",
         help="folder with tokenizer.json, hub name, or .model file",
     )
@@ -120,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _validate(args: argparse.Namespace) -> None:
+    _validate_input(args)
     if (args.guard is None) == (args.annotations is None):
         raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR")
     check_max_words(args.max_words)
@@ -138,6 +146,21 @@ def _validate(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--json-keys {key!r}: becomes part of a file name, so it can be neither empty nor contain /"
             )
+
+
+def _validate_input(args: argparse.Namespace) -> None:
+    if (args.input is None) == (args.input_shards is None):
+        raise UsageError("give one of --input FILE and --input-shards PREFIX")
+    if args.input:
+        if args.materialize:
+            raise UsageError("--materialize is for --input-shards; with --input new shards are written anyway")
+        if not (args.tokenizer_type and args.tokenizer_model):
+            raise UsageError("give --tokenizer-type and --tokenizer-model")
+        return
+    if args.append_eod:
+        raise UsageError("--append-eod cannot be used with --input-shards, whose tokens are kept as they are")
+    if args.guard == "none":
+        raise UsageError("--guard none leaves nothing to do with --input-shards; name a guard, or give --annotations")
 
 
 def main(argv: list[str]) -> int:
@@ -216,6 +239,10 @@ def _form(args: argparse.Namespace) -> ReflectionFormat:
         controversial=args.controversial,
         special_tokens=args.reflection_tokens == "special",
     )
+    if args.input_shards:
+        from megatron_srp.data import shard_cli
+
+        return shard_cli.run(args, form, _judge(args))
 
 
 def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:

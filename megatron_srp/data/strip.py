@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path
 from megatron_srp.data.interleave import ReflectionTable
@@ -50,8 +51,8 @@ def plain_tokens(
     row_start = np.cumsum(lengths) - lengths
     row_before = np.append(before, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
     starts = np.repeat(row_start - row_before, counts) + before + cuts
-    inside = _ranges(starts, sizes)
-    expected = flat[_ranges(entry_offsets[entries], sizes)]
+    inside = ranges(starts, sizes)
+    expected = flat[ranges(entry_offsets[entries], sizes)]
     if len(inside) and (inside.max() >= len(tokens) or not np.array_equal(tokens[inside], expected)):
         raise InputError(
             f"{bin_path(shard.prefix)}: sequences {begin} to {end - 1} do not hold the reflections that "
@@ -61,14 +62,6 @@ def plain_tokens(
     keep[inside] = False
     added = np.bincount(np.repeat(np.arange(end - begin), counts), weights=sizes, minlength=end - begin)
     return tokens[keep], (lengths - added.astype(np.int64)).astype(np.int32)
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """All integers of the ranges [starts[i], starts[i] + sizes[i]), one range behind the other."""
-    if not len(starts):
-        return np.empty(0, np.int64)
-    before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
 
 
 def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
@@ -81,14 +74,15 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
     if not manifest["reflection"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
-    names = {s["key"]: f"{target.name}_{s['key']}_document" for s in manifest["shards"]}
+    own = Path(prefix).name
+    names = {s["name"]: f"{target.name}_{s['name'].removeprefix(own).removeprefix('_')}" for s in manifest["shards"]}
     finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path)]
     output = Output(target, {"stripped": str(Path(prefix).resolve())}, finals, overwrite=overwrite)
     moves: dict[Path, Path] = {}
     shards = []
     try:
         for shard in manifest["shards"]:
-            writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["key"]])
+            writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["name"]])
             moves |= writer.finish({}, reflected=False)
             shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
     except BaseException:
@@ -106,6 +100,7 @@ def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
             f"{sidecar_path(prefix)} does not belong to {bin_path(prefix)}: they differ in their sequences"
         )
     writer = ShardWriter(folder, name, shard.dtype)
+    writer.documents = shard.documents
     for begin, end in _blocks(shard.lengths):
         tokens, lengths = plain_tokens(shard, sidecar, begin, end)
         counts = np.zeros(len(lengths), np.int32)

@@ -1,0 +1,216 @@
+"""The data job for shards that exist already: their tokens stay, a sidecar or a new shard is made for each."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.data.builder import describe_tokenizer, sum_counts, training_tokenizer
+from megatron_srp.data.detokenize import Detokenizer
+from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path
+from megatron_srp.data.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.output import Output
+from megatron_srp.data.preprocess import Progress
+from megatron_srp.data.reflect import Labeler, ReflectedBatch
+from megatron_srp.data.shard_blocks import ShardBlock, read_blocks
+from megatron_srp.data.shard_inputs import output_names
+from megatron_srp.data.shard_reflect import ShardReflector
+from megatron_srp.data.shard_writer import ShardWriter
+from megatron_srp.data.sidecar import describe_shard, sidecar_path
+from megatron_srp.data.sidecar_writer import SidecarWriter
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJobSettings:
+    """What decides the result of a `ShardJob`.
+
+    Attributes:
+        shards: prefixes of the plain shards.
+        output_prefix: of the files written: PREFIX_SHARD.srp for each shard, and PREFIX.srp.json.
+        tokenizer: the shards'.
+        form, max_words: of the reflections.
+        judge: who judges, as the manifest is to say it.
+        materialize: write new shards with reflections rather than sidecars.
+    """
+
+    shards: list[Path]
+    output_prefix: Path
+    tokenizer: TextTokenizer
+    form: ReflectionFormat
+    max_words: int
+    judge: dict[str, Any]
+    materialize: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
+            "reflection": self.form.describe(),
+            "max_words": self.max_words,
+            "input_shards": [describe_shard(shard) for shard in self.shards],
+            "materialize": self.materialize,
+            **self.judge,
+        }
+
+
+class ShardJob:
+    """Reads, judges and writes; a stopped run goes on when it is made again with the same settings.
+
+    Args:
+        settings: what to do.
+        labeler: gives the segments their labels; a `Source` names the shard and the sequence.
+        workers: threads that cut and judge, beside the one that reads and writes.
+        chunk_documents: commit to disk after so many sequences; the result does not depend on it.
+        overwrite: replace what is there.
+        report: called after every block.
+
+    Raises:
+        UsageError, InputError, OutputError: as `Output` and `read_blocks` do.
+    """
+
+    def __init__(
+        self,
+        settings: ShardJobSettings,
+        labeler: Labeler,
+        *,
+        workers: int = 1,
+        chunk_documents: int = 100_000,
+        overwrite: bool = False,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.settings, self.labeler, self.workers, self.report = settings, labeler, workers, report
+        self.chunk_documents = chunk_documents
+        self.names = output_names(settings.output_prefix, settings.shards, settings.materialize)
+        self.detokenizer = Detokenizer(settings.tokenizer)
+        self.output = Output(settings.output_prefix, settings.describe(), self._finals(), overwrite)
+
+    def _finals(self) -> list[Path]:
+        files = (bin_path, idx_path, sidecar_path) if self.settings.materialize else (sidecar_path,)
+        return [path(self.settings.output_prefix.with_name(name)) for name in self.names for path in files]
+
+    @property
+    def position(self) -> dict[str, int] | None:
+        """Shard (`file`) and sequence (`row`) at which a stopped run goes on."""
+        return self.output.journal["state"].get("position")
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do. Returns the manifest."""
+        if self.output.finished:
+            return self.output.finished
+        try:
+            self.written = training_tokenizer(
+                self.settings.tokenizer, self.settings.form, self.output.folder / "tokenizer"
+            )
+            self._open()
+            with ThreadPoolExecutor(self.workers) as pool:
+                try:
+                    self._write(self._reflected(pool))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            return self._finish()
+        except BaseException:
+            if not self.output.finished:
+                self.output.close()
+            raise
+
+    def _open(self) -> None:
+        self.inputs = [IndexedShard(shard) for shard in self.settings.shards]
+        states = self.output.journal["state"].get("shards", {})
+        kind = ShardWriter if self.settings.materialize else SidecarWriter
+        self.writers = []
+        for name, shard in zip(self.names, self.inputs, strict=True):
+            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name))
+            writer.documents = shard.documents
+            self.writers.append(writer)
+
+    def _dtype(self, shard: IndexedShard) -> np.dtype:
+        """Of new shards: the old one's, unless the tokenizer has outgrown it."""
+        fits = shard.dtype == np.uint16 and self.written.vocab_size <= 1 << 16
+        return np.dtype(np.uint16 if fits else np.int32)
+
+    def _reflected(self, pool: ThreadPoolExecutor) -> Iterator[tuple[ShardBlock, ReflectedBatch]]:
+        """Blocks in order, a few of them in the making at any time."""
+        ahead: deque[tuple[ShardBlock, Future[ReflectedBatch]]] = deque()
+        start = self.position or {"file": 0, "row": 0}
+        for number in range(start["file"], len(self.inputs)):
+            dtype = self.writers[number].dtype if self.settings.materialize else None
+            reflect = ShardReflector(
+                self.detokenizer, self.labeler, self.settings.form, self.written, self.settings.max_words, dtype
+            )
+            first = start["row"] if number == start["file"] else 0
+            for block in read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first):
+                ahead.append((block, pool.submit(reflect, block)))
+                while len(ahead) > self.workers + 1:
+                    yield _result(ahead.popleft())
+        while ahead:
+            yield _result(ahead.popleft())
+
+    def _write(self, blocks: Iterator[tuple[ShardBlock, ReflectedBatch]]) -> None:
+        progress, since_commit = Progress(len(self.inputs)), 0
+        for block, reflected in blocks:
+            with self.output.writing():
+                self.writers[block.shard].append(reflected)
+            progress.file = block.shard
+            progress.documents += len(block.ends)
+            progress.bytes += len(block.tokens) * self.inputs[block.shard].dtype.itemsize
+            progress.tokens += len(block.tokens)
+            self.report(progress)
+            since_commit += len(block.ends)
+            if since_commit >= self.chunk_documents:
+                self._commit({"file": block.shard, "row": block.end})
+                since_commit = 0
+
+    def _commit(self, position: dict[str, int]) -> None:
+        with self.output.writing():
+            states = {name: writer.commit() for name, writer in zip(self.names, self.writers, strict=True)}
+            self.output.commit({"position": position, "shards": states})
+
+    def _finish(self) -> dict[str, Any]:
+        tokenizer = self._training_tokenizer()
+        moves: dict[Path, Path] = {}
+        described = self.settings.describe()
+        with self.output.writing():
+            for writer, shard in zip(self.writers, described["input_shards"], strict=True):
+                info = {name: described[name] for name in ("tokenizer", "reflection", "max_words")}
+                if not self.settings.materialize:
+                    info |= {"shard": shard, "training_tokenizer": tokenizer}
+                moves |= writer.finish(info, True)
+            if self.written is not self.settings.tokenizer:
+                moves[Path("tokenizer")] = Path(f"{self.settings.output_prefix.name}_tokenizer")
+            self.output.finish(moves, self._manifest(tokenizer))
+        return self.output.finished or {}
+
+    def _training_tokenizer(self) -> dict[str, Any]:
+        model = self.written.model
+        if self.written is not self.settings.tokenizer:
+            prefix = self.settings.output_prefix
+            folder = prefix.with_name(f"{prefix.name}_tokenizer")
+            model = folder / model.relative_to(self.output.folder / "tokenizer")
+        return describe_tokenizer(self.written, model)
+
+    def _manifest(self, tokenizer: dict[str, Any]) -> dict[str, Any]:
+        made = [
+            {"name": name, "dtype": str(writer.dtype)} | dict(writer.counts) | writer.verdict_counts()
+            for name, writer in zip(self.names, self.writers, strict=True)
+        ]
+        return {
+            "format_version": FORMAT_VERSION,
+            "shards": made if self.settings.materialize else [],
+            "sidecars": [] if self.settings.materialize else made,
+            "counts": sum_counts(made),
+            "tokenizer": tokenizer,
+            "reflection": self.settings.form.describe(),
+            "settings": self.settings.describe(),
+            "software": software_versions(),
+            "skipped_rows": 0,
+        }
+
+
+def _result(pending: tuple[ShardBlock, Future[ReflectedBatch]]) -> tuple[ShardBlock, ReflectedBatch]:
+    return pending[0], pending[1].result()
