@@ -87,6 +87,9 @@ class ShardJob:
         self.chunk_documents = chunk_documents
         self.names = output_names(settings.output_prefix, settings.shards, settings.materialize)
         self.detokenizer = Detokenizer(settings.tokenizer)
+        self.inputs = [IndexedShard(shard) for shard in settings.shards]
+        for number in range(len(self.inputs)):  # most mistakes show in the first block: before anything is written
+            next(self._blocks(number, 0), None)
         self.output = Output(settings.output_prefix, settings.describe(), self._finals(), overwrite)
 
     def _finals(self) -> list[Path]:
@@ -120,7 +123,6 @@ class ShardJob:
             raise
 
     def _open(self) -> None:
-        self.inputs = [IndexedShard(shard) for shard in self.settings.shards]
         states = self.output.journal["state"].get("shards", {})
         kind = ShardWriter if self.settings.materialize else SidecarWriter
         self.writers = []
@@ -144,12 +146,15 @@ class ShardJob:
                 self.detokenizer, self.labeler, self.settings.form, self.written, self.settings.max_words, dtype
             )
             first = start["row"] if number == start["file"] else 0
-            for block in read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first):
+            for block in self._blocks(number, first):
                 ahead.append((block, pool.submit(reflect, block)))
                 while len(ahead) > self.workers + 1:
                     yield _result(ahead.popleft())
         while ahead:
             yield _result(ahead.popleft())
+
+    def _blocks(self, number: int, first: int) -> Iterator[ShardBlock]:
+        return read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first)
 
     def _write(self, blocks: Iterator[tuple[ShardBlock, ReflectedBatch]]) -> None:
         progress, since_commit = Progress(len(self.inputs)), 0

@@ -183,6 +183,7 @@ def _read_all(view: ReflectedIndexedDataset) -> list[list[int]]:
     return [row.tolist() for row in view[:]]
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forked with threads about, as by torch
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_it_goes_to_another_process_as_paths(tmp_path, method):
     rows = long_rows()
