@@ -10,7 +10,8 @@ from megatron_srp.data.preprocess import require_documents
 from megatron_srp.data.progress import ProgressDisplay, print_summary
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shard_inputs import expand_shards, shard_tokenizer
-from megatron_srp.data.shard_job import ShardJob, ShardJobSettings
+from megatron_srp.data.shard_job import ShardJob
+from megatron_srp.data.shard_settings import ShardJobSettings
 from megatron_srp.data.sidecar import sidecar_path
 from megatron_srp.reflection import ReflectionFormat
 

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +10,16 @@ import numpy as np
 
 from megatron_srp.data.builder import describe_tokenizer, sum_counts, training_tokenizer
 from megatron_srp.data.detokenize import Detokenizer
-from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path
+from megatron_srp.data.indexed_shard import IndexedShard
 from megatron_srp.data.manifest import FORMAT_VERSION, software_versions
 from megatron_srp.data.output import Output
 from megatron_srp.data.preprocess import Progress
-from megatron_srp.data.reflect import Labeler, ReflectedBatch
+from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch
 from megatron_srp.data.shard_blocks import ShardBlock, read_blocks
-from megatron_srp.data.shard_inputs import output_names
 from megatron_srp.data.shard_reflect import ShardReflector
+from megatron_srp.data.shard_settings import ShardJobSettings
 from megatron_srp.data.shard_writer import ShardWriter
-from megatron_srp.data.sidecar import describe_shard, sidecar_path
 from megatron_srp.data.sidecar_writer import SidecarWriter
-from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.tokenization import TextTokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class ShardJobSettings:
-    """What decides the result of a `ShardJob`.
-
-    Attributes:
-        shards: prefixes of the plain shards.
-        output_prefix: of the files written: PREFIX_SHARD.srp for each shard, and PREFIX.srp.json.
-        tokenizer: the shards'.
-        form, max_words: of the reflections.
-        judge: who judges, as the manifest is to say it.
-        materialize: write new shards with reflections rather than sidecars.
-    """
-
-    shards: list[Path]
-    output_prefix: Path
-    tokenizer: TextTokenizer
-    form: ReflectionFormat
-    max_words: int
-    judge: dict[str, Any]
-    materialize: bool = False
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
-            "reflection": self.form.describe(),
-            "max_words": self.max_words,
-            "input_shards": [describe_shard(shard) for shard in self.shards],
-            "materialize": self.materialize,
-            **self.judge,
-        }
 
 
 class ShardJob:
@@ -85,16 +49,12 @@ class ShardJob:
     ) -> None:
         self.settings, self.labeler, self.workers, self.report = settings, labeler, workers, report
         self.chunk_documents = chunk_documents
-        self.names = output_names(settings.output_prefix, settings.shards, settings.materialize)
+        self.names = settings.names
         self.detokenizer = Detokenizer(settings.tokenizer)
         self.inputs = [IndexedShard(shard) for shard in settings.shards]
         for number in range(len(self.inputs)):  # most mistakes show in the first block: before anything is written
             next(self._blocks(number, 0), None)
-        self.output = Output(settings.output_prefix, settings.describe(), self._finals(), overwrite)
-
-    def _finals(self) -> list[Path]:
-        files = (bin_path, idx_path, sidecar_path) if self.settings.materialize else (sidecar_path,)
-        return [path(self.settings.output_prefix.with_name(name)) for name in self.names for path in files]
+        self.output = Output(settings.output_prefix, settings.describe(), settings.finals, overwrite)
 
     @property
     def position(self) -> dict[str, int] | None:
@@ -140,11 +100,10 @@ class ShardJob:
         """Blocks in order, a few of them in the making at any time."""
         ahead: deque[tuple[ShardBlock, Future[ReflectedBatch]]] = deque()
         start = self.position or {"file": 0, "row": 0}
+        entries = EntryEncoder(self.settings.form, self.written)
         for number in range(start["file"], len(self.inputs)):
             dtype = self.writers[number].dtype if self.settings.materialize else None
-            reflect = ShardReflector(
-                self.detokenizer, self.labeler, self.settings.form, self.written, self.settings.max_words, dtype
-            )
+            reflect = ShardReflector(self.detokenizer, self.labeler, entries, self.settings.max_words, dtype)
             first = start["row"] if number == start["file"] else 0
             for block in self._blocks(number, first):
                 ahead.append((block, pool.submit(reflect, block)))
@@ -187,16 +146,14 @@ class ShardJob:
                     info |= {"shard": shard, "training_tokenizer": tokenizer}
                 moves |= writer.finish(info, True)
             if self.written is not self.settings.tokenizer:
-                moves[Path("tokenizer")] = Path(f"{self.settings.output_prefix.name}_tokenizer")
+                moves[Path("tokenizer")] = Path(self.settings.tokenizer_folder.name)
             self.output.finish(moves, self._manifest(tokenizer))
         return self.output.finished or {}
 
     def _training_tokenizer(self) -> dict[str, Any]:
         model = self.written.model
         if self.written is not self.settings.tokenizer:
-            prefix = self.settings.output_prefix
-            folder = prefix.with_name(f"{prefix.name}_tokenizer")
-            model = folder / model.relative_to(self.output.folder / "tokenizer")
+            model = self.settings.tokenizer_folder / model.relative_to(self.output.folder / "tokenizer")
         return describe_tokenizer(self.written, model)
 
     def _manifest(self, tokenizer: dict[str, Any]) -> dict[str, Any]:
