@@ -71,7 +71,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         InputError: when the shards carry no reflections, or are damaged.
     """
     manifest = read_manifest(manifest_path(prefix))
-    if not manifest["reflection"]:
+    if not manifest["reflection"] or not manifest["shards"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
     own = Path(prefix).name

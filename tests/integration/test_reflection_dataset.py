@@ -167,6 +167,15 @@ def test_the_cache_of_other_reflections_is_not_used(corpus, tmp_path):
     assert not np.array_equal(stale[1].sample_index, second.sample_index)
 
 
+def test_megatrons_fast_start(corpus):
+    """Its flags that read a cache made earlier without looking at it closely."""
+    blend = (prefixes(corpus, "plain", "ab"), [0.4, 0.6])
+    options = {"blend_per_split": [blend, None, None], "srp_sidecars": sidecars(corpus, "ab")}
+    usual = build(corpus, [100, 0, 0], **options)
+    fast = build(corpus, [100, 0, 0], **options, fast_cache_load=True, defer_npy_index_mmap=True)
+    assert assert_same(fast, usual) >= 100
+
+
 def test_changed_reflections_of_the_same_lengths_change_the_key(corpus, tmp_path):
     (prefix,) = prefixes(corpus, "plain", "a")
     (path,) = sidecars(corpus, "a").values()

@@ -1,5 +1,6 @@
 """Reflections for shards that exist already: same cuts as from the text, and not a token changed."""
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -90,6 +91,9 @@ def test_a_plain_shard_gets_what_the_builder_makes_of_the_text(any_tokenizer, tm
     for suffix in ("bin", "idx", "srp"):
         made, built = Path(f"{tmp_path}/m_plain_text_document.{suffix}"), Path(f"{reflected}.{suffix}")
         assert made.read_bytes() == built.read_bytes(), suffix
+    assert find_manifest(tmp_path / "m_plain_text_document") == read_manifest(tmp_path / "m.srp.json")
+    with pytest.raises(InputError, match="carry no reflections"):
+        strip_reflections(tmp_path / "s", tmp_path / "nothing")
     manifests = [read_manifest(tmp_path / f"{name}.srp.json") for name in ("s", "m", "reflected")]
     counts = [m["counts"] | {"empty_documents": 0} for m in manifests]
     assert counts[0] == counts[1] == counts[2]
@@ -296,6 +300,32 @@ def test_other_settings_on_a_half_done_output(tokenizer_models, tmp_path, monkey
         write_shard(tmp_path / "old", [[1, 2], [3]])
     with pytest.raises(UsageError, match=f"half-done run with other settings: {changed} was"):
         main([*flags(family, 9 if changed == "max_words" else 8), *argv])
+
+
+@pytest.fixture
+def metaspace(tmp_path) -> TextTokenizer:
+    """A Hugging Face tokenizer of SentencePiece's kind, as Llama 2 has one."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False, max_token_length=8)
+    tokenizer.train_from_iterator(random_texts(0, 60), trainer)
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] < 3]
+    (tmp_path / "metaspace").mkdir()
+    (tmp_path / "metaspace" / "tokenizer.json").write_text(json.dumps(spec))
+    (tmp_path / "metaspace" / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    return load_tokenizer("HuggingFaceTokenizer", tmp_path / "metaspace")
+
+
+def test_a_hugging_face_tokenizer_of_sentencepieces_kind(metaspace, tmp_path):
+    test_token_text_is_the_tokens_own(metaspace)
+    test_a_plain_shard_gets_what_the_builder_makes_of_the_text(metaspace, tmp_path, True, "text")
 
 
 def test_token_text_is_the_tokens_own(any_tokenizer):
