@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.sections import Section
+from megatron_srp.benchmarks.timing import spread
 from megatron_srp.data.indexed_shard import bin_path, idx_path, write_index
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.data.sidecar import ReflectionSidecar, sidecar_path
@@ -83,12 +85,12 @@ def samples_per_cpu_second(dataset: Any, num_samples: int) -> float:
     return num_samples / (time.process_time() - started)
 
 
-def run(quick: bool) -> Section:
+def run(options: Options) -> Section:
     """Both datasets in turn, several times; the ratio of their speeds."""
     import torch
 
     torch.set_num_threads(1)
-    num_documents, num_samples, runs = (2_000, 500, 2) if quick else (100_000, 20_000, _RUNS)
+    num_documents, num_samples, runs = (2_000, 500, 2) if options.quick else (100_000, 20_000, _RUNS)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prefix = Path(folder) / "corpus"
@@ -111,7 +113,7 @@ process, page cache warm; the two in turn, {runs} times, medians.
 | plain shard | {plain:,.0f} |
 | the same with a sidecar (the view) | {view:,.0f} |
 
-Ratio {ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f}); goal at least {GOAL}: {verdict}.
+Ratio {spread(ratios)}; goal at least {GOAL}: {verdict}.
 
 The sidecar of 100-word segments is {share:.1%} of its shard's size.
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation import load_guard
+from megatron_srp.data.allocator import keep_freed_memory
 from megatron_srp.data.indexed_shard import bin_path
 from megatron_srp.data.preprocess import require_documents
 from megatron_srp.data.progress import ProgressDisplay, print_summary
@@ -18,6 +19,7 @@ from megatron_srp.reflection import ReflectionFormat
 
 def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any]) -> int:
     """Run the job that the parsed flags describe, print a summary. Returns the exit code."""
+    keep_freed_memory()
     shards = expand_shards(args.input_shards)
     settings = ShardJobSettings(
         shards,
