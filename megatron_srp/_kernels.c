@@ -599,7 +599,7 @@ static PyObject *reflected_lengths(PyObject *self, PyObject *args) {
             if (valid) total += entry_at[entry[k] + 1] - entry_at[entry[k]];
             if ((k + 1) % SUM_EVERY == 0) sum[(k + 1) / SUM_EVERY] = total;
         }
-        valid = valid && length[i] + (total - before) <= INT32_MAX;
+        valid = valid && length[i] >= 0 && length[i] + (total - before) <= INT32_MAX;
         if (valid) length[i] += (int32_t)(total - before);
     }
     Py_END_ALLOW_THREADS

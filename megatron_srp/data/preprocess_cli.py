@@ -47,9 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--input-shards",
         nargs="+",
         metavar="PREFIX",
-        help="instead of --input: Megatron shards without reflections (PREFIX.bin and .idx), or quoted patterns of "
-        "their prefixes. Their tokens stay as they are; OUTPUT_SHARD.srp, made for each, says where reflections "
-        "belong, and training takes it with --srp-sidecar",
+        help="instead of --input: shards of any origin without reflections (PREFIX.bin and .idx), or quoted patterns "
+        "of their prefixes. Their tokens stay as they are; a sidecar is made for each, OUTPUT_SHARD.srp (SHARD.srp "
+        "where that name begins with OUTPUT_), which training takes with --srp-sidecar",
     )
     add("--materialize", action="store_true", help="with --input-shards: write new shards, not sidecars")
     add(
@@ -84,7 +84,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="who judges the segments. heuristic: a small list of words and phrases, for demos and "
         "tests only, far too crude to train a real model with; none: plain shards without reflections",
     )
-    add("--annotations", metavar="DIR", help="verdicts made earlier by annotate.py, instead of --guard")
+    add(
+        "--annotations",
+        metavar="DIR",
+        help="verdicts made earlier by annotate.py, instead of --guard; for shards: on the texts they are of",
+    )
     add(
         "--max-words",
         type=int,

@@ -71,7 +71,9 @@ class ReflectedIndexedDataset:
         try:
             _kernels.reflected_lengths(*arrays)
         except ValueError:
-            raise InputError(f"{sidecar}: damaged, or a sequence would have more than 2**31 tokens") from None
+            raise InputError(
+                f"{sidecar} or {path_prefix}.idx: damaged, or a sequence would have more than 2**31 tokens"
+            ) from None
 
     def __len__(self) -> int:
         return len(self.sequence_lengths)

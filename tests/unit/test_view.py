@@ -1,5 +1,6 @@
 """The view against the definition, on random shards, sidecars and parts of sequences."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import pickle
@@ -149,6 +150,21 @@ def test_files_that_do_not_belong_together(tmp_path):
         view = ReflectedIndexedDataset(prefix, tmp_path / "x.srp")
         with pytest.raises(InputError, match="cuts in sequence 2 do not fit"):
             view.get(2)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["s.idx", "s.srp"]), st.data())
+def test_damage_is_an_error_of_ours_or_none(tmp_path, name, data):
+    """Bytes changed, cut off or added: never a crash, and no other exception."""
+    prefix, sidecar = write(tmp_path / "d", long_rows(3)[:4])
+    content = bytearray((tmp_path / "d" / name).read_bytes())
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[at] = data.draw(st.integers(0, 255))
+    end = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+    (tmp_path / "d" / name).write_bytes(content[:end] + data.draw(st.binary(max_size=9)))
+    with contextlib.suppress(InputError):
+        for row in ReflectedIndexedDataset(prefix, sidecar)[:]:
+            assert row.dtype.kind in "iu"
 
 
 def test_lengths_do_not_overflow():
