@@ -45,10 +45,11 @@ def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 
         InputError: when the index is damaged, or a token is not of the tokenizer.
     """
     boundaries = np.asarray(shard.documents)  # not aligned in memory: np.searchsorted would copy them all
+    damaged = InputError(
+        f"{idx_path(shard.prefix)}: its documents are not those of its {len(shard)} sequences; damaged?"
+    )
     if not len(boundaries) or boundaries[0] != 0 or boundaries[-1] != len(shard):
-        raise InputError(
-            f"{idx_path(shard.prefix)}: its documents are not those of its {len(shard)} sequences; damaged?"
-        )
+        raise damaged
     while start < len(shard):
         lengths = shard.lengths[start : start + _BLOCK_SEQUENCES].astype(np.int64)
         end = start + max(int(np.searchsorted(np.cumsum(lengths), BLOCK_TOKENS, "right")), 1)
@@ -56,7 +57,10 @@ def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 
         if boundaries[last] > start:
             end = int(boundaries[last])
         inside = boundaries[bisect_right(boundaries, start) : last + 1]
-        yield _read(shard, number, vocab_size, start, end, inside[inside < end] - start)
+        inside = inside[inside < end]
+        if (np.diff(inside, prepend=start) < 0).any():
+            raise damaged
+        yield _read(shard, number, vocab_size, start, end, inside - start)
         start = end
 
 

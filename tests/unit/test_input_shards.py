@@ -1,5 +1,6 @@
 """Reflections for shards that exist already: same cuts as from the text, and not a token changed."""
 
+import contextlib
 import json
 import random
 from itertools import pairwise
@@ -7,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from megatron_srp.data.align import align_document
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.indexed_shard import IndexedShard, write_index
 from megatron_srp.data.manifest import find_manifest, read_manifest
 from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data.shard_blocks import read_blocks
 from megatron_srp.data.sidecar import ReflectionSidecar, describe_shard
 from megatron_srp.data.strip import strip_reflections
 from megatron_srp.data.view import ReflectedIndexedDataset
@@ -218,6 +222,23 @@ def test_killed_at_random_moments(tokenizer_models, tmp_path, extra):
     shards = [write_shard(tmp_path / name, random_sequences(i, tokenizer) * 30) for i, name in enumerate("ab")]
     argv = [*flags(family), "--input-shards", *map(str, shards), "--chunk-documents", "50", *extra]
     kill_and_resume(argv, tmp_path / "runs", kills=4, seed=1)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([8, 60, 1 << 20]), st.data())
+def test_a_damaged_index_is_an_error_of_ours_or_none(tmp_path, block_tokens, data):
+    """Numbers changed in an index: never another exception."""
+    sequences = [[1, 2, 3], [4], [], [5, 6, 7, 8, 9], [1], [2, 2], [3] * 20]
+    plain = write_shard(tmp_path / "d", sequences, [0, 2, 2, 5, 7])
+    content = bytearray(plain.with_suffix(".idx").read_bytes())
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[at] = data.draw(st.sampled_from([0, 1, 2, 7, 127, 128, 255]))
+    plain.with_suffix(".idx").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(InputError):
+        patch.setattr("megatron_srp.data.shard_blocks.BLOCK_TOKENS", block_tokens)
+        blocks = list(read_blocks(IndexedShard(plain), 0, 256))
+        assert sum(len(block.ends) for block in blocks) == len(IndexedShard(plain))
+        assert all((np.diff(block.documents) >= 0).all() for block in blocks)
 
 
 def test_names_of_the_output(tokenizer_models, tmp_path, capsys):
