@@ -30,12 +30,13 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
         judge,
         args.materialize,
     )
-    files = [bin_path(shard) for shard in shards]
     labeler = _labeler(args, shards)
     job = ShardJob(
         settings, labeler, workers=args.workers, chunk_documents=args.chunk_documents, overwrite=args.overwrite
     )
-    with ProgressDisplay(files, resumed=None if job.output.finished else job.position) as display:
+    with ProgressDisplay() as display:
+        if not job.output.finished and (at := job.position):
+            display.note(f"resuming at shard {at['file'] + 1} of {len(shards)}, sequence {at['row'] + 1}")
         job.report = display.update
         manifest = job.run()
     print_summary(args.output_prefix, manifest, [])

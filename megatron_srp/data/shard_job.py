@@ -1,6 +1,6 @@
 """The data job for shards that exist already: their tokens stay, a sidecar or a new shard is made for each."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +13,7 @@ from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.indexed_shard import IndexedShard
 from megatron_srp.data.manifest import FORMAT_VERSION, software_versions
 from megatron_srp.data.output import Output
-from megatron_srp.data.preprocess import Progress
+from megatron_srp.data.progress import Progress
 from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch
 from megatron_srp.data.shard_blocks import ShardBlock, read_blocks
 from megatron_srp.data.shard_reflect import ShardReflector
@@ -116,19 +116,38 @@ class ShardJob:
         return read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first)
 
     def _write(self, blocks: Iterator[tuple[ShardBlock, ReflectedBatch]]) -> None:
-        progress, since_commit = Progress(len(self.inputs)), 0
+        progress, since_commit = self._progress(), 0
         for block, reflected in blocks:
             with self.output.writing():
                 self.writers[block.shard].append(reflected)
             progress.file = block.shard
             progress.documents += len(block.ends)
-            progress.bytes += len(block.tokens) * self.inputs[block.shard].dtype.itemsize
+            size = len(block.tokens) * self.inputs[block.shard].dtype.itemsize
+            progress.bytes += size
+            progress.consumed += size
             progress.tokens += len(block.tokens)
+            progress.verdicts = self._verdicts()
             self.report(progress)
             since_commit += len(block.ends)
             if since_commit >= self.chunk_documents:
                 self._commit({"file": block.shard, "row": block.end})
                 since_commit = 0
+
+    def _progress(self) -> Progress:
+        """How far earlier runs came."""
+        progress = Progress(len(self.inputs), sum(shard.tokens.nbytes for shard in self.inputs))
+        if at := self.position:
+            part = self.inputs[at["file"]]
+            read = sum(shard.tokens.nbytes for shard in self.inputs[: at["file"]])
+            read += int(part.lengths[: at["row"]].sum(dtype=np.int64)) * part.dtype.itemsize
+            progress.file, progress.consumed, progress.resumed = at["file"], read, read
+        return progress
+
+    def _verdicts(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for writer in self.writers:
+            counts.update(writer.verdict_counts()["verdicts"])
+        return dict(sorted(counts.items()))
 
     def _commit(self, position: dict[str, int]) -> None:
         with self.output.writing():

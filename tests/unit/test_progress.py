@@ -29,7 +29,7 @@ def corpus(tmp_path_factory) -> list[Path]:
     files = [tmp_path_factory.mktemp("corpus") / f"in{i}.jsonl" for i in range(2)]
     for i, file in enumerate(files):
         texts = random_texts(i, 400)
-        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 8))
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 40))
     return files
 
 
