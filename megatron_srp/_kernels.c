@@ -5,6 +5,7 @@
  *   segment      where to cut the text           defined by segmentation.py
  *   align        those cuts as token positions   defined by data/align.py
  *   interleave   tokens with reflections between defined by data/interleave.py
+ *   reflected_lengths, read_reflected   the same, a part of one sequence at a time: data/view.py
  *   count_chars  bytes to characters
  *   find_characters  which documents contain certain characters
  *
@@ -568,6 +569,115 @@ static PyObject *interleave(PyObject *self, PyObject *args) {
     return PyLong_FromLongLong(written);
 }
 
+/* ---- reflected_lengths, read_reflected ------------------------------------------------------ */
+
+enum { SUM_EVERY = 256 }; /* reflections between two running sums; data/view.py */
+
+PyDoc_STRVAR(reflected_lengths_doc,
+             "reflected_lengths(offsets, entries, table_offsets, lengths, sums) -> None\n\n"
+             "Adds to lengths int32[N] the tokens of each sequence's reflections: entries uint16[S], of which\n"
+             "offsets int64[N+1] says whose they are. sums int64[S/256+1] receives how many tokens the\n"
+             "reflections before every 256th one have, for read_reflected.");
+
+static PyObject *reflected_lengths(PyObject *self, PyObject *args) {
+    Py_buffer offsets, entries, table_offsets, lengths, sums;
+    if (!PyArg_ParseTuple(args, "y*y*y*w*w*", &offsets, &entries, &table_offsets, &lengths, &sums)) return NULL;
+    const int64_t *at = offsets.buf, *entry_at = table_offsets.buf;
+    const uint16_t *entry = entries.buf;
+    int32_t *length = lengths.buf;
+    int64_t *sum = sums.buf, n = COUNT(offsets, int64_t), count = COUNT(entries, uint16_t), total = 0;
+    int64_t table_size = COUNT(table_offsets, int64_t) - 1;
+    int valid = COUNT(lengths, int32_t) == n - 1 && COUNT(sums, int64_t) == count / SUM_EVERY + 1 && table_size >= 0;
+    Py_BEGIN_ALLOW_THREADS
+    valid = valid && good_offsets(at, n, count) &&
+            good_offsets(entry_at, table_size + 1, table_size ? entry_at[table_size] : 0);
+    if (valid) sum[0] = 0;
+    for (int64_t i = 0; valid && i < n - 1; i++) {
+        int64_t before = total;
+        for (int64_t k = at[i]; valid && k < at[i + 1]; k++) {
+            valid = entry[k] < table_size;
+            if (valid) total += entry_at[entry[k] + 1] - entry_at[entry[k]];
+            if ((k + 1) % SUM_EVERY == 0) sum[(k + 1) / SUM_EVERY] = total;
+        }
+        valid = valid && length[i] >= 0 && length[i] + (total - before) <= INT32_MAX;
+        if (valid) length[i] += (int32_t)(total - before);
+    }
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&offsets), PyBuffer_Release(&entries), PyBuffer_Release(&table_offsets);
+    PyBuffer_Release(&lengths), PyBuffer_Release(&sums);
+    if (!valid) return PyErr_Format(PyExc_ValueError, "reflected_lengths: entries, offsets or sizes do not fit together");
+    Py_RETURN_NONE;
+}
+
+typedef struct {
+    u8 *out;
+    int64_t size, begin, end, at; /* bytes of an item; the part wanted and the place reached, in reflected tokens */
+} Part;
+
+/* Go on by a run of n tokens, copying those of them that are wanted. */
+static inline void pass(Part *part, const u8 *run, int64_t n) {
+    int64_t from = part->begin > part->at ? part->begin - part->at : 0;
+    int64_t to = part->end - part->at < n ? part->end - part->at : n;
+    if (from < to)
+        memcpy(part->out + (part->at + from - part->begin) * part->size, run + from * part->size,
+               (size_t)((to - from) * part->size));
+    part->at += n;
+}
+
+PyDoc_STRVAR(read_reflected_doc,
+             "read_reflected(tokens, first, count, cuts, entries, begin, end, table, table_offsets, sums, offset,\n"
+             "item_size, out) -> None\n\n"
+             "Fills `out` with the reflected tokens of one sequence from `offset` on. Its plain tokens are\n"
+             "tokens[first:first+count], its reflections cuts[begin:end] (int32) and entries[begin:end]\n"
+             "(uint16); tokens, table and out have items of item_size bytes. `sums` is of reflected_lengths.");
+
+static PyObject *read_reflected(PyObject *self, PyObject *args) {
+    Py_buffer tokens, cuts, entries, table, table_offsets, sums, out;
+    long long first, count, begin, end, offset, size;
+    if (!PyArg_ParseTuple(args, "y*LLy*y*LLy*y*y*LLw*", &tokens, &first, &count, &cuts, &entries, &begin, &end, &table,
+                          &table_offsets, &sums, &offset, &size, &out))
+        return NULL;
+    const int64_t *entry_at = table_offsets.buf, *sum = sums.buf;
+    const int32_t *cut = cuts.buf;
+    const uint16_t *entry = entries.buf;
+    int64_t table_size = COUNT(table_offsets, int64_t) - 1, n = COUNT(entries, uint16_t);
+    int valid = size > 0 && first >= 0 && count >= 0 && offset >= 0 && first + count <= tokens.len / size &&
+                begin >= 0 && begin <= end && end <= n && COUNT(cuts, int32_t) == n &&
+                COUNT(sums, int64_t) == n / SUM_EVERY + 1 && table_size >= 0 && entry_at[table_size] * size <= table.len;
+#define TOKENS_OF(k) (entry_at[entry[k] + 1] - entry_at[entry[k]])
+    int64_t k = begin, skipped = 0, p = 0; /* next reflection; tokens of those passed; plain tokens passed */
+    if (valid && begin < end) {            /* start behind the last running sum that lies before `offset` */
+        int64_t before = sum[begin / SUM_EVERY], low = begin / SUM_EVERY + 1, high = (end - 1) / SUM_EVERY + 1;
+        for (int64_t j = begin / SUM_EVERY * SUM_EVERY; j < begin && valid; j++) {
+            valid = entry[j] < table_size;
+            if (valid) before += TOKENS_OF(j);
+        }
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (cut[middle * SUM_EVERY] + sum[middle] - before <= offset) low = middle + 1;
+            else high = middle;
+        }
+        if (--low > begin / SUM_EVERY) k = low * SUM_EVERY, skipped = sum[low] - before, p = cut[k];
+    }
+    Part part = {out.buf, size, offset, valid ? offset + out.len / size : 0, p + skipped};
+    const u8 *plain = valid ? (const u8 *)tokens.buf + first * size : NULL;
+    valid = valid && p >= 0;
+    for (; valid && part.at < part.end && k <= end; k++) { /* one more: the rest behind the last cut */
+        int64_t to = k == end ? count : cut[k];
+        valid = p <= to && to <= count && (k == end || entry[k] < table_size);
+        if (!valid) break;
+        pass(&part, plain + p * size, to - p);
+        if (k < end) pass(&part, (const u8 *)table.buf + entry_at[entry[k]] * size, TOKENS_OF(k));
+        p = to;
+    }
+#undef TOKENS_OF
+    valid = valid && part.at >= part.end;
+    PyBuffer_Release(&tokens), PyBuffer_Release(&cuts), PyBuffer_Release(&entries), PyBuffer_Release(&table);
+    PyBuffer_Release(&table_offsets), PyBuffer_Release(&sums), PyBuffer_Release(&out);
+    if (!valid) return PyErr_Format(PyExc_ValueError, "read_reflected: cuts, entries, offsets or sizes do not fit together");
+    Py_RETURN_NONE;
+}
+
 /* ---- count_chars --------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(count_chars_doc,
@@ -645,6 +755,8 @@ static PyMethodDef methods[] = {{"pack", pack, METH_VARARGS, pack_doc},
                                 {"segment", segment, METH_VARARGS, segment_doc},
                                 {"align", align, METH_VARARGS, align_doc},
                                 {"interleave", interleave, METH_VARARGS, interleave_doc},
+                                {"reflected_lengths", reflected_lengths, METH_VARARGS, reflected_lengths_doc},
+                                {"read_reflected", read_reflected, METH_VARARGS, read_reflected_doc},
                                 {"find_characters", find_characters, METH_VARARGS, find_characters_doc},
                                 {"count_chars", count_chars, METH_VARARGS, count_chars_doc},
                                 {NULL, NULL, 0, NULL}};

@@ -31,5 +31,23 @@ def interleave(
     out: Buffer,
     lengths: Buffer,
 ) -> int: ...
+def reflected_lengths(
+    offsets: Buffer, entries: Buffer, table_offsets: Buffer, lengths: Buffer, sums: Buffer
+) -> None: ...
+def read_reflected(
+    tokens: Buffer,
+    first: int,
+    count: int,
+    cuts: Buffer,
+    entries: Buffer,
+    begin: int,
+    end: int,
+    table: Buffer,
+    table_offsets: Buffer,
+    sums: Buffer,
+    offset: int,
+    item_size: int,
+    out: Buffer,
+) -> None: ...
 def find_characters(text: Buffer, offsets: Buffer, characters: bytes, found: Buffer) -> None: ...
 def count_chars(text: Buffer, offsets: Buffer, counts: Buffer) -> None: ...

@@ -8,6 +8,7 @@ from pathlib import Path
 
 SECTIONS = {
     "data": "megatron_srp.benchmarks.data_plane:run",
+    "view": "megatron_srp.benchmarks.view:run",
 }
 
 

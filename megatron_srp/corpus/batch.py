@@ -69,6 +69,11 @@ def strings(text: np.ndarray, offsets: np.ndarray) -> pa.LargeStringArray:
     return pa.LargeStringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64: all integers of the ranges [starts[i], starts[i] + sizes[i]), one range behind the other."""
+    return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+
+
 def segment_batch(batch: TextBatch, max_words: int) -> SegmentBatch:
     """Cut every document as `segmentation.segment_text` defines it."""
     offsets = np.zeros(len(batch) + 1, np.int64)

@@ -1,6 +1,7 @@
 """ReflectionIndexedDatasetBuilder: texts in, Megatron shards with reflections out."""
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.indexed_shard import bin_path, idx_path, token_dtype
-from megatron_srp.data.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.manifest import FORMAT_VERSION, manifest_path, read_manifest, software_versions
 from megatron_srp.data.output import Output
 from megatron_srp.data.reflect import GuardLabeler, Labeler, ReflectedBatch, Reflector, Source
 from megatron_srp.data.shard_writer import ShardWriter
@@ -42,6 +43,7 @@ class ReflectionIndexedDatasetBuilder:
         settings: whatever else decides the result, to be recorded and compared on resume.
         overwrite: replace what is there.
         threads: how many will call `reflector` at once.
+        keep_finished: an output that is there and was made with the same settings counts as this run's.
 
     Raises:
         UsageError, OutputError: as `Output` does.
@@ -60,6 +62,7 @@ class ReflectionIndexedDatasetBuilder:
         settings: dict[str, Any] | None = None,
         overwrite: bool = False,
         threads: int = 1,
+        keep_finished: bool = False,
     ) -> None:
         self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
         self.form = form or ReflectionFormat()
@@ -71,8 +74,11 @@ class ReflectionIndexedDatasetBuilder:
         self.settings = self._describe() | (settings or {})
         if isinstance(guard, SafetyClassifier):
             self.settings |= {"guard": guard.name, "guard_revision": guard.revision}
-        self.output = Output(self.prefix, self.settings, self._finals(), overwrite)
         self.writers: dict[str, ShardWriter] = {}
+        self.kept = self._finished_before() if keep_finished and not overwrite else None
+        if self.kept:
+            return
+        self.output = Output(self.prefix, self.settings, self._finals(), overwrite)
         if self.output.finished:
             return
         try:
@@ -92,6 +98,12 @@ class ReflectionIndexedDatasetBuilder:
             **reflection,
         }
 
+    def _finished_before(self) -> dict[str, Any] | None:
+        """The manifest of an output that is there, if it was made with the same settings."""
+        path = manifest_path(self.prefix)
+        manifest = read_manifest(path) if path.exists() else None
+        return manifest if manifest and manifest["settings"] == json.loads(json.dumps(self.settings)) else None
+
     def _name(self, key: str) -> str:
         return f"{self.prefix.name}_{key}_document"
 
@@ -105,9 +117,8 @@ class ReflectionIndexedDatasetBuilder:
 
     def _reflector(self) -> Reflector:
         written = self.tokenizer
-        if self.labeler and self.form.special_tokens:
-            words = [self.form.open, self.form.close]
-            written = self.tokenizer.save_with_added_tokens(words, self.output.folder / "tokenizer")
+        if self.labeler:
+            written = training_tokenizer(self.tokenizer, self.form, self.output.folder / "tokenizer")
         return Reflector(
             self.tokenizer,
             FastEncoder(self.tokenizer, self.threads),
@@ -124,8 +135,8 @@ class ReflectionIndexedDatasetBuilder:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The manifest, when an earlier run had only its finish left to do, which is done now."""
-        return self.output.finished
+        """The manifest, when an earlier run had only its finish left to do, which is done now, or was kept."""
+        return self.kept or self.output.finished
 
     @property
     def position(self) -> Any:
@@ -182,17 +193,28 @@ class ReflectionIndexedDatasetBuilder:
             "format_version": FORMAT_VERSION,
             "shards": shards,
             "counts": sum_counts(shards),
-            "tokenizer": {
-                "type": written.type,
-                "model": str(model.resolve()),
-                "vocab_size": written.vocab_size,
-                "eos_id": written.eos_id,
-                "fingerprint": written.fingerprint,
-            },
+            "tokenizer": describe_tokenizer(written, model),
             "reflection": self.form.describe() if self.labeler else None,
             "settings": copy.deepcopy(self.settings),
             "software": software_versions(),
         }
+
+
+def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder: Path) -> TextTokenizer:
+    """What reflections are encoded and a model is trained with: `tokenizer` itself, or, in `folder`, that
+    one with the tokens that `form` adds."""
+    return tokenizer.save_with_added_tokens([form.open, form.close], folder) if form.special_tokens else tokenizer
+
+
+def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:
+    """As a manifest names it; `model` is where it will be."""
+    return {
+        "type": tokenizer.type,
+        "model": str(model.resolve()),
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "fingerprint": tokenizer.fingerprint,
+    }
 
 
 def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from megatron_srp.errors import InputError
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
-TYPE_CODES = {np.dtype(t): code for t, code in ((np.int32, 4), (np.uint16, 8))}
+_TYPES = ((np.uint8, 1), (np.int8, 2), (np.int16, 3), (np.int32, 4), (np.int64, 5), (np.uint16, 8))
+TYPE_CODES = {np.dtype(t): code for t, code in _TYPES}  # of those that can be token ids
 _BLOCK = 1 << 20  # sequences at a time
 _BLOCK_TOKENS = 1 << 22
 
@@ -38,15 +39,17 @@ def idx_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.idx")
 
 
-def write_index(file: BinaryIO, lengths: np.ndarray, dtype: np.dtype) -> None:
-    """Write the .idx of documents that are one sequence each.
+def write_index(file: BinaryIO, lengths: np.ndarray, dtype: np.dtype, documents: np.ndarray | None = None) -> None:
+    """Write an .idx; arrays may be memory-mapped, they are read in blocks.
 
     Args:
-        lengths: int32[N], tokens in each; may be memory-mapped, it is read in blocks.
+        lengths: int32[N], tokens in each sequence.
         dtype: of the tokens, uint16 or int32.
+        documents: int64[D+1], first sequence of each document; by default each sequence is one.
     """
     n = len(lengths)
-    file.write(HEADER.pack(MAGIC, 1, TYPE_CODES[dtype], n, n + 1))
+    boundaries = n + 1 if documents is None else len(documents)
+    file.write(HEADER.pack(MAGIC, 1, TYPE_CODES[dtype], n, boundaries))
     for i in range(0, n, _BLOCK):
         file.write(np.ascontiguousarray(lengths[i : i + _BLOCK], np.int32).data)
     offset = 0
@@ -54,8 +57,10 @@ def write_index(file: BinaryIO, lengths: np.ndarray, dtype: np.dtype) -> None:
         ends = offset + np.cumsum(lengths[i : i + _BLOCK], dtype=np.int64) * dtype.itemsize
         file.write(np.concatenate([[offset], ends[:-1]]).astype(np.int64).data)
         offset = int(ends[-1])
-    for i in range(0, n + 1, _BLOCK):
-        file.write(np.arange(i, min(i + _BLOCK, n + 1), dtype=np.int64).data)
+    for i in range(0, boundaries, _BLOCK):
+        end = min(i + _BLOCK, boundaries)
+        block = np.arange(i, end) if documents is None else documents[i:end]
+        file.write(np.ascontiguousarray(block, np.int64).data)
 
 
 def write_all(file: BinaryIO, data: memoryview) -> None:

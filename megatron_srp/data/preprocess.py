@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.readers import InputBatch, file_fingerprint, read_batches, unreadable
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, sum_counts
+from megatron_srp.data.progress import Progress
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.data.store_labeler import StoreLabeler
 from megatron_srp.errors import InputError, UsageError
@@ -27,19 +28,6 @@ def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
         return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
     except OSError as error:
         raise unreadable(error) from None
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; handed to the caller after every batch."""
-
-    files: int
-    file: int = 0
-    bytes: int = 0
-    documents: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -66,13 +54,15 @@ class Preprocessor:
     skipped: int = 0
     errors: list[str] = field(default_factory=list)
     _progress: Progress = field(init=False)
+    _sizes: list[int] = field(init=False)
     _sampled: set[int] = field(default_factory=set)
 
     def run(self) -> dict[str, Any]:
         """Read, reflect and write everything, and finish. Returns the manifest."""
         if self.builder.finished:
             return self.builder.finished
-        self._progress = Progress(len(self.files))
+        self._sizes = [file.stat().st_size for file in self.files]
+        self._progress = Progress(len(self.files), sum(self._sizes))
         try:
             start = self._resume()
             with ThreadPoolExecutor(self.workers) as pool:
@@ -109,6 +99,7 @@ class Preprocessor:
                 f"{self.builder.prefix}: the verdicts of the documents that were written before this run was "
                 "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
             )
+        self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         return position["file"], position["row"]
 
     def _reflected(
@@ -142,8 +133,8 @@ class Preprocessor:
 
     def _position(self, batch: InputBatch) -> dict[str, Any]:
         """Where a run goes on that finds everything up to `batch` written."""
-        verdicts = self._verdicts(batch.file, batch.end)
-        return {"file": batch.file, "row": batch.end, "skipped": self.skipped, "verdicts": verdicts}
+        position = {"file": batch.file, "row": batch.end, "skipped": self.skipped, "consumed": self._progress.consumed}
+        return position | {"verdicts": self._verdicts(batch.file, batch.end)}
 
     def _verdicts(self, file: int, row: int) -> str | None:
         """The identity of the verdicts that were given up to there."""
@@ -153,9 +144,13 @@ class Preprocessor:
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress
         progress.file, progress.skipped = batch.file, self.skipped
+        progress.consumed = sum(self._sizes[: batch.file]) + batch.consumed
         progress.documents += len(batch.rows)
         progress.bytes += sum(len(text.text) for text in batch.texts.values())
         progress.tokens += sum(len(result.tokens) for result in reflected.values())
+        progress.verdicts = sum_counts([writer.verdict_counts() for writer in self.builder.writers.values()])[
+            "verdicts"
+        ]
         self.report(progress)
 
     def _sample(self, batch: InputBatch) -> None:

@@ -79,6 +79,42 @@ class ReflectedBatch:
 
 
 @dataclass(slots=True)
+class EntryEncoder:
+    """Table entries for labels, written as `form` says with the ids of `tokenizer`."""
+
+    form: ReflectionFormat
+    tokenizer: TextTokenizer
+    _known: dict[tuple[SafetyLabel, bool], Entry] = field(default_factory=dict)
+
+    def __call__(
+        self, codes: np.ndarray, labels: list[SafetyLabel], before_eod: np.ndarray, table: ReflectionTable
+    ) -> np.ndarray:
+        """uint16[S]: the entries of `table`, which grows, for segments with labels[codes[s]].
+
+        Those of the segments `before_eod` carry no end-of-text token of their own: one stands behind them
+        anyway, and a doubled one would train the model to end an empty document.
+        """
+        stops = [self.form.stops(label) for label in labels]
+
+        def numbers(stops: list[bool]) -> np.ndarray:
+            pairs = zip(labels, stops, strict=True)
+            return np.array([table.add(self._entry(label, stop)) for label, stop in pairs], np.uint16)
+
+        entries = numbers(stops)[codes]
+        if len(before_eod):
+            entries[before_eod] = numbers([False] * len(labels))[codes[before_eod]]
+        return entries
+
+    def _entry(self, label: SafetyLabel, stop: bool) -> Entry:
+        """The label's reflection; encoding it takes longer than inserting it a thousand times."""
+        entry = self._known.get((label, stop))
+        if entry is None:
+            ids = self.form.encode(label, self.tokenizer, stop)
+            entry = self._known[label, stop] = Entry(self.form.resolve(label), stop, tuple(ids))
+        return entry
+
+
+@dataclass(slots=True)
 class Reflector:
     """Turns batches of text into batches of reflected tokens.
 
@@ -99,7 +135,10 @@ class Reflector:
     max_words: int
     append_eod: bool
     dtype: np.dtype
-    _known: dict[tuple[SafetyLabel, bool], Entry] = field(default_factory=dict)
+    _entries: "EntryEncoder" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._entries = EntryEncoder(self.form, self.written)
 
     def __call__(self, source: Source, batch: TextBatch) -> ReflectedBatch:
         source, batch, empty = _without(source, batch, np.diff(batch.offsets) == 0)
@@ -114,36 +153,13 @@ class Reflector:
             segments = segment_batch(batch, self.max_words)
             offsets = segments.offsets
             cuts = align_batch(batch, segments, tokens, self.tokenizer)
-            entries = self._entries(*self.labeler(source, batch, segments), segments, table)
+            # Where the document has its own end-of-document id, its last reflection does without one.
+            last = segments.offsets[1:] - 1 if self.append_eod else np.empty(0, np.int64)
+            entries = self._entries(*self.labeler(source, batch, segments), last, table)
         eod = self.tokenizer.require_eos() if self.append_eod else None
         out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
         return ReflectedBatch(out, lengths, plain, cuts, entries, np.diff(offsets).astype(np.int32), table, empty)
-
-    def _entries(
-        self, codes: np.ndarray, labels: list[SafetyLabel], segments: SegmentBatch, table: ReflectionTable
-    ) -> np.ndarray:
-        """uint16[S] table entries. Where the document has its own end-of-document id, the last
-        reflection does without one: a doubled one would train the model to end an empty document."""
-        stops = [self.form.stops(label) for label in labels]
-
-        def numbers(stops: list[bool]) -> np.ndarray:
-            pairs = zip(labels, stops, strict=True)
-            return np.array([table.add(self._entry(label, stop)) for label, stop in pairs], np.uint16)
-
-        entries = numbers(stops)[codes]
-        if self.append_eod:
-            ends = segments.offsets[1:] - 1
-            entries[ends] = numbers([False] * len(labels))[codes[ends]]
-        return entries
-
-    def _entry(self, label: SafetyLabel, stop: bool) -> Entry:
-        """The label's reflection; encoding it takes longer than inserting it a thousand times."""
-        entry = self._known.get((label, stop))
-        if entry is None:
-            ids = self.form.encode(label, self.written, stop)
-            entry = self._known[label, stop] = Entry(self.form.resolve(label), stop, tuple(ids))
-        return entry
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

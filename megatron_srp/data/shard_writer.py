@@ -39,16 +39,22 @@ class ShardWriter:
         name: of the shard in it.
         dtype: of the tokens.
         state: what `commit` returned last, to go on from there; None for a new shard.
+
+    Attributes:
+        documents: int64[D+1], first sequence of each document; None where each sequence is one.
     """
+
+    streams: tuple[str, ...] = tuple(STREAMS)
+    documents: np.ndarray | None = None
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype, state: dict[str, Any] | None = None) -> None:
         self.folder, self.name, self.dtype = folder, name, dtype
-        state = state or {"sizes": dict.fromkeys(STREAMS, 0), "table": [], "counts": {}, "entries": []}
+        state = state or {"sizes": dict.fromkeys(self.streams, 0), "table": [], "counts": {}, "entries": []}
         self.table = ReflectionTable([Entry.from_json(entry) for entry in state["table"]])
         self.entry_counts = Counter(dict(enumerate(state["entries"])))
         self.counts = Counter(state["counts"])
         self._files: dict[str, BinaryIO] = {}
-        for stream in STREAMS:
+        for stream in self.streams:
             self._files[stream] = self._open(stream, state["sizes"][stream])
 
     def _path(self, stream: str) -> Path:
@@ -64,6 +70,11 @@ class ShardWriter:
         file.seek(size)
         return file
 
+    @property
+    def tokens_file(self) -> BinaryIO:
+        """The .bin in the making, for tokens that are copied from file to file."""
+        return self._files["bin"]
+
     def append(self, batch: ReflectedBatch) -> None:
         """Write the documents of `batch` behind those already there."""
         numbers = self._merge(batch)
@@ -74,8 +85,8 @@ class ShardWriter:
             "entries": numbers[batch.entries] if len(batch.entries) else batch.entries,
             "counts": batch.counts,
         }
-        for stream, array in arrays.items():
-            write_all(self._files[stream], memoryview(np.ascontiguousarray(array)))
+        for stream in self.streams:
+            write_all(self._files[stream], memoryview(np.ascontiguousarray(arrays[stream])))
         self.counts.update(
             documents=len(batch.lengths),
             empty_documents=batch.empty,
@@ -117,20 +128,22 @@ class ShardWriter:
         """Write index and sidecar. Returns the finished files and the names they are to get."""
         self.commit()
         self.close()
-        index, sidecar = self.folder / f"{self.name}.idx", self.folder / f"{self.name}.srp"
+        index = self.folder / f"{self.name}.idx"
         with index.open("wb") as file:
-            write_index(file, self._map("lengths"), self.dtype)
+            write_index(file, self._map("lengths"), self.dtype, self.documents)
             os.fsync(file.fileno())
         final = {Path(self._path("bin").name): bin_path(self.name), Path(index.name): idx_path(self.name)}
-        if reflected:
-            offsets = np.zeros(len(self._map("counts")) + 1, np.int64)
-            np.cumsum(self._map("counts"), out=offsets[1:])
-            contents = ReflectionSidecar(offsets, self._map("cuts"), self._map("entries"), self.table, True, info)
-            contents.save(sidecar)
-            with sidecar.open("rb") as file:
-                os.fsync(file.fileno())
-            final[Path(sidecar.name)] = sidecar_path(self.name)
-        return final
+        return final | (self._finish_sidecar(info, materialized=True) if reflected else {})
+
+    def _finish_sidecar(self, info: dict[str, Any], materialized: bool) -> dict[Path, Path]:
+        sidecar = self.folder / f"{self.name}.srp"
+        offsets = np.zeros(len(self._map("counts")) + 1, np.int64)
+        np.cumsum(self._map("counts"), out=offsets[1:])
+        contents = ReflectionSidecar(offsets, self._map("cuts"), self._map("entries"), self.table, materialized, info)
+        contents.save(sidecar)
+        with sidecar.open("rb") as file:
+            os.fsync(file.fileno())
+        return {Path(sidecar.name): sidecar_path(self.name)}
 
     def _map(self, stream: str) -> np.ndarray:
         path, dtype = self._path(stream), np.dtype(STREAMS[stream])

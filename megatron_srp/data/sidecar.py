@@ -19,7 +19,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from megatron_srp.data.indexed_shard import write_all
+from megatron_srp.corpus.readers import file_fingerprint
+from megatron_srp.data.indexed_shard import bin_path, idx_path, write_all
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.errors import InputError
 from megatron_srp.tokenization.base import digest
@@ -46,7 +47,9 @@ class ReflectionSidecar:
         entries: uint16[S], numbers in `table`.
         table: the distinct reflections.
         materialized: whether the shard beside it already contains the reflections.
-        info: settings and fingerprints of the tokenizer and the form, as JSON.
+        info: settings and fingerprints of the tokenizer and the form, as JSON. One that is not materialised
+            also says which `shard` it is for (`describe_shard`), and which `training_tokenizer` (as in a
+            manifest) its reflections and the shard are trained with.
         recorded_fingerprint: of a loaded sidecar, what its fingerprint was when it was written.
     """
 
@@ -139,6 +142,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: sidecar version {version}, this release reads {FORMAT_VERSION}")
     return header
+
+
+def describe_shard(prefix: str | Path) -> dict[str, str]:
+    """The shard at `prefix`, as a sidecar's `info["shard"]` names the one it was made for: equal for copies."""
+    shard = Path(prefix)
+    return {"name": shard.name, "bin": file_fingerprint(bin_path(shard)), "idx": file_fingerprint(idx_path(shard))}
 
 
 class _BlockWriter(io.RawIOBase):

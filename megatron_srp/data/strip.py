@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.interleave import ReflectionTable
@@ -75,14 +76,6 @@ def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray,
     return np.repeat(row_start - row_before, counts) + before + cuts
 
 
-def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """All integers of the ranges [starts[i], starts[i] + sizes[i]), one range behind the other."""
-    if not len(starts):
-        return np.empty(0, np.int64)
-    before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum())) + np.repeat(starts - before, sizes)
-
-
 def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
     """Write the shards of PREFIX.srp.json without reflections. Returns the new manifest.
 
@@ -90,7 +83,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         InputError: when the shards carry no reflections, or are damaged.
     """
     manifest = read_manifest(manifest_path(prefix))
-    if not manifest.get("reflection"):
+    if not manifest.get("reflection") or not manifest["shards"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
@@ -123,6 +116,7 @@ def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
     writer = ShardWriter(folder, name, shard.dtype)
     if int(shard.lengths.sum(dtype=np.int64)) != len(shard.tokens):
         raise InputError(f"{bin_path(prefix)} is not as long as its index says; see verify_shards.py")
+    writer.documents = shard.documents
     for begin, end in sequence_blocks(shard.lengths):
         tokens, lengths = plain_tokens(shard, sidecar, begin, end)
         counts = np.zeros(len(lengths), np.int32)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.findings import Findings
 from megatron_srp.data.indexed_shard import Index, bin_path, sequence_blocks
 from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.strip import ranges, reflection_starts
+from megatron_srp.data.strip import reflection_starts
 from megatron_srp.data.verify_sidecar import sidecar_form
 
 

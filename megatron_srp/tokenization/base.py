@@ -85,6 +85,15 @@ class TextTokenizer(ABC):
         """The text of `ids`; `decode(encode(text)) == text` unless the tokenizer normalises."""
 
     @abstractmethod
+    def token_text(self) -> list[bytes]:
+        """The bytes of text that each of the vocab_size tokens stands for; none for special tokens. Those
+        of a document's tokens, one behind the other, are its text (behind a dummy prefix, if any).
+
+        Raises:
+            UsageError: when this tokenizer is not of that kind.
+        """
+
+    @abstractmethod
     def fast_json(self) -> str | None:
         """This tokenizer as a tokenizer.json that gigatoken can run, without its special tokens;
         None where there is no such form."""

@@ -13,6 +13,14 @@ from megatron_srp.errors import UsageError
 from megatron_srp.tokenization.base import TextTokenizer, digest
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_JOINING_DECODERS = {"Metaspace", "ByteFallback"}  # of tokenizers that write a space as `▁`
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Byte-level BPE writes a byte that is a printable Latin-1 character as that, the others as U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
 def _find(model: str | Path) -> Path:
@@ -78,11 +86,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def _widths(self, vocab: dict[str, int]) -> np.ndarray:
         """Byte-level pieces have a character per byte; SentencePiece-like ones write a space as `▁`."""
-        specs = [
-            *_parts(self._spec.get("pre_tokenizer"), "pretokenizers"),
-            *_parts(self._spec.get("decoder"), "decoders"),
-        ]
-        byte_level = any(spec["type"] == "ByteLevel" for spec in specs)
+        byte_level = "ByteLevel" in self._part_types()
         added = {token["content"] for token in self._spec.get("added_tokens", [])}
         widths = np.zeros(self.vocab_size, np.uint16)
         for piece, i in vocab.items():
@@ -108,6 +112,36 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _part_types(self) -> set[str]:
+        return {
+            spec["type"]
+            for spec in (
+                *_parts(self._spec.get("pre_tokenizer"), "pretokenizers"),
+                *_parts(self._spec.get("decoder"), "decoders"),
+            )
+        }
+
+    def token_text(self) -> list[bytes]:
+        byte_level = "ByteLevel" in self._part_types()
+        if not (byte_level or self._part_types() & _JOINING_DECODERS):
+            raise UsageError(
+                f"the tokenizer {self.model} does not say which bytes of text its tokens stand for; only "
+                "byte-level and SentencePiece-like tokenizers do. Preprocess the text itself (--input)"
+            )
+        byte_of = _byte_of_character()
+        added = {token["content"]: token["special"] for token in self._spec.get("added_tokens", [])}
+        texts = [b""] * self.vocab_size
+        for piece, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if piece in added:
+                texts[i] = b"" if added[piece] else piece.encode()
+            elif byte_level:
+                texts[i] = bytes(byte_of[character] for character in piece)
+            elif _BYTE_PIECE.fullmatch(piece):
+                texts[i] = bytes.fromhex(piece[3:5])
+            else:
+                texts[i] = piece.replace("▁", " ").encode()
+        return texts
 
     def fast_json(self) -> str | None:
         spec = json.loads(json.dumps(self._spec))

@@ -50,6 +50,15 @@ class SentencePieceTextTokenizer(TextTokenizer):
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
 
+    def token_text(self) -> list[bytes]:
+        return [self._text(i) for i in range(self.vocab_size)]
+
+    def _text(self, i: int) -> bytes:
+        piece = self._tokenizer.id_to_piece(i)
+        if self._tokenizer.is_control(i):
+            return b""
+        return bytes.fromhex(piece[3:5]) if _BYTE_PIECE.fullmatch(piece) else piece.replace("▁", " ").encode()
+
     def fast_json(self) -> str | None:
         import gigatoken
 

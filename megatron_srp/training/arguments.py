@@ -29,6 +29,15 @@ class SrpArguments:
             metavar="NAME",
         ),
     )
+    srp_sidecar: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Sidecars of plain shards of the run (made by preprocess_with_reflections.py --input-shards): "
+            "their reflections are put in as the shards are read. Each finds its shard by itself.",
+            nargs="+",
+            metavar="FILE.srp",
+        ),
+    )
     srp_log: str = dataclasses.field(
         default="full",
         metadata=_flag(

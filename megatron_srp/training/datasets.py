@@ -10,6 +10,8 @@ from megatron.core.datasets.utils import Split
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training import shards
+from megatron_srp.training.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+from megatron_srp.training.sidecars import match_sidecars
 
 # Fields of GPTDatasetConfig and the argument each is filled from, where the names differ.
 DATASET_OPTIONS = {
@@ -44,6 +46,9 @@ class DatasetKind:
 
 def choose_dataset(args: argparse.Namespace) -> DatasetKind:
     """The dataset for these arguments: the one place to add another way to read shards."""
+    if args.srp_sidecar:
+        sidecars = match_sidecars(args.srp_sidecar, shards.shard_prefixes(args))
+        return DatasetKind(ReflectionGPTDataset, ReflectionGPTDatasetConfig, lambda args: {"srp_sidecars": sidecars})
     return DatasetKind(MockGPTDataset if args.mock_data else GPTDataset)
 
 

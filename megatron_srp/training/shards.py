@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.sidecars import match_sidecars, sidecar_manifest, unreflected
 
 _BLENDS = ("data_path", "train_data_path", "valid_data_path", "test_data_path")
 
@@ -24,17 +25,21 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         notes: what the user should know, a line each.
     """
     if args.mock_data:
+        if args.srp_sidecar:
+            raise UsageError("--srp-sidecar cannot be used with --mock-data, which reads no shard")
         return [], []
     prefixes = shard_prefixes(args)
     if not prefixes:
         raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
         _check_files(prefix)
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     notes = [
         f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"
         for prefix in prefixes
-        if _find_manifest(prefix) is None
+        if prefix not in sidecars and _find_manifest(prefix) is None
     ]
+    notes += unreflected(prefixes, sidecars)
     if args.use_checkpoint_args:  # the tokenizer is known when the checkpoint has been read
         return [], notes
     flags = check_tokenizer(args)
@@ -48,8 +53,14 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 def check_tokenizer(args: argparse.Namespace) -> list[str]:
     """Refuse a tokenizer other than the shards' own; returns the flags that name it if `args` do not."""
     _check_tokenizer_files(args.tokenizer_model)
-    found = {prefix: _find_manifest(prefix) for prefix in shard_prefixes(args)}
+    prefixes = shard_prefixes(args)
+    found = {prefix: _find_manifest(prefix) for prefix in prefixes}
     manifests = {prefix: manifest for prefix, manifest in found.items() if manifest is not None}
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
+    # A sidecar may add tokens to the tokenizer its shard was made with: where there is one, it decides.
+    manifests = {prefix: sidecar_manifest(path) for prefix, path in sidecars.items()} | {
+        prefix: manifest for prefix, manifest in manifests.items() if prefix not in sidecars
+    }
     if not manifests:
         return []
     first, manifest = next(iter(manifests.items()))
@@ -161,9 +172,12 @@ def _fingerprint(kind: str, model: str) -> str:
 
 def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
     fingerprint = _fingerprint(kind, model)
+    # Plain text has the same ids in a tokenizer that a sidecar has only extended.
+    written = [m for m in manifests.values() if m["tokenizer"]["fingerprint"] == fingerprint]
+    accepted = {fingerprint, *(m["extends"] for m in written if "extends" in m)}
     for prefix, manifest in manifests.items():
         made_with = manifest["tokenizer"]
-        if made_with["fingerprint"] != fingerprint:
+        if made_with["fingerprint"] not in accepted:
             raise UsageError(
                 f"{prefix}: its tokenizer is {made_with['model']} (fingerprint "
                 f"{made_with['fingerprint'][:12]}), not {model} ({fingerprint[:12]}): the token ids would "

@@ -20,7 +20,7 @@ from megatron_srp.training.presets import PRESETS
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 TRAINING = Path(arguments.__file__).parent
-USERS_OF_MEGATRON = ("megatron_api.py", "datasets.py", "cpu_backend.py")
+USERS_OF_MEGATRON = ("megatron_api.py", "datasets.py", "reflection_dataset.py", "cpu_backend.py")
 
 # Names that are called with these arguments, by keyword or in this order.
 SIGNATURES = {

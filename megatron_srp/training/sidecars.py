@@ -1,0 +1,96 @@
+"""Which sidecar belongs to which shard of a run, checked before Megatron is imported.
+
+A sidecar records fingerprints of the shard it was made for, so `--srp-sidecar` takes files in any order,
+and a shard that was moved or renamed is still found.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import InputError, UsageError
+
+
+def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
+    """Path of the sidecar of each shard that has one, by the shard's prefix.
+
+    Args:
+        sidecars: as `--srp-sidecar` names them.
+        prefixes: of all shards of the run.
+
+    Raises:
+        UsageError, InputError: for a file that is no sidecar, has its reflections in the shard already,
+            or belongs to none of the shards, and for two that belong to the same shard.
+    """
+    if not sidecars:
+        return {}
+    from megatron_srp.data.sidecar import describe_shard
+
+    shards = {prefix: describe_shard(prefix) for prefix in prefixes if "://" not in prefix}
+    matched: dict[str, str] = {}
+    for path in sidecars:
+        wanted = _made_for(path)
+        own = [prefix for prefix, shard in shards.items() if _same(shard, wanted)]
+        if not own:
+            raise UsageError(
+                f"--srp-sidecar {path}: made for the shard {wanted['name']} with other content than that of "
+                f"{', '.join(prefixes)}; name the shard it was made for, or make its sidecar anew"
+            )
+        for prefix in own:
+            if prefix in matched:
+                raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; give one")
+            matched[prefix] = path
+    return matched
+
+
+def _made_for(path: str) -> dict[str, str]:
+    from megatron_srp.data.sidecar import read_header
+
+    header = read_header(path)
+    if header["materialized"]:
+        raise UsageError(
+            f"--srp-sidecar {path}: its reflections are in the shard beside it already; train on that shard "
+            f"without the flag"
+        )
+    if not {"shard", "training_tokenizer"} <= header["info"].keys():
+        raise InputError(f"{path}: does not say which shard it is for; make it with --input-shards")
+    wanted: dict[str, str] = header["info"]["shard"]
+    return wanted
+
+
+def _same(shard: dict[str, str], other: dict[str, str]) -> bool:
+    return all(shard[file] == other[file] for file in ("bin", "idx"))
+
+
+def sidecar_manifest(path: str) -> dict[str, Any]:
+    """What a sidecar says of tokenizers, as a manifest does, and which tokenizer that one `extends`."""
+    from megatron_srp.data.sidecar import read_header
+
+    info = read_header(path)["info"]
+    return {"tokenizer": info["training_tokenizer"], "extends": info["tokenizer"]["fingerprint"]}
+
+
+def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
+    """A note for each shard that is read without reflections, where that is perhaps not meant."""
+    from megatron_srp.data.manifest import find_manifest
+    from megatron_srp.data.sidecar import sidecar_path
+
+    notes = []
+    for prefix in prefixes:
+        if prefix in sidecars or "://" in prefix:
+            continue
+        beside = sidecar_path(prefix)
+        if _is_for_a_plain_shard(beside):
+            notes.append(f"{beside} is not used: trained on without reflections; to use it: --srp-sidecar {beside}")
+        elif sidecars and not (find_manifest(Path(prefix)) or {}).get("reflection"):
+            notes.append(f"{prefix} has no sidecar: trained on as it is, without reflections")
+    return notes
+
+
+def _is_for_a_plain_shard(path: Path) -> bool:
+    from megatron_srp.data.sidecar import read_header
+
+    try:
+        return path.is_file() and not read_header(path)["materialized"]
+    except InputError:  # nobody asked for this file: that it is damaged is of no account
+        return False
