@@ -29,21 +29,23 @@ def verify_index(prefix: Path, findings: Findings) -> Index | None:
     if index is None:
         return None
     size = bin_path(prefix).stat().st_size
-    if other := _other_type(index, size):
-        findings.add(idx_path(prefix), f"its type code says {index.dtype}, but its offsets are those of {other} tokens")
+    if other := _other_size(index, size):
+        findings.add(
+            idx_path(prefix), f"its type code says {index.dtype}, but its offsets are those of tokens of {other} bytes"
+        )
         return None
     _verify_places(prefix, index, size, findings)
     _verify_documents(idx_path(prefix), index, findings)
     return index if len(findings) == before else None
 
 
-def _other_type(index: Index, size: int) -> np.dtype | None:
-    """The type that the offsets speak for, where the type code names another."""
+def _other_size(index: Index, size: int) -> int | None:
+    """Bytes of a token by the first offsets, where the type code names another size."""
     if not len(index.lengths):
         return None
     first, second = int(index.lengths[0]), int(index.pointers[1]) if len(index.pointers) > 1 else size
-    fits = [dtype for dtype in TYPE_CODES if first > 0 and first * dtype.itemsize == second]
-    return fits[0] if fits and index.dtype not in fits else None
+    fits = {dtype.itemsize for dtype in TYPE_CODES if first > 0 and first * dtype.itemsize == second}
+    return fits.pop() if fits and index.dtype.itemsize not in fits else None
 
 
 def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) -> None:

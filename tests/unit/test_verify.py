@@ -211,7 +211,7 @@ DAMAGE = {
     ),
     "dtype code of the other type": (
         edit("idx", lambda d: d.__setitem__(17, 4)),
-        IDX + "its type code says int32, but its offsets are those of uint16",
+        IDX + "its type code says int32, but its offsets are those of tokens of 2 bytes",
     ),
     "dtype code of no type": (edit("idx", lambda d: d.__setitem__(17, 9)), IDX + "version 1, type code 9"),
     "wrong magic": (edit("idx", lambda d: d.__setitem__(0, 0)), IDX + "not a Megatron index"),
