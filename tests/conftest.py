@@ -69,10 +69,10 @@ class KeywordGuard(SafetyClassifier):
     name, revision = "keyword", "1"
 
     def classify(self, texts):
-        return [self.judge(text) for text in texts]
+        return [self.label_of(text) for text in texts]
 
     @staticmethod
-    def judge(text: str) -> SafetyLabel:
+    def label_of(text: str) -> SafetyLabel:
         if "kill" in text:
             return SafetyLabel(Verdict.UNSAFE, ("Violent", "PII"))
         return SafetyLabel(Verdict.CONTROVERSIAL, ("Unethical Acts",)) if "bomb" in text else SAFE

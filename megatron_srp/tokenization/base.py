@@ -31,6 +31,13 @@ class TokenBatch:
         np.cumsum([len(row) for row in ids], out=offsets[1:])
         return cls(np.array([i for row in ids for i in row], np.uint32), offsets)
 
+    @classmethod
+    def from_arrays(cls, rows: list[np.ndarray]) -> "TokenBatch":
+        """Rows of one type, which the batch keeps."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.concatenate(rows) if rows else np.empty(0, np.int32), offsets)
+
 
 class TextTokenizer(ABC):
     """A tokenizer, its vocabulary, and what the data plane must know of it.
