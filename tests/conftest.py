@@ -161,3 +161,11 @@ def write_jsonl(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_guard(tmp_path_factory) -> Path:
+    """Folder of a trained chat guard in miniature, for the engines (about ten seconds, once)."""
+    from tests.tiny_guard import make_tiny_guard
+
+    return make_tiny_guard(tmp_path_factory.mktemp("tiny-guard"))

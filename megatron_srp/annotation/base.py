@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import nan
-from typing import Protocol
+from typing import Any, Protocol
 
 from megatron_srp.errors import InputError
 from megatron_srp.schema import SAFE, SafetyLabel
@@ -48,6 +48,11 @@ class SafetyClassifier(ABC):
 
     name: str
     revision: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its verdicts depend on, as JSON values: verdicts with other settings are other verdicts."""
+        return {"guard": self.name, "revision": self.revision}
 
     @cached_property
     def incidents(self) -> Counter[str]:
