@@ -79,6 +79,11 @@ class GuardTokenizer:
                 self._fast.distrust("it gave other ids than the reference tokenizer")
         return self._fast.encode_batch(batch)
 
+    @property
+    def encoder_name(self) -> str:
+        """What encodes the texts."""
+        return "gigatoken" if self._fast.reason is None else f"tokenizers ({self._fast.reason})"
+
     def decode(self, ids: np.ndarray) -> str:
         text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=True)
         return text

@@ -4,5 +4,6 @@ A new benchmark is a module with `run(quick: bool) -> Section` and one line in `
 """
 
 SECTIONS = {
+    "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
     "data": "megatron_srp.benchmarks.data_plane:run",
 }
