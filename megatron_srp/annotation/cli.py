@@ -45,7 +45,7 @@ def guard_from_args(args: argparse.Namespace) -> SafetyClassifier:
         args.model,
         args.tokenizer,
         args.engine,
-        dict(_option(text) for text in args.engine_option),
+        engine_options(args.engine_option),
         args.mode,
         args.user_turn,
         args.threshold,
@@ -54,8 +54,12 @@ def guard_from_args(args: argparse.Namespace) -> SafetyClassifier:
     return load_guard(args.guard, options)
 
 
+def engine_options(given: list[str]) -> dict[str, Any]:
+    """The values of `--engine-option`: `name=value`, where the value is JSON or else a plain word."""
+    return dict(_option(text) for text in given)
+
+
 def _option(text: str) -> tuple[str, Any]:
-    """`name=value`, where the value is JSON or else a plain word."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--engine-option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
