@@ -8,6 +8,8 @@ from functools import cached_property
 from math import nan
 from typing import Any, Protocol
 
+import numpy as np
+
 from megatron_srp.errors import InputError
 from megatron_srp.schema import SAFE, SafetyLabel
 
@@ -74,6 +76,10 @@ class SafetyClassifier(ABC):
     def judge_array(self, texts: StringArray) -> list[Judged]:
         """`judge` for an Arrow array of strings."""
         return [Judged(label) for label in self.classify_array(texts)]
+
+    def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """float32[N]: how probable it is that each text is not Safe; NaN where the guard cannot say."""
+        return np.full(len(texts), nan, np.float32)
 
     def close(self) -> None:  # noqa: B027 (most have nothing to give back)
         """Give back processes, connections and device memory."""

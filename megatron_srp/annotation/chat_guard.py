@@ -6,7 +6,7 @@ categories. So the share of generated tokens falls from about ten for every text
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,34 @@ class ChatGuard(SafetyClassifier):
     def judge(self, texts: Sequence[str]) -> list[Judged]:
         return self.judge_array(pa.array(texts, pa.large_string()))
 
+    def writing(self) -> "ChatGuard":
+        """The same guard, with the same model, that writes its answers in full."""
+        return ChatGuard(self.builder, self.engine, replace(self.options, generate_all=True, threshold=None))
+
+    def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        if self.options.generate_all:
+            return super().harm_probabilities(texts)
+        windows = self._windows(pa.array(texts, pa.large_string()))
+        logprobs = self.engine.next_token_logprobs(windows.prompts, self.builder.verdict_ids)
+        safe = np.array([v is Verdict.SAFE for v in self._verdicts])
+        probabilities = np.exp(logprobs)
+        harm = (probabilities[:, ~safe].sum(1) / probabilities.sum(1)).astype(np.float32)
+        if windows.owners is None:
+            return harm
+        return np.maximum.reduceat(harm, np.flatnonzero(np.diff(windows.owners, prepend=-1)))
+
     def judge_array(self, texts: StringArray) -> list[Judged]:
         array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-        generate = self.options.generate_all
-        windows = Windows.cut(array, lambda pieces: self.builder.build(pieces, not generate), self._room)
-        judged = self._generate(windows.prompts) if generate else self._one_pass(windows.prompts)
+        windows = self._windows(array)
+        judged = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
         if windows.owners is None:
             return judged
         self.incidents["texts longer than the model's context, judged in windows"] += len(windows.divided)
         return join_windows(judged, windows.owners)
+
+    def _windows(self, texts: pa.LargeStringArray) -> Windows:
+        answer = not self.options.generate_all
+        return Windows.cut(texts, lambda pieces: self.builder.build(pieces, answer), self._room)
 
     def _one_pass(self, prompts: Prompts) -> list[Judged]:
         if not len(prompts):
