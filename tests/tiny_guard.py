@@ -40,7 +40,8 @@ Write Safety: Safe, Safety: Controversial or Safety: Unsafe.<|im_end|>
 
 </think>
 
-"""
+
+"""  # Jinja takes the last line break off
 
 
 def true_verdict(text: str) -> str:
@@ -72,7 +73,7 @@ def make_tokenizer(folder: Path) -> None:
         vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     rng = random.Random(0)
-    texts = [sample_text(rng, 60) for _ in range(200)] + 40 * [TEMPLATE, *ANSWERS.values()]
+    texts = [sample_text(rng, 60) for _ in range(200)] + 40 * [TEMPLATE, *ANSWERS.values(), "last query last answer"]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])
@@ -105,12 +106,16 @@ def make_tiny_guard(folder: Path, steps: int = 120, layers: int = 2) -> Path:
     )
     model = Qwen3ForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    verdicts = torch.tensor([tokenizer.encode(f" {verdict}")[0] for verdict in ANSWERS])  # what is hard to learn
     rng = random.Random(1)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
         ids, labels = _examples(tokenizer, rng, 16)
-        loss = model(input_ids=ids, labels=labels).loss
+        logits = model(input_ids=ids).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+        weights = torch.where(torch.isin(labels[:, 1:], verdicts), 8.0, 1.0) * (labels[:, 1:] >= 0)
+        loss = (losses * weights.flatten()).sum() / weights.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

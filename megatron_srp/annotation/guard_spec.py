@@ -13,7 +13,7 @@ answer: "Safety:"                                      # how every answer begins
 verdicts: {" Safe": Safe, " Unsafe": Unsafe}           # what may follow: one token each
 verdict_pattern: 'Safety: (Safe|Unsafe)'               # finds them in a whole answer
 category_lead: "\\nCategories:"                         # what stands between verdict and categories
-category_pattern: 'Categories: (.*)'                   # a list with commas
+category_pattern: 'Categories: (.*)'                   # a list with commas, behind the verdict
 categories: {Violent: Violent}                         # what the guard writes: the category's name
 max_new_tokens: 48                                     # of an answer
 min_mass: 0.5                                          # least probability of all verdicts together

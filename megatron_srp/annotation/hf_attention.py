@@ -8,7 +8,7 @@ interface runs packed, with its own weights, norms and rotary embedding.
     T tokens of the batch, N segments, K keys in all, H heads, G key-value heads, D head size
 
 On a GPU it is PyTorch's own FlashAttention for ragged batches: no padding, no mask, and G < H without a copy.
-Elsewhere, and in float32, a loop over the segments gives the same in the plainest way.
+Elsewhere, and in float32, padding and a mask give the same.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 NAME = "megatron_srp_packed"
+_MOST_SCORES = 1 << 22  # of a padded product of queries and keys, per head
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ def segment_attention(
     the first k - n + q + 1 of them."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and flash_works(query.device.index or 0):
         return _flash(query, key, value, query_ends, key_ends, most_queries, most_keys, scale)
-    return _loop(query, key, value, query_ends, key_ends, scale)
+    return _padded(query, key, value, query_ends, key_ends, scale)
 
 
 @segment_attention.register_fake
@@ -114,7 +115,7 @@ def _flash(
     )[0]
 
 
-def _loop(
+def _padded(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -122,18 +123,26 @@ def _loop(
     key_ends: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
+    """The same by padding the segments to the longest, a few at a time, and masking."""
     out = query.new_empty(query.shape)
-    q_ends, k_ends = query_ends.tolist(), key_ends.tolist()
-    for i in range(len(q_ends) - 1):
-        q = query[q_ends[i] : q_ends[i + 1]].transpose(0, 1)
-        k = key[k_ends[i] : k_ends[i + 1]].transpose(0, 1)
-        v = value[k_ends[i] : k_ends[i + 1]].transpose(0, 1)
-        n, m = q.shape[1], k.shape[1]
-        mask = None if n == 1 else torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+    queries, keys = query_ends.diff(), key_ends.diff()
+    at = 0
+    while at < len(queries):
+        most = int(queries[at:].max()) * int(keys[at:].max())
+        some = slice(at, at + max(_MOST_SCORES // most, 1))
+        n, m = queries[some, None], keys[some, None]
+        q_column, k_column = (torch.arange(int(x.max()), device=query.device) for x in (n, m))
+        q_rows = (query_ends[some.start : some.start + len(n), None] + q_column).clamp(max=len(query) - 1)
+        k_rows = (key_ends[some.start : some.start + len(n), None] + k_column).clamp(max=len(key) - 1)
+        # Query i of n sees the first m - n + i + 1 keys.
+        mask = k_column <= (m - n + q_column)[:, :, None]
+        q, k, v = (x.transpose(1, 2) for x in (query[q_rows], key[k_rows], value[k_rows]))
         found = torch.nn.functional.scaled_dot_product_attention(
-            q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=True
+            q, k, v, attn_mask=mask[:, None], scale=scale, enable_gqa=True
         )
-        out[q_ends[i] : q_ends[i + 1]] = found[0].transpose(0, 1)
+        real = q_column < n
+        out[q_rows[real]] = found.transpose(1, 2)[real]
+        at = some.stop
     return out
 
 
@@ -141,7 +150,7 @@ _flash_found: dict[int, bool] = {}
 
 
 def flash_works(device: int) -> bool:
-    """Whether this GPU and this PyTorch give the loop's result by FlashAttention; tried once."""
+    """Whether this GPU and this PyTorch give the padded result by FlashAttention; tried once."""
     if device not in _flash_found:
         _flash_found[device] = _try_flash(torch.device("cuda", device))
     return _flash_found[device]
@@ -160,7 +169,7 @@ def _try_flash(device: torch.device) -> bool:
         found = _flash(q, k, v, q_ends, k_ends, 128, 256, 0.1)
     except (RuntimeError, TypeError):  # no kernel for this GPU, or another signature
         return False
-    return bool(torch.allclose(found.float(), _loop(q, k, v, q_ends, k_ends, 0.1).float(), atol=3e-2))
+    return bool(torch.allclose(found.float(), _padded(q, k, v, q_ends, k_ends, 0.1).float(), atol=3e-2))
 
 
 def packed_attention(
