@@ -15,16 +15,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"), help="file to write into")
     parser.add_argument("--quick", action="store_true", help="small input, one run: to try the benchmark itself")
+    parser.add_argument("--corpus", type=Path, nargs="+", default=[], help="files of real text (default: made up)")
+    parser.add_argument(
+        "--tokenizers", type=Path, nargs="+", default=[], help="to measure with (default: one is trained)"
+    )
     args = parser.parse_args(argv)
     for name in args.sections:
         if name not in SECTIONS:
             raise UsageError(f"no benchmark {name!r}; {did_you_mean(name, list(SECTIONS))}")
 
+    from megatron_srp.benchmarks import Options
     from megatron_srp.benchmarks.sections import write_section
 
+    options = Options(args.quick, args.corpus, args.tokenizers)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
-        write_section(getattr(import_module(module), function)(quick=args.quick), args.out)
+        write_section(getattr(import_module(module), function)(options), args.out)
         print(f"wrote section {name!r} of {args.out}")
 
 

@@ -95,9 +95,7 @@ def write_part(path: Path, part: Part) -> None:
 def read_part(path: Path) -> Part:
     """Raises InputError when the file is damaged."""
     try:
-        table = pq.read_table(
-            path, read_dictionary=["verdicts.list.element", "categories.list.element"]
-        ).combine_chunks()
+        table = pq.read_table(path).combine_chunks()
         ends, verdicts, categories, scores = (
             table.column(name).combine_chunks() for name in ("ends", "verdicts", "categories", "scores")
         )
@@ -119,14 +117,15 @@ def read_part(path: Path) -> Part:
 
 
 def _codes(verdicts: pa.Array, categories: pa.Array) -> tuple[np.ndarray, list[SafetyLabel]]:
-    verdicts, categories = (
-        a if pa.types.is_dictionary(a.type) else a.dictionary_encode() for a in (verdicts, categories)
-    )
+    """int64[S] numbers of labels, and the labels they number."""
+    verdicts, categories = verdicts.dictionary_encode(), categories.dictionary_encode()
     width = max(len(categories.dictionary), 1)
     pairs = verdicts.indices.to_numpy().astype(np.int64) * width + categories.indices.to_numpy()
-    distinct, codes = np.unique(pairs, return_inverse=True)
+    distinct = np.flatnonzero(np.bincount(pairs))
+    numbers = np.zeros(distinct.max(initial=0) + 1, np.int64)
+    numbers[distinct] = np.arange(len(distinct))
     names, kinds = categories.dictionary.to_pylist(), verdicts.dictionary.to_pylist()
-    return codes, [_label(kinds[pair // width], names[pair % width]) for pair in distinct]
+    return numbers[pairs], [_label(kinds[pair // width], names[pair % width]) for pair in distinct]
 
 
 def _label(verdict: str, categories: str) -> SafetyLabel:

@@ -1,9 +1,27 @@
 """Benchmarks: what `make bench` measures, one module for each section of BENCHMARKS.md.
 
-A new benchmark is a module with `run(quick: bool) -> Section` and one line in `SECTIONS`.
+A new benchmark is a module with `run(options: Options) -> Section` and one line in `SECTIONS`.
 """
+
+from dataclasses import dataclass, field
+from pathlib import Path
 
 SECTIONS = {
     "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
     "data": "megatron_srp.benchmarks.data_plane:run",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a benchmark may be told.
+
+    Attributes:
+        quick: a small input and one run, to try the benchmark itself.
+        corpus: JSONL or Parquet files of real text; without, text is made up.
+        tokenizers: folders with tokenizer.json, or .model files; without, one is trained.
+    """
+
+    quick: bool = False
+    corpus: list[Path] = field(default_factory=list)
+    tokenizers: list[Path] = field(default_factory=list)

@@ -29,7 +29,9 @@ class TextBatch:
 
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> "TextBatch":
-        return cls.from_arrow(pa.array(texts, type=pa.large_string()))
+        offsets = np.empty(len(texts) + 1, np.int64)
+        text = _kernels.pack(list(texts), offsets)
+        return cls(np.frombuffer(text, np.uint8), offsets)
 
     @classmethod
     def from_arrow(cls, array: pa.LargeStringArray) -> "TextBatch":
@@ -90,3 +92,21 @@ def segment_ends_in_chars(batch: TextBatch, segments: SegmentBatch) -> np.ndarra
     running = np.concatenate([[0], np.cumsum(counts)])
     before = np.repeat(running[segments.offsets[:-1]], np.diff(segments.offsets))
     return (running[1:] - before).astype(np.int32)
+
+
+def invalid_utf8(strings: pa.LargeStringArray) -> list[int]:
+    """Which of the strings are not UTF-8: neither JSON lines nor Parquet files are always checked before."""
+    try:
+        strings.validate(full=True)
+        return []
+    except pa.ArrowInvalid:
+        values = strings.cast(pa.large_binary()).to_pylist()
+        return [i for i, value in enumerate(values) if value is not None and not _is_utf8(value)]
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

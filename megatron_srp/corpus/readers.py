@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 from megatron_srp.corpus.compression import read_lines
+from megatron_srp.corpus.jsonl import JsonLines
 from megatron_srp.errors import InputError, UsageError
 
 BATCH_BYTES = 4 << 20
@@ -101,58 +101,29 @@ def read_batches(
         yield from read(files[number], number, keys, first, skip_errors, most)
 
 
-def _parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
-    """The texts of one JSON line; raises ValueError with the reason it has none."""
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
-    texts = []
-    for key in keys:
-        text = record.get(key)
-        if not isinstance(text, str):
-            if key in record:
-                raise ValueError(f"{key!r} is {type(text).__name__}, not a string")
-            raise ValueError(f"no key {key!r}; it has {', '.join(map(repr, list(record)[:8])) or 'none'}")
-        texts.append(text)
-    return texts
-
-
 _ADVICE = "fix or remove it, or pass --on-error skip"
 
 
 def _read_jsonl(
     path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
-    rows: list[int] = []
-    columns: list[list[str]] = [[] for _ in keys]
-    errors: list[str] = []
-    size, row = 0, -1
+    lines = JsonLines(path, keys)
 
     def batch() -> InputBatch:
-        texts = {key: TextBatch.from_texts(column) for key, column in zip(keys, columns, strict=True)}
-        return InputBatch(number, np.array(rows, np.int64), row + 1, texts, list(errors))
+        end = lines.rows[-1] + 1
+        rows, texts, errors = lines.texts()
+        if errors and not skip:
+            raise InputError(f"{errors[0]}; {_ADVICE}")
+        lines.clear()
+        return InputBatch(number, rows, end, texts, errors)
 
     for row, line in enumerate(read_lines(path)):
         if row < first or not line or line.isspace():
             continue
-        try:
-            for column, text in zip(columns, _parse_line(line, keys), strict=True):
-                column.append(text)
-            rows.append(row)
-        except ValueError as error:
-            message = f"{path}, line {row + 1}: {error}"
-            if not skip:
-                raise InputError(f"{message}; {_ADVICE}") from None
-            errors.append(message)
-        size += len(line)
-        if size >= BATCH_BYTES or len(rows) >= most:
+        lines.add(row, line)
+        if lines.size >= BATCH_BYTES or len(lines.rows) >= most:
             yield batch()
-            rows, errors, size = [], [], 0
-            columns = [[] for _ in keys]
-    if rows or errors:
+    if lines.rows:
         yield batch()
 
 
@@ -202,7 +173,7 @@ def _from_table(
         for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
             errors.append(f"{path}, row {row + i + 1}: {key!r} is null, not a string")
             good[i] = False
-        for j in _invalid_utf8(column):
+        for j in invalid_utf8(column):
             errors.append(f"{path}, row {row + j + 1}: {key!r} is not valid UTF-8")
             good[j] = False
         columns.append(column)
@@ -212,21 +183,3 @@ def _from_table(
     columns = [column if good.all() else column.take(pa.array(rows)) for column in columns]
     texts = {key: TextBatch.from_arrow(c) for key, c in zip(keys, columns, strict=True)}
     yield InputBatch(number, rows + row, row + len(table), texts, errors)
-
-
-def _invalid_utf8(column: pa.LargeStringArray) -> list[int]:
-    """Rows whose bytes are not UTF-8: Parquet's writers do not all check, and Arrow does not on reading."""
-    try:
-        column.validate(full=True)
-        return []
-    except pa.ArrowInvalid:
-        raw = column.cast(pa.large_binary())
-        return [i for i, value in enumerate(raw.to_pylist()) if value is not None and not _is_utf8(value)]
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -41,6 +41,7 @@ class ReflectionIndexedDatasetBuilder:
         keys: names of the shards.
         settings: whatever else decides the result, to be recorded and compared on resume.
         overwrite: replace what is there.
+        threads: how many will call `reflector` at once.
 
     Raises:
         UsageError, OutputError: as `Output` does.
@@ -58,10 +59,12 @@ class ReflectionIndexedDatasetBuilder:
         keys: Sequence[str] = ("text",),
         settings: dict[str, Any] | None = None,
         overwrite: bool = False,
+        threads: int = 1,
     ) -> None:
         self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
         self.form = form or ReflectionFormat()
         self.labeler = GuardLabeler(guard) if isinstance(guard, SafetyClassifier) else guard
+        self.threads = threads
         self.max_words, self.append_eod = check_max_words(max_words), append_eod
         if append_eod or self.labeler:
             tokenizer.require_eos()
@@ -105,7 +108,7 @@ class ReflectionIndexedDatasetBuilder:
             written = self.tokenizer.save_with_added_tokens(words, self.output.folder / "tokenizer")
         return Reflector(
             self.tokenizer,
-            FastEncoder(self.tokenizer),
+            FastEncoder(self.tokenizer, self.threads),
             self.form,
             written,
             self.labeler,

@@ -56,6 +56,13 @@ def write_index(file: BinaryIO, lengths: np.ndarray, dtype: np.dtype) -> None:
         file.write(np.arange(i, min(i + _BLOCK, n + 1), dtype=np.int64).data)
 
 
+def write_all(file: BinaryIO, data: memoryview) -> None:
+    """Write `data` to an unbuffered file, which may take only a part of what it is given."""
+    rest = data.cast("B") if data.nbytes else memoryview(b"")
+    while len(rest):
+        rest = rest[file.write(rest) :]
+
+
 class IndexedShard:
     """A shard read by memory map.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megatron_srp import _kernels
-from megatron_srp.reflection import Encoder, ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 
@@ -61,12 +60,6 @@ class ReflectionTable:
             self._index[key] = len(self.entries)
             self.entries.append(entry)
         return self._index[key]
-
-    def add_label(self, label: SafetyLabel, stop: bool, form: ReflectionFormat, tokenizer: Encoder) -> int:
-        """`add` of the label's reflection, encoded if it is new."""
-        label = form.resolve(label)
-        known = self._index.get((label, stop))
-        return self.add(Entry(label, stop, tuple(form.encode(label, tokenizer, stop)))) if known is None else known
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """All ids int32[R] one behind the other, and offsets int64[L+1]."""

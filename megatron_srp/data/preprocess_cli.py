@@ -142,11 +142,13 @@ def main(argv: list[str]) -> int:
     )
 
     from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.data.allocator import keep_freed_memory
     from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
     from megatron_srp.data.preprocess import Preprocessor, describe_inputs, require_documents
     from megatron_srp.data.progress import ProgressDisplay, print_summary
     from megatron_srp.tokenization import load_tokenizer
 
+    keep_freed_memory()
     files = expand_inputs(args.input)
     inputs = describe_inputs(files)
     builder = ReflectionIndexedDatasetBuilder(
@@ -159,6 +161,7 @@ def main(argv: list[str]) -> int:
         keys=args.json_keys,
         settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)},
         overwrite=args.overwrite,
+        threads=args.workers,
     )
     with ProgressDisplay(files, resumed=None if builder.finished else builder.position) as display:
         if not builder.finished and builder.reflector.encoder.reason:

@@ -4,7 +4,7 @@ Every step works on flat arrays and releases the GIL, so that threads share the 
 on nothing but its documents, so that batches may be made in any order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_batch
 from megatron_srp.data.align import align_batch
-from megatron_srp.data.interleave import ReflectionTable, interleave_batch
+from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_batch
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.tokenization import TextTokenizer
@@ -99,6 +99,7 @@ class Reflector:
     max_words: int
     append_eod: bool
     dtype: np.dtype
+    _known: dict[tuple[SafetyLabel, bool], Entry] = field(default_factory=dict)
 
     def __call__(self, source: Source, batch: TextBatch) -> ReflectedBatch:
         source, batch, empty = _without(source, batch, np.diff(batch.offsets) == 0)
@@ -128,13 +129,21 @@ class Reflector:
 
         def numbers(stops: list[bool]) -> np.ndarray:
             pairs = zip(labels, stops, strict=True)
-            return np.array([table.add_label(label, stop, self.form, self.written) for label, stop in pairs], np.uint16)
+            return np.array([table.add(self._entry(label, stop)) for label, stop in pairs], np.uint16)
 
         entries = numbers(stops)[codes]
         if self.append_eod:
             ends = segments.offsets[1:] - 1
             entries[ends] = numbers([False] * len(labels))[codes[ends]]
         return entries
+
+    def _entry(self, label: SafetyLabel, stop: bool) -> Entry:
+        """The label's reflection; encoding it takes longer than inserting it a thousand times."""
+        entry = self._known.get((label, stop))
+        if entry is None:
+            ids = self.form.encode(label, self.written, stop)
+            entry = self._known[label, stop] = Entry(self.form.resolve(label), stop, tuple(ids))
+        return entry
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from megatron_srp.data.indexed_shard import bin_path, idx_path, write_index
+from megatron_srp.data.indexed_shard import bin_path, idx_path, write_all, write_index
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.data.reflect import ReflectedBatch
 from megatron_srp.data.sidecar import ReflectionSidecar, sidecar_path
@@ -64,7 +64,7 @@ class ShardWriter:
             "counts": batch.counts,
         }
         for stream, array in arrays.items():
-            _write_all(self._files[stream], np.ascontiguousarray(array))
+            write_all(self._files[stream], memoryview(np.ascontiguousarray(array)))
         self.counts.update(
             documents=len(batch.lengths),
             empty_documents=batch.empty,
@@ -130,10 +130,3 @@ class ShardWriter:
     def _map(self, stream: str) -> np.ndarray:
         path, dtype = self._path(stream), np.dtype(STREAMS[stream])
         return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
-
-
-def _write_all(file: BinaryIO, array: np.ndarray) -> None:
-    """An unbuffered write may take only a part of what it is given."""
-    view = memoryview(array).cast("B") if len(array) else memoryview(b"")
-    while len(view):
-        view = view[file.write(view) :]

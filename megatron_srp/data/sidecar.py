@@ -7,20 +7,25 @@ put in.
 """
 
 import hashlib
+import io
 import json
+import mmap
+from collections.abc import Buffer, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
+from megatron_srp.data.indexed_shard import write_all
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.errors import InputError
 from megatron_srp.tokenization.base import digest
 
 SUFFIX = ".srp"
 FORMAT_VERSION = 1
+_BLOCK = 1 << 24  # items or bytes at a time
 _ITEM = pa.struct([pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)])
 
 
@@ -56,7 +61,9 @@ class ReflectionSidecar:
         """Equal for sidecars that give the same reflected tokens on the same shard."""
         content = hashlib.sha256()
         for array in (self.offsets, self.cuts, self.entries):
-            content.update(np.ascontiguousarray(array).data)
+            for begin in range(0, len(array), _BLOCK):
+                content.update(np.ascontiguousarray(array[begin : begin + _BLOCK]).data)
+                self._forget_pages()
         return digest([content.hexdigest(), [entry.to_json() for entry in self.table.entries]])
 
     def entry_sizes(self) -> np.ndarray:
@@ -64,7 +71,7 @@ class ReflectionSidecar:
         return np.diff(self.table.arrays()[1])
 
     def save(self, path: Path) -> None:
-        """Write the file; arrays may be memory-mapped."""
+        """Write the file; arrays may be memory-mapped, and are then never in memory as a whole."""
         items = pa.StructArray.from_arrays([pa.array(self.cuts), pa.array(self.entries)], fields=list(_ITEM))
         offsets = pa.array(np.ascontiguousarray(self.offsets))
         rows = pa.LargeListArray.from_arrays(offsets, items)
@@ -76,8 +83,16 @@ class ReflectionSidecar:
             "info": self.info,
         }
         schema = pa.schema([pa.field("reflections", rows.type)], metadata={"srp": json.dumps(header)})
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch([rows], schema=schema))
+        with path.open("wb", buffering=0) as file:
+            sink = pa.PythonFile(_BlockWriter(file, self._forget_pages), mode="w")
+            with pa.ipc.new_file(sink, schema) as writer:
+                writer.write_batch(pa.record_batch([rows], schema=schema))
+
+    def _forget_pages(self) -> None:
+        """Let the system take back the pages of memory-mapped arrays that were read so far."""
+        for array in (self.offsets, self.cuts, self.entries):
+            if isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
     @classmethod
     def load(cls, path: str | Path) -> "ReflectionSidecar":
@@ -98,3 +113,20 @@ class ReflectionSidecar:
         if header.get("version") != FORMAT_VERSION:
             raise InputError(f"{path}: sidecar version {header.get('version')}, this release reads {FORMAT_VERSION}")
         return cls(offsets, cuts, entries, table, header["materialized"], header["info"])
+
+
+class _BlockWriter(io.RawIOBase):
+    """Writes to `file` in blocks, with a call of `after` behind each."""
+
+    def __init__(self, file: BinaryIO, after: Callable[[], None]) -> None:
+        self._file, self._after = file, after
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data).cast("B")
+        for begin in range(0, len(view), _BLOCK):
+            write_all(self._file, view[begin : begin + _BLOCK])
+            self._after()
+        return len(view)

@@ -27,9 +27,13 @@ class TokenBatch:
 
     @classmethod
     def from_lists(cls, ids: list[list[int]]) -> "TokenBatch":
+        return cls.from_arrays([np.array(row, np.uint32) for row in ids])
+
+    @classmethod
+    def from_arrays(cls, ids: list[np.ndarray]) -> "TokenBatch":
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(row) for row in ids], out=offsets[1:])
-        return cls(np.array([i for row in ids for i in row], np.uint32), offsets)
+        return cls(np.concatenate([np.empty(0, np.uint32), *ids]), offsets)
 
     @classmethod
     def from_arrays(cls, rows: list[np.ndarray]) -> "TokenBatch":

@@ -1,22 +1,23 @@
 """Exact ids at gigatoken's speed, with the reference tokenizer wherever that is not certain."""
 
-import threading
 import unicodedata
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from megatron_srp import _kernels
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TextTokenizer, TokenBatch
+from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
+
+_BEHIND_NUMERALS = 0x20000  # Unicode has none beyond; asking of all code points takes 0.2 s
 
 
 @cache
 def _wide_numerals() -> bytes:
     """A bit per code point beyond ASCII that a Digits pre-tokenizer splits off, as the kernel reads it."""
-    bits = [c > 0x7F and unicodedata.category(chr(c)).startswith("N") for c in range(0x110000)]
-    return np.packbits(bits, bitorder="little").tobytes()
+    bits = [c > 0x7F and unicodedata.category(chr(c)).startswith("N") for c in range(_BEHIND_NUMERALS)]
+    return np.packbits(bits, bitorder="little").tobytes().ljust(0x110000 // 8, b"\0")
 
 
 class FastEncoder:
@@ -24,41 +25,33 @@ class FastEncoder:
 
     gigatoken does the work where it can run the tokenizer. `reason` says why not when it cannot, and
     `distrust` switches it off after a difference was found.
+
+    Args:
+        tokenizer: the reference.
+        threads: how many will encode at once.
     """
 
-    def __init__(self, tokenizer: TextTokenizer) -> None:
+    def __init__(self, tokenizer: TextTokenizer, threads: int = 1) -> None:
         self.tokenizer = tokenizer
         self.reason: str | None = None
         self._split_digits = getattr(tokenizer, "splits_digits", False)
-        self._json = tokenizer.fast_json()
-        self._thread = threading.local()  # an instance per thread: its cache takes a lock
-        if self._json is None:
+        spec = tokenizer.fast_json()
+        if spec is None:
             self.reason = "gigatoken has no form of it"
-        else:
-            self._gigatoken()
+            return
+        try:
+            self._pool = GigatokenPool(spec, threads)
+        except ValueError as error:
+            self.reason = f"gigatoken refuses it: {error}"
 
     def distrust(self, reason: str) -> None:
         self.reason = reason
 
-    def _gigatoken(self) -> Any:
-        if not hasattr(self._thread, "tokenizer"):
-            import gigatoken
-
-            try:
-                self._thread.tokenizer = gigatoken.Tokenizer.from_json(self._json)
-            except Exception as error:  # it raises what its Rust code meets
-                self.reason = f"gigatoken refuses it: {error}"
-                return None
-        return self._thread.tokenizer
-
     def encode_batch(self, batch: TextBatch) -> TokenBatch:
         """The ids of every document of the batch, equal to `tokenizer.encode` of each."""
-        tokenizer = self._gigatoken() if self.reason is None else None
-        if tokenizer is None:
+        if self.reason is not None:
             return TokenBatch.from_lists(self.tokenizer.encode_lists([batch[i] for i in range(len(batch))]))
-        ragged = tokenizer.encode_batch(_as_awkward(batch), parallel=False).layout
-        offsets = np.asarray(ragged.offsets.data, dtype=np.int64)
-        tokens = TokenBatch(np.asarray(ragged.content.data)[offsets[0] : offsets[-1]], offsets - offsets[0])
+        tokens = self._pool.encode(batch)
         return self._replace(batch, tokens, self._uncertain(batch)) if self._split_digits else tokens
 
     def _uncertain(self, batch: TextBatch) -> np.ndarray:
@@ -73,9 +66,7 @@ class FastEncoder:
         parts = [tokens[i] for i in range(len(tokens))]
         for row in rows:
             parts[row] = np.array(self.tokenizer.encode(batch[row]), np.uint32)
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return TokenBatch(np.concatenate(parts), offsets)
+        return TokenBatch.from_arrays(parts)
 
     def differs(self, batch: TextBatch, sample: int = 16) -> int | None:
         """The first of `sample` documents, spread over the batch, whose ids are not the reference's."""
@@ -86,15 +77,3 @@ class FastEncoder:
             if tokens[i].tolist() != self.tokenizer.encode(picked[i]):
                 return int(row)
         return None
-
-
-def _as_awkward(batch: TextBatch) -> Any:
-    """The batch as gigatoken takes it without a copy."""
-    import awkward as ak
-
-    layout = ak.contents.ListOffsetArray(
-        ak.index.Index64(batch.offsets),
-        ak.contents.NumpyArray(batch.text, parameters={"__array__": "char"}),
-        parameters={"__array__": "string"},
-    )
-    return ak.Array(layout)

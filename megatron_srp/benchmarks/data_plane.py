@@ -1,0 +1,124 @@
+"""The data job against the paths without reflections, on the same file and the same cores."""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from megatron_srp.benchmarks import Options
+from megatron_srp.benchmarks.sections import Section
+from megatron_srp.benchmarks.timing import Timing, compare, spread
+
+_TOOLS = Path(__file__).parents[2] / "tools"
+_BYTES, _QUICK_BYTES = 1_000_000_000, 10_000_000
+_SLICE = 20  # the reference tokenizer gets so much less: it takes an hour for the whole
+_GOALS = {"ours-store": 1.25, "ours-heuristic": 2.0}
+_NAMES = {
+    "hf-pool": "(a) reference tokenizer, pool of processes",
+    "gigatoken": "(b) gigatoken, plain batches",
+    "ours-none": "(c) ours, `--guard none`",
+    "ours-store": "(d) ours, verdicts from the store",
+    "ours-heuristic": "(e) ours, heuristic guard",
+}
+
+
+def run(options: Options) -> Section:
+    """Measure every tokenizer; the goals are those of the ratios to (b)."""
+    runs, size = (1, _QUICK_BYTES) if options.quick else (5, _BYTES)
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="srp-bench-") as folder:
+        files = _Files(Path(folder), options, size)
+        tables = [_table(model, _measure(files, model, runs, cores), files) for model in files.tokenizers]
+    described = (
+        f"{files.size / 1e6:,.0f} MB of JSON lines with {files.text_size / 1e6:,.0f} MB of text, {cores} threads, "
+        f"segments of 100 words, {runs} runs in turn; median (least to most). CPU is user and system time of the whole "
+        f"process, start-up included; ratios are of CPU time to (b) in the same round. (a) gets every {_SLICE}th "
+        "part of the file, and its figures are per MB."
+    )
+    return Section(
+        "data",
+        "Data plane",
+        "make bench",
+        ("megatron-srp", "gigatoken", "tokenizers", "sentencepiece", "numpy", "pyarrow"),
+        "\n\n".join([described, *tables]),
+    )
+
+
+class _Files:
+    """The corpus as one JSON lines file, a slice of it, and verdicts on it."""
+
+    def __init__(self, folder: Path, options: Options, size: int) -> None:
+        self.folder, self.tokenizers = folder, options.tokenizers
+        texts = _texts(options.corpus)
+        block = "".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(texts)).encode()
+        times = max(1, round(size / len(block)))
+        self.text_size = times * sum(len(text.encode()) for text in texts)
+        self.corpus, self.slice, self.store = folder / "corpus.jsonl", folder / "slice.jsonl", folder / "verdicts"
+        with self.corpus.open("wb") as file:
+            for _ in range(times):
+                file.write(block)
+        self.size = self.corpus.stat().st_size
+        lines = block.splitlines(keepends=True)
+        wanted = self.size // _SLICE
+        self.slice.write_bytes(b"".join(lines * max(1, wanted // len(block))) if wanted > len(block) else block)
+        if not self.tokenizers:
+            from megatron_srp.demo.corpus import train_tokenizer
+
+            train_tokenizer(folder / "tokenizer")
+            self.tokenizers = [folder / "tokenizer"]
+        annotate = [sys.executable, str(_TOOLS / "annotate.py"), "--input", str(self.corpus), "--guard", "heuristic"]
+        compare({"annotate": [*annotate, "--store", str(self.store)]}, 1)
+
+
+def _texts(corpus: list[Path]) -> list[str]:
+    if not corpus:
+        from megatron_srp.demo.corpus import texts
+
+        return list(texts(5000))
+    from megatron_srp.corpus.readers import read_batches
+
+    batches = (batch.texts["text"] for batch in read_batches(corpus, ["text"]))
+    return [batch[i] for batch in batches for i in range(len(batch))]
+
+
+def _measure(files: _Files, model: Path, runs: int, cores: int) -> dict[str, Timing]:
+    kind = "SentencePieceTokenizer" if model.suffix == ".model" else "HuggingFaceTokenizer"
+    out = str(files.folder / "out")
+    plain = [sys.executable, "-m", "megatron_srp.benchmarks.plain_paths"]
+    ours = [sys.executable, str(_TOOLS / "preprocess_with_reflections.py"), "--input", str(files.corpus)]
+    ours += ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--workers", str(cores)]
+    ours += ["--output-prefix", out, "--overwrite"]
+    return compare(
+        {
+            "hf-pool": [*plain, "hf-pool", kind, str(model), str(files.slice), out, str(cores)],
+            "gigatoken": [*plain, "gigatoken", kind, str(model), str(files.corpus), out, str(cores)],
+            "ours-none": [*ours, "--guard", "none"],
+            "ours-store": [*ours, "--annotations", str(files.store)],
+            "ours-heuristic": [*ours, "--guard", "heuristic"],
+        },
+        runs,
+    )
+
+
+def _table(model: Path, timings: dict[str, Timing], files: _Files) -> str:
+    lines = [f"### Tokenizer {model.stem}", "", "| path | CPU s | wall s | MB/s | CPU to (b) | goal | peak MB |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    base = timings["gigatoken"]
+    slowest = files.slice.stat().st_size / 1e6 / statistics.median(timings["hf-pool"].wall_s)
+    for name, timing in timings.items():
+        size = (files.slice if name == "hf-pool" else files.corpus).stat().st_size / 1e6
+        per_file = [own * files.size / 1e6 / size for own in timing.cpu_s]
+        ratios = [own / other for own, other in zip(per_file, base.cpu_s, strict=True)]
+        goal = _GOALS.get(name)
+        verdict = "" if goal is None else f"{goal}: {'met' if statistics.median(ratios) <= goal else 'missed'}"
+        speed = size / statistics.median(timing.wall_s)
+        lines.append(
+            f"| {_NAMES[name]} | {spread(timing.cpu_s, 1)} | {spread(timing.wall_s, 1)} | {speed:,.1f} | "
+            f"{spread(ratios)} | {verdict} | {timing.memory / 1e6:,.0f} |"
+        )
+        if name == "ours-store":
+            times = speed / slowest
+            note = f"\n(d) is {times:.0f} times as fast as (a); goal 50: {'met' if times >= 50 else 'missed'}."
+    return "\n".join([*lines, note])

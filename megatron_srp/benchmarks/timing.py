@@ -1,0 +1,63 @@
+"""Commands measured side by side: processor and wall time of each, with the spread over several runs."""
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from megatron_srp.errors import OutputError
+
+
+@dataclass(slots=True)
+class Timing:
+    """What the runs of one command took: seconds of processor and wall time, and most memory in bytes."""
+
+    cpu_s: list[float] = field(default_factory=list)
+    wall_s: list[float] = field(default_factory=list)
+    memory: int = 0
+
+    def ratios(self, other: "Timing") -> list[float]:
+        """Processor time over that of `other`, round by round: neighbours in time share the machine's moods."""
+        return [own / base for own, base in zip(self.cpu_s, other.cpu_s, strict=True)]
+
+
+def measure(command: Sequence[str]) -> tuple[float, float, int]:
+    """Run `command` to its end. Its processor seconds, children included, wall seconds, and peak bytes.
+
+    Raises:
+        OutputError: when it fails.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    if process.returncode:
+        raise OutputError(f"{' '.join(command)} failed:\n{output[-2000:]}")
+    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss << 10
+
+
+def compare(
+    commands: dict[str, list[str]], runs: int, before_each: Callable[[], None] = lambda: None
+) -> dict[str, Timing]:
+    """Run all commands in turn, `runs` times over."""
+    timings = {name: Timing() for name in commands}
+    for _ in range(runs):
+        for name, command in commands.items():
+            before_each()
+            cpu, wall, memory = measure(command)
+            timings[name].cpu_s.append(cpu)
+            timings[name].wall_s.append(wall)
+            timings[name].memory = max(timings[name].memory, memory)
+    return timings
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Median, and the least and most: `1.05 (1.02 to 1.11)`."""
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"

@@ -1,0 +1,110 @@
+"""Texts from JSON lines, a batch at a time.
+
+msgspec checks each line and finds the wanted strings in it without decoding the rest, and a kernel
+unescapes them into one buffer: no Python string is made of a text. Lines in which anything is wrong
+are parsed once more by orjson, which has the last word and says what it is.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from megatron_srp import _kernels
+from megatron_srp.corpus.batch import TextBatch, invalid_utf8
+
+_NO_STRING = b""
+
+
+class JsonLines:
+    """Lines of one file, collected until `texts` is asked for.
+
+    Attributes:
+        rows: row numbers in the file.
+        size: bytes collected.
+    """
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        self._path, self._keys = path, keys
+        self._find = _string_finder(keys)
+        self.clear()
+
+    def clear(self) -> None:
+        self.rows: list[int] = []
+        self.size = 0
+        self._lines: list[bytes] = []
+        self._strings: list[list[Any]] = [[] for _ in self._keys]
+
+    def add(self, row: int, line: bytes) -> None:
+        self.rows.append(row)
+        self.size += len(line)
+        self._lines.append(line)
+        try:
+            found = self._find(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            found = (_NO_STRING,) * len(self._keys)
+        for column, string in zip(self._strings, found, strict=True):
+            column.append(string)
+
+    def texts(self) -> tuple[np.ndarray, dict[str, TextBatch], list[str]]:
+        """The rows int64[N] that have texts, the texts by key, and a line for each row that has none."""
+        texts, bad = self._unescape()
+        if not bad.any():
+            return np.array(self.rows, np.int64), texts, []
+        errors = []
+        for i in np.flatnonzero(bad).tolist():
+            try:
+                for column, text in zip(self._strings, parse_line(self._lines[i], self._keys), strict=True):
+                    column[i] = orjson.dumps(text)
+                bad[i] = False
+            except ValueError as error:
+                errors.append(f"{self._path}, line {self.rows[i] + 1}: {error}")
+        good = np.flatnonzero(~bad)
+        self._strings = [[column[i] for i in good] for column in self._strings]
+        return np.array(self.rows, np.int64)[good], self._unescape()[0], errors
+
+    def _unescape(self) -> tuple[dict[str, TextBatch], np.ndarray]:
+        """The texts by key, and bool[N]: where one of them is no valid string."""
+        texts = {}
+        bad = np.zeros(len(self._strings[0]), bool)
+        for key, strings in zip(self._keys, self._strings, strict=True):
+            offsets, wrong = np.empty(len(strings) + 1, np.int64), np.empty(len(strings), np.uint8)
+            texts[key] = TextBatch(np.frombuffer(_kernels.unescape(strings, offsets, wrong), np.uint8), offsets)
+            bad |= wrong.astype(bool)
+            bad[invalid_utf8(texts[key].to_arrow())] = True
+        return texts, bad
+
+
+def _string_finder(keys: Sequence[str]) -> Callable[[bytes], Sequence[Any]]:
+    """A function that gives the JSON of the values under `keys` in a line, bytes-like; it raises
+    MsgspecError, ValueError or RecursionError for a line that is not an object with these keys."""
+    names = [f"key_{i}" for i in range(len(keys))]
+    try:
+        fields = [(name, msgspec.Raw) for name in names]
+        row = msgspec.defstruct("Row", fields, rename=dict(zip(names, keys, strict=True)))
+    except ValueError:  # a key with a quote in it
+        return lambda line: [orjson.dumps(text) for text in parse_line(line, keys)]
+    decode, values = msgspec.json.Decoder(row).decode, msgspec.structs.astuple
+    return lambda line: values(decode(line))
+
+
+def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
+    """The texts of one JSON line; raises ValueError with the reason it has none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
+    texts = []
+    for key in keys:
+        text = record.get(key)
+        if not isinstance(text, str):
+            if key in record:
+                raise ValueError(f"{key!r} is {type(text).__name__}, not a string")
+            raise ValueError(f"no key {key!r}; it has {', '.join(map(repr, list(record)[:8])) or 'none'}")
+        texts.append(text)
+    return texts
