@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTIONS = {
-    "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
     "data": "megatron_srp.benchmarks.data_plane:run",
+    "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
 }
 
 

@@ -1,8 +1,8 @@
 """The CPU side of a chat guard: texts to prompts of token ids, and answers back to judgements.
 
-A GPU judges one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Texts
-are made up, of words with the frequencies of natural language (Zipf), new ones in every run: an encoder that
-remembers words it has seen must meet new ones here as it would in a corpus.
+A GPU judges one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Where no
+corpus is given texts are made up, of words with the frequencies of natural language (Zipf). They are new in
+every run: an encoder that remembers words it has seen must meet new ones here as it would in a corpus.
 """
 
 import json
@@ -20,7 +20,11 @@ from megatron_srp.annotation.engines import Engine, Prompts
 from megatron_srp.annotation.guard_spec import GuardSpec
 from megatron_srp.annotation.guard_tokenizer import GuardTokenizer
 from megatron_srp.annotation.prompts import PromptBuilder
+from megatron_srp.benchmarks import Options
+from megatron_srp.benchmarks.made_up_text import make_segments, make_words
 from megatron_srp.benchmarks.sections import Section
+from megatron_srp.corpus.batch import segment_batch
+from megatron_srp.corpus.readers import read_batches
 
 GOAL = 50_000  # segments per second and core
 WORDS = 100
@@ -50,23 +54,6 @@ class NoModel(Engine):
 
     def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: Sequence[int]) -> list[np.ndarray]:
         raise NotImplementedError("a guard that calls everything Safe asks for no text")
-
-
-def make_words(rng: np.random.Generator, n: int) -> np.ndarray:
-    """n made-up words, the common ones short."""
-    syllables = np.array([a + v + b for a in "bcdfghlmnprst" for v in "aeiou" for b in ("", "n", "r", "st")])
-    lengths = 1 + np.minimum(rng.poisson(np.log10(np.arange(n) + 1) / 2), 4)
-    return np.array(["".join(rng.choice(syllables, k)) for k in lengths])
-
-
-def make_segments(rng: np.random.Generator, words: np.ndarray, n: int) -> pa.LargeStringArray:
-    """n segments of `WORDS` words in sentences."""
-    weights = 1 / (np.arange(len(words)) + 2.7)
-    drawn = rng.choice(words, (n, WORDS), p=weights / weights.sum())
-    drawn[:, ::12] = np.char.capitalize(drawn[:, ::12])
-    drawn[:, 11::12] = np.char.add(drawn[:, 11::12], ".")
-    drawn[:, 5::24] = np.char.add(drawn[:, 5::24], ",")
-    return pa.array([" ".join(row) + ".\n" for row in drawn.tolist()], pa.large_string())
 
 
 def make_tokenizer(folder: Path, texts: list[str], vocab_size: int) -> None:
@@ -103,53 +90,60 @@ def measure(work: Callable[[pa.LargeStringArray], object], runs: list[pa.LargeSt
     return rates[1:]
 
 
-def run(quick: bool = False) -> Section:
+def make_runs(options: Options, size: int, times: int) -> list[pa.LargeStringArray]:
+    """One more than `times` runs of at most `size` segments, no segment twice: of the corpus that was given,
+    or made up."""
+    if not options.corpus:
+        rng = np.random.default_rng(0)
+        words = make_words(rng, 5_000 if options.quick else 200_000)
+        return [make_segments(rng, words, size, WORDS) for _ in range(times + 1)]
+    batches = (batch.texts["text"] for batch in read_batches(options.corpus, ["text"]))
+    segments = pa.concat_arrays([segment_batch(batch, WORDS).texts(batch) for batch in batches])
+    size = min(size, len(segments) // (times + 1))
+    return [segments.slice(run * size, size) for run in range(times + 1)]
+
+
+def run(options: Options) -> Section:
     """Measure prompts alone, the whole guard around a model that takes no time, and the plain way."""
-    rng = np.random.default_rng(0)
-    words = make_words(rng, 5_000 if quick else 200_000)
-    size, times = (200, 1) if quick else (10_000, 5)
-    with TemporaryDirectory() as folder:
-        training = make_segments(rng, words, 200 if quick else 5_000).to_pylist()
-        make_tokenizer(Path(folder), training, 2_000 if quick else 32_000)
-        spec = GuardSpec.load(Path(chat_guard.__file__).with_name("qwen3guard.yaml"))
-        # A tokenizer for each row: it remembers the words of the row before otherwise.
-        builder, other = (PromptBuilder(spec, GuardTokenizer(folder)) for _ in range(2))
+    size, times = (200, 1) if options.quick else (10_000, 5)
+    runs = make_runs(options, size, times)
+    spec = GuardSpec.load(Path(chat_guard.__file__).with_name("qwen3guard.yaml"))
+    with TemporaryDirectory() as made:
+        folder = options.tokenizers[0] if options.tokenizers else Path(made)
+        if not options.tokenizers:
+            make_tokenizer(folder, runs[0].to_pylist(), 2_000 if options.quick else 32_000)
+        # A tokenizer for each row: it would remember the words of the row before otherwise.
+        builder, other, plain = (PromptBuilder(spec, GuardTokenizer(folder)) for _ in range(3))
         guard = chat_guard.ChatGuard(other, NoModel())
-        tokenizer = builder.tokenizer
-
-        def fresh(n: int) -> list[pa.LargeStringArray]:
-            return [make_segments(rng, words, n) for _ in range(times + 1)]
-
-        def plain(segments: pa.LargeStringArray) -> None:
-            for text in segments.to_pylist():
-                turns = [{"role": "user", "content": text}]
-                tokenizer.encode_template(tokenizer.render(turns, None, False) + spec.answer)
-
         rows = {
-            "prompts: tokenise and assemble": measure(builder.build, fresh(size)),
-            "the whole guard, its model taking no time": measure(guard.judge_array, fresh(size)),
-            "the plain way: apply_chat_template and tokenizer, a text at a time": measure(plain, fresh(size // 20)),
+            "prompts: tokenise and assemble": measure(builder.build, runs),
+            "the whole guard, its model taking no time": measure(guard.judge_array, runs),
+            "the plain way: apply_chat_template and tokenizer, a text at a time": measure(
+                lambda texts: one_by_one(plain, texts), [run.slice(0, len(run) // 20) for run in runs]
+            ),
         }
-        encoder = tokenizer.encoder_name
-        per_prompt = len(builder.build(fresh(1)[0])[0])
-    return Section(
-        "guard-cpu",
-        "CPU side of a chat guard",
-        "tools/bench.py guard-cpu",
-        ("gigatoken", "tokenizers", "transformers", "pyarrow", "numpy"),
-        _table(rows, encoder, per_prompt, size, times),
-    )
+        prompts = builder.build(runs[0])
+        length = len(prompts.prefix) + np.diff(prompts.rests.offsets).mean()
+        facts = (
+            f"Segments of at most {WORDS} words, {'made up' if not options.corpus else 'of real text'}, per CPU "
+            f"second (one core): median of {times} runs of {len(runs[0]):,} new segments each (the plain way: of "
+            f"{len(runs[0]) // 20:,}), after one to warm up; {length:.0f} "
+            f"tokens a prompt on the average, tokenizer run by {builder.tokenizer.encoder_name}."
+        )
+    command = "tools/bench.py guard-cpu"
+    packages = ("gigatoken", "tokenizers", "transformers", "pyarrow", "numpy")
+    return Section("guard-cpu", "CPU side of a chat guard", command, packages, _table(rows, facts))
 
 
-def _table(rows: dict[str, list[float]], encoder: str, per_prompt: int, size: int, times: int) -> str:
-    lines = [
-        f"Segments of {WORDS} words per CPU second (one core), median of {times} runs of {size:,} new segments "
-        f"each (the plain way: of {size // 20:,}), after one to warm up; about {per_prompt} tokens a prompt, "
-        f"tokenizer run by {encoder}.",
-        "",
-        "| | segments/s/core | lowest | highest |",
-        "|---|---|---|---|",
-    ]
+def one_by_one(builder: PromptBuilder, texts: pa.LargeStringArray) -> None:
+    """What a user of transformers would write."""
+    for text in texts.to_pylist():
+        turns = [{"role": "user", "content": text}]
+        builder.tokenizer.encode_template(builder.tokenizer.render(turns, None, False) + builder.spec.answer)
+
+
+def _table(rows: dict[str, list[float]], facts: str) -> str:
+    lines = [facts, "", "| | segments/s/core | lowest | highest |", "|---|---|---|---|"]
     lines += [f"| {n} | {statistics.median(r):,.0f} | {min(r):,.0f} | {max(r):,.0f} |" for n, r in rows.items()]
     median = statistics.median(next(iter(rows.values())))
     verdict = "met" if median >= GOAL else "missed"
