@@ -49,7 +49,7 @@ class HFEngine(Engine):
         max_length: int | None = None,
         compile: bool = False,
     ) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         on_gpu = self.device.type == "cuda"
         register()
         self.model = _load(model, _dtype(dtype or ("bfloat16" if on_gpu else "float32"))).to(self.device).eval()
@@ -137,7 +137,8 @@ class HFEngine(Engine):
         packing.kept = [] if keep else None
         ids = np.concatenate([prompts.rests[row] for row in rows.tolist()])
         positions = np.arange(len(ids)) - np.repeat(starts, lengths) + p
-        logits = self._run(ids, positions, packing, starts + lengths - 1, self._forward)
+        forward = self.model if keep else self._forward  # what is kept leaves the model by the side door
+        logits = self._run(ids, positions, packing, starts + lengths - 1, forward)
         return logits, _Decoding(packing, keys, p + lengths)
 
     def _run(
@@ -190,7 +191,8 @@ class _Decoding:
         return self.packing
 
 
-def _device(name: str | None) -> torch.device:
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
@@ -212,7 +214,9 @@ def _load(model: Any, dtype: torch.dtype) -> Any:
     if not isinstance(model, (str, Path)):
         return model.to(dtype)
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
     except (OSError, ValueError) as error:

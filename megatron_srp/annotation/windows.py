@@ -53,8 +53,8 @@ def _fitting(text: str, build: Callable[[pa.LargeStringArray], Prompts], room: i
         return [rest]
     if len(text) < 2:
         raise UsageError(
-            f"the guard's prompt alone does not fit the model's context: {room} tokens are left for text and "
-            "answer; use a model with a longer context, or a larger max_length"
+            "the model's context leaves no room for a text between the guard's prompt and its answer; use a model "
+            "with a longer context, or a larger max_length"
         )
     return [window for half in halves(text) for window in _fitting(half, build, room)]
 

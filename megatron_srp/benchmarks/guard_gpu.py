@@ -60,9 +60,9 @@ def load(engine: str, options: dict[str, Any], layers: int) -> Engine:
 
 
 def device_and_dtype(options: dict[str, Any]) -> tuple[str, str]:
-    import torch
+    from megatron_srp.annotation.hf_engine import choose_device
 
-    device = options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(choose_device(options.get("device")))
     return device, options.get("dtype") or ("float32" if device == "cpu" else "bfloat16")
 
 

@@ -107,6 +107,10 @@ def test_a_long_text_is_judged_in_windows(guard):
     assert [together[0].label, together[2].label] == [one.label for one in wanted]
     assert guard.incidents.total() >= before + 1
     assert len(guard.harm_probabilities(["the river", quiet])) == 2
+    small = ChatGuard(guard.builder, guard.engine)
+    small._room = len(guard.builder.prefix) + 10
+    with pytest.raises(UsageError, match="no room for a text"):
+        small.judge(["the river"])
     assert "".join(halves(quiet)) == quiet
     assert halves("ab") == ("a", "b")
 
@@ -149,3 +153,20 @@ def test_judgements_do_not_depend_on_the_batch(guard):
         alone = guard.judge([text])[0]
         assert alone.label == one.label
         assert alone.score == pytest.approx(one.score, abs=1e-5)
+
+
+def test_a_guard_of_ones_own_needs_no_code(tiny_guard, tmp_path):
+    (tmp_path / "my.yaml").write_text(
+        f"""
+        name: mine
+        model: {tiny_guard}
+        modes: {{check: [{{role: user, content: "{{text}}"}}]}}
+        answer: "Safety:"
+        verdicts: {{" Safe": Safe, " Controversial": Safe, " Unsafe": Unsafe}}
+        verdict_pattern: 'Safety: (.*)'
+        """
+    )
+    guard = load_guard(str(tmp_path / "my.yaml"), GuardOptions(engine_options=CPU))
+    judged = guard.judge(["a house", "the kill", "bomb and"])
+    assert [one.label for one in judged] == [SAFE, SafetyLabel(Verdict.UNSAFE), SAFE]
+    assert guard.settings["mode"] == "check"
