@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
-from megatron_srp.corpus.compression import read_lines
+from megatron_srp.corpus.compression import Consumed, read_lines
 from megatron_srp.corpus.jsonl import JsonLines
 from megatron_srp.errors import InputError, UsageError
 
@@ -30,6 +30,7 @@ class InputBatch:
         end: the first row behind the batch.
         texts: by JSON key, the N texts under it.
         errors: one line for every bad row left out.
+        consumed: bytes of the file, as it lies on disk, that were read up to here.
     """
 
     file: int
@@ -37,6 +38,7 @@ class InputBatch:
     end: int
     texts: dict[str, TextBatch]
     errors: list[str] = field(default_factory=list)
+    consumed: int = 0
 
 
 def expand_inputs(patterns: Sequence[str]) -> list[Path]:
@@ -107,7 +109,7 @@ _ADVICE = "fix or remove it, or pass --on-error skip"
 def _read_jsonl(
     path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
-    lines = JsonLines(path, keys)
+    lines, consumed = JsonLines(path, keys), Consumed()
 
     def batch() -> InputBatch:
         end = lines.rows[-1] + 1
@@ -115,9 +117,9 @@ def _read_jsonl(
         if errors and not skip:
             raise InputError(f"{errors[0]}; {_ADVICE}")
         lines.clear()
-        return InputBatch(number, rows, end, texts, errors)
+        return InputBatch(number, rows, end, texts, errors, consumed.bytes)
 
-    for row, line in enumerate(read_lines(path)):
+    for row, line in enumerate(read_lines(path, consumed)):
         if row < first or not line or line.isspace():
             continue
         lines.add(row, line)
@@ -147,7 +149,7 @@ def _read_parquet(
     path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
     file = _open_parquet(path, keys)
-    row = 0
+    row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
         if row + size <= first:
@@ -157,7 +159,9 @@ def _read_parquet(
             for table in file.iter_batches(batch_size=min(1024, most), row_groups=[group], columns=list(keys)):
                 begin = max(first - row, 0)
                 if begin < len(table):
-                    yield from _from_table(path, number, table.slice(begin), row + begin, keys, skip)
+                    batch = _from_table(path, number, table.slice(begin), row + begin, keys, skip)
+                    batch.consumed = int(bytes_per_row * batch.end)
+                    yield batch
                 row += len(table)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
@@ -165,7 +169,7 @@ def _read_parquet(
 
 def _from_table(
     path: Path, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
-) -> Iterator[InputBatch]:
+) -> InputBatch:
     good = np.ones(len(table), bool)
     columns, errors = [], []
     for key in keys:
@@ -182,4 +186,4 @@ def _from_table(
     rows = np.flatnonzero(good)
     columns = [column if good.all() else column.take(pa.array(rows)) for column in columns]
     texts = {key: TextBatch.from_arrow(c) for key, c in zip(keys, columns, strict=True)}
-    yield InputBatch(number, rows + row, row + len(table), texts, errors)
+    return InputBatch(number, rows + row, row + len(table), texts, errors)

@@ -1,6 +1,7 @@
 """ReflectionIndexedDatasetBuilder: texts in, Megatron shards with reflections out."""
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.indexed_shard import bin_path, idx_path, token_dtype
-from megatron_srp.data.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.manifest import FORMAT_VERSION, manifest_path, read_manifest, software_versions
 from megatron_srp.data.output import Output
 from megatron_srp.data.reflect import GuardLabeler, Labeler, ReflectedBatch, Reflector, Source
 from megatron_srp.data.shard_writer import ShardWriter
@@ -42,6 +43,7 @@ class ReflectionIndexedDatasetBuilder:
         settings: whatever else decides the result, to be recorded and compared on resume.
         overwrite: replace what is there.
         threads: how many will call `reflector` at once.
+        keep_finished: an output that is there and was made with the same settings counts as this run's.
 
     Raises:
         UsageError, OutputError: as `Output` does.
@@ -60,6 +62,7 @@ class ReflectionIndexedDatasetBuilder:
         settings: dict[str, Any] | None = None,
         overwrite: bool = False,
         threads: int = 1,
+        keep_finished: bool = False,
     ) -> None:
         self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
         self.form = form or ReflectionFormat()
@@ -69,8 +72,11 @@ class ReflectionIndexedDatasetBuilder:
         if append_eod or self.labeler:
             tokenizer.require_eos()
         self.settings = self._describe() | (settings or {})
-        self.output = Output(self.prefix, self.settings, self._finals(), overwrite)
         self.writers: dict[str, ShardWriter] = {}
+        self.kept = self._finished_before() if keep_finished and not overwrite else None
+        if self.kept:
+            return
+        self.output = Output(self.prefix, self.settings, self._finals(), overwrite)
         if self.output.finished:
             return
         try:
@@ -89,6 +95,12 @@ class ReflectionIndexedDatasetBuilder:
             "keys": self.keys,
             **reflection,
         }
+
+    def _finished_before(self) -> dict[str, Any] | None:
+        """The manifest of an output that is there, if it was made with the same settings."""
+        path = manifest_path(self.prefix)
+        manifest = read_manifest(path) if path.exists() else None
+        return manifest if manifest and manifest["settings"] == json.loads(json.dumps(self.settings)) else None
 
     def _name(self, key: str) -> str:
         return f"{self.prefix.name}_{key}_document"
@@ -122,8 +134,8 @@ class ReflectionIndexedDatasetBuilder:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The manifest, when an earlier run had only its finish left to do, which is done now."""
-        return self.output.finished
+        """The manifest, when an earlier run had only its finish left to do, which is done now, or was kept."""
+        return self.kept or self.output.finished
 
     @property
     def position(self) -> Any:

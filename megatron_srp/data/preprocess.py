@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.readers import InputBatch, file_fingerprint, read_batches
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, sum_counts
+from megatron_srp.data.progress import Progress
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError
 
@@ -19,19 +20,6 @@ _SHOWN_ERRORS = 10
 def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
     """What a run is recorded to have read: names and fingerprints."""
     return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; handed to the caller after every batch."""
-
-    files: int
-    file: int = 0
-    bytes: int = 0
-    documents: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    verdicts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,13 +46,15 @@ class Preprocessor:
     skipped: int = 0
     errors: list[str] = field(default_factory=list)
     _progress: Progress = field(init=False)
+    _sizes: list[int] = field(init=False)
     _sampled: set[int] = field(default_factory=set)
 
     def run(self) -> dict[str, Any]:
         """Read, reflect and write everything, and finish. Returns the manifest."""
         if self.builder.finished:
             return self.builder.finished
-        self._progress = Progress(len(self.files))
+        self._sizes = [file.stat().st_size for file in self.files]
+        self._progress = Progress(len(self.files), sum(self._sizes))
         start = self._resume()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
@@ -81,6 +71,7 @@ class Preprocessor:
             return (0, 0)
         self.skipped = position["skipped"]
         self._progress.skipped = self.skipped
+        self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         return position["file"], position["row"]
 
     def _reflected(
@@ -109,15 +100,24 @@ class Preprocessor:
             since_commit += len(batch.rows)
             self._count(batch, reflected)
             if since_commit >= self.chunk_documents:
-                self.builder.commit({"file": batch.file, "row": batch.end, "skipped": self.skipped})
+                self.builder.commit(self._position(batch))
                 since_commit = 0
+
+    def _position(self, batch: InputBatch) -> dict[str, int]:
+        """Where a run goes on that finds everything up to `batch` written."""
+        consumed = self._progress.consumed
+        return {"file": batch.file, "row": batch.end, "skipped": self.skipped, "consumed": consumed}
 
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress
         progress.file, progress.skipped = batch.file, self.skipped
+        progress.consumed = sum(self._sizes[: batch.file]) + batch.consumed
         progress.documents += len(batch.rows)
         progress.bytes += sum(len(text.text) for text in batch.texts.values())
         progress.tokens += sum(len(result.tokens) for result in reflected.values())
+        progress.verdicts = sum_counts([writer.verdict_counts() for writer in self.builder.writers.values()])[
+            "verdicts"
+        ]
         self.report(progress)
 
     def _sample(self, batch: InputBatch) -> None:

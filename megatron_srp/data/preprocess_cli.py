@@ -3,11 +3,15 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from megatron_srp.data.partitions import Partition, add_partition_flags, check_partition_flags, partitions
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
+
+if TYPE_CHECKING:
+    from megatron_srp.data.progress import Display
 
 DESCRIPTION = """
 Prepare Megatron shards from JSONL or Parquet files (plain, gzip or zstd), with a safety reflection
@@ -103,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("output").add_argument
     add("--output-prefix", required=True, metavar="PREFIX", help="of all files written")
     add("--overwrite", action="store_true", help="replace finished or half-done output")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, metavar="N", help="threads (default: all cores; 2 for each task of a Ray cluster)")
     add(
         "--chunk-documents",
         type=int,
@@ -111,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="commit to disk after so many documents (default: %(default)s)",
     )
+    add_partition_flags(parser)
     return parser
 
 
@@ -118,6 +123,10 @@ def _validate(args: argparse.Namespace) -> None:
     if (args.guard is None) == (args.annotations is None):
         raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR")
     check_max_words(args.max_words)
+    check_partition_flags(args)
+    _form(args)
+    if args.workers is None:
+        args.workers = 2 if args.executor == "ray" else os.cpu_count() or 1
     for flag in ("workers", "chunk_documents"):
         if getattr(args, flag) < 1:
             raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
@@ -135,50 +144,78 @@ def main(argv: list[str]) -> int:
     """Parse `argv`, run the job, print a summary. Returns the exit code."""
     args = build_parser().parse_args(argv)
     _validate(args)
-    form = ReflectionFormat(
+
+    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.data.preprocess import require_documents
+    from megatron_srp.data.progress import ProgressDisplay, print_summary
+
+    files = expand_inputs(args.input)
+    if args.executor == "ray":
+        from megatron_srp.data.ray_executor import run_on_ray
+
+        return run_on_ray(args, files)
+    partition = partitions(files, args.num_partitions)[args.partition_index] if args.num_partitions else None
+    if partition and not partition.files:
+        print(f"{len(files)} input files in {partition.count} partitions: none is left for partition {partition.index}")
+        return 0
+    with ProgressDisplay() as display:
+        manifest, errors = run_job(args, files, display, partition)
+    print_summary(partition.prefix(args.output_prefix) if partition else args.output_prefix, manifest, errors)
+    if not partition:  # a partition may well be without; the merged shard is asked instead
+        require_documents(manifest)
+    return 0
+
+
+def run_job(
+    args: argparse.Namespace, files: list[Path], display: "Display", partition: Partition | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Make the shards of all files, or of `partition`. Returns the manifest, and the first rows left out."""
+    from megatron_srp.data.allocator import keep_freed_memory
+    from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+    from megatron_srp.data.preprocess import Preprocessor, describe_inputs
+    from megatron_srp.tokenization import load_tokenizer
+
+    keep_freed_memory()
+    files = list(partition.files) if partition else files
+    inputs = describe_inputs(files)
+    builder = ReflectionIndexedDatasetBuilder(
+        Path(partition.prefix(args.output_prefix) if partition else args.output_prefix),
+        load_tokenizer(args.tokenizer_type, args.tokenizer_model),
+        guard=_labeler(args, inputs),
+        form=_form(args),
+        max_words=args.max_words,
+        append_eod=args.append_eod,
+        keys=args.json_keys,
+        settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)}
+        | (partition.settings() if partition else {}),
+        overwrite=args.overwrite,
+        threads=args.workers,
+        keep_finished=partition is not None,  # an array job that is given again goes through
+    )
+    if builder.kept:
+        display.note(f"{builder.prefix} is finished already, with the same settings")
+    if not builder.finished and (at := builder.position):
+        display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
+    if not builder.finished and builder.reflector.encoder.reason:
+        display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
+    job = Preprocessor(
+        files,
+        builder,
+        args.workers,
+        args.chunk_documents,
+        args.on_error == "skip",
+        display.update,
+        display.warn,
+    )
+    return job.run(), job.errors
+
+
+def _form(args: argparse.Namespace) -> ReflectionFormat:
+    return ReflectionFormat(
         stop_after=parse_stop_after(args.stop_after),
         controversial=args.controversial,
         special_tokens=args.reflection_tokens == "special",
     )
-
-    from megatron_srp.corpus.readers import expand_inputs
-    from megatron_srp.data.allocator import keep_freed_memory
-    from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-    from megatron_srp.data.preprocess import Preprocessor, describe_inputs, require_documents
-    from megatron_srp.data.progress import ProgressDisplay, print_summary
-    from megatron_srp.tokenization import load_tokenizer
-
-    keep_freed_memory()
-    files = expand_inputs(args.input)
-    inputs = describe_inputs(files)
-    builder = ReflectionIndexedDatasetBuilder(
-        Path(args.output_prefix),
-        load_tokenizer(args.tokenizer_type, args.tokenizer_model),
-        guard=_labeler(args, inputs),
-        form=form,
-        max_words=args.max_words,
-        append_eod=args.append_eod,
-        keys=args.json_keys,
-        settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)},
-        overwrite=args.overwrite,
-        threads=args.workers,
-    )
-    with ProgressDisplay(files, resumed=None if builder.finished else builder.position) as display:
-        if not builder.finished and builder.reflector.encoder.reason:
-            display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
-        job = Preprocessor(
-            files,
-            builder,
-            args.workers,
-            args.chunk_documents,
-            args.on_error == "skip",
-            display.update,
-            display.warn,
-        )
-        manifest = job.run()
-    print_summary(args.output_prefix, manifest, job.errors)
-    require_documents(manifest)
-    return 0
 
 
 def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:

@@ -53,6 +53,11 @@ class ShardWriter:
         file.seek(size)
         return file
 
+    @property
+    def tokens_file(self) -> BinaryIO:
+        """The .bin in the making, for tokens that are copied from file to file."""
+        return self._files["bin"]
+
     def append(self, batch: ReflectedBatch) -> None:
         """Write the documents of `batch` behind those already there."""
         numbers = self._merge(batch)

@@ -19,7 +19,7 @@ HEAVY = {
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
     "transformers": ("annotation/", "checkpoints/", "generation/", "benchmarks/"),
     "vllm": ("annotation/", "generation/"),
-    "ray": ("annotation/", "data/ray_executor"),
+    "ray": ("annotation/", "data/ray_cluster"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,112 @@
+"""One corpus on many machines: which input files each of N partitions takes, and what its shards are called.
+
+The rule: files stay in the order of the input, and each partition takes a run of them. In turn, a
+partition takes its first file, and the next ones as long as that brings its bytes nearer to an even share
+of what is left, leaving a file for every partition behind it. So the partitions joined in order are the
+single run, and a partition is without files only where there are more partitions than files.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import UsageError
+
+_NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
+
+_ABOUT = """
+Partition I of N takes a run of the input files, about as large as the others', and writes shards,
+journal and manifest of its own, as PREFIX-0000I-of-0000N. Which files depends on nothing but their
+order and sizes. tools/merge_shards.py joins the partitions, and the result is the single run's. With
+more partitions than files the last ones have none; they do nothing and end with 0. A finished
+partition is not made again: an array job can be given again until all of it went through.
+"""
+
+
+def split_by_size(sizes: Sequence[int], count: int) -> list[range]:
+    """For each of `count` partitions the files it takes, by the module's rule; sizes in bytes."""
+    parts, begin, rest = [], 0, sum(sizes)
+    for left in range(count, 0, -1):
+        last = min(max(len(sizes) - left + 1, begin + 1), len(sizes))
+        end, taken = begin, 0
+        # In whole numbers, so that every machine rounds alike: taken + half the file <= rest / left.
+        while end < last and (end == begin or (2 * taken + sizes[end]) * left <= 2 * rest):
+            taken += sizes[end]
+            end += 1
+        parts.append(range(begin, end))
+        begin, rest = end, rest - taken
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Partition `index` of `count`: its own input files, of `total` in all."""
+
+    index: int
+    count: int
+    files: tuple[Path, ...]
+    total: int
+
+    def prefix(self, base: str | Path) -> str:
+        """The output prefix of this partition of `base`, e.g. `corpus-00003-of-00016`."""
+        return f"{base}-{self.index:05}-of-{self.count:05}"
+
+    def settings(self) -> dict[str, Any]:
+        """What the manifest says of it; `merge` tells from it which partitions belong together."""
+        return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, self.total)}}
+
+
+def partitions(files: Sequence[Path], count: int) -> list[Partition]:
+    """All `count` partitions of the files, in order."""
+    parts = split_by_size([file.stat().st_size for file in files], count)
+    return [Partition(i, count, tuple(files[j] for j in part), len(files)) for i, part in enumerate(parts)]
+
+
+def parse_name(prefix: str | Path) -> tuple[str, int, int] | None:
+    """Base, index and count of the output prefix of a partition; None for any other prefix."""
+    match = _NAME.fullmatch(str(prefix))
+    return (match["base"], int(match["index"]), int(match["count"])) if match else None
+
+
+def add_partition_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("many machines", _ABOUT).add_argument
+    add("--num-partitions", type=int, metavar="N", help="split the input files into so many partitions")
+    add("--partition-index", type=int, metavar="I", help="which of them this run makes, from 0")
+    add(
+        "--executor",
+        choices=["local", "ray"],
+        default="local",
+        help="local: this process makes one partition, or everything; ray: a Ray cluster makes all partitions, "
+        "which are joined at the end",
+    )
+    add(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of the cluster, HOST:PORT (default: $RAY_ADDRESS, else this machine alone); every machine needs the same "
+        "installation and paths, and a cluster with token authentication RAY_AUTH_MODE=token",
+    )
+    add("--no-merge", action="store_true", help="with --executor ray: leave the partitions as they are")
+
+
+def check_partition_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that do not fit together."""
+    count, index = args.num_partitions, args.partition_index
+    if count is not None and not 1 <= count < 100_000:
+        raise UsageError(f"--num-partitions {count}: give a number from 1 to 99999")
+    if args.executor == "ray":
+        if count is None:
+            raise UsageError("--executor ray: give --num-partitions N, for example twice the number of machines")
+        if index is not None:
+            raise UsageError("--executor ray makes all partitions; leave --partition-index out")
+        return
+    if (count is None) != (index is None):
+        given = "--num-partitions" if index is None else "--partition-index"
+        raise UsageError(f"{given} alone: give both --num-partitions N and --partition-index I, or --executor ray")
+    if index is not None and not 0 <= index < count:
+        raise UsageError(f"--partition-index {index}: partitions are counted from 0, give 0 to {count - 1}")
+    if args.ray_address or args.no_merge:
+        given = "--ray-address" if args.ray_address else "--no-merge"
+        raise UsageError(f"{given} is for --executor ray only")

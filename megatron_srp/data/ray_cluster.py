@@ -1,0 +1,63 @@
+"""A connection to a Ray cluster, with errors in one line."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import OutputError, UsageError
+
+_TRIES = 3
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to one of its own on this machine.
+
+    Raises:
+        UsageError: when Ray is not installed, or no cluster answers.
+        OutputError: when Ray does not start here.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"  # Ray's own default may find a dead cluster
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--executor ray: Ray is not installed; pip install 'megatron-srp[ray]'") from None
+    try:
+        _start(ray, address)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if address == "local":
+            raise OutputError(f"Ray does not start on this machine ({reason}); is it overloaded?") from None
+        raise UsageError(f"--ray-address {address}: no cluster answers there ({reason})") from None
+    # Ray prints what it thinks of a lost worker, in paragraphs, to stdout.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _start(ray: Any, address: str) -> None:
+    """`ray.init`. It gives up on a machine that needs more than half a minute, so a busy one is asked again."""
+    _knock(address)
+    for left in reversed(range(_TRIES if address == "local" else 1)):
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception:  # Ray raises just that
+            if not left:
+                raise
+            ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody listens at `host:port`; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

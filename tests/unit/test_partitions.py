@@ -1,0 +1,128 @@
+"""The split of the input over machines, and that its partitions joined are the single run."""
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from megatron_srp.data.partitions import parse_name, split_by_size
+from megatron_srp.data.parts import find_parts
+from megatron_srp.data.preprocess_cli import main
+from megatron_srp.errors import InputError, UsageError
+from tests.conftest import random_texts
+
+
+@pytest.fixture
+def job(tokenizer_models, write_jsonl, tmp_path):
+    """Flags of a job over five files of uneven size; the shards go under `tmp_path / "o"`."""
+    kind, model = tokenizer_models["gpt2"]
+    texts = random_texts(61, 120, most_words=120)
+    cuts = [0, 5, 60, 61, 90, 120]
+    files = [str(write_jsonl(texts[a:b], f"in{i}.jsonl")) for i, (a, b) in enumerate(pairwise(cuts))]
+    flags = ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--max-words", "20"]
+    return ["--input", *files, *flags, "--guard", "heuristic", "--workers", "1"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_split_is_complete_in_order_and_even(seed):
+    rng = random.Random(seed)
+    sizes = [rng.randrange(1, 1000) for _ in range(rng.randrange(1, 60))]
+    count = rng.randrange(1, 80)
+    parts = split_by_size(sizes, count)
+    assert [i for part in parts for i in part] == list(range(len(sizes)))
+    used = min(count, len(sizes))
+    assert [bool(part) for part in parts] == [True] * used + [False] * (count - used)
+    most = max(sum(sizes[i] for i in part) for part in parts)
+    assert most <= sum(sizes) / count + 2 * max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ([1, 1, 1, 1], 2, [2, 2]),
+        ([10, 1, 1, 1], 2, [1, 3]),
+        ([1, 1, 1, 10], 2, [3, 1]),
+        ([0, 0, 0], 2, [2, 1]),
+        ([5], 3, [1, 0, 0]),
+        ([1, 1, 1, 1, 1], 4, [1, 1, 2, 1]),
+    ],
+)
+def test_the_rule(sizes, count, expected):
+    assert [len(part) for part in split_by_size(sizes, count)] == expected
+
+
+def test_each_partition_is_an_output_of_its_own(job, tmp_path, capsys):
+    for index in range(3):
+        assert (
+            main(
+                [*job, "--output-prefix", str(tmp_path / "o"), "--num-partitions", "3", "--partition-index", str(index)]
+            )
+            == 0
+        )
+    parts = find_parts([tmp_path / "o"])
+    assert [part.prefix.name for part in parts] == [f"o-0000{i}-of-00003" for i in range(3)]
+    assert [f["file"] for part in parts for f in part.manifest["inputs"]] == [f"in{i}.jsonl" for i in range(5)]
+    assert f"{tmp_path / 'o-00002-of-00003_text_document'}.bin" in capsys.readouterr().out
+
+
+def test_more_partitions_than_files_leave_some_with_nothing_to_do(job, tmp_path, capsys):
+    flags = [*job, "--output-prefix", str(tmp_path / "o"), "--num-partitions", "7", "--partition-index"]
+    assert main([*flags, "5"]) == 0
+    assert capsys.readouterr().out == "5 input files in 7 partitions: none is left for partition 5\n"
+    assert not list(tmp_path.glob("o*"))
+    for index in range(5):
+        main([*flags, str(index)])
+    assert len(find_parts([tmp_path / "o"])) == 5
+
+
+def test_a_partition_without_text_is_no_error(job, write_jsonl, tmp_path):
+    files = [str(write_jsonl(texts, name)) for texts, name in ((["a text"], "a.jsonl"), ([""], "b.jsonl"))]
+    at = job.index("--tokenizer-type")
+    flags = ["--input", *files, *job[at:], "--output-prefix", str(tmp_path / "o"), "--num-partitions", "2"]
+    assert [main([*flags, "--partition-index", str(i)]) for i in range(2)] == [0, 0]
+    counts = json.loads((tmp_path / "o-00001-of-00002.srp.json").read_text())["counts"]
+    assert (counts["documents"], counts["empty_documents"]) == (0, 1)
+
+
+def test_what_is_missing_of_a_set_is_named(job, tmp_path):
+    flags = [*job, "--output-prefix", str(tmp_path / "o"), "--num-partitions", "5", "--partition-index"]
+    for index in (0, 2, 4):
+        main([*flags, str(index)])
+    (tmp_path / "o-00003-of-00005.srp-work").mkdir()
+    with pytest.raises(InputError, match=r"of 5 partitions 2 are missing: 1 \(not there\), 3 \(not finished\)"):
+        find_parts([tmp_path / "o"])
+    with pytest.raises(InputError, match=r"missing: 0 \(not named\), 1 \(not there\), 3"):
+        find_parts([tmp_path / "o-00004-of-00005", tmp_path / "o-00002-of-00005.srp.json"])
+    with pytest.raises(InputError, match="o-00003-of-00005 is not finished"):
+        find_parts([tmp_path / "o-00003-of-00005"])
+    main([*flags[:-2], "2", "--partition-index", "0"])
+    with pytest.raises(UsageError, match="made in 2 and in 5 partitions"):
+        find_parts([tmp_path / "o"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num-partitions 2", "--num-partitions alone"),
+        ("--partition-index 0", "--partition-index alone"),
+        ("--num-partitions 0 --partition-index 0", "give a number from 1"),
+        ("--num-partitions 2 --partition-index 2", "give 0 to 1"),
+        ("--num-partitions 2 --partition-index -1", "give 0 to 1"),
+        ("--executor ray", "give --num-partitions"),
+        ("--executor ray --num-partitions 2 --partition-index 0", "leave --partition-index out"),
+        ("--no-merge", "--no-merge is for --executor ray only"),
+        ("--ray-address auto", "--ray-address is for --executor ray only"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(job, tmp_path, flags, message):
+    with pytest.raises(UsageError, match=message):
+        main([*job, "--output-prefix", str(tmp_path / "o"), *flags.split()])
+    assert not list(tmp_path.glob("o*"))
+
+
+def test_names():
+    assert parse_name("a/b-00003-of-00016") == ("a/b", 3, 16)
+    assert parse_name(Path("b-3-of-16")) is None
+    assert parse_name("b") is None
