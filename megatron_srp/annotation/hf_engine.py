@@ -5,7 +5,6 @@ and its keys and values are shared (`hf_attention`); logits are computed where t
 token of each prompt. Work is queued on the GPU batch by batch, and only the end of a call waits for it.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import torch
 
 from megatron_srp.annotation.engines import Engine, Prompts
 from megatron_srp.annotation.hf_attention import NAME, Packing, pack, register, shared_prefix_keys, to_device
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.annotation.hf_loading import choose_device, choose_dtype, load_model, weights_revision
+from megatron_srp.errors import OutputError
 
 GPU_BATCH_TOKENS = 32_768
 CPU_BATCH_TOKENS = 4_096
@@ -52,13 +52,15 @@ class HFEngine(Engine):
         self.device = choose_device(device)
         on_gpu = self.device.type == "cuda"
         register()
-        self.model = _load(model, _dtype(dtype or ("bfloat16" if on_gpu else "float32"))).to(self.device).eval()
+        self.model = (
+            load_model(model, choose_dtype(dtype or ("bfloat16" if on_gpu else "float32"))).to(self.device).eval()
+        )
         self.model.set_attn_implementation(NAME)
         config = self.model.config
         window = getattr(config, "sliding_window", None) or config.max_position_embeddings
         self.max_length = min(max_length or config.max_position_embeddings, config.max_position_embeddings, window)
         self.batch_tokens = batch_tokens or (GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS)
-        self.revision = _revision(model) if isinstance(model, (str, Path)) else ""
+        self.revision = weights_revision(model) if isinstance(model, (str, Path)) else ""
         self._forward = torch.compile(self.model, dynamic=True) if compile else self.model
         self._prefix: tuple[bytes, list[tuple[torch.Tensor, torch.Tensor]]] = (b"", [])
         self._lock = threading.Lock()
@@ -189,50 +191,3 @@ class _Decoding:
         self.packing = pack(np.ones(len(self.keys), np.int64), self.keys, device)
         self.packing.pool, self.packing.kept = new, []
         return self.packing
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        raise UsageError(f"--engine hf: device {name!r}; choose cuda, cuda:1 or cpu") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--engine hf: device {name!r}, but PyTorch finds no GPU here; choose cpu")
-    return device
-
-
-def _dtype(name: str) -> torch.dtype:
-    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-    if name not in known:
-        raise UsageError(f"--engine hf: dtype {name!r}; choose from {', '.join(known)}")
-    return known[name]
-
-
-def _load(model: Any, dtype: torch.dtype) -> Any:
-    """The model of that folder or name, or `model` itself where it is one."""
-    if not isinstance(model, (str, Path)):
-        return model.to(dtype)
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--model {model}: cannot be loaded ({reason}); give a folder or a name on the hub") from None
-
-
-def _revision(model: str | Path) -> str:
-    """A short hash of what tells weights apart without reading them: config, file names, sizes and heads."""
-    folder = Path(model)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(model), local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {file.stat().st_size}".encode() + stream.read(1 << 20))
-    return digest.hexdigest()[:12]

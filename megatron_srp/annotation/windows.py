@@ -68,8 +68,9 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def join_windows(judged: Sequence[Judged], owners: np.ndarray) -> list[Judged]:
-    """One judgement for each text: the worst verdict of its windows, the categories and the highest score of
-    those with that verdict. A failed window fails the text, unless another window is Unsafe already."""
+    """One judgement for each text: the worst verdict of its windows, and the categories and the highest score of
+    those with that verdict; of Safe ones the lowest, as the text is no safer than any window. A failed window
+    fails the text, unless another window is Unsafe already."""
     groups = groupby(zip(owners.tolist(), judged, strict=True), key=lambda pair: pair[0])
     return [_worst([one for _, one in group]) for _, group in groups]
 
@@ -84,4 +85,5 @@ def _worst(windows: list[Judged]) -> Judged:
         return windows[0]
     picked = [w for w in fine if w.label.verdict is worst]
     categories = tuple(dict.fromkeys(c for w in picked for c in w.label.categories))
-    return Judged(SafetyLabel(worst, categories), max(w.score for w in picked))
+    extreme = min if worst is Verdict.SAFE else max
+    return Judged(SafetyLabel(worst, categories), extreme(w.score for w in picked))

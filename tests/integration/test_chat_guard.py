@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from megatron_srp.annotation import GuardOptions, load_guard
+from megatron_srp.annotation import GuardOptions, Judged, load_guard
 from megatron_srp.annotation.chat_guard import ChatGuard, choose_verdicts
-from megatron_srp.annotation.windows import halves
+from megatron_srp.annotation.windows import halves, join_windows
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import random_text
@@ -113,6 +113,15 @@ def test_a_long_text_is_judged_in_windows(guard):
         small.judge(["the river"])
     assert "".join(halves(quiet)) == quiet
     assert halves("ab") == ("a", "b")
+
+
+def test_windows_are_joined_to_the_worst():
+    unsafe, violent = (SafetyLabel(Verdict.UNSAFE, (name,)) for name in ("PII", "Violent"))
+    windows = [Judged(SAFE, 0.9), Judged(unsafe, 0.6), Judged(violent, 0.7), Judged(failure="no answer")]
+    assert join_windows(windows, np.zeros(4, int)) == [Judged(SafetyLabel(Verdict.UNSAFE, ("PII", "Violent")), 0.7)]
+    assert join_windows([*windows[:1], Judged(SAFE, 0.5)], np.zeros(2, int)) == [Judged(SAFE, 0.5)]
+    assert join_windows([windows[0], windows[3]], np.zeros(2, int)) == [windows[3]]
+    assert join_windows(windows[:2], np.arange(2)) == windows[:2]
 
 
 def test_nonsense_is_a_failure_and_no_verdict(guard, tiny_guard):
