@@ -69,10 +69,10 @@ class KeywordGuard(SafetyClassifier):
     name, revision = "keyword", "1"
 
     def classify(self, texts):
-        return [self.judge(text) for text in texts]
+        return [self.label_of(text) for text in texts]
 
     @staticmethod
-    def judge(text: str) -> SafetyLabel:
+    def label_of(text: str) -> SafetyLabel:
         if "kill" in text:
             return SafetyLabel(Verdict.UNSAFE, ("Violent", "PII"))
         return SafetyLabel(Verdict.CONTROVERSIAL, ("Unethical Acts",)) if "bomb" in text else SAFE
@@ -161,3 +161,11 @@ def write_jsonl(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_guard(tmp_path_factory) -> Path:
+    """Folder of a trained chat guard in miniature, for the engines (about ten seconds, once)."""
+    from tests.tiny_guard import make_tiny_guard
+
+    return make_tiny_guard(tmp_path_factory.mktemp("tiny-guard"))

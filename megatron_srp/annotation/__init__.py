@@ -1,21 +1,79 @@
 """Guards, the classifiers that judge segments. A table of names, each imported when it is asked for.
 
-A new guard is a class in a module of its own and one line in `GUARDS`.
+A guard's name is one of `GUARDS`; or `python:MODULE:CLASS`, one's own class of `SafetyClassifier`; or
+the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`).
+A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Judged, SafetyClassifier
 from megatron_srp.errors import UsageError, did_you_mean
 
-GUARDS = {"heuristic": "megatron_srp.annotation.heuristic:HeuristicGuard"}
+GUARDS = {
+    "heuristic": "megatron_srp.annotation.heuristic:HeuristicGuard",
+    "qwen3guard": "qwen3guard.yaml",
+    "llama-guard": "llama_guard.yaml",
+}
 
-__all__ = ["GUARDS", "SafetyClassifier", "load_guard"]
+__all__ = ["GUARDS", "GuardOptions", "Judged", "SafetyClassifier", "load_guard"]
 
 
-def load_guard(name: str) -> SafetyClassifier:
-    """The guard of that name; raises UsageError for an unknown one."""
-    if name not in GUARDS:
-        raise UsageError(f"unknown guard {name!r}; {did_you_mean(name, [*GUARDS, 'none'])}")
-    module, _, attribute = GUARDS[name].partition(":")
-    return getattr(import_module(module), attribute)()
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """How a chat guard is run; other guards take none of it.
+
+    Attributes:
+        model: folder or hub name of the weights; the guard's own by default.
+        tokenizer: folder or hub name of the tokenizer; the model's by default.
+        engine: what runs the model, of `engines.ENGINES`; `engine_options` are its own.
+        mode: as what a text is judged, of the modes the guard has: "prompt" or "response".
+        user_turn: what a user says before the text, for the response mode; nothing by default.
+        threshold: a text is not safe from this probability on; by default the likeliest verdict is given.
+        generate_all: let the model write its answer in full instead of reading the verdict in one pass.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    engine: str = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    mode: str | None = None
+    user_turn: str | None = None
+    threshold: float | None = None
+    generate_all: bool = False
+
+    def changed(self) -> list[str]:
+        """Names of what differs from the default."""
+        default = GuardOptions()
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+
+
+def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifier:
+    """The guard of that name; raises UsageError for an unknown one, and for options it does not take."""
+    options = options or GuardOptions()
+    target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
+    if target is None:
+        known = [*GUARDS, "none"]
+        raise UsageError(f"unknown guard {name!r}; {did_you_mean(name, known)}, python:MODULE:CLASS or a YAML file")
+    if target.endswith((".yaml", ".yml")):
+        from megatron_srp.annotation.chat_guard import load_chat_guard
+
+        return load_chat_guard(Path(__file__).with_name(target) if name in GUARDS else Path(name), options)
+    if options.changed():
+        raise UsageError(f"--guard {name} is no chat guard and takes no {', '.join(options.changed())}")
+    return _instance(target.removeprefix("python:"), name)
+
+
+def _instance(target: str, name: str) -> SafetyClassifier:
+    module, _, attribute = target.partition(":")
+    try:
+        guard = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--guard {name}: {error}; give python:MODULE:CLASS, with the module on PYTHONPATH") from None
+    if not isinstance(guard, SafetyClassifier):
+        raise UsageError(f"--guard {name}: {attribute} is no megatron_srp.annotation.SafetyClassifier")
+    return guard

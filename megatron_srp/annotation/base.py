@@ -1,10 +1,17 @@
-"""What a guard is: texts in, labels out."""
+"""What a guard is: texts in, judgements out."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from math import nan
+from typing import Any, Protocol
 
-from megatron_srp.schema import SafetyLabel
+import numpy as np
+
+from megatron_srp.errors import InputError
+from megatron_srp.schema import SAFE, SafetyLabel
 
 
 class StringArray(Protocol):
@@ -15,9 +22,27 @@ class StringArray(Protocol):
     def to_pylist(self) -> list[str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a guard says of one text.
+
+    Attributes:
+        label: verdict and categories; meaningless where there is a `failure`.
+        score: probability of the verdict, NaN where the guard gives none.
+        failure: why no verdict could be had, "" where one was.
+    """
+
+    label: SafetyLabel = SAFE
+    score: float = nan
+    failure: str = ""
+
+
 class SafetyClassifier(ABC):
-    """A guard that judges texts one by one and remembers nothing, so that batches may come in any
+    """A guard that judges texts one by one and remembers nothing of them, so that batches may come in any
     order and from several threads.
+
+    A guard overrides `classify`, or `judge` too where it has scores or may fail, and the forms for Arrow
+    arrays where it can work on those.
 
     Attributes:
         name, revision: which guard this is; both are written beside its verdicts.
@@ -26,10 +51,46 @@ class SafetyClassifier(ABC):
     name: str
     revision: str
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that its verdicts depend on, as JSON values: verdicts with other settings are other verdicts."""
+        return {"guard": self.name, "revision": self.revision}
+
+    @cached_property
+    def incidents(self) -> Counter[str]:
+        """What else was met and counted, for the report of a run: texts judged in windows, say."""
+        return Counter()
+
     @abstractmethod
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
-        """A label for each text, in order."""
+        """A label for each text, in order; raises InputError where no verdict can be had."""
+
+    def judge(self, texts: Sequence[str]) -> list[Judged]:
+        """A judgement of each text, in order. A text that gets no verdict says why and raises nothing."""
+        return [Judged(label) for label in self.classify(texts)]
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
-        """`classify` for an Arrow array of strings; a guard that can work on one overrides this."""
+        """`classify` for an Arrow array of strings."""
         return self.classify(texts.to_pylist())
+
+    def judge_array(self, texts: StringArray) -> list[Judged]:
+        """`judge` for an Arrow array of strings."""
+        return [Judged(label) for label in self.classify_array(texts)]
+
+    def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """float32[N]: how probable it is that each text is not Safe; NaN where the guard cannot say."""
+        return np.full(len(texts), nan, np.float32)
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Give back processes, connections and device memory."""
+
+
+def labels_of(judged: Sequence[Judged]) -> list[SafetyLabel]:
+    """The labels; raises InputError at the first failure, which must not pass for a verdict."""
+    for i, one in enumerate(judged):
+        if one.failure:
+            raise InputError(
+                f"the guard gives no verdict on segment {i + 1} of {len(judged)}: {one.failure}; judge the corpus "
+                "with tools/annotate.py, which counts and shows such segments"
+            )
+    return [one.label for one in judged]

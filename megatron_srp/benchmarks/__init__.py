@@ -9,6 +9,7 @@ from pathlib import Path
 SECTIONS = {
     "data": "megatron_srp.benchmarks.data_plane:run",
     "view": "megatron_srp.benchmarks.view:run",
+    "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
 }
 
 

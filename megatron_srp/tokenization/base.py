@@ -30,10 +30,11 @@ class TokenBatch:
         return cls.from_arrays([np.array(row, np.uint32) for row in ids])
 
     @classmethod
-    def from_arrays(cls, ids: list[np.ndarray]) -> "TokenBatch":
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum([len(row) for row in ids], out=offsets[1:])
-        return cls(np.concatenate([np.empty(0, np.uint32), *ids]), offsets)
+    def from_arrays(cls, rows: list[np.ndarray]) -> "TokenBatch":
+        """Rows of one type, which the batch keeps."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.concatenate(rows) if rows else np.empty(0, np.uint32), offsets)
 
 
 class TextTokenizer(ABC):

@@ -61,7 +61,7 @@ def test_parts_are_plain_parquet_without_the_text(files, tmp_path):
     for row, text in zip(rows, TEXTS, strict=True):
         segments = segment_text(text, 10)
         assert row["ends"] == [s.end for s in segments]
-        labels = [KeywordGuard.judge(text[s.start : s.end]) for s in segments]
+        labels = [KeywordGuard.label_of(text[s.start : s.end]) for s in segments]
         assert row["verdicts"] == [str(label.verdict) for label in labels]
         assert row["categories"] == [", ".join(label.categories) for label in labels]
         assert row["scores"] == [None] * len(segments)

@@ -38,7 +38,7 @@ def expected_text(text: str, form: ReflectionFormat, eos: str, append_eod: bool)
     out = ""
     segments = segment_text(text, 8)
     for i, s in enumerate(segments):
-        label = KeywordGuard.judge(text[s.start : s.end])
+        label = KeywordGuard.label_of(text[s.start : s.end])
         last = i == len(segments) - 1
         out += f"{text[s.start : s.end]} {form.render(label)}"
         out += eos if form.stops(label) and not (last and append_eod) else ""

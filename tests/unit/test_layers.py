@@ -15,7 +15,7 @@ LAYERS = [
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
-    "torch": ("training/", "annotation/hf_engine", "checkpoints/", "generation/", "benchmarks/"),
+    "torch": ("training/", "annotation/hf_", "checkpoints/", "generation/", "benchmarks/"),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
     "transformers": ("annotation/", "checkpoints/", "generation/", "benchmarks/"),
     "vllm": ("annotation/", "generation/"),

@@ -25,11 +25,10 @@ TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> list[Path]:
-    """Two files, enough for a second's work."""
     files = [tmp_path_factory.mktemp("corpus") / f"in{i}.jsonl" for i in range(2)]
     for i, file in enumerate(files):
         texts = random_texts(i, 400)
-        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 40))
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 8))
     return files
 
 
@@ -58,7 +57,10 @@ def on_a_terminal(command: list, **environment: str) -> str:
     return shown.decode()
 
 
-def test_a_live_view_on_a_terminal(flags):
+def test_a_live_view_on_a_terminal(flags, corpus, tmp_path):
+    last = tmp_path / "last.jsonl"  # enough for a second's work
+    last.write_text(corpus[1].read_text() * 6)
+    flags = [*flags[:2], str(last), *flags[3:]]
     shown = on_a_terminal([sys.executable, str(TOOL), *flags])
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert re.search(r"file 2/2 .*\d+% \d+\.\d MB/s [\d,]+ tokens/s \d+ s left", plain)

@@ -1,0 +1,108 @@
+"""Labelled texts to hold a guard against: the files of known benchmarks, and one's own by naming the columns."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import InputError, UsageError, did_you_mean
+
+LABELS = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text, whether it is harmful, and the kind that the data set says it is of ("" for none)."""
+
+    text: str
+    harmful: bool
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a file has what.
+
+    Attributes:
+        text, label, kind: names of columns or keys; no `label` means that all texts have `constant`.
+        constant: "safe" or "unsafe".
+        headless: a CSV file may lack its header, and then has nothing but the text.
+    """
+
+    text: str
+    label: str | None = None
+    kind: str | None = None
+    constant: str | None = None
+    headless: bool = False
+
+
+FORMATS = {
+    "xstest": Columns("prompt", label="label", kind="type"),
+    "advbench": Columns("goal", constant="unsafe", headless=True),
+    "harmbench": Columns("Behavior", kind="SemanticCategory", constant="unsafe"),
+    "alpaca": Columns("instruction", kind="dataset", constant="safe"),
+    "gsm8k": Columns("question", constant="safe"),
+}
+GENERIC = ("csv", "json", "jsonl")
+
+
+def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
+    """The examples of `FORMAT:PATH`, where the format is one of `FORMATS`, or csv, json or jsonl with `columns`.
+
+    Raises:
+        UsageError: for an unknown format, or one without columns that needs them.
+        InputError: for a file that cannot be read, or has other columns or labels.
+    """
+    form, _, path = name.partition(":")
+    if not path or form not in {*FORMATS, *GENERIC}:
+        known = [*FORMATS, *GENERIC]
+        raise UsageError(f"--dataset {name!r}: give FORMAT:PATH; {did_you_mean(form, known)}")
+    columns = FORMATS.get(form, columns)
+    if columns is None:
+        raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or give the format's name")
+    file = Path(path)
+    rows = _rows(file, form if form in GENERIC else file.suffix.lstrip("."), columns)
+    examples = [_example(file, number, row, columns) for number, row in enumerate(rows, 1)]
+    if not examples:
+        raise InputError(f"{file}: no examples in it")
+    return examples
+
+
+def _rows(file: Path, form: str, columns: Columns) -> Iterator[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    try:
+        if form == "csv":
+            return iter(_csv_rows(text, columns))
+        parsed = (
+            [json.loads(line) for line in text.splitlines() if line.strip()] if form == "jsonl" else json.loads(text)
+        )
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}: not valid {form or 'JSON'} ({error})") from None
+    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
+        raise InputError(f"{file}: not a list of objects")
+    return iter(parsed)
+
+
+def _csv_rows(text: str, columns: Columns) -> list[dict[str, Any]]:
+    rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
+    if columns.headless and rows and columns.text not in rows[0]:
+        return [{columns.text: ",".join(row)} for row in rows]  # a bare line may have commas
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
+
+
+def _example(file: Path, number: int, row: dict[str, Any], columns: Columns) -> Example:
+    for column in (columns.text, columns.label, columns.kind):
+        if column is not None and column not in row:
+            raise InputError(
+                f"{file}, row {number}: no column {column!r}; the columns are {', '.join(map(str, row))}. Give csv:, "
+                "json: or jsonl:PATH with --text-column, and --label-column or --label"
+            )
+    label = str(row[columns.label] if columns.label else columns.constant).strip().lower()
+    if label not in LABELS:
+        raise InputError(f"{file}, row {number}: label {label!r}; choose from {', '.join(LABELS)}")
+    return Example(str(row[columns.text]), LABELS[label], str(row[columns.kind]) if columns.kind else "")

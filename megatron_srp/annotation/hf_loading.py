@@ -1,0 +1,57 @@
+"""What the hf engine is given: a device, a type of numbers, and weights."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_srp.errors import UsageError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UsageError(f"--engine hf: device {name!r}; choose cuda, cuda:1 or cpu") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--engine hf: device {name!r}, but PyTorch finds no GPU here; choose cpu")
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The type of that name; raises UsageError for another."""
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if name not in known:
+        raise UsageError(f"--engine hf: dtype {name!r}; choose from {', '.join(known)}")
+    return known[name]
+
+
+def load_model(model: Any, dtype: torch.dtype) -> Any:
+    """The model of that folder or name, or `model` itself where it is one; raises UsageError."""
+    if not isinstance(model, (str, Path)):
+        return model.to(dtype)
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--model {model}: cannot be loaded ({reason}); give a folder or a name on the hub") from None
+
+
+def weights_revision(model: str | Path) -> str:
+    """A short hash of what tells weights apart without reading them: config, file names, sizes and heads."""
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(model), local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name} {file.stat().st_size}".encode() + stream.read(1 << 20))
+    return digest.hexdigest()[:12]
