@@ -11,11 +11,12 @@ from pathlib import Path
 
 _SERVER = """
 import json, os, signal, sys, time
+from importlib import import_module
 import awkward, gigatoken
 from megatron_srp.annotation.heuristic import HeuristicGuard
-from megatron_srp.data import builder, preprocess, progress
-from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data import annotate, annotate_progress, builder, preprocess, progress, retry
 from megatron_srp.errors import run_command
+main = import_module(sys.argv[1]).main
 for line in sys.stdin:
     argv, seconds = json.loads(line)
     pid = os.fork()
@@ -35,11 +36,18 @@ for line in sys.stdin:
 
 
 class Jobs:
-    """Starts runs of the data job in processes of their own, one at a time."""
+    """Starts runs of a command in processes of their own, one at a time.
+
+    Args:
+        module: whose `main` the command is.
+    """
+
+    def __init__(self, module: str = "megatron_srp.data.preprocess_cli") -> None:
+        self._module = module
 
     def __enter__(self) -> "Jobs":
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen([sys.executable, "-c", _SERVER], text=True, **pipes)
+        self._server = subprocess.Popen([sys.executable, "-c", _SERVER, self._module], text=True, **pipes)
         return self
 
     def __exit__(self, *_) -> None:
