@@ -8,16 +8,20 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation import Judged, SafetyClassifier
 from megatron_srp.annotation.store import AnnotationStore, read_part
 from megatron_srp.annotation.writers import Partition, WriterLock
+from megatron_srp.corpus.batch import TextBatch, segment_batch
 from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.annotate import Annotator
 from megatron_srp.data.annotate_cli import main
 from megatron_srp.data.failures import FailureLog
+from megatron_srp.data.hash_labeler import HashLabeler
+from megatron_srp.data.reflect import Source
 from megatron_srp.errors import GuardError, InputError, SrpError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import KeywordGuard, random_texts
@@ -322,3 +326,15 @@ def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, mon
     assert "1 segments of these files have no verdict in the store; try them again with --retry-failed" in shown
     with pytest.raises(InputError, match="not an annotation store"):
         AnnotationStore(tmp_path / "elsewhere")
+
+
+def test_shards_of_the_texts_refuse_failed_segments_too(tmp_path):
+    texts = ["On the river. The end.", "It kills by the river. So they say."]
+    annotate(tmp_path / "store", [write(tmp_path / "a.jsonl", texts)], MoodyGuard())
+    store = AnnotationStore(tmp_path / "store")
+    batch = TextBatch.from_texts(texts[::-1])
+    given = Source(0, np.arange(2)), batch, segment_batch(batch, 10)
+    with pytest.raises(InputError, match=r"\.parquet, row \d, segment 1: the guard gave no verdict \(nonsense"):
+        HashLabeler(store, "text", ["shard"], 10)(*given)
+    codes, labels = HashLabeler(store, "text", ["shard"], 10, Verdict.CONTROVERSIAL)(*given)
+    assert [labels[code].verdict for code in codes] == [Verdict.CONTROVERSIAL] * 2
