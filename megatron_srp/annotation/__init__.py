@@ -65,7 +65,7 @@ def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifi
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
         known = [*GUARDS, "none"]
-        raise UsageError(f"unknown guard {name!r}; {did_you_mean(name, known)}, python:MODULE:CLASS or a YAML file")
+        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {did_you_mean(name, known)}")
     if target.endswith((".yaml", ".yml")):
         from megatron_srp.annotation.chat_guard import load_chat_guard
 
