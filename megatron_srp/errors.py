@@ -3,6 +3,7 @@
 SrpError                 base of all errors raised on purpose; one clear line, no traceback
 ├── UsageError           a flag, name or setting is wrong, or two of them clash      exit 2
 ├── InputError           a file, line or record cannot be used as it is              exit 2
+├── GuardError           a guard cannot do its work, or fails on too many segments   exit 1
 └── OutputError          a result cannot be written                                  exit 1
 
 Each message says what was given, what is allowed and what to do.
@@ -31,6 +32,12 @@ class UsageError(SrpError):
 
 class InputError(SrpError):
     """A file, line or record of the input cannot be used as it is."""
+
+
+class GuardError(SrpError):
+    """A guard cannot do its work: its endpoint is gone, or it fails on too many segments."""
+
+    exit_code = 1
 
 
 class OutputError(SrpError):

@@ -2,6 +2,7 @@
 
     <think> Safe </think>
     <think> Unsafe: Violent, PII </think>     and then the tokenizer's end-of-text token
+    <think> Safe A letter arrives. </think>   with `hints`: SRP-Hint, the paper's appendix A
 
 The paper's form (section 3) is plain text; `special_tokens` makes `<think>` and `</think>` tokens of
 their own. The end-of-text token after a verdict in `stop_after` is what teaches a model to stop.
@@ -46,6 +47,7 @@ class ReflectionFormat:
         stop_after: verdicts that are followed by the tokenizer's end-of-text token.
         controversial: keep that verdict, or write it as safe or as unsafe.
         special_tokens: whether `open` and `close` are single tokens of the tokenizer.
+        hints: whether Safe labels are written, and read, with their hints.
     """
 
     open: str = "<think>"
@@ -53,6 +55,7 @@ class ReflectionFormat:
     stop_after: frozenset[Verdict] = DEFAULT_STOP_AFTER
     controversial: Controversial = "keep"
     special_tokens: bool = False
+    hints: bool = False
 
     def __post_init__(self) -> None:
         if self.controversial not in get_args(Controversial):
@@ -63,7 +66,9 @@ class ReflectionFormat:
         verdict = label.verdict
         if verdict is Verdict.CONTROVERSIAL and self.controversial != "keep":
             verdict = Verdict.from_name(self.controversial)
-        return SafetyLabel(verdict, () if verdict is Verdict.SAFE else label.categories)
+        if verdict is Verdict.SAFE:
+            return SafetyLabel(verdict, hint=label.hint if self.hints else "")
+        return SafetyLabel(verdict, label.categories)
 
     def stops(self, label: SafetyLabel) -> bool:
         """Whether an end-of-text token follows the reflection."""
@@ -73,7 +78,8 @@ class ReflectionFormat:
         """The reflection's text, e.g. `<think> Unsafe: Violent </think>`."""
         label = self.resolve(label)
         categories = f": {', '.join(label.categories)}" if label.categories else ""
-        return f"{self.open} {label.verdict}{categories} {self.close}"
+        hint = f" {label.hint}" if label.hint else ""
+        return f"{self.open} {label.verdict}{categories}{hint} {self.close}"
 
     def parse(self, text: str) -> SafetyLabel | None:
         """The label of a text that is a reflection and nothing else; None for any other text."""
@@ -105,6 +111,7 @@ class ReflectionFormat:
             "stop_after": sorted(self.stop_after),
             "controversial": self.controversial,
             "tokens": "special" if self.special_tokens else "text",
+            **({"hints": True} if self.hints else {}),
         }
 
     @classmethod
@@ -120,9 +127,10 @@ class ReflectionFormat:
 
     def _pattern(self) -> re.Pattern[str]:
         verdicts = "|".join(Verdict)
-        return re.compile(rf"{re.escape(self.open)} ({verdicts})(?:: ([^<>\n\r]+?))? {re.escape(self.close)}")
+        hint = rf"|(?<= {Verdict.SAFE}) ([^<>\n\r]+?)" if self.hints else "|(?!)()"
+        return re.compile(rf"{re.escape(self.open)} ({verdicts})(?:: ([^<>\n\r]+?){hint})? {re.escape(self.close)}")
 
     @staticmethod
     def _label(match: re.Match[str]) -> SafetyLabel:
         names = [name.strip() for name in (match[2] or "").split(",")]
-        return SafetyLabel(Verdict(match[1]), tuple(name for name in names if name))
+        return SafetyLabel(Verdict(match[1]), tuple(name for name in names if name), (match[3] or "").strip())

@@ -32,20 +32,28 @@ class Verdict(StrEnum):
 
 
 _RESERVED = frozenset(",<>\n\r")
+_RESERVED_IN_HINTS = frozenset("<>\n\r")
 
 
 @dataclass(frozen=True, slots=True)
 class SafetyLabel:
     """A verdict and the categories of harm it was given for, in the classifier's order.
 
+    A Safe label may carry a `hint` instead: a few words on what comes next (SRP-Hint).
+
     Raises:
-        ValueError: for a category that could not be read back from a reflection's text.
+        ValueError: for a category or a hint that could not be read back from a reflection's text.
     """
 
     verdict: Verdict
     categories: tuple[str, ...] = ()
+    hint: str = ""
 
     def __post_init__(self) -> None:
+        if self.hint and (self.verdict is not Verdict.SAFE or self.categories):
+            raise ValueError(f"hint {self.hint!r}: only a Safe label without categories has a hint")
+        if self.hint != self.hint.strip() or set(self.hint) & _RESERVED_IN_HINTS:
+            raise ValueError(f"hint {self.hint!r}: give words without <, >, line breaks and outer spaces")
         for category in self.categories:
             if not category.strip() == category != "" or set(category) & _RESERVED:
                 raise ValueError(f"category {category!r}: give a name without commas, <, > and line breaks")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -47,17 +48,25 @@ def kill_at_call(number: int | None, count: mmap.mmap) -> None:
     sys.addaudithook(hook)
 
 
-def serve() -> None:
-    """Fork and run a job for every line of stdin: its arguments, seconds to live, calls to live."""
+def serve(module: str) -> None:
+    """Fork and run a job for every line of stdin: its arguments, seconds to live, calls to live.
+
+    Args:
+        module: whose `main` runs the job.
+    """
     import awkward  # noqa: F401
     import gigatoken  # noqa: F401
 
     import megatron_srp.annotation.heuristic
+    import megatron_srp.data.annotate
+    import megatron_srp.data.annotate_progress
     import megatron_srp.data.builder
     import megatron_srp.data.preprocess
-    import megatron_srp.data.progress  # noqa: F401
-    from megatron_srp.data.preprocess_cli import main
+    import megatron_srp.data.progress
+    import megatron_srp.data.retry  # noqa: F401
     from megatron_srp.errors import run_command
+
+    main = import_module(module).main
 
     count = mmap.mmap(-1, 8)
     for line in sys.stdin:
@@ -80,11 +89,20 @@ def serve() -> None:
 
 
 class Jobs:
-    """Starts runs of the data job in processes of their own, one at a time."""
+    """Starts runs of a command in processes of their own, one at a time.
+
+    Args:
+        module: whose `main` the command is.
+    """
+
+    def __init__(self, module: str = "megatron_srp.data.preprocess_cli") -> None:
+        self._module = module
 
     def __enter__(self) -> "Jobs":
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen([sys.executable, "-m", "tests.killing"], text=True, cwd=ROOT, **pipes)
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.killing", self._module], text=True, cwd=ROOT, **pipes
+        )
         return self
 
     def __exit__(self, *_) -> None:
@@ -155,4 +173,4 @@ def phase(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

@@ -1,7 +1,8 @@
 """Guards, the classifiers that judge segments. A table of names, each imported when it is asked for.
 
 A guard's name is one of `GUARDS`; or `python:MODULE:CLASS`, one's own class of `SafetyClassifier`; or
-the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`).
+the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
+`ensemble:FILE.yaml`, several guards as one (`ensemble`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -55,10 +56,16 @@ class GuardOptions:
 def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifier:
     """The guard of that name; raises UsageError for an unknown one, and for options it does not take."""
     options = options or GuardOptions()
+    if name.startswith("ensemble:"):
+        from megatron_srp.annotation.ensemble import load_ensemble
+
+        if options.changed():
+            raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
+        return load_ensemble(Path(name.removeprefix("ensemble:")))
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
         known = [*GUARDS, "none"]
-        raise UsageError(f"unknown guard {name!r}; {did_you_mean(name, known)}, python:MODULE:CLASS or a YAML file")
+        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {did_you_mean(name, known)}")
     if target.endswith((".yaml", ".yml")):
         from megatron_srp.annotation.chat_guard import load_chat_guard
 

@@ -30,11 +30,13 @@ class Judged:
         label: verdict and categories; meaningless where there is a `failure`.
         score: probability of the verdict, NaN where the guard gives none.
         failure: why no verdict could be had, "" where one was.
+        votes: what each member of an ensemble said, in its order; () for a single guard.
     """
 
     label: SafetyLabel = SAFE
     score: float = nan
     failure: str = ""
+    votes: tuple["Judged", ...] = ()
 
 
 class SafetyClassifier(ABC):
@@ -75,6 +77,8 @@ class SafetyClassifier(ABC):
 
     def judge_array(self, texts: StringArray) -> list[Judged]:
         """`judge` for an Arrow array of strings."""
+        if type(self).judge is not SafetyClassifier.judge:
+            return self.judge(texts.to_pylist())
         return [Judged(label) for label in self.classify_array(texts)]
 
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:

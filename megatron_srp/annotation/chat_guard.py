@@ -33,7 +33,7 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
     model = options.model or spec.model
     builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn)
     check_threshold(options.threshold, options.generate_all)
-    engine = load_engine(options.engine, model, **options.engine_options)
+    engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
     return ChatGuard(builder, engine, options)
 
 
@@ -70,7 +70,9 @@ def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold
         harmful = shares[:, ~safe].sum(1) >= threshold
         of = np.where(safe[None, :] == harmful[:, None], -1.0, shares)
         chosen = of.argmax(1)
-    return Verdicts(chosen, shares[np.arange(len(shares)), chosen], mass)
+    scores = shares[np.arange(len(shares)), chosen]
+    scores[np.isneginf(logprobs).any(1)] = nan  # the engine knew what the model would write, and no more
+    return Verdicts(chosen, scores, mass)
 
 
 class ChatGuard(SafetyClassifier):

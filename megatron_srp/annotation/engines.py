@@ -4,8 +4,10 @@ A new engine is a class in a module of its own and one line in `ENGINES`.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, signature
@@ -63,10 +65,16 @@ class Engine(ABC):
     max_length: int
     revision: str = ""
 
+    @cached_property
+    def incidents(self) -> Counter[str]:
+        """What went wrong and passed, or cost a prompt its answer: counted, for the report of a run."""
+        return Counter()
+
     @abstractmethod
     def next_token_logprobs(self, prompts: Prompts, candidates: Sequence[int]) -> np.ndarray:
         """float32[N, C]: log-probabilities, over the whole vocabulary, of C tokens directly behind each of
-        the N prompts. A row of NaN is a prompt that got no answer; `incidents` of the guard count those."""
+        the N prompts. A row of NaN is a prompt that got no answer. An engine that knows only which candidate
+        the model would write gives that one 0 and the others -inf."""
 
     @abstractmethod
     def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: Sequence[int]) -> list[np.ndarray]:
@@ -76,8 +84,12 @@ class Engine(ABC):
         """Give back processes, connections and device memory."""
 
 
-def load_engine(name: str, model: str, **options: Any) -> Engine:
+def load_engine(name: str, model: str, tokenizer: str | None = None, **options: Any) -> Engine:
     """The engine of that name, with `model` loaded: a folder, or a name that the engine knows.
+
+    Args:
+        tokenizer: folder or hub name of the guard's tokenizer, for engines that speak text.
+        options: of the engine.
 
     Raises:
         UsageError: for an unknown engine or option, or packages that are not installed.
@@ -90,6 +102,8 @@ def load_engine(name: str, model: str, **options: Any) -> Engine:
     for option in options:
         if option not in known and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
             raise UsageError(f"--engine {name} has no option {option!r}; {did_you_mean(option, known)}")
+    if tokenizer and "tokenizer" in known:
+        options.setdefault("tokenizer", tokenizer)
     return kind(model, **options)  # type: ignore[call-arg]
 
 
@@ -101,7 +115,8 @@ def _engine_class(name: str) -> type[Engine]:
     except ModuleNotFoundError as error:
         missing = [str(error.name)]
     if missing:
+        extra = "ray" if "ray" in missing else "annotate"
         raise UsageError(
-            f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[annotate]'"
+            f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
         )
     return kind

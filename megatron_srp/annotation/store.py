@@ -1,184 +1,116 @@
 """The annotation store: verdicts on disk, beside the corpus and without its text.
 
-    STORE/store.json                      who judged, and with which settings
-    STORE/KEY/FINGERPRINT/000000000.parquet   one file per chunk of an input file, named by its first row
+    STORE/store.json                          who judged, and with which settings
+    STORE/KEY/FINGERPRINT/000000000000.parquet  one part per chunk of an input file, named by its first row
+    STORE/writers/*.lock                      who is writing (`writers.py`)
 
-A Parquet row is a document: its row in the input file, a hash of its text, and lists over its segments:
-ends (character offsets), verdicts, categories (joined by ", ") and scores (probability of the verdict;
-null where the guard gives none). Parts are written whole or not at all, and are readable by anything that
-reads Parquet.
+Parts (`part.py`) are written whole or not at all, and are readable by anything that reads Parquet. A part
+depends on the input, the guard and the settings alone, so that a store filled by many nodes, or in many
+runs, is the store of one undisturbed run.
 """
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from megatron_srp.errors import InputError, UsageError
-from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.annotation.part import Part, PartSummary, read_part, read_summary, write_part
+from megatron_srp.errors import InputError, OutputError, UsageError
 
-FORMAT_VERSION = 1
-_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("text_hash", pa.uint64()),
-        ("ends", pa.list_(pa.int32())),
-        ("verdicts", pa.list_(pa.string())),
-        ("categories", pa.list_(pa.string())),
-        ("scores", pa.list_(pa.float32())),
-    ]
-)
+FORMAT_VERSION = 2
+
+__all__ = ["AnnotationStore", "Part", "PartSummary", "Span", "read_part", "read_summary", "write_part"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Verdicts of N documents of one input file, S segments in all.
+class Span:
+    """Rows [start, stop) of an input file that have no verdicts yet; to the end where `stop` is None."""
 
-    Attributes:
-        rows: int64[N] rows in the input file, ascending.
-        hashes: uint64[N] of the texts (`text_hashes`).
-        offsets: int64[N+1], which segments belong to each document.
-        ends: int32[S] character offsets at which the segments end.
-        codes: int64[S] numbers in `labels`.
-        labels: the distinct labels.
-        scores: float32[S], NaN where there is none.
-        end: the first row behind the part.
-    """
-
-    rows: np.ndarray
-    hashes: np.ndarray
-    offsets: np.ndarray
-    ends: np.ndarray
-    codes: np.ndarray
-    labels: list[SafetyLabel]
-    scores: np.ndarray
-    end: int
-
-
-def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
-
-
-def write_part(path: Path, part: Part) -> None:
-    """Write `part` whole or not at all."""
-    codes = pa.array(part.codes.astype(np.int32))
-    verdicts = pa.DictionaryArray.from_arrays(
-        codes, pa.array([str(label.verdict) for label in part.labels], pa.string())
-    )
-    names = pa.DictionaryArray.from_arrays(
-        codes, pa.array([", ".join(label.categories) for label in part.labels], pa.string())
-    )
-    scores = pa.array(part.scores, pa.float32(), mask=np.isnan(part.scores))
-    columns = [
-        pa.array(part.rows),
-        pa.array(part.hashes),
-        _lists(part.offsets, pa.array(part.ends)),
-        _lists(part.offsets, verdicts.cast(pa.string())),
-        _lists(part.offsets, names.cast(pa.string())),
-        _lists(part.offsets, scores),
-    ]
-    schema = _SCHEMA.with_metadata({"end": str(part.end)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(pa.table(columns, schema=schema), file, compression="zstd", write_page_checksum=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_part(path: Path) -> Part:
-    """Raises InputError when the file is damaged."""
-    try:
-        table = pq.read_table(path).combine_chunks()
-        ends, verdicts, categories, scores = (
-            table.column(name).combine_chunks() for name in ("ends", "verdicts", "categories", "scores")
-        )
-        codes, labels = _codes(verdicts.values, categories.values)
-        rows, at = table.column("row").to_numpy(), ends.offsets
-        alike = all(lists.offsets == at and not lists.null_count for lists in (ends, verdicts, categories, scores))
-        if not alike or (np.diff(rows) < 1).any():
-            raise ValueError("its columns do not fit together")
-        return Part(
-            rows,
-            table.column("text_hash").to_numpy(),
-            at.to_numpy().astype(np.int64),
-            ends.values.to_numpy(),
-            codes,
-            labels,
-            scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
-            int(table.schema.metadata[b"end"]),
-        )
-    except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a part of an annotation store, or damaged ({error}); delete it and annotate again"
-        ) from None
-
-
-def _codes(verdicts: pa.Array, categories: pa.Array) -> tuple[np.ndarray, list[SafetyLabel]]:
-    """int64[S] numbers of labels, and the labels they number."""
-    verdicts, categories = verdicts.dictionary_encode(), categories.dictionary_encode()
-    width = max(len(categories.dictionary), 1)
-    pairs = verdicts.indices.to_numpy().astype(np.int64) * width + categories.indices.to_numpy()
-    distinct = np.flatnonzero(np.bincount(pairs))
-    numbers = np.zeros(distinct.max(initial=0) + 1, np.int64)
-    numbers[distinct] = np.arange(len(distinct))
-    names, kinds = categories.dictionary.to_pylist(), verdicts.dictionary.to_pylist()
-    return numbers[pairs], [_label(kinds[pair // width], names[pair % width]) for pair in distinct]
-
-
-def _label(verdict: str, categories: str) -> SafetyLabel:
-    return SafetyLabel(Verdict(verdict), tuple(categories.split(", ")) if categories else ())
+    start: int
+    stop: int | None = None
 
 
 class AnnotationStore:
     """A folder of verdicts by one guard with one set of settings.
 
     Attributes:
-        settings: `guard`, `revision`, `max_words`, as recorded.
+        settings: `guard`, `revision`, `max_words` and whatever else decides a verdict, as recorded.
     """
+
+    HEADER: ClassVar[str] = "store.json"
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            header = orjson.loads((self.folder / "store.json").read_bytes())
+            header = orjson.loads((self.folder / self.HEADER).read_bytes())
             version = header.get("version")
             self.settings: dict[str, Any] = dict(header["settings"])
         except (OSError, AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
-                f"{folder}: not an annotation store (no readable store.json); make one with tools/annotate.py"
+                f"{folder}: not an annotation store (no readable {self.HEADER}); make one with tools/annotate.py"
             ) from None
         if version != FORMAT_VERSION:
             raise InputError(f"{folder}: store version {version}, this release reads {FORMAT_VERSION}")
 
     @classmethod
-    def create(cls, folder: str | Path, settings: dict[str, Any]) -> "AnnotationStore":
-        """Open the store to write to it, making it if need be; raises UsageError if its settings differ."""
-        path = Path(folder) / "store.json"
-        if path.exists():
-            store = cls(folder)
-            for name in sorted({*settings, *store.settings}):
-                if settings.get(name) != store.settings.get(name):
-                    raise UsageError(
-                        f"{folder} holds verdicts with other settings: {name} was "
-                        f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
-                    )
-            return store
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"version": FORMAT_VERSION, "settings": settings}, indent=2) + "\n")
-        temporary.replace(path)
-        return cls(folder)
+    def create(cls, folder: str | Path, settings: dict[str, Any]) -> Self:
+        """Open the store to write to it, making it if need be.
+
+        Raises:
+            UsageError: when it holds verdicts with other settings; the message names the difference.
+            OutputError: when the folder cannot be written to.
+        """
+        path = Path(folder) / cls.HEADER
+        settings = json.loads(json.dumps(settings))  # as it will be read back
+        if not path.exists():
+            text = json.dumps({"version": FORMAT_VERSION, "settings": settings}, indent=2) + "\n"
+            temporary = path.with_name(f"{cls.HEADER}.{socket.gethostname()}-{os.getpid()}.tmp")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(text, encoding="utf-8")
+                _publish(temporary, path)
+            except OSError as error:
+                raise OutputError(f"{folder}: {error.strerror}; choose another --store") from None
+        store = cls(folder)
+        for name in sorted({*settings, *store.settings}):
+            if settings.get(name) != store.settings.get(name):
+                raise UsageError(
+                    f"{folder} was made with other settings: {name} was "
+                    f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
+                )
+        return store
+
+    def part_path(self, key: str, fingerprint: str, first_row: int) -> Path:
+        return self.folder / key / fingerprint / f"{first_row:012d}.parquet"
 
     def parts(self, key: str, fingerprint: str) -> list[tuple[int, Path]]:
         """First row and path of each part of an input file, in order."""
         return sorted((int(path.stem), path) for path in (self.folder / key / fingerprint).glob("*.parquet"))
 
-    def part_path(self, key: str, fingerprint: str, first_row: int) -> Path:
-        return self.folder / key / fingerprint / f"{first_row:012d}.parquet"
+    def summaries(self, key: str, fingerprint: str) -> list[PartSummary]:
+        """What the footers of an input file's parts say, in order."""
+        return [read_summary(path) for _, path in self.parts(key, fingerprint)]
+
+    def missing(self, key: str, fingerprint: str) -> list[Span]:
+        """The rows of an input file that no part speaks of: gaps between parts, and what lies behind them."""
+        spans, end, last = [], 0, False
+        for part in self.summaries(key, fingerprint):
+            if part.first > end:
+                spans.append(Span(end, part.first))
+            end, last = max(end, part.end), last or part.last
+        return spans if last else [*spans, Span(end)]
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a new file its name unless another writer was faster: nodes may start at the same moment."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links; both writers have the same text or one is refused
+        temporary.replace(path)
+    temporary.unlink(missing_ok=True)

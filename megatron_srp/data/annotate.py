@@ -1,17 +1,46 @@
-"""Judge a corpus once: input files in, an annotation store out. Killed runs go on where they were."""
+"""Judge a corpus once: input files in, an annotation store out.
 
-from collections import Counter
-from collections.abc import Iterator
+Batches are judged on a few threads and written in the order of the input, a part at a time. A part is the
+unit of work: what a killed run had not written is judged again, and nothing that it had.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from megatron_srp.annotation.base import SafetyClassifier
-from megatron_srp.annotation.store import AnnotationStore, Part, read_part, write_part
+from megatron_srp.annotation.disagreements import FOLDER as DISAGREEMENTS
+from megatron_srp.annotation.disagreements import write_disagreements
+from megatron_srp.annotation.judging import Verdicts, judge_segments
+from megatron_srp.annotation.store import AnnotationStore, Part, write_part
+from megatron_srp.annotation.writers import Partition, WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
-from megatron_srp.corpus.readers import InputBatch, file_fingerprint, read_batches
-from megatron_srp.data.reflect import GuardLabeler, Source
+from megatron_srp.corpus.readers import InputBatch, file_fingerprint
+from megatron_srp.data.chunks import Piece, read_pieces
+from megatron_srp.data.failures import FailureLog
+
+Judgement = tuple[Part, Verdicts]
+
+
+@dataclass(slots=True)
+class AnnotateProgress:
+    """How far a run is; handed to the caller after every batch.
+
+    Attributes:
+        files: the run's own, those of its partition.
+        file: files that are done.
+        counts: documents and segments by verdict, of this run.
+    """
+
+    files: list[Path]
+    file: int = 0
+    documents: int = 0
+    segments: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -20,7 +49,11 @@ class Annotator:
 
     Attributes:
         chunk_documents: write a part after so many documents.
-        counts: documents and segments by verdict, of this run.
+        workers: batches that are judged at once; a batch more is kept ready.
+        partition: which of the files are this run's.
+        failures: of this run; stops the run when there are too many.
+        report: called after every batch.
+        errors: one line for every bad row that was left out.
     """
 
     files: list[Path]
@@ -30,58 +63,142 @@ class Annotator:
     key: str = "text"
     chunk_documents: int = 20_000
     skip_errors: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
+    workers: int = 1
+    partition: Partition = field(default_factory=Partition)
+    failures: FailureLog = field(default_factory=FailureLog)
+    report: Callable[[AnnotateProgress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda line: None
     errors: list[str] = field(default_factory=list)
+    progress: AnnotateProgress = field(init=False)
+    fingerprints: list[str] = field(init=False)
 
-    def run(self) -> None:
-        for number, file in enumerate(self.files):
-            fingerprint = file_fingerprint(file)
-            parts = self.store.parts(self.key, fingerprint)
-            start = read_part(parts[-1][1]).end if parts else 0
-            for part, first in self._parts(number, start):
-                write_part(self.store.part_path(self.key, fingerprint, first), part)
+    def __post_init__(self) -> None:
+        self.fingerprints = [file_fingerprint(file) for file in self.files]
+        self.progress = AnnotateProgress([self.files[number] for number in self.own])
 
-    def _parts(self, number: int, start: int) -> Iterator[tuple[Part, int]]:
-        """Parts of one file from row `start` on, with their first rows."""
-        pieces: list[Part] = []
-        size, first = 0, start
-        for batch in read_batches(
-            self.files[: number + 1], [self.key], (number, start), self.skip_errors, self.chunk_documents
-        ):
-            self.errors += batch.errors
-            pieces.append(self._judge(batch))
-            size += len(batch.rows)
-            if size >= self.chunk_documents:
-                yield _join(pieces), first
-                pieces, size, first = [], 0, batch.end
-        if pieces or not start:
-            yield _join(pieces), first
+    @property
+    def own(self) -> list[int]:
+        """Numbers of the files of this run's partition."""
+        return [number for number in range(len(self.files)) if self.partition.owns(number)]
 
-    def _judge(self, batch: InputBatch) -> Part:
+    def run(self, retry_failed: bool = False) -> None:
+        """Judge what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
+
+        Raises:
+            UsageError: when another run is writing the same.
+            GuardError: when too many segments get no verdict. Finished parts are kept, as for any error.
+        """
+        with WriterLock(self.store.folder, self.fingerprints, self.key, self.partition) as lock:
+            if lock.warning:
+                self.warn(lock.warning)
+            self._sweep()
+            if retry_failed:
+                self._retry()
+            self._judge_missing()
+        self.failures.check_at_end()
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left of this run's own files."""
+        for number in self.own:
+            for folder in (self.store.folder, self.store.folder / DISAGREEMENTS):
+                for path in (folder / self.key / self.fingerprints[number]).glob("*.tmp"):
+                    path.unlink(missing_ok=True)
+
+    def _judge_missing(self) -> None:
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for done, number in enumerate(self.own):
+                    self.progress.file = done
+                    self._judge_file(pool, number)
+                self.progress.file = len(self.own)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _judge_file(self, pool: ThreadPoolExecutor, number: int) -> None:
+        parts: list[Judgement] = []
+        for piece, judged in self._judged(pool, number):
+            part, verdicts = judged
+            self._count(piece.batch, part, verdicts)
+            parts.append(judged)
+            if piece.closes:
+                self._write(number, piece, parts)
+                parts = []
+
+    def _judged(self, pool: ThreadPoolExecutor, number: int) -> Iterator[tuple[Piece, Judgement]]:
+        """The pieces of a file in order, a few of them in the making at any time."""
+        ahead: deque[tuple[Piece, Future[Judgement]]] = deque()
+        for span in self.store.missing(self.key, self.fingerprints[number]):
+            for piece in read_pieces(
+                self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors
+            ):
+                ahead.append((piece, pool.submit(self._judge, piece.batch)))
+                while len(ahead) > self.workers + 1:
+                    piece, future = ahead.popleft()
+                    yield piece, future.result()
+        for piece, future in ahead:
+            yield piece, future.result()
+
+    def _judge(self, batch: InputBatch) -> Judgement:
         text = batch.texts[self.key]
         segments = segment_batch(text, self.max_words)
-        codes, labels = GuardLabeler(self.guard)(Source(batch.file, batch.rows), text, segments)
-        self.counts["documents"] += len(batch.rows)
-        for label, times in zip(labels, np.bincount(codes, minlength=len(labels)), strict=True):
-            self.counts[label.verdict] += int(times)
+        verdicts = judge_segments(self.guard, segments.texts(text))
         ends = segment_ends_in_chars(text, segments)
-        scores = np.full(len(segments), np.nan, np.float32)
-        return Part(batch.rows, text_hashes(text), segments.offsets, ends, codes, labels, scores, batch.end)
+        part = Part(
+            batch.rows,
+            text_hashes(text),
+            segments.offsets,
+            ends,
+            verdicts.codes,
+            verdicts.labels,
+            verdicts.scores,
+            batch.end,
+            verdicts.failures,
+        )
+        return part, verdicts
+
+    def _count(self, batch: InputBatch, part: Part, verdicts: Verdicts) -> None:
+        self.errors += batch.errors
+        self.progress.documents += len(batch.rows)
+        self.progress.segments += len(part.codes)
+        for number, label in enumerate(part.labels):
+            self.progress.verdicts[label.verdict] += int((part.codes == number).sum())
+        self.failures.add(self.files[batch.file], part)
+        self.report(self.progress)
+
+    def _write(self, number: int, piece: Piece, judged: list[Judgement]) -> None:
+        fingerprint = self.fingerprints[number]
+        part = join_parts([part for part, _ in judged], piece.last)
+        # The part comes last: where it is, everything about its chunk is.
+        write_disagreements(self.store.folder, self.key, fingerprint, piece.first, self.guard, judged)
+        write_part(self.store.part_path(self.key, fingerprint, piece.first), part)
+
+    def _retry(self) -> None:
+        from megatron_srp.data.retry import retry_failed
+
+        for number in self.own:
+            for part in retry_failed(self, number):
+                self.failures.add(self.files[number], part)
 
 
-def _join(parts: list[Part]) -> Part:
+def join_parts(parts: list[Part], last: bool = False) -> Part:
     """The documents of `parts` as one part."""
     labels = list(dict.fromkeys(label for part in parts for label in part.labels))
-    codes = [np.array([labels.index(label) for label in part.labels], np.int64)[part.codes] for part in parts]
-    counts = [np.diff(part.offsets) for part in parts]
-    none: dict[str, np.ndarray] = {t: np.empty(0, t) for t in ("int64", "uint64", "int32", "float32")}
+    starts = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
+    codes = []
+    for part in parts:
+        numbers = np.array([*(labels.index(label) for label in part.labels), -1], np.int64)
+        codes.append(numbers[part.codes])  # FAILED is -1, and picks the last, which is -1
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
     return Part(
-        np.concatenate([none["int64"], *(part.rows for part in parts)]),
-        np.concatenate([none["uint64"], *(part.hashes for part in parts)]),
-        np.concatenate([[0], np.cumsum(np.concatenate([none["int64"], *counts]))]),
-        np.concatenate([none["int32"], *(part.ends for part in parts)]),
-        np.concatenate([none["int64"], *codes]),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.hashes for part in parts]),
+        np.concatenate([[0], np.cumsum(counts)]),
+        np.concatenate([part.ends for part in parts]),
+        np.concatenate(codes),
         labels,
-        np.concatenate([none["float32"], *(part.scores for part in parts)]),
-        parts[-1].end if parts else 0,
+        np.concatenate([part.scores for part in parts]),
+        parts[-1].end,
+        {start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()},
+        last,
     )

@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_srp.annotation.part import FAILED
 from megatron_srp.annotation.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_ends_in_chars, text_hashes
 from megatron_srp.data.reflect import Source
+from megatron_srp.data.store_labeler import failed_label
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.schema import SafetyLabel
+from megatron_srp.schema import SafetyLabel, Verdict
 
 
 class HashLabeler:
@@ -25,15 +27,19 @@ class HashLabeler:
         key: the JSON key of the texts in it.
         names: of the shards, for messages.
         max_words: of the segments asked for.
+        failed_as: the verdict of segments that got none; None refuses such segments.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has nothing under `key`.
     """
 
-    def __init__(self, store: AnnotationStore, key: str, names: list[str], max_words: int) -> None:
+    def __init__(
+        self, store: AnnotationStore, key: str, names: list[str], max_words: int, failed_as: Verdict | None = None
+    ) -> None:
         made = store.settings["max_words"]
         if made != max_words:
             raise UsageError(f"{store.folder} holds verdicts for segments of {made} words; pass --max-words {made}")
+        self._failed_as = failed_as
         self._folder, self._names = store.folder, names
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
@@ -67,8 +73,11 @@ class HashLabeler:
                 raise InputError(
                     f"{self._paths[number]}: was made for other segments of the same texts; annotate again"
                 )
-            numbers = np.array([labels.setdefault(label, len(labels)) for label in part.labels], np.int64)
-            codes[wanted] = numbers[part.codes[given]]
+            numbers = [labels.setdefault(label, len(labels)) for label in part.labels]
+            if part.failures and (part.codes[given] == FAILED).any():
+                label = failed_label(str(self._paths[number]), part, given, self._failed_as)
+                numbers.append(labels.setdefault(label, len(labels)))
+            codes[wanted] = np.array(numbers, np.int64)[part.codes[given]]  # FAILED, -1, picks the last
         return codes, list(labels)
 
     def _find(self, source: Source, texts: np.ndarray, hashes: np.ndarray) -> np.ndarray:

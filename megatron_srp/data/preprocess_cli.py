@@ -94,7 +94,8 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         if len(args.json_keys) > 1:
             raise UsageError("--annotations: a store holds verdicts for one key; give one --json-keys at a time")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
-        return StoreLabeler(AnnotationStore(args.annotations), args.json_keys[0], names, fingerprints, args.max_words)
+        store = AnnotationStore(args.annotations)
+        return StoreLabeler(store, args.json_keys[0], names, fingerprints, args.max_words, args.failed_as)
     if args.guard == "none":
         return None
     from megatron_srp.annotation import load_guard
@@ -107,5 +108,5 @@ def _judge(args: argparse.Namespace) -> dict[str, Any]:
     if args.annotations:
         from megatron_srp.annotation.store import AnnotationStore
 
-        return {"annotations": AnnotationStore(args.annotations).settings}
+        return {"annotations": AnnotationStore(args.annotations).settings, "failed_as": args.failed_as}
     return {"guard": args.guard}

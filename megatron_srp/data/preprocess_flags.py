@@ -7,6 +7,7 @@ from typing import Any
 from megatron_srp.data.partitions import add_partition_flags, check_partition_flags
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
+from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
@@ -86,6 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="verdicts made earlier by annotate.py, instead of --guard; for shards: on the texts they are of",
     )
     add(
+        "--failed-as",
+        metavar="VERDICT",
+        help="with --annotations: the verdict of segments that the guard gave none (default: refuse them)",
+    )
+    add(
         "--max-words",
         type=int,
         default=DEFAULT_MAX_WORDS,
@@ -131,6 +137,10 @@ def validate(args: argparse.Namespace) -> None:
     _validate_input(args)
     if (args.guard is None) == (args.annotations is None):
         raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR")
+    if args.failed_as is not None:
+        if args.annotations is None:
+            raise UsageError("--failed-as goes with --annotations; a guard that fails here stops the job")
+        args.failed_as = Verdict.from_name(args.failed_as)
     check_max_words(args.max_words)
     check_partition_flags(args)
     reflection_format(args)

@@ -6,12 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from megatron_srp.annotation.part import FAILED
 from megatron_srp.annotation.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.schema import SafetyLabel
+from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization.base import digest
 
 
@@ -23,15 +24,23 @@ class StoreLabeler:
         key: the JSON key of the texts.
         names, fingerprints: of the input files, in order.
         max_words: of the segments asked for.
+        failed_as: the verdict of segments that got none; None refuses such segments.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or knows nothing of an input file.
     """
 
     def __init__(
-        self, store: AnnotationStore, key: str, names: list[str], fingerprints: list[str], max_words: int
+        self,
+        store: AnnotationStore,
+        key: str,
+        names: list[str],
+        fingerprints: list[str],
+        max_words: int,
+        failed_as: Verdict | None = None,
     ) -> None:
         self._names = names
+        self._failed_as = failed_as
         if store.settings["max_words"] != max_words:
             made = store.settings["max_words"]
             raise UsageError(f"{store.folder} holds verdicts for segments of {made} words; pass --max-words {made}")
@@ -83,8 +92,11 @@ class StoreLabeler:
             picked = self._pick(
                 source, part, begin, stop, hashes, ends[own], np.diff(segments.offsets[begin : stop + 1])
             )
-            numbers = np.array([labels.setdefault(label, len(labels)) for label in part.labels], np.int64)
-            codes[own] = numbers[part.codes[picked]]
+            numbers = [labels.setdefault(label, len(labels)) for label in part.labels]
+            if part.failures and (part.codes[picked] == FAILED).any():
+                label = failed_label(self._names[source.file], part, picked, self._failed_as)
+                numbers.append(labels.setdefault(label, len(labels)))
+            codes[own] = np.array(numbers, np.int64)[part.codes[picked]]  # FAILED, -1, picks the last
             begin = stop
         return codes, list(labels)
 
@@ -119,3 +131,16 @@ class StoreLabeler:
 
     def _where(self, source: Source, i: int) -> str:
         return f"{self._names[source.file]}, row {source.rows[i] + 1}"
+
+
+def failed_label(name: str, part: Part, picked: np.ndarray, failed_as: Verdict | None) -> SafetyLabel:
+    """What is written for those of the segments `picked` that have no verdict; raises InputError, which names
+    the first, where that was not said."""
+    if failed_as:
+        return SafetyLabel(failed_as)
+    segment = int(picked[part.codes[picked] == FAILED][0])
+    document, within = part.document_of(segment)
+    raise InputError(
+        f"{name}, row {part.rows[document] + 1}, segment {within + 1}: the guard gave no verdict "
+        f"({part.failures[segment]}); try again with annotate.py --retry-failed, or pass --failed-as Unsafe"
+    )

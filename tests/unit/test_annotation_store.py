@@ -65,19 +65,19 @@ def test_parts_are_plain_parquet_without_the_text(files, tmp_path):
         assert row["verdicts"] == [str(label.verdict) for label in labels]
         assert row["categories"] == [", ".join(label.categories) for label in labels]
         assert row["scores"] == [None] * len(segments)
-    assert set(rows[0]) == {"row", "text_hash", "ends", "verdicts", "categories", "scores"}
+    assert set(rows[0]) == {"row", "text_hash", "ends", "verdicts", "categories", "scores", "failures"}
 
 
 def test_finished_parts_are_not_judged_again(files, tmp_path):
-    assert annotate(tmp_path / "store", files).counts["documents"] == 2 * len(TEXTS)
+    assert annotate(tmp_path / "store", files).progress.documents == 2 * len(TEXTS)
     folder = tmp_path / "store" / "text" / file_fingerprint(files[0])
     last = sorted(folder.glob("*.parquet"))[-1]
     kept = {path: path.read_bytes() for path in (tmp_path / "store").rglob("*.parquet")}
     lost = pq.read_table(last).num_rows
     last.unlink()
-    assert annotate(tmp_path / "store", files).counts["documents"] == lost
+    assert annotate(tmp_path / "store", files).progress.documents == lost
     assert {path: path.read_bytes() for path in (tmp_path / "store").rglob("*.parquet")} == kept
-    assert annotate(tmp_path / "store", files).counts["documents"] == 0
+    assert annotate(tmp_path / "store", files).progress.documents == 0
 
 
 def test_verdicts_for_other_text_are_refused(files, tokenizer_models, tmp_path):

@@ -137,7 +137,7 @@ def test_texts_are_those_of_the_documents(tokenizer, tmp_path):
             TEXTS[document["number"]]
         )
         for piece in document["pieces"]:
-            label = KeywordGuard.judge(piece["text"])
+            label = KeywordGuard.label_of(piece["text"])
             assert piece["verdict"] == label.verdict and f"<think> {label.verdict}" in piece["reflection"]
     for stretch in content["longest_unsafe"]:
         assert len(stretch["pieces"]) == stretch["segments"]

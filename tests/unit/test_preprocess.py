@@ -93,7 +93,7 @@ def bad(tmp_path, name, content):
         (lambda d: {"--input": bad(d, "b.jsonl", b'{"text": ""}\n')}, "no document with text"),
         (
             lambda d: {"--guard": "heuristics"},
-            "unknown guard 'heuristics'; choose from heuristic, none; did you mean 'heuristic'",
+            "choose from heuristic, llama-guard, none, qwen3guard; did you mean 'heuristic'",
         ),
         (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2' is not supported"),
         (lambda d: {"--tokenizer-model": str(d / "nothing")}, "no tokenizer.json there"),

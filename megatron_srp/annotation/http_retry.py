@@ -1,0 +1,61 @@
+"""How hard an endpoint is pressed, and what its errors say."""
+
+import email.utils
+import json
+import random
+import time
+from dataclasses import dataclass
+
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How hard an endpoint is pressed.
+
+    Attributes:
+        concurrency: most requests at once.
+        timeout_s: for one try, from connecting to the last byte.
+        tries: of a request that fails by itself.
+        patience_s: how long to wait for an endpoint that is busy or does not answer its door.
+    """
+
+    concurrency: int = 64
+    timeout_s: float = 120.0
+    tries: int = 6
+    patience_s: float = 600.0
+
+
+def backoff_s(attempt: int, after_s: float, rng: random.Random) -> float:
+    """How long to wait after try `attempt`, from 0: doubling, with jitter, and not before the server's wish."""
+    return after_s + min(_LONGEST_WAIT_S, 0.5 * 2**attempt) * rng.uniform(0.5, 1.0)
+
+
+def error_message(content: bytes) -> str:
+    text = content.decode(errors="replace")
+    try:
+        error = json.loads(text)
+        error = error.get("error", error.get("detail", error))
+        return str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        return text
+
+
+def retry_after_s(retry_after: str | None) -> float:
+    """Of a Retry-After header: seconds or a date."""
+    if not retry_after:
+        return 0.0
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def kind_of(error: Exception) -> str:
+    """An error without what differs from one to the next."""
+    words = str(error).split(":")[0].split("(")[0].split()
+    return " ".join(words[:2] if words[0] == "HTTP" else words)

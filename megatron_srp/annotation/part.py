@@ -1,0 +1,209 @@
+"""One Parquet part of an annotation store: the verdicts on one chunk of one input file.
+
+A row is a document: its row in the input file, a hash of its text, and lists over its segments: ends
+(character offsets), verdicts, categories (joined by ", "), scores (probability of the verdict; null where
+the guard gives none) and failures (why there is no verdict; null where there is one). The file's metadata
+says where the chunk ends in the input, whether it is the file's last, and how many segments failed, so
+that a resumed run reads footers and not verdicts.
+"""
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_srp.errors import InputError, OutputError
+from megatron_srp.schema import SafetyLabel, Verdict
+
+FAILED = -1  # the code of a segment without a verdict
+_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("text_hash", pa.uint64()),
+        ("ends", pa.list_(pa.int32())),
+        ("verdicts", pa.list_(pa.string())),
+        ("categories", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+        ("failures", pa.list_(pa.string())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Verdicts on N documents of one input file, S segments in all.
+
+    Attributes:
+        rows: int64[N] rows in the input file, ascending.
+        hashes: uint64[N] of the texts (`text_hashes`).
+        offsets: int64[N+1], which segments belong to each document.
+        ends: int32[S] character offsets at which the segments end.
+        codes: int64[S] numbers in `labels`, FAILED where there is no verdict.
+        labels: the distinct labels.
+        scores: float32[S], NaN where there is none.
+        end: the first row behind the part.
+        failures: by segment, why it has no verdict.
+        last: whether the file has no documents behind `end`.
+    """
+
+    rows: np.ndarray
+    hashes: np.ndarray
+    offsets: np.ndarray
+    ends: np.ndarray
+    codes: np.ndarray
+    labels: list[SafetyLabel]
+    scores: np.ndarray
+    end: int
+    failures: dict[int, str] = field(default_factory=dict)
+    last: bool = False
+
+    def document_of(self, segment: int) -> tuple[int, int]:
+        """Number of the document that holds `segment`, and of the segment in it."""
+        document = int(np.searchsorted(self.offsets, segment, "right")) - 1
+        return document, segment - int(self.offsets[document])
+
+
+@dataclass(frozen=True, slots=True)
+class PartSummary:
+    """What a part's footer says: rows [first, end) of the input, and how many segments failed."""
+
+    path: Path
+    first: int
+    end: int
+    last: bool
+    failed: int
+
+
+def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+
+
+def _table(part: Part) -> pa.Table:
+    codes = pa.array(part.codes.astype(np.int32), mask=part.codes == FAILED)
+
+    def named(values: list[str]) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(codes, pa.array(values, pa.string())).cast(pa.string())
+
+    failures: list[str | None] = [None] * len(part.codes)
+    for segment, reason in part.failures.items():
+        failures[segment] = reason
+    columns = [
+        pa.array(part.rows),
+        pa.array(part.hashes),
+        _lists(part.offsets, pa.array(part.ends)),
+        _lists(part.offsets, named([str(label.verdict) for label in part.labels])),
+        _lists(part.offsets, named([", ".join(label.categories) for label in part.labels])),
+        _lists(part.offsets, pa.array(part.scores, pa.float32(), mask=np.isnan(part.scores))),
+        _lists(part.offsets, pa.array(failures, pa.string())),
+    ]
+    metadata = {"end": str(part.end), "last": str(int(part.last)), "failed": str(len(part.failures))}
+    return pa.table(columns, schema=_SCHEMA.with_metadata(metadata))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file whole or not at all.
+
+    Raises:
+        OutputError: when it cannot be written; nothing of that name is left then.
+    """
+    # The name is this process's own: where a file system has no locks, two writers still cannot mix.
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then give the same "
+            "command again"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_part(path: Path, part: Part) -> None:
+    """`write_table` of `part`; the same part always gives the same bytes."""
+    write_table(path, _table(part))
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a part of an annotation store, or damaged ({error}); delete it and annotate again")
+
+
+def read_summary(path: Path) -> PartSummary:
+    """Raises InputError when the file is damaged."""
+    try:
+        metadata = pq.read_schema(path).metadata
+        end, last, failed = (int(metadata[name]) for name in (b"end", b"last", b"failed"))
+        return PartSummary(path, int(path.stem), end, bool(last), failed)
+    except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_part(path: Path) -> Part:
+    """Raises InputError when the file is damaged."""
+    try:
+        table = pq.read_table(path).combine_chunks()
+        names = ("ends", "verdicts", "categories", "scores", "failures")
+        ends, verdicts, categories, scores, failures = (table.column(name).combine_chunks() for name in names)
+        codes, labels = _codes(verdicts.values, categories.values)
+        rows, at, metadata = table.column("row").to_numpy(), ends.offsets, table.schema.metadata
+        alike = all(
+            lists.offsets == at and not lists.null_count for lists in (ends, verdicts, categories, scores, failures)
+        )
+        if not alike or (np.diff(rows) < 1).any():
+            raise ValueError("its columns do not fit together")
+        return Part(
+            rows,
+            table.column("text_hash").to_numpy(),
+            at.to_numpy().astype(np.int64),
+            ends.values.to_numpy(),
+            codes,
+            labels,
+            scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
+            int(metadata[b"end"]),
+            _reasons(failures.values),
+            bool(int(metadata[b"last"])),
+        )
+    except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _reasons(failures: pa.Array) -> dict[int, str]:
+    found = np.flatnonzero(failures.is_valid().to_numpy(zero_copy_only=False))
+    return {int(i): failures[int(i)].as_py() for i in found}
+
+
+def _codes(verdicts: pa.Array, categories: pa.Array) -> tuple[np.ndarray, list[SafetyLabel]]:
+    """int64[S] numbers of labels, FAILED where there is no verdict, and the labels they number."""
+    verdicts, categories = verdicts.dictionary_encode(), categories.dictionary_encode()
+    width = max(len(categories.dictionary), 1)
+    judged = verdicts.is_valid().to_numpy(zero_copy_only=False)
+    kind, name = (a.indices.fill_null(0).to_numpy().astype(np.int64)[judged] for a in (verdicts, categories))
+    pairs = kind * width + name
+    distinct = np.flatnonzero(np.bincount(pairs))
+    numbers = np.zeros(distinct.max(initial=0) + 1, np.int64)
+    numbers[distinct] = np.arange(len(distinct))
+    codes = np.full(len(verdicts), FAILED, np.int64)
+    codes[judged] = numbers[pairs]
+    names, kinds = categories.dictionary.to_pylist(), verdicts.dictionary.to_pylist()
+    return codes, [_label(kinds[pair // width], names[pair % width]) for pair in distinct]
+
+
+def _label(verdict: str, categories: str) -> SafetyLabel:
+    return SafetyLabel(Verdict(verdict), tuple(categories.split(", ")) if categories else ())

@@ -1,0 +1,218 @@
+"""One engine per GPU, on as many machines as a Ray cluster has.
+
+The prompts of a call are cut into pieces, and the actors take one after the other; results come back in
+order. An actor that is lost is replaced by a new one, and its piece goes back to the queue. Prompts are made
+by the callers' threads (`--workers`), ahead of the actors, so that a GPU never waits for a tokenizer.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from megatron_srp.annotation.engines import Engine, Prompts, load_engine
+from megatron_srp.errors import GuardError, SrpError, UsageError
+
+_TRIES = 3  # to start a cluster here
+_AHEAD = 2  # pieces at an actor: one in work, one that waits there
+_MOST_LOST = 3  # actors that one piece may cost; then it is the piece
+_MOST_DEATHS = 5  # of actors one behind the other, without a result between them; then it is the engine
+
+
+class _Host:
+    """What an actor runs: an engine of this project."""
+
+    def __init__(self, engine: str, model: str, options: dict[str, Any]) -> None:
+        self._engine = load_engine(engine, model, **options)
+
+    def describe(self) -> tuple[int, str, int]:
+        """Greatest length, revision, and the process's id."""
+        return self._engine.max_length, self._engine.revision, os.getpid()
+
+    def next_token_logprobs(self, prompts: Prompts, candidates: list[int]) -> np.ndarray:
+        return self._engine.next_token_logprobs(prompts, candidates)
+
+    def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: list[int]) -> list[np.ndarray]:
+        return self._engine.generate(prompts, max_new_tokens, stop_ids)
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A place for an actor; `life` counts the actors it has had."""
+
+    actor: Any
+    life: int = 0
+
+
+@dataclass(slots=True)
+class _Piece:
+    rows: np.ndarray
+    lost: int = 0
+
+
+class RayEngine(Engine):
+    """Spreads prompts over actors.
+
+    Args:
+        model: folder or hub name, the same on all machines.
+        ray_engine: what an actor runs: "hf" or "vllm".
+        actors: how many; by default one per GPU of the cluster, or one where it has none.
+        gpus_per_actor: of each actor, on a cluster with GPUs.
+        address: of the cluster; by default that of RAY_ADDRESS, or one on this machine is started.
+        prompts_per_piece: what an actor takes at a time.
+        options: of `ray_engine`.
+
+    Raises:
+        UsageError, GuardError: as the actors' engine does.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("ray",)
+
+    def __init__(
+        self,
+        model: str,
+        ray_engine: str = "hf",
+        actors: int | None = None,
+        gpus_per_actor: int = 1,
+        address: str | None = None,
+        prompts_per_piece: int = 512,
+        **options: Any,
+    ) -> None:
+        if ray_engine not in ("hf", "vllm"):
+            raise UsageError(f"--engine-option ray_engine={ray_engine}: choose from hf, vllm")
+        import ray
+
+        self._ray, self._piece_size = ray, prompts_per_piece
+        self._started_ray = not ray.is_initialized()
+        if self._started_ray:
+            _start(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        count = actors or max(gpus // gpus_per_actor, 1)
+        if gpus and count * gpus_per_actor > gpus:
+            raise UsageError(f"--engine ray: {count} actors of {gpus_per_actor} GPUs, but the cluster has {gpus}")
+        hosts = ray.remote(num_cpus=1, num_gpus=gpus_per_actor if gpus else 0, max_restarts=0)(_Host)
+        self._new_actor: Callable[[], Any] = lambda: hosts.remote(ray_engine, model, options)
+        self._lock = threading.Lock()
+        self._deaths = 0
+        self.workers = [_Worker(self._new_actor()) for _ in range(count)]
+        self._slots: queue.Queue[_Worker] = queue.Queue()
+        for worker in self.workers * _AHEAD:
+            self._slots.put(worker)
+        try:
+            self.max_length, self.revision, _ = self._result(self.workers[0].actor.describe.remote())
+        except ray.exceptions.ActorDiedError as error:
+            self.close()
+            raise _loading_error(ray_engine, error) from None
+
+    def next_token_logprobs(self, prompts: Prompts, candidates: Sequence[int]) -> np.ndarray:
+        ids = [int(i) for i in candidates]
+        out = np.full((len(prompts), len(ids)), np.nan, np.float32)
+        for rows, found in self._spread(prompts, "next_token_logprobs", ids):
+            out[rows] = found
+        return out
+
+    def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: Sequence[int]) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.empty(0, np.int32)] * len(prompts)
+        for rows, found in self._spread(prompts, "generate", max_new_tokens, [int(i) for i in stop_ids]):
+            for row, ids in zip(rows.tolist(), found, strict=True):
+                out[row] = ids
+        return out
+
+    def close(self) -> None:
+        for worker in self.workers:
+            self._ray.kill(worker.actor)
+        if self._started_ray:
+            self._ray.shutdown()
+
+    def _spread(self, prompts: Prompts, method: str, *arguments: Any) -> list[tuple[np.ndarray, Any]]:
+        """`method` of all prompts but those that cost too many actors: rows, and what it gave for them."""
+        size = self._piece_size
+        waiting = deque(_Piece(np.arange(i, min(i + size, len(prompts)))) for i in range(0, len(prompts), size))
+        running: dict[Any, tuple[_Piece, _Worker, int]] = {}
+        done: list[tuple[np.ndarray, Any]] = []
+        try:
+            while waiting or running:
+                while waiting and (worker := self._free_worker(block=not running)):
+                    piece = waiting.popleft()
+                    call = getattr(worker.actor, method)
+                    running[call.remote(prompts.take(piece.rows), *arguments)] = (piece, worker, worker.life)
+                (reference, *_), _ = self._ray.wait([*running], num_returns=1)
+                piece, worker, life = running.pop(reference)
+                try:
+                    done.append((piece.rows, self._result(reference)))
+                    self._deaths = 0
+                except self._ray.exceptions.RayActorError:
+                    self._replace(worker, life)
+                    self._requeue(piece, waiting)
+                finally:
+                    self._slots.put(worker)
+        finally:
+            for _, worker, _ in running.values():
+                self._slots.put(worker)
+        return done
+
+    def _free_worker(self, block: bool) -> _Worker | None:
+        try:
+            return self._slots.get(block)
+        except queue.Empty:
+            return None
+
+    def _replace(self, worker: _Worker, life: int) -> None:
+        with self._lock:
+            if worker.life != life:  # another of its pieces has told already
+                return
+            self._deaths += 1
+            if self._deaths > _MOST_DEATHS:
+                raise GuardError(
+                    f"--engine ray: {self._deaths} actors died one behind the other (out of memory?); finished parts "
+                    "are kept: give the same command again"
+                )
+            self.incidents["actors lost and replaced"] += 1
+            worker.life += 1
+            worker.actor = self._new_actor()
+
+    def _requeue(self, piece: _Piece, waiting: deque[_Piece]) -> None:
+        piece.lost += 1
+        if piece.lost < _MOST_LOST:
+            waiting.appendleft(piece)
+        elif len(piece.rows) > 1:  # one of them may be the cause
+            waiting.extend(_Piece(half, _MOST_LOST - 1) for half in np.array_split(piece.rows, 2))
+        else:
+            self.incidents["prompts without an answer: their actors died"] += 1
+
+    def _result(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SrpError):
+                raise error.cause from None
+            raise
+
+
+def _start(ray: Any, address: str) -> None:
+    """Connect to a cluster, or make one of this machine; it gives up where that takes half a minute, so a
+    busy machine is asked again."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for left in reversed(range(_TRIES if address == "local" else 1)):
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray raises just that
+            ray.shutdown()
+            if not left:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise GuardError(f"--engine ray: no Ray cluster at {address} ({reason})") from None
+
+
+def _loading_error(engine: str, error: Exception) -> SrpError:
+    """What an actor said that could not load its engine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no reason given")
+    return GuardError(f"--engine ray: an actor with {engine} did not start: {last[:300]}")

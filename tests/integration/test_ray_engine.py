@@ -1,0 +1,50 @@
+"""The ray engine on a real cluster of this machine, with actors that are killed at work."""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from megatron_srp.annotation import GuardOptions, load_guard
+from megatron_srp.errors import UsageError
+from tests.tiny_guard import sample_text
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.mark.slow
+def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
+    rng = random.Random(3)
+    texts = [sample_text(rng) for _ in range(1200)]
+    alone = load_guard("qwen3guard", GuardOptions(str(tiny_guard)))
+    options = {"actors": 2, "prompts_per_piece": 8}
+    guard = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine="ray", engine_options=options))
+    try:
+        pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.workers]
+        assert len(set(pids)) == 2
+
+        def kill():
+            time.sleep(0.2)
+            os.kill(pids[1], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        judged = guard.judge(texts)
+        killer.join()
+        expected = alone.judge(texts)
+        assert guard.engine.incidents == {"actors lost and replaced": 1}
+        assert [one.label for one in judged] == [one.label for one in expected]
+        assert [one.score for one in judged] == pytest.approx([one.score for one in expected], abs=1e-5)
+        assert guard.settings["revision"] == alone.settings["revision"]
+    finally:
+        guard.close()
+    assert not ray.is_initialized()
+
+
+def test_an_engine_that_no_actor_runs_is_refused(tiny_guard):
+    options = GuardOptions(str(tiny_guard), engine="ray", engine_options={"ray_engine": "http"})
+    with pytest.raises(UsageError, match="choose from hf, vllm"):
+        load_guard("qwen3guard", options)

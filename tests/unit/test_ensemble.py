@@ -1,0 +1,120 @@
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_srp.annotation import GuardOptions, Judged, SafetyClassifier, load_guard
+from megatron_srp.annotation.ensemble import EnsembleGuard
+from megatron_srp.annotation.store import AnnotationStore, read_part
+from megatron_srp.data.annotate import Annotator
+from megatron_srp.errors import UsageError
+from megatron_srp.schema import SafetyLabel, Verdict
+from tests.conftest import random_texts
+
+S, C, U, FAILED = "Safe", "Controversial", "Unsafe", ""
+
+
+class Member(SafetyClassifier):
+    revision = "1"
+
+    def __init__(self, word: str = "", verdict: str = U, score: float = 0.9):
+        self.name, self.word, self.verdict, self.score = f"says-{word}", word, verdict, score
+
+    def classify(self, texts):
+        raise NotImplementedError
+
+    def judge(self, texts):
+        label = SafetyLabel(Verdict(self.verdict), (self.word,)) if self.verdict else None
+        found = Judged(label, self.score) if label else Judged(failure="gone")
+        return [found if self.word in text else Judged(score=0.6) for text in texts]
+
+
+def vote(rule: str, *verdicts: str) -> Judged:
+    members = {str(i): Member("x", verdict, 0.1 * i) for i, verdict in enumerate(verdicts)}
+    return EnsembleGuard(members, rule).judge(["x"])[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdicts", "expected"),
+    [
+        ("any-unsafe", [S, S, S], S),
+        ("any-unsafe", [S, C, S], C),
+        ("any-unsafe", [S, C, U], U),
+        ("any-unsafe", [FAILED, U], U),
+        ("any-unsafe", [FAILED, S], FAILED),
+        ("any-unsafe", [FAILED, C], FAILED),
+        ("majority", [S, S, U], S),
+        ("majority", [S, U, U], U),
+        ("majority", [S, C, U], U),  # none has most: the worst
+        ("majority", [S, U], U),
+        ("majority", [S, S, FAILED], S),
+        ("majority", [S, U, FAILED], FAILED),
+        ("majority", [FAILED, FAILED], FAILED),
+    ],
+)
+def test_rules(rule, verdicts, expected):
+    judged = vote(rule, *verdicts)
+    assert judged.failure == ("" if expected else f"{verdicts.index(FAILED)}: gone")
+    assert not expected or judged.label.verdict == expected
+    assert len(judged.votes) == len(verdicts)
+
+
+def test_score_and_categories_are_of_those_who_agree():
+    members = {"a": Member("kill", U, 0.7), "b": Member("bomb", U, 0.8), "c": Member("river", C, 0.99)}
+    (judged,) = EnsembleGuard(members, "any-unsafe").judge(["kill the bomb by the river"])
+    assert judged.label == SafetyLabel(Verdict.UNSAFE, ("kill", "bomb")) and judged.score == 0.8
+
+
+def test_disagreements_are_written_beside_each_part(tmp_path, write_jsonl):
+    texts = random_texts(91, 60)
+    path = write_jsonl(texts)
+    guard = EnsembleGuard({"a": Member("kill"), "b": Member("bomb", C, 0.25)}, "any-unsafe")
+    store = AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 10})
+    Annotator([path], store, guard, 10, chunk_documents=25).run()
+    parts = sorted((tmp_path / "store" / "text").rglob("*.parquet"))
+    beside = sorted((tmp_path / "store" / "disagreements" / "text").rglob("*.parquet"))
+    assert [part.name for part in parts] == [part.name for part in beside] and len(parts) == 3
+    rows = [row for part in beside for row in pq.read_table(part).to_pylist()]
+    assert rows and set(rows[0]) == {"row", "start", "end", "verdict", "a", "a score", "b", "b score"}
+    for row in rows:
+        segment = texts[row["row"]][row["start"] : row["end"]]
+        assert row["a"] == (U if "kill" in segment else S) and row["b"] == (C if "bomb" in segment else S)
+        assert row["verdict"] == max(row["a"], row["b"], key=[S, C, U].index)
+        assert row["b score"] == pytest.approx(0.25 if "bomb" in segment else 0.6)
+    judged = sum(len(read_part(part).codes) for part in parts)
+    assert 0 < len(rows) < judged
+
+
+def test_a_file_names_the_guards(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text(
+        "rule: majority\nguards:\n  - guard: heuristic\n  - guard: python:tests.unit.test_ensemble:Member\n"
+    )
+    guard = load_guard(f"ensemble:{path}")
+    assert guard.members == ["heuristic", "says-"]
+    assert guard.settings["rule"] == "majority" and guard.settings["member heuristic"]["guard"] == "heuristic"
+    with pytest.raises(UsageError, match="threshold belongs to each guard in the file"):
+        load_guard(f"ensemble:{path}", GuardOptions(threshold=0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rule: most\nguards: [{guard: heuristic}, {guard: heuristic, name: b}]", "ensemble rule 'most'; choose from"),
+        ("rule: majority\nguards: [{guard: heuristic}]", "an ensemble of 1 guards"),
+        ("rule: majority\nguards: [{guard: heuristic}, {guard: heuristic}]", "two guards are called 'heuristic'"),
+        ("rule: majority\nguards: [heuristic]", "begins with `guard: NAME`; got 'heuristic'"),
+        ("rule: majority\nguards: [{guard: heuristic, modle: x}]", "no option 'modle'; .*did you mean 'mode'"),
+        ("rule: majority\nguards: []\nrules: 1", "'rules' means nothing there"),
+        ("- guard", "this is none"),
+        ("a: [", "this is none"),
+    ],
+)
+def test_mistakes_in_the_file_get_one_line(text, message, tmp_path):
+    (tmp_path / "e.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        load_guard(f"ensemble:{tmp_path / 'e.yaml'}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file():
+    with pytest.raises(UsageError, match=r"--guard ensemble:none.yaml: No such file"):
+        load_guard("ensemble:none.yaml")

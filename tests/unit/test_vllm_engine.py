@@ -1,0 +1,114 @@
+"""The vLLM engine against vLLM's recorded API: calls that the record does not allow are refused as Python
+would refuse them. With vLLM and a GPU, tests/gpu runs it for real."""
+
+import json
+import sys
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from megatron_srp.annotation.engines import Prompts, load_engine
+from megatron_srp.annotation.vllm_engine import VLLMEngine
+from megatron_srp.errors import GuardError, UsageError
+from megatron_srp.tokenization import TokenBatch
+
+RECORD = json.loads((Path(__file__).parents[1] / "golden" / "vllm-0.33.0.json").read_text())
+API = RECORD["api"]
+EOS, SAFE, UNSAFE = 0, 11, 12
+
+
+def signature(name: str) -> Signature:
+    """The recorded signature of a call; for a class of fields, that of its constructor."""
+    kind, found = Parameter.POSITIONAL_OR_KEYWORD, []
+    for text in API[name]:
+        if text == "*":
+            kind = Parameter.KEYWORD_ONLY
+        elif text.startswith("**"):
+            found.append(Parameter(text[2:], Parameter.VAR_KEYWORD))
+        else:
+            default = None if text.endswith("=") else Parameter.empty
+            found.append(Parameter(text.removesuffix("="), kind, default=default))
+    return Signature(found)
+
+
+def record(name: str, **given) -> SimpleNamespace:
+    """An object with the recorded fields and no others."""
+    bound = signature(name).bind(**given)
+    bound.apply_defaults()
+    return SimpleNamespace(**bound.arguments)
+
+
+class RecordedLLM:
+    """Says Unsafe where a prompt ends with 7, and writes its last two ids and an end."""
+
+    def __init__(self, *args, **kwargs):
+        given = signature("LLM").bind(*args, **kwargs).arguments
+        unknown = {*given.get("kwargs", {})} - {name.removesuffix("=") for name in API["EngineArgs"]}
+        if unknown:
+            raise TypeError(f"EngineArgs has no {unknown}")
+        self.model_config = SimpleNamespace(max_model_len=given["kwargs"]["max_model_len"] or 4096)
+
+    def generate(self, *args, **kwargs):
+        given = signature("LLM.generate").bind(*args, **kwargs).arguments
+        assert all(
+            set(prompt) <= {name.removesuffix("=") for name in API["TokensPrompt"]} for prompt in given["prompts"]
+        )
+        return [self._answer(prompt["prompt_token_ids"], given["sampling_params"]) for prompt in given["prompts"]]
+
+    def _answer(self, prompt, params):
+        worst = prompt[-1] == 7
+        scores = {SAFE: -3.0 if worst else -0.1, UNSAFE: -0.2 if worst else -4.0}
+        assert not params.allowed_token_ids or params.max_tokens == 1
+        listed = {i: record("Logprob", logprob=scores[i]) for i in params.logprob_token_ids or []}
+        written = [*prompt[-2:], EOS][: params.max_tokens]
+        fields = {"index": 0, "text": "", "token_ids": written, "cumulative_logprob": None}
+        output = record("CompletionOutput", **fields, logprobs=[listed] if listed else None)
+        fields = {"request_id": "0", "prompt": None, "prompt_token_ids": prompt, "prompt_logprobs": None}
+        return record("RequestOutput", **fields, outputs=[output], finished=True)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    module = ModuleType("vllm")
+    module.LLM = RecordedLLM
+    module.SamplingParams = lambda **given: record("SamplingParams", **given)
+    module.TokensPrompt = dict
+    assert {"LLM", "SamplingParams", "TokensPrompt"} <= set(RECORD["exported"])
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return VLLMEngine("folder", max_length=512)
+
+
+def prompts(*rests):
+    return Prompts(np.array([1, 2], np.int32), TokenBatch.from_lists([list(rest) for rest in rests]))
+
+
+def test_log_probabilities_of_the_candidates_in_their_order(engine):
+    result = engine.next_token_logprobs(prompts([3], [7]), [UNSAFE, SAFE])
+    assert result == pytest.approx(np.array([[-4.0, -0.1], [-0.2, -3.0]]))
+    assert result.dtype == np.float32 and engine.max_length == 512
+    assert engine.next_token_logprobs(prompts(), [UNSAFE, SAFE]).shape == (0, 2)
+
+
+def test_generation_ends_before_the_first_stop_token(engine):
+    written = engine.generate(prompts([5, 6], [8]), 5, [EOS, 99])
+    assert [ids.tolist() for ids in written] == [[5, 6], [2, 8]] and written[0].dtype == np.int32
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(engine, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("no\nGPU")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
+    with pytest.raises(GuardError, match=r"--engine vllm: folder cannot be loaded .RuntimeError: no GPU"):
+        VLLMEngine("folder")
+
+
+def test_without_vllm_the_engine_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("megatron_srp.annotation.engines.find_spec", lambda name: None)
+    with pytest.raises(
+        UsageError, match=r"--engine vllm needs vllm, not installed here; pip install 'megatron-srp\[annotate\]'"
+    ):
+        load_engine("vllm", "folder")

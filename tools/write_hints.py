@@ -1,0 +1,10 @@
+#!/usr/bin/env python3
+"""Ask a chat model for hints from segment to segment, and keep them in an annotation store."""
+
+import sys
+
+from megatron_srp.data.hints_cli import main
+from megatron_srp.errors import run_command
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))
