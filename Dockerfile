@@ -1,10 +1,28 @@
-# NGC's image brings PyTorch, CUDA, Transformer Engine, Apex and DALI; none of them is replaced.
-FROM nvcr.io/nvidia/pytorch:25.10-py3
+# The training image: NGC's PyTorch image with this package. It brings PyTorch, CUDA, NCCL, Transformer Engine, Apex,
+# flash attention and DALI, built for each other; none of them is replaced.
+#
+#   make docker
+#   docker run --gpus all --ipc=host --ulimit memlock=-1 --ulimit stack=67108864 -v "$PWD/out:/home/srp/out" \
+#       megatron-srp bash -c 'DATA=out/corpus_text_document OUT=out/run /opt/megatron-srp/examples/pretrain_1p7b.sh'
+#
+# 25.12: Python 3.12, torch 2.10, CUDA 13.1.
+# https://docs.nvidia.com/deeplearning/frameworks/pytorch-release-notes/rel-25-12.html
+FROM nvcr.io/nvidia/pytorch:25.12-py3
+
+# NGC's own constraints (/etc/pip/constraint.txt, in PIP_CONSTRAINT since 25.03) hold what the image brings;
+# docker/constraints.txt pins what we add.
+COPY docker/constraints.txt /opt/megatron-srp/docker/constraints.txt
+RUN pip install --no-cache-dir --constraint /opt/megatron-srp/docker/constraints.txt \
+    'megatron-core[training]' gigatoken sentencepiece xxhash zstandard orjson
 
 WORKDIR /opt/megatron-srp
 COPY . .
-# The image's own constraints file keeps pip from replacing its torch.
-RUN pip install --no-cache-dir . && useradd --create-home srp
+# All that setup.cfg wants is there by now, or comes with the image: pip only adds what neither has.
+RUN pip install --no-cache-dir --constraint docker/constraints.txt . \
+    && python -c 'import megatron_srp._kernels, megatron.training' \
+    && useradd --create-home --uid 10001 srp
 
-USER srp
+USER 10001
 WORKDIR /home/srp
+ENV OMP_NUM_THREADS=1
+CMD ["python", "/opt/megatron-srp/tools/check_env.py"]

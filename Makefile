@@ -1,7 +1,8 @@
 # make demo    the whole path on a small corpus, on this machine's CPU
 # make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
-.PHONY: setup demo test test-all bench lint format
+# make docker  build the training image; make docker-check only lints it
+.PHONY: setup demo test test-all bench lint format docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -28,7 +29,16 @@ lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy megatron_srp
+	.venv/bin/shellcheck --external-sources examples/*.sh examples/slurm/*.sbatch tools/*.sh
+	.venv/bin/hadolint Dockerfile
 
 format: setup
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+docker:
+	docker build --tag megatron-srp .
+
+# Parses and lints it; needs no container engine.
+docker-check: setup
+	.venv/bin/hadolint Dockerfile

@@ -7,10 +7,14 @@ mistake is answered in a fraction of a second rather than after Megatron's impor
 import argparse
 import dataclasses
 import re
+import shlex
 from typing import NoReturn
 
 from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.training.precision import PRECISIONS, precision_flags
 from megatron_srp.training.presets import PRESETS, find_preset
+from megatron_srp.training.recommend import recommend
+from megatron_srp.training.run_shape import SHAPE_FLAGS
 
 
 def _flag(help: str, **kwargs: object) -> dict[str, object]:
@@ -44,6 +48,29 @@ class SrpArguments:
             "full: everything Megatron prints. brief: without the list of all arguments and the notes "
             "on its start-up (the default of the debug preset).",
             choices=["full", "brief"],
+        ),
+    )
+    srp_precision: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Number format and FP8 recipe, expanded to Megatron's flags; flags given on the command line win.",
+            choices=list(PRECISIONS),
+        ),
+    )
+    srp_layout: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "auto: the parallel sizes and the micro-batch that tools/preset_flags.py recommends for the preset on "
+            "so many GPUs; flags given on the command line win.",
+            choices=["auto"],
+        ),
+    )
+    srp_dry_run: int | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Check everything as for a run on so many GPUs, print Megatron's flags, and train nothing; needs no GPU.",
+            type=int,
+            metavar="GPUS",
         ),
     )
 
@@ -94,6 +121,7 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--mtp-num-layers": {"type": int},
     "--help": {"action": "store_true"},
 }
+_LOOKED_AT |= SHAPE_FLAGS
 
 _CUTS_CONTEXT = (
     "it restarts at every end-of-document token, and a reflection puts one inside a document after an "
@@ -184,11 +212,32 @@ def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
     return kept + argv
 
 
-def expand_preset(argv: list[str]) -> list[str]:
-    """Put the flags of `--srp-preset` before the user's own, which win."""
+def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
+    """Put the flags of `--srp-precision`, `--srp-layout` and `--srp-preset` before the user's own, which win.
+
+    Args:
+        gpus: of the whole run, for `--srp-layout auto`.
+    """
     args = look_at(argv)
+    if args.srp_layout and args.srp_preset is None:
+        raise UsageError("--srp-layout auto needs --srp-preset: layouts are known for the presets only")
+    if args.srp_precision is not None:
+        argv = add_defaults(precision_flags(args.srp_precision), argv)
     if args.srp_preset is None:
         return argv
     preset = find_preset(args.srp_preset)
+    if args.srp_layout:
+        argv = add_defaults(recommend(preset, gpus, args.srp_precision or "bf16").layout.to_flags(), argv)
     decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
     return add_defaults(preset.to_flags() + decay, argv)
+
+
+def format_flags(argv: list[str]) -> str:
+    """One flag with its values per line, quoted for a shell."""
+    lines: list[str] = []
+    for token in argv:
+        if token.startswith("--") or not lines:
+            lines.append(shlex.quote(token))
+        else:
+            lines[-1] += " " + shlex.quote(token)
+    return "\n".join(lines)

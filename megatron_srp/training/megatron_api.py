@@ -9,6 +9,8 @@ Shapes: b micro-batch size in sequences, s sequence length in tokens.
 """
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import re
@@ -23,16 +25,19 @@ import torch
 from megatron.core import mpu
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.enums import ModelType
+from megatron.core.extensions.transformer_engine import HAVE_TE
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_rank
 from megatron.training import get_args, get_timers, get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
-from megatron.training.arguments import parse_and_validate_args
+from megatron.training.arguments import parse_and_validate_args, parse_args, validate_args
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training import arguments, cpu_backend, shards
+from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
+from megatron_srp.training.flops import add_mfu, bf16_peak
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -157,8 +162,28 @@ def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Parse and validate; Megatron's own complaints become one line too."""
     sys.argv[1:] = argv  # Megatron reads no other list
-    try:
+    with _complaints_in_one_line():
         return parse_and_validate_args(extra_args_provider=prepare_parser)
+
+
+def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
+    """Parse and validate as a run on `gpus` ranks would, and start nothing. No GPU is needed."""
+    sys.argv[1:] = argv
+    os.environ.update(WORLD_SIZE=str(gpus), RANK="0", LOCAL_RANK="0")
+    with _complaints_in_one_line(), contextlib.redirect_stdout(io.StringIO()):
+        args = parse_args(prepare_parser)
+        validate_args(args)
+        if not HAVE_TE:  # the target has it
+            args.apply_rope_fusion = False
+        # The model's own configuration has rules too.
+        pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
+    return args
+
+
+@contextlib.contextmanager
+def _complaints_in_one_line() -> Iterator[None]:
+    try:
+        yield
     except SrpError:
         raise
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
@@ -198,6 +223,15 @@ def speak_briefly() -> None:
         logging.getLogger(module).setLevel(level)
 
 
+def log_mfu(device_name: str) -> None:
+    """Add the MFU to the throughput in Megatron's line of a step, if the device's peak is known."""
+    from megatron.training import training
+
+    peak, print_plain = bf16_peak(device_name), training.print_rank_last
+    if peak is not None:
+        training.print_rank_last = lambda line: print_plain(add_mfu(line, peak))
+
+
 def run(argv: list[str], on_cpu: bool) -> None:
     """Train as the flags say, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
@@ -208,12 +242,15 @@ def run(argv: list[str], on_cpu: bool) -> None:
     skip_compilation()
     if on_cpu:
         cpu_backend.patch_megatron()
+    else:
+        log_mfu(torch.cuda.get_device_name())
     if arguments.look_at(argv).srp_log == "brief":
         speak_briefly()
     args = parse_arguments(argv)
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    check_checkpoint(args)
     tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:

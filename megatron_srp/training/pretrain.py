@@ -8,6 +8,7 @@ The imports are inside the functions on purpose: with `--async-save` the checkpo
 imports this module again, and a mistake in a flag is answered before Megatron is imported.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from megatron_srp.errors import SrpError
+from megatron_srp.errors import SrpError, UsageError
 
 SECONDS_FOR_RANK_0 = 5.0
 
@@ -31,18 +32,27 @@ def main() -> None:
 
 
 def train(argv: list[str]) -> None:
-    """Check the flags and the shards, then train."""
-    from megatron_srp.training import arguments, cpu_backend, shards
+    """Check the flags, the shards and the devices, then train."""
+    from megatron_srp.training import arguments, cpu_backend, devices
 
-    argv = arguments.expand_preset(argv)
+    args = arguments.look_at(argv)
+    gpus = int(os.environ.get("WORLD_SIZE", "1")) if args.srp_dry_run is None else args.srp_dry_run
+    if gpus < 1:
+        raise UsageError(f"--srp-dry-run {gpus}: give the number of GPUs of the run, 1 or more")
+    argv = arguments.expand_preset(argv, gpus)
     args = arguments.look_at(argv)
     if not args.help:
-        notes = arguments.check_flags(args)
-        tokenizer_flags, more = shards.check_shards(args)
-        argv = tokenizer_flags + argv
-        for note in notes + more:
-            _note(note)
+        argv = _check(args, gpus) + argv
+    if args.srp_dry_run is not None:
+        from megatron_srp.training.dry_run import dry_run
+
+        _set_environment()
+        _ignore_missing_cuda_extensions()
+        return dry_run(argv, gpus)
+    devices.check_port()
     _set_environment()
+    if not args.help:
+        devices.check_devices(args, devices.find_devices(), devices.has_transformer_engine())
     on_cpu = cpu_backend.install()
     if on_cpu:
         _note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
@@ -51,7 +61,25 @@ def train(argv: list[str]) -> None:
 
     from megatron_srp.training import megatron_api
 
-    megatron_api.run(argv, on_cpu)
+    return megatron_api.run(argv, on_cpu)
+
+
+def _check(args: argparse.Namespace, gpus: int) -> list[str]:
+    """All checks that need neither torch nor Megatron; returns flags to add."""
+    from megatron_srp.training import arguments, shards
+    from megatron_srp.training.layouts import check_layout
+    from megatron_srp.training.precision import check_precision
+    from megatron_srp.training.run_shape import layout_of, model_of
+
+    notes = arguments.check_flags(args)
+    model, layout = model_of(args), layout_of(args, gpus)
+    if model is not None:
+        check_layout(model, layout)
+    notes += check_precision(args, model, layout)
+    flags, more = shards.check_shards(args)
+    for note in notes + more:
+        _note(note)
+    return flags
 
 
 def _rank() -> int:

@@ -90,7 +90,7 @@ def test_a_mistake_under_torchrun(corpus: Corpus, mistake: list[str], message: s
     [
         (["--sequence-paralel"], "error: unrecognized arguments: --sequence-paralel; did you mean"),
         (["--lr", "high"], "error: argument --lr: invalid float value: 'high'"),
-        (["--tensor-model-parallel-size", "3"], "error: Megatron refuses these flags: "),
+        (["--overlap-param-gather"], "error: Megatron refuses these flags: --overlap-param-gather only supported with"),
     ],
 )
 def test_a_mistake_that_megatron_finds(

@@ -5,6 +5,7 @@ A release of Megatron that changes something fails here first, and the failure n
 
 import argparse
 import ast
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
@@ -14,19 +15,29 @@ from typing import Any
 import pytest
 
 from megatron_srp.training import arguments, cpu_backend
+from megatron_srp.training.flops import flops_per_token
+from megatron_srp.training.layouts import Layout
+from megatron_srp.training.memory import estimate_memory, padded_vocab_size
 from megatron_srp.training.presets import PRESETS
 
 # Megatron's modules warn on import that Apex and Transformer Engine are missing.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 TRAINING = Path(arguments.__file__).parent
-USERS_OF_MEGATRON = ("megatron_api.py", "datasets.py", "reflection_dataset.py", "cpu_backend.py")
+USERS_OF_MEGATRON = (
+    *("megatron_api.py", "datasets.py", "reflection_dataset.py", "cpu_backend.py"),
+    "checkpoint_args.py",
+)
 
 # Names that are called with these arguments, by keyword or in this order.
 SIGNATURES = {
     "megatron.training.pretrain": ("cfg_container train_valid_test_dataset_provider model_type forward_step_func"),
     "megatron.training.arguments.parse_and_validate_args": "extra_args_provider",
     "megatron.training.arguments._print_args": "title args",
+    "megatron.training.arguments.parse_args": "extra_args_provider",
+    "megatron.training.arguments.validate_args": "args",
+    "megatron.training.training.print_rank_last": "message",
+    "megatron.core.dist_checkpointing.serialization.load_common_state_dict": "checkpoint_dir",
     "megatron.training.argument_utils.gpt_config_from_args": "args",
     "megatron.training.argument_utils.pretrain_cfg_container_from_args": "args model_cfg",
     "megatron.training.utils.get_blend_and_blend_per_split": "args",
@@ -46,6 +57,7 @@ REPLACED = (
     "megatron.core.optimizer.distrib_optimizer.HAVE_APEX_OR_TE",
     "megatron.core.optimizer.distrib_optimizer.USING_TE_OPTIMIZER",
     "megatron.training.training.print_datetime",
+    "megatron.training.training.print_rank_last",
     "megatron.training.training.report_memory",
     "megatron.training.training.report_theoretical_memory",
     "megatron.training.training.set_jit_fusion_options",
@@ -180,7 +192,7 @@ def test_presets_are_megatrons_flags(name: str, parser: argparse.ArgumentParser)
     args = parser.parse_args(argv)  # an unknown flag or a wrong type raises UsageError
     assert (args.num_layers, args.hidden_size) == (preset.num_layers, preset.hidden_size)
     assert args.swiglu and args.normalization == "RMSNorm" and not args.add_bias_linear
-    assert not args.untie_embeddings_and_output_weights
+    assert args.untie_embeddings_and_output_weights == (not preset.tied_embeddings)
     assert args.bf16 == preset.recipe.bf16
 
 
@@ -190,3 +202,30 @@ def test_help_works() -> None:
     add_arguments = find("megatron.training.arguments.add_megatron_arguments")
     text = prepare_parser(add_arguments(argparse.ArgumentParser(allow_abbrev=False))).format_help()
     assert "--srp-preset NAME" in text
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_our_flops_are_megatrons(name: str, parser: argparse.ArgumentParser) -> None:
+    preset = PRESETS[name]
+    args = parser.parse_args(preset.to_flags())
+    args.kv_channels = preset.hidden_size // preset.num_attention_heads
+    args.padded_vocab_size = preset.vocab_size
+    flops = find("megatron.training.training.num_floating_point_operations")(args, 1)
+    assert flops_per_token(preset) == pytest.approx(flops / preset.recipe.seq_length, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2), (4, 4)])
+def test_our_memory_of_states_is_megatrons(
+    name: str, tensor: int, pipeline: int, parser: argparse.ArgumentParser
+) -> None:
+    preset = dataclasses.replace(PRESETS[name], recipe=dataclasses.replace(PRESETS[name].recipe, bf16=True))
+    layout = Layout(gpus=64, tensor=tensor, pipeline=pipeline)
+    args = parser.parse_args([*preset.to_flags(), *layout.to_flags(), "--use-distributed-optimizer"])
+    args.kv_channels = preset.hidden_size // preset.num_attention_heads
+    args.padded_vocab_size = padded_vocab_size(preset, layout)
+    args.world_size, args.data_parallel_size = layout.gpus, layout.data
+    args.expert_tensor_parallel_size = tensor
+    theirs = find("megatron.training.theoretical_memory_usage.compute_weight_and_optimizer_memory")(args)
+    ours = estimate_memory(preset, layout)
+    assert ours.weights + ours.gradients + ours.optimizer == pytest.approx(theirs, rel=1e-6)

@@ -1,0 +1,139 @@
+"""Whether the checkpoint of `--load` fits this run, before Megatron fails on it with a traceback."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import InputError, UsageError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+# What decides the shapes of the weights, with the flag of each.
+_MODEL = {
+    "num_layers": "--num-layers",
+    "hidden_size": "--hidden-size",
+    "ffn_hidden_size": "--ffn-hidden-size",
+    "num_attention_heads": "--num-attention-heads",
+    "num_query_groups": "--num-query-groups",
+    "swiglu": "--swiglu",
+    "untie_embeddings_and_output_weights": "--untie-embeddings-and-output-weights",
+}
+
+
+def check_checkpoint(args: argparse.Namespace) -> None:
+    """Compare the run's arguments (Megatron's, validated) with those in the checkpoint it is to load.
+
+    Raises:
+        InputError: if the checkpoint is not there or cannot be read.
+        UsageError: if it is of another model, schedule or optimizer.
+    """
+    folder = find_checkpoint(args)
+    if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
+        return
+    if not (folder / ".metadata").exists():  # written last
+        raise InputError(f"{folder} is incomplete: its saving was stopped. Give an earlier --ckpt-step")
+    common = _read_common_state(folder)
+    saved = common.get("args")
+    if saved is None:
+        return
+    where = f"--load {args.load} (iteration {common.get('iteration', '?')})"
+    _check_model(where, saved, args)
+    if args.finetune or args.no_load_optim:
+        return
+    _check_optimizer(where, saved, args)
+    if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
+        _check_schedule(where, common.get("opt_param_scheduler") or {}, args)
+
+
+def find_checkpoint(args: argparse.Namespace) -> Path | None:
+    """The folder of the iteration to be loaded; None for a first run."""
+    if args.load is None or "://" in args.load:
+        return None
+    load = Path(args.load)
+    if args.ckpt_step is None:
+        tracker = load / TRACKER
+        if not tracker.exists():
+            if args.save is not None and Path(args.save) == load:  # the first run of a job that resumes itself
+                return None
+            raise InputError(f"--load {load}: no checkpoint there ({TRACKER} is missing); give the folder of --save")
+        step = tracker.read_text().strip()
+    else:
+        step = str(args.ckpt_step)
+    folder = load / (f"iter_{int(step):07d}" if step.isdigit() else step)
+    if not folder.is_dir():
+        present = sorted(path.name for path in load.glob("iter_*"))
+        raise InputError(f"--load {load}: {folder.name} is not there; present: {', '.join(present) or 'none'}")
+    return folder
+
+
+def _read_common_state(folder: Path) -> dict[str, Any]:
+    from megatron.core.dist_checkpointing.serialization import load_common_state_dict
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        return dict(load_common_state_dict(str(folder)))
+    # The readers below raise what they like on damaged files; torch's own is not even an Exception.
+    except (Exception, CheckpointException) as error:
+        message = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        raise InputError(f"{folder} cannot be read, it may be damaged ({message}); give an earlier --ckpt-step") from (
+            error
+        )
+
+
+def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
+    differing = [
+        f"{flag} {getattr(saved, name)} there and {getattr(args, name)} here"
+        for name, flag in _MODEL.items()
+        if hasattr(saved, name) and getattr(saved, name) != getattr(args, name)
+    ]
+    if differing:
+        preset = getattr(saved, "srp_preset", None)
+        same = f" (--srp-preset {preset})" if preset else ""
+        raise UsageError(
+            f"{where} is a checkpoint of another model: {', '.join(differing)}. Give the model it was saved "
+            f"from{same}, or another folder"
+        )
+
+
+def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
+    ours, theirs = bool(args.use_distributed_optimizer), bool(getattr(saved, "use_distributed_optimizer", False))
+    if ours != theirs:
+        raise UsageError(
+            f"{where} was saved {'with' if theirs else 'without'} --use-distributed-optimizer and this run is "
+            f"{'with' if ours else 'without'}: the optimizer's state has another form. Use it as there, or start the "
+            f"optimizer anew with --no-load-optim"
+        )
+    layout = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+    there = tuple(getattr(saved, name, 1) for name in layout)
+    here = tuple(getattr(args, name) for name in layout)
+    reshardable = not theirs or getattr(saved, "dist_ckpt_optim_fully_reshardable", False)
+    if there != here and not reshardable:
+        raise UsageError(
+            f"{where} was saved with TP {there[0]} PP {there[1]}, this run has TP {here[0]} PP {here[1]}, and its "
+            f"optimizer state was not saved to be resharded (--dist-ckpt-optim-fully-reshardable). Give its layout, or "
+            f"--no-load-optim"
+        )
+
+
+def _check_schedule(where: str, saved: dict[str, Any], args: argparse.Namespace) -> None:
+    batch = args.global_batch_size
+    if args.train_iters:
+        samples = (args.lr_decay_iters or args.train_iters) * batch
+    else:
+        samples = args.lr_decay_samples or args.train_samples
+    values = {
+        "lr_decay_steps": (samples, "samples in all (--train-iters x --global-batch-size, or --train-samples)"),
+        "max_lr": (args.lr, "--lr"),
+        "min_lr": (args.min_lr, "--min-lr"),
+        "lr_decay_style": (args.lr_decay_style, "--lr-decay-style"),
+        "end_wd": (args.weight_decay if args.end_weight_decay is None else args.end_weight_decay, "--weight-decay"),
+    }
+    differing = [
+        f"{name} {saved[key]} there and {value} here"
+        for key, (value, name) in values.items()
+        if key in saved and saved[key] != value
+    ]
+    if differing:
+        raise UsageError(
+            f"{where} was saved with another schedule: {'; '.join(differing)}. To go on with this run's schedule add "
+            f"--override-opt-param-scheduler, with the checkpoint's --use-checkpoint-opt-param-scheduler"
+        )

@@ -1,0 +1,107 @@
+"""Whether this machine's GPUs can run what the flags ask for; looked at before Megatron is imported."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from megatron_srp.errors import UsageError
+
+FIRST_WITH_FP8 = (8, 9)  # compute capability; Ada. Hopper is 9.0
+# Megatron's own layers, for a GPU without Transformer Engine: correct, but slower, and no FP8.
+LOCAL_LAYERS = (
+    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm"),
+    *("--no-gradient-accumulation-fusion", "--no-masked-softmax-fusion"),
+)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The GPUs that this process sees."""
+
+    count: int
+    name: str = ""
+    capability: tuple[int, int] = (0, 0)
+    memory: int = 0  # bytes of the first
+
+    @property
+    def has_fp8(self) -> bool:
+        return self.capability >= FIRST_WITH_FP8
+
+
+def find_devices() -> Devices:
+    """What torch sees; imports it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        return Devices(0)
+    properties = torch.cuda.get_device_properties(0)
+    return Devices(count, properties.name, torch.cuda.get_device_capability(0), properties.total_memory)
+
+
+def has_transformer_engine() -> bool:
+    """Whether it is installed; that it also imports and finds its GPU is `tools/check_env.py`'s to say."""
+    return find_spec("transformer_engine") is not None
+
+
+def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
+    """Refuse what these devices cannot run.
+
+    Args:
+        args: of `arguments.look_at`, presets expanded.
+    """
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < devices.count < local_ranks:
+        raise UsageError(
+            f"{local_ranks} ranks on this machine and {devices.count} GPUs visible: start at most one rank for each "
+            f"GPU (torchrun --nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
+        )
+    if args.fp8 is not None:
+        _check_fp8(args, devices, transformer_engine)
+    if devices.count and not transformer_engine and args.transformer_impl != "local":
+        raise UsageError(
+            "Transformer Engine is not installed, and Megatron's layers are its own: install it "
+            "(pip install 'megatron-srp[gpu]', or the image of Dockerfile), or go without, slower: "
+            + " ".join(LOCAL_LAYERS)
+        )
+
+
+def _check_fp8(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
+    asked = f"--srp-precision {args.srp_precision}" if args.srp_precision else f"--fp8-format {args.fp8}"
+    if devices.count == 0:
+        raise UsageError(f"{asked} needs a GPU with FP8, and none is visible; on a CPU leave it out")
+    if not devices.has_fp8:
+        raise UsageError(
+            f"{asked} needs a GPU with FP8 (Hopper, Ada or newer), and {devices.name} has none: give "
+            f"--srp-precision bf16"
+        )
+    if not transformer_engine:
+        raise UsageError(
+            f"{asked} needs Transformer Engine, which is not installed: pip install 'megatron-srp[gpu]', or the "
+            f"image of Dockerfile; or give --srp-precision bf16"
+        )
+
+
+def check_port() -> None:
+    """Refuse an address that another process has taken, where rank 0 itself will listen on it.
+
+    Under torchrun its agent listens. Without, the other ranks would wait for rank 0 for ten minutes.
+    """
+    import socket
+
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or os.environ.get("RANK", "0") != "0":
+        return
+    port = os.environ.get("MASTER_PORT")
+    if port is None:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except (OSError, ValueError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(
+                f"MASTER_PORT {port} cannot be listened on ({reason}): another job may have it; set MASTER_PORT to "
+                f"a free port, the same on all nodes"
+            ) from None

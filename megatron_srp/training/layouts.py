@@ -1,0 +1,174 @@
+"""How a model is spread over GPUs, and why some ways are impossible. Answers before Megatron is imported.
+
+    Layout(gpus=64, tensor=2, pipeline=1, micro_batch=4)
+    check_layout(preset, layout)      # UsageError: the reason, and the nearest layouts that work
+
+Names of sizes: TP tensor parallel, PP pipeline parallel, VP virtual stages of each pipeline rank, CP context
+parallel, DP data parallel = GPUs / (TP x PP x CP).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.model_preset import ModelPreset
+
+GPUS_PER_NODE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Sizes of the parallel groups, and what a rank computes at a time."""
+
+    gpus: int
+    tensor: int = 1
+    pipeline: int = 1
+    virtual: int = 1  # pipeline stages of each rank, interleaved; 1: none
+    context: int = 1
+    micro_batch: int = 1  # sequences
+    recompute: bool = False  # every layer's activations, in the backward pass
+
+    @property
+    def data(self) -> int:
+        """Data-parallel size; only whole where `check_layout` passes."""
+        return self.gpus // (self.tensor * self.pipeline * self.context)
+
+    def micro_batches(self, preset: ModelPreset) -> int:
+        """Forward passes of a rank in one step."""
+        batch = preset.recipe.global_batch_size or self.micro_batch * self.data
+        return max(1, batch // (self.micro_batch * self.data))
+
+    def to_flags(self) -> list[str]:
+        """The layout as Megatron's flags; sequence parallelism comes with tensor parallelism."""
+        flags: list[object] = ["--micro-batch-size", self.micro_batch]
+        flags += ["--tensor-model-parallel-size", self.tensor]
+        flags += ["--pipeline-model-parallel-size", self.pipeline]
+        if self.virtual > 1:
+            flags += ["--num-virtual-stages-per-pipeline-rank", self.virtual]
+        if self.context > 1:
+            flags += ["--context-parallel-size", self.context]
+        if self.tensor > 1:
+            flags += ["--sequence-parallel"]
+        if self.recompute:
+            flags += ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", 1]
+        return [str(flag) for flag in flags]
+
+    def __str__(self) -> str:
+        virtual = f" VP {self.virtual}" if self.virtual > 1 else ""
+        recompute = ", recomputed" if self.recompute else ""
+        context = f" CP {self.context}" if self.context > 1 else ""
+        return (
+            f"TP {self.tensor} PP {self.pipeline}{virtual}{context} DP {self.data}, micro-batch {self.micro_batch}"
+            + recompute
+        )
+
+
+def divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def possible_tensor(preset: ModelPreset) -> list[int]:
+    """TP sizes: they divide the heads and the MLP, and fit the key/value groups as Megatron wants it."""
+    groups = preset.num_query_groups
+    return [
+        tp
+        for tp in divisors(preset.num_attention_heads)
+        if preset.ffn_hidden_size % tp == 0 and (groups % tp == 0 or tp % groups == 0)
+    ]
+
+
+def possible_pipeline(preset: ModelPreset, virtual: int = 1) -> list[int]:
+    """PP sizes: each stage (of each virtual rank) has the same number of layers."""
+    return [pp for pp in divisors(preset.num_layers) if preset.num_layers % (pp * virtual) == 0]
+
+
+def _nearest(wanted: int, possible: Iterable[int]) -> str:
+    near = sorted(sorted(possible, key=lambda size: abs(size - wanted))[:3])
+    return "nearest possible: " + ", ".join(map(str, near))
+
+
+def _check_tensor(preset: ModelPreset, layout: Layout) -> str:
+    possible = possible_tensor(preset)
+    if layout.tensor in possible:
+        return ""
+    return (
+        f"--tensor-model-parallel-size {layout.tensor}: {preset.name} has {preset.num_attention_heads} heads in "
+        f"{preset.num_query_groups} key/value groups and an MLP of {preset.ffn_hidden_size}; TP has to divide heads "
+        f"and MLP, and to divide the groups or be a multiple of them: {', '.join(map(str, possible))}"
+    )
+
+
+def _check_pipeline(preset: ModelPreset, layout: Layout) -> str:
+    possible = possible_pipeline(preset, layout.virtual)
+    stages = f" x {layout.virtual} virtual stages" if layout.virtual > 1 else ""
+    if layout.pipeline not in possible:
+        return (
+            f"--pipeline-model-parallel-size {layout.pipeline}{stages}: the {preset.num_layers} layers of "
+            f"{preset.name} cannot be divided evenly; {_nearest(layout.pipeline, possible)}"
+        )
+    if layout.virtual > 1 and layout.pipeline == 1:
+        return "--num-virtual-stages-per-pipeline-rank needs --pipeline-model-parallel-size of 2 or more"
+    return ""
+
+
+def _check_gpus(preset: ModelPreset, layout: Layout) -> str:
+    size = layout.tensor * layout.pipeline * layout.context
+    if layout.gpus % size == 0:
+        return ""
+    multiple = max(1, round(layout.gpus / size)) * size
+    return (
+        f"TP {layout.tensor} x PP {layout.pipeline} x CP {layout.context} = {size} GPUs hold one copy of the model, "
+        f"and {layout.gpus} GPUs are not a multiple of it; nearest possible: {multiple} GPUs"
+    )
+
+
+def _check_batch(preset: ModelPreset, layout: Layout) -> str:
+    batch = preset.recipe.global_batch_size
+    per_pass = layout.micro_batch * layout.data
+    if batch is None or batch % per_pass == 0:
+        return ""
+    if batch < layout.data:
+        return (
+            f"--global-batch-size {batch} has fewer sequences than the {layout.data} data-parallel ranks: use "
+            f"at most {batch * layout.gpus // layout.data} GPUs, more model parallelism, or a larger batch"
+        )
+    multiple = max(1, round(batch / per_pass)) * per_pass
+    return (
+        f"--global-batch-size {batch} is not a multiple of micro-batch {layout.micro_batch} x DP {layout.data} = "
+        f"{per_pass} sequences; nearest possible: {multiple}, or another --micro-batch-size"
+    )
+
+
+def _check_schedule(preset: ModelPreset, layout: Layout) -> str:
+    passes = layout.micro_batches(preset)
+    if layout.virtual > 1 and passes % layout.pipeline:
+        return (
+            f"the interleaved schedule runs micro-batches in groups of PP {layout.pipeline}, and a step has "
+            f"{passes} on each rank; give a --global-batch-size that makes it a multiple, or no virtual stages"
+        )
+    if layout.tensor > 1 and preset.recipe.seq_length % (layout.tensor * layout.context):
+        return (
+            f"--seq-length {preset.recipe.seq_length} cannot be divided among TP {layout.tensor}, as sequence "
+            f"parallelism does"
+        )
+    return ""
+
+
+_CHECKS: tuple[Callable[[ModelPreset, Layout], str], ...] = (
+    _check_tensor,
+    _check_pipeline,
+    _check_gpus,
+    _check_batch,
+    _check_schedule,
+)
+
+
+def why_impossible(preset: ModelPreset, layout: Layout) -> str:
+    """The first reason why this layout cannot run, with the nearest that can; empty if it can."""
+    return next((reason for check in _CHECKS if (reason := check(preset, layout))), "")
+
+
+def check_layout(preset: ModelPreset, layout: Layout) -> None:
+    """Refuse a layout that Megatron would fail on, later and with a traceback."""
+    if reason := why_impossible(preset, layout):
+        raise UsageError(reason)

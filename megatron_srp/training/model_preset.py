@@ -1,0 +1,102 @@
+"""A model size and its training recipe, and how they become Megatron's flags; `presets.py` has the data."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Batch, optimizer and schedule: AdamW and warm-up, stable, linear decay (WSD)."""
+
+    seq_length: int  # tokens
+    micro_batch_size: int  # sequences per rank and forward pass
+    global_batch_size: int | None  # sequences per step; None: one micro-batch on each data-parallel rank
+    train_iters: int
+    lr: float
+    warmup_fraction: float  # of all steps
+    decay_fraction: float = 0.2  # of all steps, at the end
+    weight_decay: float = 0.01
+    bf16: bool = True
+
+    def to_flags(self) -> list[str]:
+        """Megatron flags, without those that follow from the length of the run (`wsd_decay_flags`)."""
+        flags: list[object] = ["--seq-length", self.seq_length, "--max-position-embeddings", self.seq_length]
+        flags += ["--micro-batch-size", self.micro_batch_size]
+        if self.global_batch_size is not None:
+            flags += ["--global-batch-size", self.global_batch_size]
+        flags += ["--train-iters", self.train_iters, "--lr", self.lr, "--min-lr", 0.0]
+        flags += ["--lr-warmup-fraction", self.warmup_fraction]
+        # Megatron's default for the last phase is exponential.
+        flags += ["--lr-decay-style", "WSD", "--lr-wsd-decay-style", "linear"]
+        flags += ["--optimizer", "adam", "--adam-beta1", 0.9, "--adam-beta2", 0.95, "--adam-eps", 1e-8]
+        flags += ["--weight-decay", self.weight_decay, "--clip-grad", 1.0]
+        # Megatron has no default and fails at the first use. One evaluation costs `eval-iters` steps.
+        flags += ["--eval-interval", 1000]
+        # Every attention path here makes its own causal mask: [batch, 1, seq, seq] need not travel.
+        flags += ["--no-create-attention-mask-in-dataloader"]
+        return [str(flag) for flag in flags] + (["--bf16"] if self.bf16 else [])
+
+    def wsd_decay_flags(self, train_iters: int | None, train_samples: int | None) -> list[str]:
+        """The length of the decay phase for a run of so many steps or, if given, samples."""
+        if train_samples is not None:
+            return ["--lr-wsd-decay-samples", str(max(1, round(self.decay_fraction * train_samples)))]
+        steps = self.train_iters if train_iters is None else train_iters
+        return ["--lr-wsd-decay-iters", str(max(1, round(self.decay_fraction * steps)))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPreset:
+    """A Llama-like decoder (RMSNorm, SwiGLU, RoPE, no bias) and how to train it.
+
+    `vocab_size` counts in `num_params` only: Megatron takes the vocabulary from the tokenizer.
+    """
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int  # key/value heads; fewer than the attention heads means GQA
+    vocab_size: int
+    init_method_std: float
+    source_url: str
+    recipe: TrainingRecipe
+    rotary_base: int = 10_000
+    tied_embeddings: bool = True
+    extra_flags: tuple[str, ...] = field(default=())
+
+    @property
+    def num_params(self) -> int:
+        """All parameters; a tied embedding counts once."""
+        embeddings = self.vocab_size * self.hidden_size
+        return embeddings * (1 if self.tied_embeddings else 2) + self.num_non_embedding_params
+
+    @property
+    def num_non_embedding_params(self) -> int:
+        """Parameters of the layers and the final norm."""
+        return self.num_layers * (self.num_layer_matrix_params + 2 * self.hidden_size) + self.hidden_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of the keys (and of the values) of a token, over all groups."""
+        return self.hidden_size // self.num_attention_heads * self.num_query_groups
+
+    @property
+    def num_layer_matrix_params(self) -> int:
+        """Parameters of a layer's matrices, which tensor parallelism shards; its norms are not."""
+        attention = 2 * self.hidden_size * (self.hidden_size + self.kv_size)  # query and output; key and value
+        return attention + 3 * self.hidden_size * self.ffn_hidden_size  # gate, up, down
+
+    def to_flags(self) -> list[str]:
+        """The preset as Megatron's command-line flags."""
+        flags: list[object] = ["--num-layers", self.num_layers, "--hidden-size", self.hidden_size]
+        flags += ["--ffn-hidden-size", self.ffn_hidden_size]
+        flags += ["--num-attention-heads", self.num_attention_heads]
+        if self.num_query_groups != self.num_attention_heads:
+            flags += ["--group-query-attention", "--num-query-groups", self.num_query_groups]
+        if not self.tied_embeddings:
+            flags += ["--untie-embeddings-and-output-weights"]
+        flags += ["--normalization", "RMSNorm", "--norm-epsilon", 1e-5, "--swiglu"]
+        flags += ["--disable-bias-linear", "--attention-dropout", 0.0, "--hidden-dropout", 0.0]
+        flags += ["--position-embedding-type", "rope", "--rotary-base", self.rotary_base]
+        flags += ["--init-method-std", self.init_method_std]
+        return [str(flag) for flag in flags] + self.recipe.to_flags() + list(self.extra_flags)

@@ -1,0 +1,188 @@
+"""What happens before the first step: dry runs of every script and preset, and mistakes found in time."""
+
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_srp.training.precision import PRECISIONS
+from megatron_srp.training.presets import PRESETS
+from tests.distributed.jobs import REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
+
+EXAMPLES = REPOSITORY / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.name != "pretrain_common.sh")
+NO_DATA = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "49152"]
+GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
+TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
+
+
+def script(name: str, *argv: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the examples with this Python."""
+    env = environment() | {"PYTHON": sys.executable, "GPUS_PER_NODE": "8"} | settings
+    return subprocess.run(["bash", EXAMPLES / name, *argv], capture_output=True, text=True, timeout=120, env=env)
+
+
+def dry_run(forkserver: Forkserver, argv: list[str], gpus: int) -> str:
+    finished = forkserver.run(1, [*argv, "--srp-dry-run", str(gpus)])
+    assert finished.codes == [0], finished.log[-2000:]
+    assert "dry run: every flag is valid, nothing was started" in finished.log
+    return finished.log
+
+
+# Dry runs
+
+
+def test_the_dry_run_of_the_papers_model() -> None:
+    done = script("pretrain_1p7b.sh", "--dry-run", NNODES="4", MASTER_ADDR="node0")
+    assert done.returncode == 0, done.stderr
+    assert "--nnodes 4 --node-rank 0 --master-addr node0" in done.stdout
+    assert "--fp8-recipe tensorwise" in done.stdout
+    assert "32 GPUs: TP 1 PP 1 DP 32" in done.stdout
+    assert done.stderr == "note: DATA is not set: checked with Megatron's mock data instead of shards\n"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("nodes", [1, 16])
+def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserver) -> None:
+    done = script(name, "--print-command", NNODES=str(nodes), MASTER_ADDR="node0", WANDB_PROJECT="p", EXIT_MINUTES="9")
+    assert done.returncode == 0, done.stderr
+    command = shlex.split(done.stdout)
+    log = dry_run(forkserver, command[command.index("megatron_srp.training.pretrain") + 1 :], 8 * nodes)
+    assert "--wandb-project p" in log
+    assert "--exit-duration-in-mins 9" in log
+
+
+def test_a_script_finds_shards_that_are_missing() -> None:
+    done = script("pretrain_1p7b.sh", "--dry-run", DATA="0.5 nowhere 0.5 else")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nowhere.bin and nowhere.idx are not there")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_and_precisions(preset: str, precision: str, forkserver: Forkserver) -> None:
+    argv = ["--srp-preset", preset, "--srp-precision", precision, "--srp-layout", "auto", *NO_DATA]
+    dry_run(forkserver, argv, 64)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("gpus", GPUS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_recommended_layout(preset: str, precision: str, gpus: int, forkserver: Forkserver) -> None:
+    if (preset, gpus) not in TOO_FEW:
+        argv = ["--srp-preset", preset, "--srp-precision", precision, "--srp-layout", "auto", *NO_DATA]
+        dry_run(forkserver, argv, gpus)
+
+
+# Mistakes: one line, no traceback, no hang
+
+
+def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
+    started = time.monotonic()
+    finished = forkserver.run(world_size, argv)
+    assert time.monotonic() - started < 30
+    assert finished.codes[0] == 2, finished.log[-3000:]
+    assert all(code in (2, -signal.SIGTERM) for code in finished.codes[1:])
+    assert "Traceback" not in finished.log
+    (line,) = (line for line in finished.log.splitlines() if line.startswith("error"))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--srp-preset", "debgu"], "unknown preset 'debgu'"),
+        (["--tensor-model-parallel-size", "3"], "the model has 4 heads in 2 key/value groups"),
+        (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
+        (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
+        (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),
+        (["--srp-precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--load", "nowhere"], "--load nowhere: no checkpoint there"),
+    ],
+)
+def test_mistakes_in_flags(argv: list[str], message: str, corpus: Corpus, forkserver: Forkserver) -> None:
+    line = refused(forkserver, 2, [*corpus.flags, *argv])
+    assert message.replace("the model has", "debug has") in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num-layers", "6"], "another model: --num-layers 4 there and 6 here"),
+        (
+            ["--srp-preset", "135m", "--num-layers", "4"],
+            "--hidden-size 128 there and 576 here, --ffn-hidden-size 512 there and 1536 here",
+        ),
+        (["--train-iters", "60"], "another schedule: samples in all"),
+        (["--lr", "1e-3"], "another schedule: --lr 0.005 there and 0.001 here"),
+        (["--use-distributed-optimizer"], "saved without --use-distributed-optimizer and this run is with"),
+        (["--ckpt-step", "7"], "iter_0000007 is not there; present: iter_0000015, iter_0000030"),
+    ],
+)
+def test_a_checkpoint_of_another_run(
+    argv: list[str], message: str, corpus: Corpus, uninterrupted: Run, forkserver: Forkserver
+) -> None:
+    resume = [*corpus.flags, "--tensor-model-parallel-size", "1", *uninterrupted.resume(SAVE_INTERVAL)]
+    line = refused(forkserver, 2, [*resume, *argv])
+    assert message in line
+
+
+def test_a_longer_run_goes_on_when_asked(
+    corpus: Corpus, uninterrupted: Run, forkserver: Forkserver, tmp_path: Path
+) -> None:
+    argv = [*corpus.flags, *uninterrupted.resume(SAVE_INTERVAL), "--train-iters", "60", "--exit-interval", "16"]
+    finished = forkserver.run(1, [*argv, "--override-opt-param-scheduler"])
+    assert finished.codes == [0], finished.log[-3000:]
+
+
+def test_a_checkpoint_whose_saving_was_stopped(corpus: Corpus, forkserver: Forkserver, tmp_path: Path) -> None:
+    folder = tmp_path / "iter_0000002"
+    folder.mkdir()
+    (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    line = refused(forkserver, 1, [*corpus.flags, "--load", str(tmp_path)])
+    assert "iter_0000002 is incomplete: its saving was stopped" in line
+
+
+def test_a_port_that_another_job_has(corpus: Corpus) -> None:
+    command = [sys.executable, "-m", "megatron_srp.training.pretrain", *corpus.flags]
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        env = environment() | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        env["MASTER_PORT"] = str(other.getsockname()[1])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MASTER_PORT ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"DATA": ""}, "error: DATA is not set"),
+        ({"NNODES": "two"}, "error: NNODES=two: a whole number"),
+        ({"NNODES": "2", "NODE_RANK": "2"}, "error: NODE_RANK=2: 0 to 1"),
+        ({"NNODES": "2", "DATA": "x"}, "error: MASTER_ADDR is not set"),
+    ],
+)
+def test_mistakes_in_the_settings_of_a_script(settings: dict[str, str], message: str) -> None:
+    env = {"MASTER_ADDR": ""} | settings
+    done = script("pretrain_135m.sh", **env)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+
+
+def test_a_script_does_not_start_where_the_job_cannot_run(tmp_path: Path) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU here")
+    done = script("pretrain_1p7b.sh", DATA="x", OUT=str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "error: a fp8-tensorwise job cannot run here: GPUs: none is visible" in done.stderr
+    assert not (tmp_path / "out").exists()

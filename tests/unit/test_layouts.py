@@ -1,0 +1,147 @@
+"""Layouts, their memory and their cost: the rules against hand-made cases, the formulas against known figures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.flops import add_mfu, bf16_peak, flops_per_token
+from megatron_srp.training.layouts import Layout, check_layout, possible_tensor
+from megatron_srp.training.memory import GIB, H100_MEMORY, estimate_memory
+from megatron_srp.training.presets import PRESETS
+from megatron_srp.training.recommend import recommend, step_time
+
+TOOLS = Path(__file__).parents[2] / "tools"
+GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
+TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [("135m", [1, 3]), ("360m", [1, 5]), ("1p7b", [1, 2, 4, 8, 16, 32]), ("32b", [1, 2, 4, 8])],
+)
+def test_tensor_parallel_sizes(preset: str, sizes: list[int]) -> None:
+    # 135m: 9 divides the heads, but not the MLP of 1536.
+    assert possible_tensor(PRESETS[preset]) == sizes
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes", "message"),
+    [
+        ("135m", {"gpus": 8, "tensor": 2}, r"-size 2: 135m has 9 heads in 3 .*: 1, 3$"),
+        ("8b", {"gpus": 48, "tensor": 3}, r"-size 3: 8b has 32 heads"),
+        ("8b", {"gpus": 64, "pipeline": 3}, r"the 32 layers of 8b .* nearest possible: 1, 2, 4"),
+        ("70b", {"gpus": 64, "tensor": 4, "pipeline": 4, "virtual": 3}, r"x 3 virtual stages: the 80 layers"),
+        ("1p7b", {"gpus": 8, "virtual": 2}, r"needs --pipeline-model-parallel-size of 2 or more"),
+        ("1p7b", {"gpus": 12, "tensor": 8}, r"12 GPUs are not a multiple of it; nearest possible: 16 GPUs"),
+        ("1p7b", {"gpus": 24, "micro_batch": 4}, r"512 is not a multiple of micro-batch 4 x DP 24 = 96 .*: 480"),
+        ("1p7b", {"gpus": 1024}, r"512 has fewer sequences than the 1024 data-parallel ranks: use at most 512 GPUs"),
+        ("3b", {"gpus": 1024, "tensor": 4, "pipeline": 4, "virtual": 3}, r"a step has 9 on each rank"),
+    ],
+)
+def test_impossible_layouts(preset: str, sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        check_layout(PRESETS[preset], Layout(**sizes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gpus", GPUS)
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("precision", ["bf16", "fp8-tensorwise", "fp8-blockwise"])
+def test_recommendations(name: str, gpus: int, precision: str) -> None:
+    preset = PRESETS[name]
+    if (name, gpus) in TOO_FEW:
+        with pytest.raises(UsageError, match=r"does not fit on .* GPUs of 80 GB: the smallest layout needs"):
+            recommend(preset, gpus, precision)
+        return
+    best = recommend(preset, gpus, precision)
+    check_layout(preset, best.layout)
+    assert best.layout.tensor * best.layout.pipeline * best.layout.data == gpus
+    assert best.layout.tensor <= 8
+    assert best.memory.total < H100_MEMORY
+    assert best.reason
+
+
+def test_well_known_layouts() -> None:
+    # Data parallelism alone for the paper's sizes on a few nodes; TP 4 PP 4 is NVIDIA's own for Llama 3 70B on 64 GPUs.
+    for name in ("135m", "360m", "1p7b"):
+        assert (recommend(PRESETS[name], 64).layout.tensor, recommend(PRESETS[name], 64).layout.pipeline) == (1, 1)
+    large = recommend(PRESETS["70b"], 64).layout
+    assert (large.tensor, large.pipeline) == (4, 4)
+
+
+def test_more_gpus_than_the_batch_can_use() -> None:
+    assert "The GPUs mostly wait: use fewer" in recommend(PRESETS["360m"], 1024).reason
+    assert "The GPUs mostly wait" not in recommend(PRESETS["1p7b"], 64).reason
+
+
+def test_memory_by_hand() -> None:
+    """1.7B on one GPU, a sequence at a time: 16 bytes of states without weights, 2 of weights, for each parameter."""
+    preset, layout = PRESETS["1p7b"], Layout(gpus=1)
+    memory = estimate_memory(preset, layout)
+    assert memory.weights == 2 * preset.num_params
+    assert memory.gradients == 4 * preset.num_params
+    assert memory.optimizer == 12 * preset.num_params
+    # Per token and layer: 12h of norms and their outputs become 8h + 2(2h + 2h) + 4f + 2f with as many kv heads.
+    assert memory.activations == 24 * 2048 * (8 * 2048 + 2 * (4 * 2048) + 6 * 8192)
+    assert memory.logits == 2048 * (8 * 49_152 + 4 * 2048)
+    assert memory.total > sum(vars(memory).values())
+
+
+def test_memory_follows_the_layout() -> None:
+    preset = PRESETS["8b"]
+    one = estimate_memory(preset, Layout(gpus=64))
+    two = estimate_memory(preset, Layout(gpus=64, tensor=2))
+    recomputed = estimate_memory(preset, Layout(gpus=64, recompute=True))
+    assert two.activations == one.activations / 2
+    assert recomputed.activations < one.activations / 5
+    assert estimate_memory(preset, Layout(gpus=8)).optimizer == 8 * one.optimizer
+    # Gathered in FP8 the weights take no more than in bf16; blockwise keeps both.
+    assert estimate_memory(preset, Layout(gpus=64), "fp8-tensorwise").weights == one.weights
+    assert estimate_memory(preset, Layout(gpus=64), "fp8-blockwise").weights > 1.8 * one.weights
+
+
+def test_in_flight_micro_batches_fill_the_first_stage() -> None:
+    preset = PRESETS["70b"]
+    plain = estimate_memory(preset, Layout(gpus=64, tensor=4, pipeline=4))
+    interleaved = estimate_memory(preset, Layout(gpus=64, tensor=4, pipeline=4, virtual=2))
+    assert interleaved.activations / plain.activations == pytest.approx(1 + 3 / (4 * 2))
+
+
+def test_step_time_of_a_pipeline_falls_with_virtual_stages() -> None:
+    preset = PRESETS["70b"]
+    plain = step_time(preset, Layout(gpus=512, tensor=4, pipeline=8))
+    virtual = step_time(preset, Layout(gpus=512, tensor=4, pipeline=8, virtual=2))
+    assert virtual.pipeline < plain.pipeline
+    assert virtual.compute == plain.compute
+
+
+def test_flops_of_the_paper_s_model() -> None:
+    assert flops_per_token(PRESETS["1p7b"]) == pytest.approx(10.9e9, rel=0.005)
+    attention = flops_per_token(PRESETS["1p7b"], 4096) - flops_per_token(PRESETS["1p7b"], 2048)
+    assert attention == 6 * 24 * 2048 * 2048
+
+
+def test_mfu_in_megatrons_line() -> None:
+    line = " iteration 1/2 | throughput per GPU (TFLOP/s/GPU): 445.2 | learning rate: 1 |"
+    peak = bf16_peak("NVIDIA H100 80GB HBM3")
+    assert peak == 989.4e12
+    assert "(TFLOP/s/GPU): 445.2 | MFU (of bf16 peak): 45.0% | learning rate: 1 |" in add_mfu(line, peak)
+    assert add_mfu("training ...", peak) == "training ..."
+    assert bf16_peak("NVIDIA H100 PCIe") == 756e12
+    assert bf16_peak("NVIDIA GeForce GTX 970") is None
+
+
+def test_preset_flags_tool() -> None:
+    command = [sys.executable, str(TOOLS / "preset_flags.py"), "1p7b", "--gpus", "64"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "1,711,376,384 parameters" in done.stdout
+    assert "10.9 GFLOP per token" in done.stdout
+    assert "--tensor-model-parallel-size 1\n" in done.stdout
+    assert f"GiB of {H100_MEMORY // GIB}" in done.stdout
+    done = subprocess.run([*command[:2], "1p8b"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "did you mean '1p7b'?" in done.stderr

@@ -1,0 +1,117 @@
+"""`--srp-precision`, and which devices can run what."""
+
+import socket
+
+import pytest
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training import arguments, devices
+from megatron_srp.training.devices import Devices, check_devices
+from megatron_srp.training.precision import PRECISIONS, check_precision
+from megatron_srp.training.run_shape import layout_of, model_of
+
+H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30)
+A100 = Devices(8, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30)
+NONE = Devices(0)
+
+
+def check(*argv: str, gpus: int = 8) -> list[str]:
+    args = arguments.look_at(arguments.expand_preset(list(argv), gpus))
+    return check_precision(args, model_of(args), layout_of(args, gpus))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_recipes_pass_their_own_checks(precision: str) -> None:
+    assert check("--srp-preset", "1p7b", "--srp-precision", precision, "--srp-layout", "auto") == []
+
+
+def test_the_users_flags_win() -> None:
+    argv = arguments.expand_preset(["--srp-precision", "fp8-delayed", "--fp8-amax-history-len", "16"])
+    assert argv.count("--fp8-amax-history-len") == 1
+    assert argv[argv.index("--fp8-amax-history-len") + 1] == "16"
+
+
+TENSORWISE = ("--srp-precision", "fp8-tensorwise")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((*TENSORWISE, "--transformer-impl", "local"), "--transformer-impl local has no FP8"),
+        ((*TENSORWISE, "--fp16"), "--fp16 cannot be used with FP8"),
+        ((*TENSORWISE, "--fp8-recipe", "mxfp8"), "needs a Blackwell GPU"),
+        ((*TENSORWISE, "--fp8-recipe", "delayed"), "cannot be used with delayed scaling"),
+        (("--fp8-format", "hybrid", "--fp8-param-gather"), "without the overlaps it has given NaN"),
+        (("--fp8-param-gather",), "--fp8-param-gather needs FP8"),
+    ],
+)
+def test_combinations_that_are_refused(argv: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check("--srp-preset", "1p7b", *argv)
+
+
+def test_pipeline_with_recomputation_and_accumulation() -> None:
+    argv = ["--srp-preset", "8b", *TENSORWISE, "--pipeline-model-parallel-size", "2"]
+    assert check(*argv) == []
+    with pytest.raises(UsageError, match="issue 607"):
+        check(*argv, "--recompute-granularity", "full")
+    check(*argv, "--recompute-granularity", "full", "--global-batch-size", "4")  # one micro-batch: no accumulation
+
+
+def test_sides_of_matrices() -> None:
+    with pytest.raises(UsageError, match="queries per rank is 40"):
+        check(
+            "--srp-preset", "1p7b", *TENSORWISE, "--hidden-size", "1280", "--tensor-model-parallel-size", "32", gpus=32
+        )
+
+
+def test_small_models_get_a_note() -> None:
+    (note,) = check("--srp-preset", "135m", *TENSORWISE)
+    assert "hidden size of 576" in note
+
+
+@pytest.mark.parametrize(
+    ("argv", "found", "engine", "message"),
+    [
+        (TENSORWISE, NONE, True, "--srp-precision fp8-tensorwise needs a GPU with FP8, and none is visible"),
+        (TENSORWISE, A100, True, "NVIDIA A100-SXM4-80GB has none: give --srp-precision bf16"),
+        (TENSORWISE, H100, False, "needs Transformer Engine, which is not installed"),
+        (("--fp8-format", "hybrid"), A100, True, "--fp8-format hybrid needs a GPU with FP8"),
+        (("--bf16",), H100, False, "Megatron's layers are its own: install it .* --transformer-impl local"),
+    ],
+)
+def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, engine)
+
+
+@pytest.mark.parametrize(
+    ("argv", "found", "engine"),
+    [
+        (TENSORWISE, H100, True),
+        (("--bf16",), A100, True),
+        (("--bf16",), NONE, False),
+        (("--bf16", *devices.LOCAL_LAYERS), H100, False),
+    ],
+)
+def test_devices_that_can(argv: tuple[str, ...], found: Devices, engine: bool) -> None:
+    check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, engine)
+
+
+def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
+    with pytest.raises(UsageError, match=r"9 ranks on this machine and 8 GPUs visible.*--nproc-per-node 8"):
+        check_devices(arguments.look_at([]), H100, True)
+    check_devices(arguments.look_at([]), NONE, True)  # on a CPU any number
+
+
+def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(UsageError, match=r"cannot be listened on .*set MASTER_PORT to a free port"):
+            devices.check_port()
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # torchrun listens itself
+        devices.check_port()
