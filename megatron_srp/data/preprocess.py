@@ -16,6 +16,7 @@ from megatron_srp.data.store_labeler import StoreLabeler
 from megatron_srp.errors import InputError, UsageError
 
 _SHOWN_ERRORS = 10
+_OTHER_IDS = "it gave other ids than the reference tokenizer"
 
 
 def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
@@ -100,6 +101,10 @@ class Preprocessor:
                 "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
             )
         self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
+        if position["reference_only"]:
+            self.builder.reflector.encoder.distrust(_OTHER_IDS)
+        if position["row"]:  # sampled at its beginning; the result must not depend on where a run stopped
+            self._sampled.add(position["file"])
         return position["file"], position["row"]
 
     def _reflected(
@@ -109,7 +114,10 @@ class Preprocessor:
         ahead: deque[tuple[InputBatch, dict[str, Future[ReflectedBatch]]]] = deque()
         batches = read_batches(self.files, self.builder.keys, start, self.skip_errors, self.chunk_documents)
         for batch in batches:
-            self._sample(batch)
+            if self._differs(batch):
+                while ahead:  # what came before is gigatoken's, however fast the threads are
+                    yield _result(ahead.popleft())
+                self.builder.reflector.encoder.distrust(_OTHER_IDS)
             source = Source(batch.file, batch.rows)
             futures = {key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()}
             ahead.append((batch, futures))
@@ -133,8 +141,14 @@ class Preprocessor:
 
     def _position(self, batch: InputBatch) -> dict[str, Any]:
         """Where a run goes on that finds everything up to `batch` written."""
-        position = {"file": batch.file, "row": batch.end, "skipped": self.skipped, "consumed": self._progress.consumed}
-        return position | {"verdicts": self._verdicts(batch.file, batch.end)}
+        return {
+            "file": batch.file,
+            "row": batch.end,
+            "skipped": self.skipped,
+            "consumed": self._progress.consumed,
+            "verdicts": self._verdicts(batch.file, batch.end),
+            "reference_only": self.builder.reflector.encoder.distrusted,
+        }
 
     def _verdicts(self, file: int, row: int) -> str | None:
         """The identity of the verdicts that were given up to there."""
@@ -153,22 +167,22 @@ class Preprocessor:
         ]
         self.report(progress)
 
-    def _sample(self, batch: InputBatch) -> None:
-        """Hold the first documents of every file against the reference tokenizer."""
+    def _differs(self, batch: InputBatch) -> bool:
+        """Whether a file's first documents show that gigatoken and the reference tokenizer differ."""
         encoder = self.builder.reflector.encoder
         if batch.file in self._sampled or not len(batch.rows) or encoder.reason:
-            return
+            return False
         self._sampled.add(batch.file)
         for text in batch.texts.values():
             row = encoder.differs(text, sample=16 if batch.file < 8 else 2)
             if row is not None:
-                encoder.distrust("it gave other ids than the reference tokenizer")
                 self.warn(
                     f"{self.files[batch.file]}, row {batch.rows[row] + 1}: gigatoken differs from the "
                     "reference tokenizer; all documents go to the reference from here on, which is exact but "
                     "far slower"
                 )
-                return
+                return True
+        return False
 
 
 def _result(

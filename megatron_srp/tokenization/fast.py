@@ -34,6 +34,7 @@ class FastEncoder:
     def __init__(self, tokenizer: TextTokenizer, threads: int = 1) -> None:
         self.tokenizer = tokenizer
         self.reason: str | None = None
+        self.distrusted = False
         self._split_digits = getattr(tokenizer, "splits_digits", False)
         spec = tokenizer.fast_json()
         if spec is None:
@@ -45,7 +46,7 @@ class FastEncoder:
             self.reason = f"gigatoken refuses it: {error}"
 
     def distrust(self, reason: str) -> None:
-        self.reason = reason
+        self.reason, self.distrusted = reason, True
 
     def encode_batch(self, batch: TextBatch) -> TokenBatch:
         """The ids of every document of the batch, equal to `tokenizer.encode` of each."""
