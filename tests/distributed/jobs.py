@@ -57,11 +57,11 @@ class Forkserver:
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self.process, self.folder, self.num_runs = process, folder, 0
 
-    def run(self, world_size: int, argv: list[str]) -> Finished:
-        """Run a job to its end."""
+    def run(self, world_size: int, argv: list[str], module: str = "megatron_srp.training.pretrain") -> Finished:
+        """Run a job to its end: `module`'s `main()` on each rank."""
         self.num_runs += 1
         log = self.folder / f"run-{self.num_runs}.log"
-        job = {"world_size": world_size, "argv": argv, "log": str(log)}
+        job = {"world_size": world_size, "argv": argv, "log": str(log), "module": module}
         assert self.process.stdin is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return Finished(self.answer(), log.read_text())
