@@ -141,6 +141,7 @@ def model_flags(shape: LlamaShape) -> list[str]:
     flags = _all_flags(shape)
     for name, preset in PRESETS.items():
         known = _pairs(preset.to_flags())
+        known = {"--group-query-attention": "", "--num-query-groups": known["--num-attention-heads"]} | known
         if name != "debug" and all(known.get(flag) == flags.get(flag) for flag in _SAME_IN_A_PRESET):
             return ["--srp-preset", name, *_tokens({k: v for k, v in flags.items() if known.get(k) != v})]
     return _tokens(flags)
@@ -179,8 +180,6 @@ def _all_flags(shape: LlamaShape) -> dict[str, str]:
         "--position-embedding-type": "rope",
         "--rotary-base": int(shape.rope_base),
     }
-    if shape.num_query_groups == shape.num_attention_heads:
-        del flags["--group-query-attention"], flags["--num-query-groups"]
     if shape.head_dim * shape.num_attention_heads == shape.hidden_size:
         del flags["--kv-channels"]
     if not shape.tied:

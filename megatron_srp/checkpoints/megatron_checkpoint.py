@@ -1,13 +1,18 @@
 """Read a distributed checkpoint of Megatron, of any parallel layout, one tensor at a time."""
 
 import argparse
+import logging
 import math
 import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
@@ -39,6 +44,18 @@ def _latest(path: Path) -> str | None:
     return f"iter_{int(latest):07d}" if latest.isdigit() else latest or None
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of Megatron and torch that CUDA, its extensions or a process group are missing."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
 class MegatronCheckpoint:
     """A distributed checkpoint, whatever the layout that wrote it.
 
@@ -67,12 +84,13 @@ class MegatronCheckpoint:
         self.args = self._read_args()
 
     def _read_args(self) -> argparse.Namespace:
-        from megatron.core.dist_checkpointing.serialization import load_common_state_dict
-
         try:
-            args = load_common_state_dict(str(self.folder))["args"]
-        except Exception as error:  # Megatron's, torch's and the file system's, of many kinds
-            reason = " ".join(str(error).split()) or type(error).__name__
+            with quiet():
+                from megatron.core.dist_checkpointing.serialization import load_common_state_dict
+
+                args = load_common_state_dict(str(self.folder))["args"]
+        except (Exception, CheckpointException) as error:  # of many kinds; the latter is no Exception
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise InputError(f"{self.folder}: its arguments cannot be read ({reason})") from None
         assert isinstance(args, argparse.Namespace)
         return args

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, TensorWriteData, WriteItem, WriteItemType
 
 from megatron_srp.checkpoints.llama import Weight
+from megatron_srp.checkpoints.megatron_checkpoint import quiet
+from megatron_srp.errors import OutputError, SrpError
 
 Read = Callable[[Weight], torch.Tensor]
 
@@ -40,7 +43,12 @@ def write_checkpoint(
     common = {"args": args, "checkpoint_version": 3.0, "iteration": 0, "content_metadata": {}}
     objects: dict[str, Any] = {"common_state/shard_0_1": [common]} | dict.fromkeys(empty_objects, [None])
     planner = _StreamingPlanner(table, read, dtype, num_layers, objects)
-    save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
+    try:
+        with quiet():
+            save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        raise cause if isinstance(cause, SrpError | OSError) else OutputError(f"{folder}: {cause}") from None
     backend = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     (folder / "metadata.json").write_text(json.dumps(backend))
 

@@ -218,5 +218,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
         cpu_backend.write_checkpoints_in_process()
-    config = pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
+    model_config = gpt_config_from_args(args)
+    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 forgets it: always Llama 3.1's 8
+    config = pretrain_cfg_container_from_args(args, model_config)
     pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
