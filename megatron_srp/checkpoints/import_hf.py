@@ -15,8 +15,8 @@ from megatron_srp.checkpoints.whole_folder import whole_folder
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.presets import PRESETS
+from megatron_srp.training.resume import TRACKER
 
-TRACKER = "latest_checkpointed_iteration.txt"
 DTYPES = ("as-saved", "bfloat16", "float32")
 # State that Megatron's layers look for besides weights (FP8 scales, with Transformer Engine).
 _EXTRA_STATES = (

@@ -18,9 +18,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_srp.errors import InputError
-
-TRACKER = "latest_checkpointed_iteration.txt"
-
+from megatron_srp.training.resume import TRACKER
 
 def find_iteration(path: Path, step: int | None = None) -> Path:
     """The folder of one checkpoint: `path` itself, or the latest (or `step`'s) in a `--save` folder."""

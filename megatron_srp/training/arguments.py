@@ -88,6 +88,7 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-type": {},
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
+    "--load": {},
     "--yaml-cfg": {},
     "--eod-mask-loss": {"action": "store_true"},
     "--context-parallel-size": {"type": int},

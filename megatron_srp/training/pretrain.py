@@ -42,6 +42,7 @@ def train(argv: list[str]) -> None:
         argv = tokenizer_flags + argv
         for note in notes + more:
             _note(note)
+        _prepare_to_resume(args.load)
     _set_environment()
     on_cpu = cpu_backend.install()
     if on_cpu:
@@ -61,6 +62,15 @@ def _rank() -> int:
 def _note(text: str) -> None:
     if _rank() == 0:
         print(f"note: {text}", flush=True)
+
+
+def _prepare_to_resume(load: str | None) -> None:
+    from megatron_srp.training.resume import repair_tracker
+
+    if load is not None and "://" not in load and _rank() == 0:
+        done = repair_tracker(Path(load))
+        if done:
+            _note(done)
 
 
 def _set_environment() -> None:

@@ -1,8 +1,9 @@
 """Import Megatron once, then fork the ranks of every run: a third of the time of torchrun.
 
 Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH, "module": NAME}`
-(the module whose `main()` is run), and answers with one line per run: the JSON list of the ranks' exit codes. A run is stopped as torchrun does it:
-SIGTERM to the other ranks once one has failed, SIGKILL after some seconds.
+(the module whose `main()` is run), and answers with one line per run: the JSON list of the ranks' exit
+codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed, SIGKILL after
+some seconds. Its ranks are a process group, whose id is written to LOG.group.
 """
 
 import importlib
@@ -13,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 
 SECONDS_TO_STOP = 10.0
 
@@ -50,6 +52,8 @@ def run(world_size: int, argv: list[str], log: str, module: str) -> list[int]:
         if pid == 0:
             train(rank, world_size, port, argv, log, module)
         ranks[pid] = rank
+        os.setpgid(pid, next(iter(ranks)))
+    Path(f"{log}.group").write_text(f"{next(iter(ranks))}\n")
     codes: dict[int, int] = {}
     deadline = None
     while len(codes) < world_size:
