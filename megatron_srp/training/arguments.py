@@ -10,6 +10,7 @@ import re
 from typing import NoReturn
 
 from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.training import dali_loader
 from megatron_srp.training.presets import PRESETS, find_preset
 
 
@@ -36,6 +37,13 @@ class SrpArguments:
             "their reflections are put in as the shards are read. Each finds its shard by itself.",
             nargs="+",
             metavar="FILE.srp",
+        ),
+    )
+    srp_dataloader: str = dataclasses.field(
+        default="megatron",
+        metadata=_flag(
+            "megatron: its own loader. dali: the same batches, taken ahead and copied to the GPU by NVIDIA DALI.",
+            choices=["megatron", "dali"],
         ),
     )
     srp_log: str = dataclasses.field(
@@ -137,6 +145,8 @@ def check_flags(args: argparse.Namespace) -> list[str]:
         value = getattr(args, flag[2:].replace("-", "_"))
         if value and (flag, value) != ("--context-parallel-size", 1):
             raise UsageError(f"{flag} cannot be used here: {reason}")
+    if args.srp_dataloader == "dali":
+        dali_loader.check_installed()
     if args.eod_mask_loss:
         # It masks positions whose *input* is eod: the eos after an unsafe reflection is still learned.
         return ["--eod-mask-loss: the first token after each mid-document stop is not trained either"]

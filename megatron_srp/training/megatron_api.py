@@ -32,6 +32,7 @@ from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_l
 
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training import arguments, cpu_backend, shards
+from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 
 SUPPORTED_VERSION = "0.19."
@@ -198,6 +199,13 @@ def speak_briefly() -> None:
         logging.getLogger(module).setLevel(level)
 
 
+def use_dali(device_id: int | None) -> None:
+    """`--srp-dataloader dali`: every loader that Megatron builds from now on goes through DALI."""
+    from megatron.training import training
+
+    training.build_pretraining_data_loader = through_dali(training.build_pretraining_data_loader, device_id)
+
+
 def run(argv: list[str], on_cpu: bool) -> None:
     """Train as the flags say, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
@@ -214,6 +222,8 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    if args.srp_dataloader == "dali":
+        use_dali(None if on_cpu else torch.cuda.current_device())
     tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
