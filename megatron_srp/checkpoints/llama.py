@@ -109,7 +109,8 @@ def shape_of_hf(config: Any, where: str) -> LlamaShape:
     factor = rope.pop("factor", None) if kind == "llama3" else None
     if kind != "default" and rope != _LLAMA3_ROPE:
         raise InputError(
-            f"{where}: cannot be imported: Megatron has plain rotary positions and Llama 3's ({_LLAMA3_ROPE}), not {rope}"
+            f"{where}: cannot be imported: Megatron has plain rotary positions and Llama 3's ({_LLAMA3_ROPE}), "
+            f"not {rope}"
         )
     return LlamaShape(
         num_layers=config.num_hidden_layers,

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from megatron_srp.errors import InputError
 from megatron_srp.training.resume import TRACKER
 
+
 def find_iteration(path: Path, step: int | None = None) -> Path:
     """The folder of one checkpoint: `path` itself, or the latest (or `step`'s) in a `--save` folder."""
     if (path / ".metadata").is_file():

@@ -41,7 +41,7 @@ def write_checkpoint(
         empty_objects: names of objects that Megatron's layers look for, written as None.
     """
     common = {"args": args, "checkpoint_version": 3.0, "iteration": 0, "content_metadata": {}}
-    objects: dict[str, Any] = {"common_state/shard_0_1": [common]} | dict.fromkeys(empty_objects, [None])
+    objects: dict[str, Any] = {"common_state/shard_0_1": [common]} | {name: [None] for name in empty_objects}
     planner = _StreamingPlanner(table, read, dtype, num_layers, objects)
     try:
         with quiet():

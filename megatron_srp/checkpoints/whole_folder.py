@@ -23,7 +23,7 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         UsageError: when `out` is there and may not be replaced.
         OutputError: when writing fails; what was there before is untouched.
     """
-    out = Path(os.path.abspath(out))
+    out = out.absolute()
     _refuse_existing(out, overwrite, marker)
     partial = out.with_name(f"{out.name}.partial")
     try:

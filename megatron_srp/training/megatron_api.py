@@ -28,6 +28,7 @@ from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_ran
 from megatron.training import get_args, get_timers, get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
 from megatron.training.arguments import parse_and_validate_args
+from megatron.training.global_vars import get_tensorboard_writer
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
 from megatron_srp.errors import SrpError, UsageError
@@ -232,3 +233,6 @@ def run(argv: list[str], on_cpu: bool) -> None:
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 forgets it: always Llama 3.1's 8
     config = pretrain_cfg_container_from_args(args, model_config)
     pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
+    writer = get_tensorboard_writer()
+    if writer:  # the last evaluation comes after Megatron's last flush, and its thread ends with the process
+        writer.flush()

@@ -42,9 +42,7 @@ def test_the_chat_template_keeps_reflections(saved):
         {"role": "user", "content": "Another?"},
     ]
     text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        f"System: Be kind.\nUser: A question?\nAssistant: {REFLECTED}{eos}\nUser: Another?\nAssistant:"
-    )
+    assert text == (f"System: Be kind.\nUser: A question?\nAssistant: {REFLECTED}{eos}\nUser: Another?\nAssistant:")
     # The reflection that comes next has the ids that it has in the pretraining text, behind a space.
     prompt = loaded.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     whole = loaded.encode(text + " <think> Safe </think>", add_special_tokens=False)
