@@ -60,12 +60,13 @@ class DaliLoader:
         from nvidia.dali import fn, pipeline_def
 
         # NumPy arrays share the tensors' memory, and DALI asks no CUDA stream about them.
+        device: Any = self._device_id  # DALI's own annotation leaves out None
         arrays = ([batch[key].numpy() for key in keys] for batch in batches)
 
         @pipeline_def(
             batch_size=batch_size,
             num_threads=1,
-            device_id=self._device_id,
+            device_id=device,
             prefetch_queue_depth=PREFETCHED_BATCHES,
         )
         def tokens() -> tuple[Any, ...]:

@@ -99,3 +99,16 @@ def test_asynchronous_saves(flags: list[str], single: Run, forkserver: Forkserve
     assert resumed.losses() == pytest.approx(expected, abs=1e-5)
     ours, theirs = (load_tensors(run.folder / "checkpoints", STEPS) for run in (saved, single))
     assert largest_difference(ours, theirs) < 1e-5
+
+
+def test_memory_does_not_grow_with_the_steps(flags: list[str], forkserver: Forkserver, tmp_path: Path) -> None:
+    run, file = Run(tmp_path), tmp_path / "memory"
+    argv = [str(file), *flags, *run.flags, "--train-iters", "80", "--save-interval", "20"]
+    finished = forkserver.run(1, argv, module="tests.distributed.record_memory")
+    assert finished.codes == [0], finished.log
+    resident, virtual = zip(*(map(int, line.split()) for line in file.read_text().splitlines()), strict=True)
+    assert len(resident) == 80 * 4
+    half = len(resident) // 2  # by then every buffer is there, and two checkpoints have been saved
+    mib = 1024
+    assert max(resident[half:]) - max(resident[:half]) < 16 * mib
+    assert max(virtual[half:]) - max(virtual[:half]) < 64 * mib
