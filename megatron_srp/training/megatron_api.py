@@ -30,6 +30,7 @@ from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_
 from megatron.training.arguments import parse_and_validate_args
 from megatron.training.global_vars import get_tensorboard_writer
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training import arguments, cpu_backend, shards
@@ -207,6 +208,27 @@ def use_dali(device_id: int | None) -> None:
     training.build_pretraining_data_loader = through_dali(training.build_pretraining_data_loader, device_id)
 
 
+def explain_load_errors() -> None:
+    """One line for a checkpoint that does not fit, where Megatron has a traceback on each rank or exits with 0."""
+    from megatron.training import training
+
+    load_checkpoint = training.load_checkpoint
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_checkpoint(*args, **kwargs)
+        # torch's is a BaseException that holds the tracebacks of all ranks.
+        except (Exception, CheckpointException, SystemExit) as error:
+            lines = str(error).strip().splitlines() if not isinstance(error, SystemExit) else []
+            reason = re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "it says why above"
+            advice = "give the model and layout flags of the run that wrote it"
+            if "OptimizerParamScheduler" in reason:
+                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+            raise UsageError(f"--load {get_args().load}: Megatron cannot go on from it: {reason}; {advice}") from error
+
+    training.load_checkpoint = load
+
+
 def run(argv: list[str], on_cpu: bool) -> None:
     """Train as the flags say, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
@@ -215,6 +237,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
             f"{SUPPORTED_VERSION}x. Install it with: pip install 'megatron-core[training]>=0.19.2,<0.20'"
         )
     skip_compilation()
+    explain_load_errors()
     if on_cpu:
         cpu_backend.patch_megatron()
     if arguments.look_at(argv).srp_log == "brief":
