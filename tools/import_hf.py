@@ -24,7 +24,8 @@ def main(argv: list[str]) -> None:
 
     done = import_hf(args.model, args.out, dtype=args.dtype, tokenizer=args.tokenizer, overwrite=args.overwrite)
     print(f"parameters    {done.num_params:,}")
-    print(f"vocabulary    {done.shape.vocab_size:,} ({done.new_tokens:,} new, at the mean of all embeddings)")
+    new = f" ({done.new_tokens:,} new, at the mean of all embeddings)" if done.new_tokens else ""
+    print(f"vocabulary    {done.shape.vocab_size:,}{new}")
     print(f"wrote         {done.folder}")
     print(f"train with    {shlex.join(done.flags)}")
 

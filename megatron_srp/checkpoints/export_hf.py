@@ -66,7 +66,7 @@ def export_hf(
 
     source = MegatronCheckpoint(checkpoint, step)
     text_tokenizer = _tokenizer(source.args, tokenizer)
-    vocab_size = max(text_tokenizer.vocab_size, source.args.vocab_size or 0)
+    vocab_size = max(text_tokenizer.vocab_size, getattr(source.args, "vocab_size", None) or 0)
     shape = shape_of_megatron(source.args, vocab_size, str(source.folder))
     table = weights(shape)
     _check_tensors(source, table)

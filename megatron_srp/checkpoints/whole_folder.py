@@ -34,7 +34,7 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         _sync(partial)
         _replace(partial, out)
     except OSError as error:
-        raise OutputError(f"{error.filename or out}: {error.strerror}; nothing was written to {out}") from None
+        raise OutputError(f"{error.filename or out}: {error.strerror or error}; nothing was written to {out}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
