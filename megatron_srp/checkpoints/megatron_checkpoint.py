@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_srp.errors import InputError
@@ -49,10 +49,12 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class MegatronCheckpoint:
@@ -134,10 +136,11 @@ class MegatronCheckpoint:
         return name, layer
 
 
-class _Into(LoadPlanner):
-    """Puts what is read into one tensor. (The planning is done: only these methods are called.)"""
+class _Into(DefaultLoadPlanner):
+    """Puts what is read into one tensor. (The planning is done: only this is asked of it.)"""
 
     def __init__(self, target: torch.Tensor) -> None:
+        super().__init__()
         self._target = target
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
@@ -145,19 +148,4 @@ class _Into(LoadPlanner):
         return self._target[tuple(where)]
 
     def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        pass
-
-    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        raise NotImplementedError
-
-    def set_up_planner(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError
-
-    def create_local_plan(self) -> LoadPlan:
-        raise NotImplementedError
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        raise NotImplementedError
-
-    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        raise NotImplementedError
+        pass  # the tensor is a view of the target
