@@ -87,7 +87,8 @@ class Forkserver:
         job = self._start(world_size, argv, ENTRY_POINT[1])
         while not job.group_file.exists() or not (group := job.group_file.read_text()).endswith("\n"):
             time.sleep(0.001)
-        while not moment():
+        deadline = time.monotonic() + 120
+        while not moment() and time.monotonic() < deadline:
             time.sleep(0.001)
         with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(int(group), signal.SIGKILL)

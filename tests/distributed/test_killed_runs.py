@@ -30,18 +30,20 @@ def argv(corpus: Corpus, kind: str, run: Run) -> list[str]:
 def latest(folder: Path) -> int:
     """What the tracker says, 0 where there is none."""
     tracker = folder / "checkpoints" / TRACKER
-    return int(tracker.read_text()) if tracker.exists() else 0
+    return int(tracker.read_text() or 0) if tracker.exists() else 0
 
 
-def while_writing(checkpoints: Path, delay_s: float) -> Callable[[], bool]:
-    """True `delay_s` after a checkpoint's first bytes have been written, finished or not."""
+def while_writing(run: Run, saves: int, delay_s: float) -> Callable[[], bool]:
+    """True `delay_s` after the first bytes of a checkpoint, finished or not, that `saves` others came before."""
     started = time.time()
     seen: list[float] = []
 
     def moment() -> bool:
-        if not seen and any(path.stat().st_mtime > started for path in checkpoints.glob("iter_*/*.distcp")):
+        files = (run.folder / "checkpoints").glob("iter_*/*.distcp")
+        written = {path.parent for path in files if path.stat().st_mtime > started}
+        if not seen and len(written) > saves:
             seen.append(time.time())
-        return bool(seen) and time.time() >= seen[0] + delay_s
+        return (bool(seen) and time.time() >= seen[0] + delay_s) or latest(run.folder) == STEPS
 
     return moment
 
@@ -61,7 +63,6 @@ def kill_and_resume(
         The iterations at which it went on.
     """
     rng = random.Random(seed)
-    checkpoints = run.folder / "checkpoints"
     resumed: list[int] = []
     for number in range(kills + 1):
         expected = latest(run.folder)
@@ -71,7 +72,8 @@ def kill_and_resume(
             assert finished.codes == [0, 0], finished.log
         else:
             in_a_save = number % 3 != 2
-            moment = while_writing(checkpoints, rng.uniform(0, 0.1)) if in_a_save else after(rng.uniform(0.5, 4))
+            save = while_writing(run, rng.randrange(3), rng.uniform(0, 0.1))
+            moment = save if in_a_save else after(rng.uniform(0.5, 4))
             finished = forkserver.run_and_kill(2, command, moment)
             assert set(finished.codes) <= {0, -9}, finished.log
         resumed += [int(found) for found in LOADED.findall(finished.log)[:1]]
@@ -80,10 +82,9 @@ def kill_and_resume(
             break
     ours, theirs = (load_tensors(r.folder / "checkpoints", STEPS) for r in (run, whole))
     assert largest_difference(ours, theirs) == 0.0
-    losses = run.losses()
-    assert {step: losses[step] for step in losses if step > resumed[-1]} == {
-        step: loss for step, loss in whole.losses().items() if step > resumed[-1]
-    }
+    last = resumed[-1] if resumed else 0
+    losses, expected_losses = ({step: loss for step, loss in r.losses().items() if step > last} for r in (run, whole))
+    assert losses == expected_losses
     return resumed
 
 
