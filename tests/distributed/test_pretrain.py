@@ -28,7 +28,12 @@ def test_the_loss_falls(uninterrupted: Run) -> None:
     assert losses[NUM_STEPS] < losses[1] - 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+COVERED = ("TP2 with sequence parallelism", "PP2")  # by test_same_trainer.py, in make test
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=pytest.mark.exhaustive) if name in COVERED else name for name in LAYOUTS]
+)
 def test_resuming_equals_not_stopping(
     layout: str, uninterrupted: Run, corpus: Corpus, forkserver: Forkserver, tmp_path: Path
 ) -> None:

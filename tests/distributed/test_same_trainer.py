@@ -49,7 +49,9 @@ def train(forkserver: Forkserver, ranks: int, argv: list[str], folder: Path) -> 
     return run
 
 
-@pytest.mark.parametrize("layout", FROM_SCRATCH)
+@pytest.mark.parametrize(
+    "layout", [pytest.param("TP2", marks=pytest.mark.exhaustive), *(name for name in FROM_SCRATCH if name != "TP2")]
+)
 def test_from_scratch(layout: str, flags: list[str], single: Run, forkserver: Forkserver, tmp_path: Path) -> None:
     ranks, layout_flags = FROM_SCRATCH[layout]
     run = train(forkserver, ranks, [*flags, *layout_flags], tmp_path)
@@ -101,6 +103,7 @@ def test_asynchronous_saves(flags: list[str], single: Run, forkserver: Forkserve
     assert largest_difference(ours, theirs) < 1e-5
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_steps(flags: list[str], forkserver: Forkserver, tmp_path: Path) -> None:
     run, file = Run(tmp_path), tmp_path / "memory"
     argv = [str(file), *flags, *run.flags, "--train-iters", "80", "--save-interval", "20"]
