@@ -10,6 +10,7 @@ SECTIONS = {
     "data": "megatron_srp.benchmarks.data_plane:run",
     "view": "megatron_srp.benchmarks.view:run",
     "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
+    "dataloader": "megatron_srp.benchmarks.dataloader:run",
 }
 
 

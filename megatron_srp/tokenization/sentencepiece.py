@@ -70,6 +70,11 @@ class SentencePieceTextTokenizer(TextTokenizer):
         spec["added_tokens"] = [t for t in spec["added_tokens"] if not t["special"]]
         return json.dumps(spec)
 
+    def special_pieces(self) -> dict[str, tuple[str, int]]:
+        """Text and id of those of `unk`, `bos`, `eos` and `pad` that the model has."""
+        ids = {name: getattr(self._tokenizer, f"{name}_id")() for name in ("unk", "bos", "eos", "pad")}
+        return {name: (self._tokenizer.id_to_piece(i), i) for name, i in ids.items() if i >= 0}
+
     def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "SentencePieceTextTokenizer":
         from sentencepiece import sentencepiece_model_pb2
 

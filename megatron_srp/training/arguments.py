@@ -11,6 +11,7 @@ import shlex
 from typing import NoReturn
 
 from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.training import dali_loader
 from megatron_srp.training.precision import PRECISIONS, precision_flags
 from megatron_srp.training.presets import PRESETS, find_preset
 from megatron_srp.training.recommend import recommend
@@ -40,6 +41,13 @@ class SrpArguments:
             "their reflections are put in as the shards are read. Each finds its shard by itself.",
             nargs="+",
             metavar="FILE.srp",
+        ),
+    )
+    srp_dataloader: str = dataclasses.field(
+        default="megatron",
+        metadata=_flag(
+            "megatron: its own loader. dali: the same batches, taken ahead and copied to the GPU by NVIDIA DALI.",
+            choices=["megatron", "dali"],
         ),
     )
     srp_log: str = dataclasses.field(
@@ -115,6 +123,7 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-type": {},
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
+    "--load": {},
     "--yaml-cfg": {},
     "--eod-mask-loss": {"action": "store_true"},
     "--context-parallel-size": {"type": int},
@@ -164,6 +173,8 @@ def check_flags(args: argparse.Namespace) -> list[str]:
         value = getattr(args, flag[2:].replace("-", "_"))
         if value and (flag, value) != ("--context-parallel-size", 1):
             raise UsageError(f"{flag} cannot be used here: {reason}")
+    if args.srp_dataloader == "dali":
+        dali_loader.check_installed()
     if args.eod_mask_loss:
         # It masks positions whose *input* is eod: the eos after an unsafe reflection is still learned.
         return ["--eod-mask-loss: the first token after each mid-document stop is not trained either"]

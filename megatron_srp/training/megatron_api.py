@@ -31,11 +31,14 @@ from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_ran
 from megatron.training import get_args, get_timers, get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
 from megatron.training.arguments import parse_and_validate_args, parse_args, validate_args
+from megatron.training.global_vars import get_tensorboard_writer
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training import arguments, cpu_backend, shards
 from megatron_srp.training.checkpoint_args import check_checkpoint
+from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
 
@@ -232,6 +235,34 @@ def log_mfu(device_name: str) -> None:
         training.print_rank_last = lambda line: print_plain(add_mfu(line, peak))
 
 
+def use_dali(device_id: int | None) -> None:
+    """`--srp-dataloader dali`: every loader that Megatron builds from now on goes through DALI."""
+    from megatron.training import training
+
+    training.build_pretraining_data_loader = through_dali(training.build_pretraining_data_loader, device_id)
+
+
+def explain_load_errors() -> None:
+    """One line for a checkpoint that does not fit, where Megatron has a traceback on each rank or exits with 0."""
+    from megatron.training import training
+
+    load_checkpoint = training.load_checkpoint
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_checkpoint(*args, **kwargs)
+        # torch's is a BaseException that holds the tracebacks of all ranks.
+        except (Exception, CheckpointException, SystemExit) as error:
+            lines = str(error).strip().splitlines() if not isinstance(error, SystemExit) else []
+            reason = re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "it says why above"
+            advice = "give the model and layout flags of the run that wrote it"
+            if "OptimizerParamScheduler" in reason:
+                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+            raise UsageError(f"--load {get_args().load}: Megatron cannot go on from it: {reason}; {advice}") from error
+
+    training.load_checkpoint = load
+
+
 def run(argv: list[str], on_cpu: bool) -> None:
     """Train as the flags say, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
@@ -240,6 +271,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
             f"{SUPPORTED_VERSION}x. Install it with: pip install 'megatron-core[training]>=0.19.2,<0.20'"
         )
     skip_compilation()
+    explain_load_errors()
     if on_cpu:
         cpu_backend.patch_megatron()
     else:
@@ -251,9 +283,16 @@ def run(argv: list[str], on_cpu: bool) -> None:
         arguments.check_flags(args)
         shards.check_tokenizer(args)
     check_checkpoint(args)
+    if args.srp_dataloader == "dali":
+        use_dali(None if on_cpu else torch.cuda.current_device())
     tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
         cpu_backend.write_checkpoints_in_process()
-    config = pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
+    model_config = gpt_config_from_args(args)
+    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 forgets it: always Llama 3.1's 8
+    config = pretrain_cfg_container_from_args(args, model_config)
     pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
+    writer = get_tensorboard_writer()
+    if writer:  # the last evaluation comes after Megatron's last flush, and its thread ends with the process
+        writer.flush()

@@ -49,6 +49,8 @@ def train(argv: list[str]) -> None:
         _set_environment()
         _ignore_missing_cuda_extensions()
         return dry_run(argv, gpus)
+    if not args.help:
+        _prepare_to_resume(args.load)
     devices.check_port()
     _set_environment()
     if not args.help:
@@ -89,6 +91,15 @@ def _rank() -> int:
 def _note(text: str) -> None:
     if _rank() == 0:
         print(f"note: {text}", flush=True)
+
+
+def _prepare_to_resume(load: str | None) -> None:
+    from megatron_srp.training.resume import repair_tracker
+
+    if load is not None and "://" not in load and _rank() == 0:
+        done = repair_tracker(Path(load))
+        if done:
+            _note(done)
 
 
 def _set_environment() -> None:

@@ -1,10 +1,12 @@
 """Import Megatron once, then fork the ranks of every run: a third of the time of torchrun.
 
-Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH}`, and answers
-with one line per run: the JSON list of the ranks' exit codes. A run is stopped as torchrun does it:
-SIGTERM to the other ranks once one has failed, SIGKILL after some seconds.
+Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH, "module": NAME}`
+(the module whose `main()` is run), and answers with one line per run: the JSON list of the ranks' exit
+codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed, SIGKILL after
+some seconds. Its ranks are a process group, whose id is written to LOG.group.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -12,11 +14,12 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 
 SECONDS_TO_STOP = 10.0
 
 
-def train(rank: int, world_size: int, port: int, argv: list[str], log: str) -> None:
+def train(rank: int, world_size: int, port: int, argv: list[str], log: str, module: str) -> None:
     """Body of one rank; never returns."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -26,9 +29,7 @@ def train(rank: int, world_size: int, port: int, argv: list[str], log: str) -> N
     sys.argv = ["pretrain", *argv]
     code = 1
     try:
-        from megatron_srp.training import pretrain
-
-        pretrain.main()
+        importlib.import_module(module).main()
         code = 0
     except SystemExit as exit:
         code = exit.code if isinstance(exit.code, int) else int(exit.code is not None)
@@ -40,7 +41,7 @@ def train(rank: int, world_size: int, port: int, argv: list[str], log: str) -> N
         os._exit(code)
 
 
-def run(world_size: int, argv: list[str], log: str) -> list[int]:
+def run(world_size: int, argv: list[str], log: str, module: str) -> list[int]:
     """Run one job; the exit codes by rank, negative for a signal."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -49,8 +50,10 @@ def run(world_size: int, argv: list[str], log: str) -> list[int]:
     for rank in range(world_size):
         pid = os.fork()
         if pid == 0:
-            train(rank, world_size, port, argv, log)
+            train(rank, world_size, port, argv, log, module)
         ranks[pid] = rank
+        os.setpgid(pid, next(iter(ranks)))
+    Path(f"{log}.group").write_text(f"{next(iter(ranks))}\n")
     codes: dict[int, int] = {}
     deadline = None
     while len(codes) < world_size:

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,20 +55,52 @@ class Finished:
     log: str
 
 
+@dataclass(frozen=True)
+class Job:
+    """A job under way."""
+
+    server: "Forkserver"
+    log: Path
+
+    @property
+    def group_file(self) -> Path:
+        """Holds the id of the ranks' process group, and a line feed, once they have started."""
+        return Path(f"{self.log}.group")
+
+    def wait(self) -> Finished:
+        """Wait for its end."""
+        return Finished(self.server.answer(), self.log.read_text())
+
+
 class Forkserver:
     """Starts jobs through `forkserver.py`."""
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self.process, self.folder, self.num_runs = process, folder, 0
 
-    def run(self, world_size: int, argv: list[str]) -> Finished:
-        """Run a job to its end."""
+    def run(self, world_size: int, argv: list[str], module: str = ENTRY_POINT[1]) -> Finished:
+        """Run a job to its end: `module`'s `main()` on each rank."""
+        return self._start(world_size, argv, module).wait()
+
+    def run_and_kill(self, world_size: int, argv: list[str], moment: Callable[[], bool]) -> Finished:
+        """SIGKILL for all processes of a job as soon as `moment()`, asked every millisecond, is true."""
+        job = self._start(world_size, argv, ENTRY_POINT[1])
+        while not job.group_file.exists() or not (group := job.group_file.read_text()).endswith("\n"):
+            time.sleep(0.001)
+        deadline = time.monotonic() + 120
+        while not moment() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(int(group), signal.SIGKILL)
+        return job.wait()
+
+    def _start(self, world_size: int, argv: list[str], module: str) -> "Job":
         self.num_runs += 1
         log = self.folder / f"run-{self.num_runs}.log"
-        job = {"world_size": world_size, "argv": argv, "log": str(log)}
+        job = {"world_size": world_size, "argv": argv, "log": str(log), "module": module}
         assert self.process.stdin is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
-        return Finished(self.answer(), log.read_text())
+        return Job(self, log)
 
     def answer(self) -> list[int]:
         """The next line that the server writes."""
@@ -91,10 +127,10 @@ class Run:
         """Flags that make another run continue from this one."""
         return ["--load", str(self.folder / "checkpoints"), "--ckpt-step", str(step)]
 
-    def losses(self) -> dict[int, float]:
+    def losses(self, name: str = "lm loss") -> dict[int, float]:
         """Loss in nats by step. (The printed one averages over the steps since the last line.)"""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         scalars = EventAccumulator(str(self.folder / "tensorboard"))
         scalars.Reload()
-        return {event.step: event.value for event in scalars.Scalars("lm loss")}
+        return {event.step: event.value for event in scalars.Scalars(name)}

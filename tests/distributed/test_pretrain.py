@@ -28,7 +28,12 @@ def test_the_loss_falls(uninterrupted: Run) -> None:
     assert losses[NUM_STEPS] < losses[1] - 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+COVERED = ("TP2 with sequence parallelism", "PP2")  # by test_same_trainer.py, in make test
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=pytest.mark.exhaustive) if name in COVERED else name for name in LAYOUTS]
+)
 def test_resuming_equals_not_stopping(
     layout: str, uninterrupted: Run, corpus: Corpus, forkserver: Forkserver, tmp_path: Path
 ) -> None:
@@ -100,6 +105,27 @@ def test_a_mistake_that_megatron_finds(
     assert stopped(finished.codes), finished.log
     (line,) = errors(finished.log)
     assert line.startswith(message)
+    assert "Traceback" not in finished.log
+
+
+@pytest.mark.parametrize(
+    ("mistake", "reason"),
+    [
+        (["--num-layers", "6"], "num_layers|Global shape mismatch"),
+        (["--ffn-hidden-size", "256"], "Global shape mismatch"),
+        (["--train-iters", "60"], "warmup iterations do not match; .* --override-opt-param-scheduler"),
+        (["--ckpt-step", "7"], "iter_0000007"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(
+    uninterrupted: Run, corpus: Corpus, forkserver: Forkserver, mistake: list[str], reason: str
+) -> None:
+    argv = [*corpus.flags, "--tensor-model-parallel-size", "2", *uninterrupted.resume(SAVE_INTERVAL), *mistake]
+    finished = forkserver.run(2, argv)
+    assert stopped(finished.codes), finished.log
+    (line,) = errors(finished.log)
+    assert line.startswith("error: --load ")
+    assert re.search(reason, line), line
     assert "Traceback" not in finished.log
 
 

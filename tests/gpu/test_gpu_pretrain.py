@@ -18,6 +18,20 @@ LOCAL_LAYERS = [
 ]
 
 
+def test_dali_leaves_the_same_batches_on_the_gpu() -> None:
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (extra `gpu`)")
+    from megatron_srp.training.dali_loader import DaliLoader
+
+    torch.manual_seed(0)
+    batches = [{"tokens": torch.randint(50_000, (4, 128)), "loss_mask": torch.rand(4, 128)} for _ in range(50)]
+    ours = list(DaliLoader(batches, device_id=torch.cuda.current_device()))
+    assert len(ours) == 50
+    for mine, other in zip(ours, batches, strict=True):
+        for key, tensor in other.items():
+            assert mine[key].is_cuda
+            assert torch.equal(mine[key].cpu(), tensor)
+
+
 def test_a_few_steps(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer")
     write_shard(tmp_path / "corpus_text_document", markov_documents(50))

@@ -35,6 +35,36 @@ print("unchanged")
     assert output == "unchanged"
 
 
+def test_the_entry_point_patches_nothing_for_cpus_where_a_gpu_is_visible() -> None:
+    """Up to where the flags are parsed: from there on Megatron would ask for a real GPU."""
+    output = run("""
+import warnings
+warnings.filterwarnings("ignore")
+import torch
+torch.cuda.is_available = lambda: True
+from megatron_srp.training import cpu_backend, megatron_api
+from megatron.core import optimizer
+from megatron.core.optimizer import distrib_optimizer
+from megatron.core.transformer import torch_norm
+from megatron.training import training
+on_cpu = cpu_backend.install()
+def state():
+    return (optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER, distrib_optimizer.HAVE_APEX_OR_TE,
+            distrib_optimizer.USING_TE_OPTIMIZER, torch_norm.WrappedTorchNorm.__new__,
+            training.set_jit_fusion_options, training.build_pretraining_data_loader, torch.compile)
+class Reached(Exception): pass
+def stop(argv): raise Reached
+megatron_api.parse_arguments = stop
+before = state()
+try:
+    megatron_api.run(["--mock-data"], on_cpu)
+except Reached:
+    assert state() == before
+    print("unchanged")
+""")
+    assert output == "unchanged"
+
+
 def test_only_megatron_sees_a_device() -> None:
     import torch
 

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,43 +25,31 @@ from megatron_srp.training.presets import PRESETS
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 TRAINING = Path(arguments.__file__).parent
-USERS_OF_MEGATRON = (
-    *("megatron_api.py", "datasets.py", "reflection_dataset.py", "cpu_backend.py"),
-    "checkpoint_args.py",
+USERS_OF_MEGATRON = tuple(
+    str(path.relative_to(TRAINING.parent))
+    for path in sorted(TRAINING.parent.rglob("*.py"))
+    if re.search(r"^\s*(import|from) megatron\.", path.read_text(), re.MULTILINE)
 )
 
-# Names that are called with these arguments, by keyword or in this order.
+# What the syntax does not show: order of arguments by name, methods of objects, names set by setattr().
 SIGNATURES = {
     "megatron.training.pretrain": ("cfg_container train_valid_test_dataset_provider model_type forward_step_func"),
-    "megatron.training.arguments.parse_and_validate_args": "extra_args_provider",
     "megatron.training.arguments._print_args": "title args",
-    "megatron.training.arguments.parse_args": "extra_args_provider",
-    "megatron.training.arguments.validate_args": "args",
     "megatron.training.training.print_rank_last": "message",
-    "megatron.core.dist_checkpointing.serialization.load_common_state_dict": "checkpoint_dir",
-    "megatron.training.argument_utils.gpt_config_from_args": "args",
-    "megatron.training.argument_utils.pretrain_cfg_container_from_args": "args model_cfg",
-    "megatron.training.utils.get_blend_and_blend_per_split": "args",
-    "megatron.training.utils.is_first_or_last_pipeline_stage": "vp_stage",
+    "megatron.training.datasets.data_samplers.build_pretraining_data_loader": "dataset consumed_samples",
+    "megatron.core.rerun_state_machine.RerunStateMachine.validate_result": (
+        "self result rejection_func message comparison_func tolerance fatal"
+    ),
     "megatron.core.datasets.blended_megatron_dataset_builder.BlendedMegatronDatasetBuilder": (
         "cls sizes is_built_on_rank config"
     ),
     "megatron.core.transformer.torch_norm.WrappedTorchNorm.__new__": "cls config",
 }
-
-# Names that we replace: a new name would be set without an error, and change nothing.
-REPLACED = (
-    "megatron.core.datasets.utils.compile_helpers",
-    "megatron.core.dist_checkpointing.strategies.filesystem_async._results_queue",
-    "megatron.core.optimizer.Adam",
-    "megatron.core.optimizer.USING_PYTORCH_OPTIMIZER",
-    "megatron.core.optimizer.distrib_optimizer.HAVE_APEX_OR_TE",
-    "megatron.core.optimizer.distrib_optimizer.USING_TE_OPTIMIZER",
+SET_BY_NAME = (
     "megatron.training.training.print_datetime",
     "megatron.training.training.print_rank_last",
     "megatron.training.training.report_memory",
     "megatron.training.training.report_theoretical_memory",
-    "megatron.training.training.set_jit_fusion_options",
 )
 
 
@@ -80,7 +69,56 @@ def find(path: str) -> Any:
 
 
 def syntax_trees() -> list[ast.AST]:
-    return [ast.parse((TRAINING / name).read_text()) for name in USERS_OF_MEGATRON]
+    return [ast.parse((TRAINING.parent / name).read_text()) for name in USERS_OF_MEGATRON]
+
+
+def aliases(tree: ast.AST) -> dict[str, str]:
+    """Local name to dotted path, of everything that a file imports from Megatron."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megatron."):
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.asname: a.name for a in node.names if a.name.startswith("megatron.") and a.asname}
+    return found
+
+
+def path_of(node: ast.AST, names: dict[str, str]) -> str | None:
+    """The dotted path in Megatron that an expression such as `mpu.get_rank` means, or None."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+        module = names[node.value.id]
+        return f"{module}.{node.attr}" if inspect.ismodule(find(module)) else None
+    return None
+
+
+def attributes_of_megatron() -> set[str]:
+    """Dotted paths of all that is read of, and set in, Megatron's modules."""
+    paths = (path_of(node, aliases(tree)) for tree in syntax_trees() for node in ast.walk(tree))
+    return {path for path in paths if path}
+
+
+def calls_of_megatron() -> list[tuple[str, ast.Call]]:
+    """Path and call, of every call of something of Megatron's."""
+    return [
+        (path, node)
+        for tree in syntax_trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and (path := path_of(node.func, aliases(tree)))
+    ]
+
+
+def check_call(path: str, called: Any, call: ast.Call) -> None:
+    """Whether `called` takes the arguments of `call`."""
+    signature = inspect.signature(called)
+    keywords = {keyword.arg for keyword in call.keywords if keyword.arg}
+    complete = len(keywords) == len(call.keywords) and not any(isinstance(a, ast.Starred) for a in call.args)
+    try:
+        bind = signature.bind if complete else signature.bind_partial
+        bind(*call.args, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise AssertionError(f"{path} now takes {signature}: {error}") from None
 
 
 def imports_of_megatron() -> list[str]:
@@ -104,19 +142,13 @@ def defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return vars(parser.parse_args([]))
 
 
-def test_only_one_file_of_ours_runs_the_trainer() -> None:
-    package = TRAINING.parent
-    importers = {
-        path.name
-        for path in package.rglob("*.py")
-        if "megatron.training" in path.read_text()
-        and any(
-            getattr(node, "module", None) and node.module.startswith("megatron.training")
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.ImportFrom)
-        )
+def test_only_two_files_of_ours_know_the_trainer() -> None:
+    users = {
+        name
+        for name, tree in zip(USERS_OF_MEGATRON, syntax_trees(), strict=True)
+        if any(path.startswith("megatron.training") for path in aliases(tree).values())
     }
-    assert importers <= set(USERS_OF_MEGATRON)
+    assert users == {"training/megatron_api.py", "training/cpu_backend.py"}
 
 
 @pytest.mark.parametrize("path", imports_of_megatron())
@@ -131,22 +163,37 @@ def test_signatures(path: str) -> None:
     assert parameters[: len(wanted)] == wanted, f"{path} now takes {parameters}"
 
 
-def test_batch_helper_takes_what_we_pass() -> None:
-    (call,) = (
-        node
-        for tree in syntax_trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "get_batch_on_this_tp_rank"
-    )
-    passed = {"batch", *(keyword.arg for keyword in call.keywords)}
-    parameters = inspect.signature(find("megatron.core.utils.get_batch_on_this_tp_rank")).parameters
-    required = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
-    assert required <= passed <= set(parameters), f"it now takes {list(parameters)}"
+def test_names_used_and_replaced_exist() -> None:
+    paths = sorted(attributes_of_megatron() | set(SET_BY_NAME))
+    assert len(paths) > 30
+    assert not failures(find, [(path,) for path in paths])
 
 
-@pytest.mark.parametrize("path", REPLACED)
-def test_replaced_names_exist(path: str) -> None:
-    find(path)
+def test_calls_fit() -> None:
+    calls = [(path, find(path), call) for path, call in calls_of_megatron()]
+    assert len(calls) > 20
+    assert not failures(check_call, calls)
+
+
+def failures(check: Callable[..., object], cases: list[tuple[Any, ...]]) -> list[str]:
+    """The messages of all checks that fail."""
+    found = []
+    for case in cases:
+        try:
+            check(*case)
+        except AssertionError as error:
+            found.append(str(error))
+    return found
+
+
+def test_a_change_is_named() -> None:
+    (call,) = (node for node in ast.walk(ast.parse("f(1, b=2)")) if isinstance(node, ast.Call))
+    check_call("megatron.f", lambda a, b, c=3: None, call)
+    for changed in (lambda a: None, lambda a, b, new: None, lambda a, c: None):
+        with pytest.raises(AssertionError, match=r"megatron\.f now takes"):
+            check_call("megatron.f", changed, call)
+    with pytest.raises(AssertionError, match="'pretrained' is gone"):
+        find("megatron.training.training.pretrained")
 
 
 def test_dataset_options_are_fields_and_arguments(defaults: dict[str, Any]) -> None:

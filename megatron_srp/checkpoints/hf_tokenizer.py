@@ -1,0 +1,102 @@
+"""The tokenizer of a run as transformers loads it, with a chat template that keeps reflections."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.data.manifest import write_json, write_text
+from megatron_srp.errors import InputError
+from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
+from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
+
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+REFLECTED = "<think> Safe </think> An answer. <think> Safe </think>"
+_SAMPLE = f" The 3.14 café\n\n\t日本 ½ don't {REFLECTED} <|endoftext|> <s> end  "
+# Pieces are joined as SentencePiece itself does it; the conversion leaves this part out.
+_SENTENCEPIECE_DECODER = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
+
+
+def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | None]:
+    """Write tokenizer.json, its configuration and chat_template.jinja into `folder`.
+
+    Returns:
+        `bos_token_id`, `eos_token_id` and `pad_token_id`, None for one that it does not have.
+
+    Raises:
+        InputError: when transformers would give other ids than the training data has.
+    """
+    config = _save_files(tokenizer, folder)
+    own_template = config.pop("chat_template", None)
+    # The class of that name takes tokenizer.json as it is; those of single models rebuild a part of it.
+    write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(folder)
+    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    if isinstance(own_template, str) and _keeps_reflections(loaded, own_template):
+        template = own_template
+    write_text(folder / "chat_template.jinja", template)
+    _compare(tokenizer, folder)
+    return {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+
+
+def _save_files(tokenizer: TextTokenizer, folder: Path) -> dict[str, Any]:
+    """Write tokenizer.json; the content of its tokenizer_config.json."""
+    if isinstance(tokenizer, HuggingFaceTextTokenizer):
+        source = Path(tokenizer.model)
+        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+        config = source / "tokenizer_config.json"
+        template = source / "chat_template.jinja"
+        found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return found | ({"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {})
+    assert isinstance(tokenizer, SentencePieceTextTokenizer)
+    return _save_sentencepiece(tokenizer, folder)
+
+
+def _save_sentencepiece(tokenizer: SentencePieceTextTokenizer, folder: Path) -> dict[str, Any]:
+    fast = tokenizer.fast_json()
+    if fast is None:
+        raise InputError(
+            f"{tokenizer.model}: transformers has no exact form of this SentencePiece model (only of BPE with bytes "
+            f"as the last resort); name the folder of a converted one with --tokenizer"
+        )
+    names = tokenizer.special_pieces()
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    spec = json.loads(fast)
+    special = [{"id": i, "content": piece, **flags, "special": True} for piece, i in names.values()]
+    spec["added_tokens"] = sorted(special + spec["added_tokens"], key=lambda token: token["id"])
+    write_json(folder / "tokenizer.json", spec | {"decoder": _SENTENCEPIECE_DECODER})
+    return {f"{name}_token": piece for name, (piece, _) in names.items()}
+
+
+def _keeps_reflections(tokenizer: Any, template: str) -> bool:
+    """Whether a template leaves an assistant's words alone. (Some remove all within `<think>`.)"""
+    chat = [("user", "Hello"), ("assistant", REFLECTED), ("user", "And?"), ("assistant", REFLECTED)]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    try:
+        text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    except Exception:  # a template is a program, and may fail in any way
+        return False
+    return bool(text.count(REFLECTED) == 2 and text.count("<think>") == 2 * REFLECTED.count("<think>"))
+
+
+def _compare(tokenizer: TextTokenizer, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder).encode(_SAMPLE, add_special_tokens=False, split_special_tokens=True)
+    if ids != tokenizer.encode(_SAMPLE):
+        raise InputError(
+            f"{tokenizer.model}: transformers gives other ids than the training data has; name the folder of a "
+            f"tokenizer.json that is equal to it with --tokenizer"
+        )

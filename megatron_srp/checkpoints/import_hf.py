@@ -1,0 +1,189 @@
+"""A Hugging Face Llama as a checkpoint that Megatron's `--load` starts from, at any parallel layout.
+
+It is written as what Megatron calls a release: weights without iteration and optimizer, so that a
+run that loads it begins at step 0 with a fresh optimizer and learning-rate schedule.
+"""
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.checkpoints.llama import LlamaShape, weights
+from megatron_srp.checkpoints.whole_folder import whole_folder
+from megatron_srp.errors import UsageError
+from megatron_srp.tokenization import load_tokenizer
+from megatron_srp.training.presets import PRESETS
+from megatron_srp.training.resume import TRACKER
+
+DTYPES = ("as-saved", "bfloat16", "float32")
+# State that Megatron's layers look for besides weights (FP8 scales, with Transformer Engine).
+_EXTRA_STATES = (
+    "self_attention.linear_qkv",
+    "self_attention.linear_proj",
+    "self_attention.core_attention",
+    "mlp.linear_fc1",
+    "mlp.linear_fc2",
+)
+_SAME_IN_A_PRESET = (
+    *("--num-layers", "--hidden-size", "--ffn-hidden-size", "--num-attention-heads", "--num-query-groups"),
+    *("--kv-channels", "--untie-embeddings-and-output-weights", "--use-rope-scaling"),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Imported:
+    """What was written, and the flags of a run that loads it."""
+
+    folder: Path
+    shape: LlamaShape
+    num_params: int
+    new_tokens: int
+    flags: list[str]
+
+
+def import_hf(
+    model: Path, out: Path, *, dtype: str = "as-saved", tokenizer: str | None = None, overwrite: bool = False
+) -> Imported:
+    """Write the model in the folder `model` as a checkpoint of Megatron.
+
+    Args:
+        model: a folder with config.json and safetensors.
+        out: folder to write, whole or not at all.
+        dtype: of the checkpoint, one of `DTYPES`.
+        tokenizer: of the run to come, where it is not the model's own: one with tokens added (such as
+            those of `--reflection-tokens special`). Each new token's embedding is the mean of all.
+        overwrite: replace `out`.
+
+    Raises:
+        InputError: when the model cannot be read, or is no plain Llama.
+        UsageError: when `out` is there, or for an unknown dtype.
+        OutputError: when it cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+
+    import torch
+
+    from megatron_srp.checkpoints.hf_weights import HFWeights
+    from megatron_srp.checkpoints.megatron_writer import write_checkpoint
+
+    source = HFWeights(model)
+    tokenizer_model = tokenizer or str(model)
+    tokenizer_type = "SentencePieceTokenizer" if tokenizer_model.endswith(".model") else "HuggingFaceTokenizer"
+    vocab_size = max(source.shape.vocab_size, load_tokenizer(tokenizer_type, tokenizer_model).vocab_size)
+    shape = dataclasses.replace(source.shape, vocab_size=vocab_size)
+    table = weights(shape)
+    source.check(table)
+    tokenizer_args = {"tokenizer_type": tokenizer_type, "tokenizer_model": tokenizer_model}
+    args = argparse.Namespace(**megatron_args(shape), **tokenizer_args)
+    final = source.dtype if dtype == "as-saved" else getattr(torch, dtype)
+    with whole_folder(out, overwrite, marker=TRACKER) as folder:
+        write_checkpoint(
+            folder / "release", table, source.megatron, final, args, shape.num_layers, _extra_states(shape.num_layers)
+        )
+        (folder / TRACKER).write_text("release")
+    tokenizer_flags = ["--tokenizer-type", tokenizer_type, "--tokenizer-model", tokenizer_model]
+    return Imported(
+        folder=out,
+        shape=shape,
+        num_params=sum(math.prod(weight.shape) for weight in table),
+        new_tokens=vocab_size - source.shape.vocab_size,
+        flags=model_flags(shape) + tokenizer_flags + ["--load", str(out)],
+    )
+
+
+def _extra_states(num_layers: int) -> list[str]:
+    return [
+        f"decoder.layers.{module}._extra_state/shard_{layer}_{num_layers}"
+        for module in _EXTRA_STATES
+        for layer in range(num_layers)
+    ]
+
+
+def megatron_args(shape: LlamaShape) -> dict[str, Any]:
+    """Megatron's arguments of the model, as it keeps them in a checkpoint."""
+    grouped = shape.num_query_groups != shape.num_attention_heads
+    return {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "group_query_attention": grouped,
+        "num_query_groups": shape.num_query_groups,
+        "kv_channels": shape.head_dim,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_positions,
+        "add_position_embedding": True,
+        "position_embedding_type": "rope",
+        "rotary_base": int(shape.rope_base),
+        "rotary_percent": 1.0,
+        "rotary_interleaved": False,
+        "use_rope_scaling": shape.rope_factor is not None,
+        "rope_scaling_factor": shape.rope_factor or 8.0,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": shape.norm_epsilon,
+        "swiglu": True,
+        "add_bias_linear": False,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "untie_embeddings_and_output_weights": not shape.tied,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "world_size": 1,
+        "data_parallel_size": 1,
+    }
+
+
+def model_flags(shape: LlamaShape) -> list[str]:
+    """Flags of the model: a preset of the same sizes and what differs from it, or all of them."""
+    flags = _all_flags(shape)
+    for name, preset in PRESETS.items():
+        known = _pairs(preset.to_flags())
+        known = {"--group-query-attention": "", "--num-query-groups": known["--num-attention-heads"]} | known
+        if name != "debug" and all(known.get(flag) == flags.get(flag) for flag in _SAME_IN_A_PRESET):
+            return ["--srp-preset", name, *_tokens({k: v for k, v in flags.items() if known.get(k) != v})]
+    return _tokens(flags)
+
+
+def _pairs(tokens: list[str]) -> dict[str, str]:
+    """Flag to value, "" for a switch."""
+    follows = [*tokens[1:], "--"]
+    return {
+        flag: "" if value.startswith("--") else value
+        for flag, value in zip(tokens, follows, strict=True)
+        if flag.startswith("--")
+    }
+
+
+def _tokens(flags: dict[str, str]) -> list[str]:
+    return [token for flag, value in flags.items() for token in (flag, value) if token]
+
+
+def _all_flags(shape: LlamaShape) -> dict[str, str]:
+    flags: dict[str, object] = {
+        "--num-layers": shape.num_layers,
+        "--hidden-size": shape.hidden_size,
+        "--ffn-hidden-size": shape.ffn_hidden_size,
+        "--num-attention-heads": shape.num_attention_heads,
+        "--group-query-attention": "",
+        "--num-query-groups": shape.num_query_groups,
+        "--kv-channels": shape.head_dim,
+        "--max-position-embeddings": shape.max_positions,
+        "--normalization": "RMSNorm",
+        "--norm-epsilon": shape.norm_epsilon,
+        "--swiglu": "",
+        "--disable-bias-linear": "",
+        "--attention-dropout": 0.0,
+        "--hidden-dropout": 0.0,
+        "--position-embedding-type": "rope",
+        "--rotary-base": int(shape.rope_base),
+    }
+    if shape.head_dim * shape.num_attention_heads == shape.hidden_size:
+        del flags["--kv-channels"]
+    if not shape.tied:
+        flags["--untie-embeddings-and-output-weights"] = ""
+    if shape.rope_factor is not None:
+        flags |= {"--use-rope-scaling": "", "--rope-scaling-factor": shape.rope_factor}
+    return {flag: str(value) for flag, value in flags.items()}

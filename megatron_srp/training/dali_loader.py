@@ -1,0 +1,86 @@
+"""`--srp-dataloader dali`: the batches of Megatron's own loader, through a pipeline of NVIDIA DALI.
+
+Megatron's loader still decides which samples come when (so that a resumed run goes on where it
+stopped) and reads them, in its worker processes. DALI takes its batches ahead of the training step
+and copies them to the GPU on a stream of its own, where they wait until they are asked for.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from megatron_srp.errors import UsageError
+
+PREFETCHED_BATCHES = 2
+
+
+def check_installed() -> None:
+    """Raises UsageError where DALI is not installed."""
+    try:
+        found = find_spec("nvidia.dali")
+    except ModuleNotFoundError:  # not even its parent package
+        found = None
+    if found is None:
+        raise UsageError(
+            "--srp-dataloader dali: NVIDIA DALI is not installed. Install it with: pip install nvidia-dali-cuda130 "
+            "(the NGC PyTorch image brings it), or leave the flag out for Megatron's own loader"
+        )
+
+
+class DaliLoader:
+    """Iterates over the batches of a torch loader, through DALI.
+
+    Args:
+        loader: gives dictionaries of tensors, each [b, ...] with the same b.
+        device_id: of the GPU on which the batches are to lie; None leaves them on the CPU.
+
+    Each iteration begins the loader anew and gives the same dictionaries in the same order.
+    """
+
+    def __init__(self, loader: Any, device_id: int | None) -> None:
+        self._loader, self._device_id = loader, device_id
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        import itertools
+
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+        batches = iter(self._loader)
+        first = next(batches, None)
+        if first is None:
+            return
+        pipeline = self._pipeline(itertools.chain([first], batches), list(first), len(next(iter(first.values()))))
+        for (batch,) in DALIGenericIterator([pipeline], list(first), prepare_first_batch=False):
+            yield batch
+
+    def _pipeline(self, batches: Iterator[dict[str, Any]], keys: list[str], batch_size: int) -> Any:
+        from nvidia.dali import fn, pipeline_def
+
+        # NumPy arrays share the tensors' memory, and DALI asks no CUDA stream about them.
+        device: Any = self._device_id  # DALI's own annotation leaves out None
+        arrays = ([batch[key].numpy() for key in keys] for batch in batches)
+
+        @pipeline_def(
+            batch_size=batch_size,
+            num_threads=1,
+            device_id=device,
+            prefetch_queue_depth=PREFETCHED_BATCHES,
+        )
+        def tokens() -> tuple[Any, ...]:
+            outputs = fn.external_source(source=arrays, num_outputs=len(keys), batch=True)
+            return tuple(output if self._device_id is None else output.gpu() for output in outputs)
+
+        return tokens()
+
+
+def through_dali(build_loader: Callable[..., Any], device_id: int | None) -> Callable[..., Any]:
+    """Megatron's `build_pretraining_data_loader`, with its loaders wrapped."""
+
+    def build(dataset: Any, consumed_samples: int) -> Any:
+        loader = build_loader(dataset, consumed_samples)
+        return None if loader is None else DaliLoader(loader, device_id)
+
+    return build

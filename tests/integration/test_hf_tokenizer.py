@@ -1,0 +1,68 @@
+"""Tokenizers as the exported model's folder holds them: the training data's ids, a template that keeps reflections."""
+
+import json
+
+import pytest
+
+from megatron_srp.tokenization import load_tokenizer
+from tests.conftest import random_texts
+
+REFLECTED = "<think> Safe </think> Yes, of course. <think> Safe </think>"
+
+
+@pytest.fixture(params=["gpt2", "smollm2", "llama3", "sentencepiece"])
+def saved(request, tokenizer_models, tmp_path):
+    """A tokenizer of each family, and what transformers loads after it was saved."""
+    from transformers import AutoTokenizer
+
+    from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
+
+    tokenizer = load_tokenizer(*tokenizer_models[request.param])
+    ids = save_tokenizer(tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert ids["eos_token_id"] == tokenizer.eos_id == loaded.eos_token_id
+    return tokenizer, loaded
+
+
+def test_ids_and_text_are_the_same(saved):
+    tokenizer, loaded = saved
+    for text in [*random_texts(5, 40), "  two spaces first", "ends in newlines\n\n", ""]:
+        ids = loaded.encode(text, add_special_tokens=False)
+        assert ids == tokenizer.encode(text)
+        assert loaded.decode(ids) == tokenizer.decode(ids)
+
+
+def test_the_chat_template_keeps_reflections(saved):
+    tokenizer, loaded = saved
+    eos = loaded.eos_token
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "A question?\n"},
+        {"role": "assistant", "content": REFLECTED},
+        {"role": "user", "content": "Another?"},
+    ]
+    text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == (f"System: Be kind.\nUser: A question?\nAssistant: {REFLECTED}{eos}\nUser: Another?\nAssistant:")
+    # The reflection that comes next has the ids that it has in the pretraining text, behind a space.
+    prompt = loaded.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    whole = loaded.encode(text + " <think> Safe </think>", add_special_tokens=False)
+    assert whole[: len(prompt)] == prompt
+    assert whole[len(prompt) :] == tokenizer.encode_inside(" <think> Safe </think>")
+    assert loaded.eos_token_id in prompt
+
+
+@pytest.mark.parametrize(("removes_thoughts", "kept"), [(False, True), (True, False)])
+def test_the_tokenizers_own_template_stays_if_it_keeps_reflections(tokenizer_models, tmp_path, removes_thoughts, kept):
+    from megatron_srp.checkpoints.hf_tokenizer import CHAT_TEMPLATE, save_tokenizer
+
+    content = "message.content" + (".split('</think>')[-1]" if removes_thoughts else "")
+    own = "{% for message in messages %}<|{{ message.role }}|>{{ " + content + " }}{% endfor %}"
+    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
+    model = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "own")
+    config = tmp_path / "own" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": own}))
+    model = load_tokenizer("HuggingFaceTokenizer", tmp_path / "own")
+    (tmp_path / "out").mkdir()
+    save_tokenizer(model, tmp_path / "out")
+    template = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert template == (own if kept else CHAT_TEMPLATE.read_text())
