@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_srp.durable import sync
 from megatron_srp.errors import InputError, OutputError
 from megatron_srp.schema import SafetyLabel, Verdict
 
@@ -119,21 +120,13 @@ def write_table(path: Path, table: pa.Table) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then give the same "
             "command again"
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_part(path: Path, part: Part) -> None:

@@ -1,11 +1,11 @@
 """A folder written whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from megatron_srp.durable import sync
 from megatron_srp.errors import OutputError, UsageError
 
 
@@ -59,8 +59,4 @@ def _replace(partial: Path, out: Path) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)

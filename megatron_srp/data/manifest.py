@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from megatron_srp import __version__
-from megatron_srp.data.durable import sync
+from megatron_srp.durable import sync
 from megatron_srp.errors import InputError
 
 SUFFIX = ".srp.json"

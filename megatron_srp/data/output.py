@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from megatron_srp.data.durable import make_folder, seal, sync
 from megatron_srp.data.journal import read_journal, refuse_other_settings, write_journal
 from megatron_srp.data.lock import take_lock
 from megatron_srp.data.manifest import manifest_path, read_manifest, token_software, write_json
+from megatron_srp.durable import make_folder, seal, sync
 from megatron_srp.errors import InputError, OutputError, UsageError
 
 WORK_SUFFIX = ".srp-work"

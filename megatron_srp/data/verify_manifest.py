@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.builder import sum_counts
-from megatron_srp.data.durable import checksum
 from megatron_srp.data.findings import Findings
 from megatron_srp.data.indexed_shard import Index
 from megatron_srp.data.shard_writer import count_labels
 from megatron_srp.data.sidecar import ReflectionSidecar
+from megatron_srp.durable import checksum
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 

@@ -1,4 +1,4 @@
-"""Every command of the README runs."""
+"""Every command of the README runs; of those that need a GPU, a cluster or weights, every flag is known."""
 
 import json
 import os
@@ -16,7 +16,9 @@ import zstandard
 from megatron_srp.demo.corpus import texts, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+ELSEWHERE = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,8 @@ def user_folder(tmp_path_factory) -> Path:
     (folder / "corpus" / "part.jsonl.zst").write_bytes(zstandard.compress(lines))
     pq.write_table(pa.table({"text": list(texts(20, seed=1))}), folder / "more.parquet")
     train_tokenizer(folder / "tokenizer", documents=50)
-    (folder / "tools").symlink_to(ROOT / "tools")
+    for name in ("tools", "examples"):
+        (folder / name).symlink_to(ROOT / name)
     return folder
 
 
@@ -53,7 +56,26 @@ def test_the_commands_on_own_data_in_order(user_folder):
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert (user_folder / "out" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "30"
-    assert (user_folder / "out" / "plain_text_document.bin").stat().st_size > 0
+    made = user_folder / "out"
+    assert (made / "plain_text_document.bin").stat().st_size > 0
+    assert (made / "joined_text_document.bin").read_bytes() == (made / "corpus_text_document.bin").read_bytes()
+
+
+def test_the_flags_of_commands_for_other_machines():
+    commands = re.findall(r"^(tools/\w+\.py|examples/\S+|.*examples/\S+)(.*)$", ELSEWHERE, re.MULTILINE)
+    assert commands
+    helps: dict[str, str] = {}
+    for command, rest in commands:
+        for script in re.findall(r"(?:tools|examples)/[\w/]+\.\w+", command + rest):
+            assert (ROOT / script).is_file(), script
+        if command.startswith("tools/"):
+            if command not in helps:
+                done = subprocess.run(
+                    [sys.executable, ROOT / command, "--help"], capture_output=True, text=True, check=True
+                )
+                helps[command] = done.stdout
+            for flag in re.findall(r"--[\w-]+", rest):
+                assert re.search(rf"{flag}\b", helps[command]), f"{command} has no {flag}"
 
 
 def test_the_demo(tmp_path):

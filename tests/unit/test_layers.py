@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
-    ("errors", "schema", "_kernels"),
+    ("errors", "schema", "durable", "_kernels"),
     ("segmentation", "reflection"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports"),
