@@ -15,11 +15,11 @@ LAYERS = [
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
-    "torch": ("training/", "annotation/hf_", "checkpoints/", "generation/", "benchmarks/"),
+    "torch": ("training/", "annotation/engines/hf_", "checkpoints/", "generation/", "benchmarks/"),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
     "transformers": ("annotation/", "checkpoints/", "generation/", "benchmarks/"),
-    "vllm": ("annotation/", "generation/"),
-    "ray": ("annotation/", "data/ray_cluster"),
+    "vllm": ("annotation/engines/", "generation/"),
+    "ray": ("annotation/engines/", "data/jobs/ray_cluster"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
