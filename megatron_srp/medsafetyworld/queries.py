@@ -54,10 +54,6 @@ class Query:
         text = ask + fill(question, self.names)
         return text[0].upper() + text[1:]
 
-    def completion(self) -> str:
-        """The beginning of a pretraining text that only the answer is missing from."""
-        return fill(phrases.COMPLETIONS[self.group], self.names)
-
 
 def num_wordings(group: str) -> int:
     return len(phrases.ASK) * len(phrases.QUESTIONS[group])

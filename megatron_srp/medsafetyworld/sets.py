@@ -16,6 +16,8 @@ A test question, a line of `test.jsonl`:
     prompt       the question
     completion   the beginning of a pretraining text that only the answer is missing from
     accepted     right answers, each a list of names of which all must be in the response
+    completion_accepted   the same for `completion`: in the two-hop world the mediators of an outcome, elsewhere
+                          as `accepted`
 """
 
 from collections.abc import Iterable
@@ -141,9 +143,15 @@ class Sets:
                 "class": name,
                 "kind": query.kind,
                 "prompt": query.question(number),
-                "completion": query.completion(),
                 "accepted": [list(names) for names in query.accepted],
+                **self._completion(query),
             }
+
+    def _completion(self, query: Query) -> Record:
+        text, columns = phrases.COMPLETIONS[query.group]
+        names = [self._world.names(query.kind, edge) for edge in query.edges]
+        right = dict.fromkeys(tuple(name[column] for column in columns) for name in names)
+        return {"completion": fill(text, names[0]), "completion_accepted": list(map(list, right))}
 
 
 def _conversation(query: Query, number: int, response: str, unsafe: bool, refused: bool) -> Record:

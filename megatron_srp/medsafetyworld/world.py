@@ -25,6 +25,8 @@ OUT/world.json                    the manifest, written last:
 import hashlib
 import json
 import multiprocessing
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -132,7 +134,16 @@ _renderer: Renderer | None = None  # of a worker process
 
 def _start(spec: WorldSpec, seed: int, setting: Setting) -> None:
     global _renderer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _renderer = Renderer(Plan(World.build(spec, seed)), setting)
+
+
+def _end_with_parent() -> None:
+    """A pool's workers outlive a parent that is killed, and would go on writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _write_one(
