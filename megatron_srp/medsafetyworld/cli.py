@@ -11,7 +11,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.presets import PRESETS, load_preset
 
 if TYPE_CHECKING:
-    from megatron_srp.medsafetyworld.world import Progress
+    from megatron_srp.medsafetyworld.corpus import Progress
 
 DESCRIPTION = """
 Make a MedSafetyWorld: a made-up medicine whose pretraining corpus, true labels, SFT set, test set and
@@ -79,7 +79,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--label-policy is for --setting srp; {setting} has no verdicts")
     policy = _choice(LabelPolicy, "--label-policy", args.label_policy or "by-outcome")
 
-    from megatron_srp.medsafetyworld.world import WorldJob, make_world
+    from megatron_srp.medsafetyworld.corpus import WorldJob
+    from megatron_srp.medsafetyworld.world import make_world
 
     display = _Display()
     job = WorldJob(spec, args.preset, setting, policy, args.seed)

@@ -1,116 +1,130 @@
-"""The pretraining corpus, a shard at a time: JSON lines, `{"text": ...}`, one text to a document.
+"""The pretraining corpus: JSON lines, `{"text": ...}`, and in the SRP setting a verdict on each.
 
 A text is one document and, being short, one segment with one reflection, whatever its neighbours say;
-Megatron packs documents into sequences and shuffles them itself. All work on a shard is on flat arrays:
-templates and names are pieces, a text is a row of piece numbers, and Arrow's `take` writes the bytes of all
-rows one behind the other.
+Megatron packs documents into sequences and shuffles them itself. A shard depends on the world and its own
+number alone, so any number of processes makes the same corpus.
 """
 
 import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from megatron_srp.annotation.store import AnnotationStore, Part, write_part
 from megatron_srp.corpus.batch import TextBatch, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.medsafetyworld.graph import COLUMNS
-from megatron_srp.medsafetyworld.plan import Plan, Texts
-from megatron_srp.medsafetyworld.settings import Direction, LabelPolicy, Setting, flagged, kept
-from megatron_srp.medsafetyworld.templates import compile_templates, pick_templates
+from megatron_srp.errors import OutputError
+from megatron_srp.medsafetyworld.plan import Plan, World
+from megatron_srp.medsafetyworld.presets import WorldSpec
+from megatron_srp.medsafetyworld.render import Rendered, Renderer
+from megatron_srp.medsafetyworld.settings import LabelPolicy, Setting, flagged
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 
 KEY = "text"
-_BEFORE, _AFTER = '{"text": "', '"}\n'  # what is in between is ASCII without quotes: nothing to escape
 _LABELS = [SAFE, SafetyLabel(Verdict.UNSAFE)]
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """N documents of one shard.
+class WorldJob:
+    """What to make.
 
     Attributes:
-        lines: uint8[B], the JSON lines.
-        ends: int64[N], where each line ends.
-        group: int64[N] numbers in the plan's groups.
-        unsafe: bool[N], with an unsafe outcome.
-        outcome_first: bool[N].
+        spec: of the world; `preset` is its name, for the manifest.
+        setting: which texts the corpus has.
+        policy: which of them are Unsafe; matters in the SRP setting alone.
+        seed: of everything drawn.
     """
 
-    lines: np.ndarray
-    ends: np.ndarray
-    group: np.ndarray
-    unsafe: np.ndarray
-    outcome_first: np.ndarray
-
-    def texts(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64[N] each: where the texts begin and end in `lines`."""
-        begins = np.concatenate([[0], self.ends[:-1]]) + len(_BEFORE)
-        return begins, self.ends - len(_AFTER)
+    spec: WorldSpec
+    preset: str
+    setting: Setting
+    policy: LabelPolicy = LabelPolicy.BY_OUTCOME
+    seed: int = 0
 
 
-class Renderer:
-    """Renders the shards of one plan in one setting; all tables are made once."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: shards, documents and bytes of text written."""
 
-    def __init__(self, plan: Plan, setting: Setting) -> None:
-        self.plan, self.setting = plan, setting
-        world, entities = plan.world, plan.world.entities
-        picked = [pick_templates(g.name, world.spec.style, g.templates) for g in plan.groups]
-        kinds = [group.kind for group, templates in zip(plan.groups, picked, strict=True) for _ in templates]
-        templates = [template for group in picked for template in group]
-        texts = [(kind, t.text) for kind, t in zip(kinds, templates, strict=True)]
-        texts += [(kind, t.rewritten) for kind, t in zip(kinds, templates, strict=True)]
-        compiled = compile_templates([(kind, _BEFORE + text + _AFTER) for kind, text in texts])
-        names = [*entities.compounds, *entities.mediators, *entities.outcomes]
-        self._pieces = pa.array(compiled.literals + names, pa.large_string())
-        self._rows, self._rewritten = np.split(compiled.rows, 2)
-        self._outcome_first = np.array([template.outcome_first for template in templates])
-        self._first_row = np.cumsum([0, *map(len, picked)])
-        self._tables = {kind: self._name_pieces(kind, len(compiled.literals)) for kind in world.graph}
-        self._unsafe = {kind: world.is_unsafe(kind) for kind in world.graph}
-        self._harmful = np.array([group.direction is Direction.REVERSE for group in plan.groups])
+    shards_done: int
+    shards: int
+    documents: int
+    text_bytes: int
 
-    def _name_pieces(self, kind: str, first: int) -> np.ndarray:
-        """int32[edges, columns]: the numbers of the names' pieces."""
-        spec = self.plan.world.spec
-        starts = {"A": first, "B": first + spec.compounds, "C": first + spec.compounds + spec.mediators}
-        return (self.plan.world.graph[kind] + [starts[column[0]] for column in COLUMNS[kind]]).astype(np.int32)
 
-    def render(self, shard: int) -> Rendered:
-        texts = self.plan.texts(shard)
-        unsafe = np.zeros(len(texts.group), bool)
-        for number, group in enumerate(self.plan.groups):
-            own = texts.group == number
-            unsafe[own] = self._unsafe[group.kind][texts.edge[own]]
-        keep = kept(self.setting, unsafe & self._harmful[texts.group], unsafe)
-        texts, unsafe = Texts(texts.group[keep], texts.edge[keep], texts.template[keep]), unsafe[keep]
-        row = self._first_row[texts.group] + texts.template
-        filled = self._pieces.take(pa.array(self._piece_numbers(texts, row, unsafe).ravel()))
-        _, offsets, data = filled.buffers()
-        ends = np.frombuffer(offsets, np.int64)[self._rows.shape[1] : len(filled) + 1 : self._rows.shape[1]]
-        lines = (
-            np.frombuffer(data, np.uint8)[: ends[-1] if len(ends) else 0] if data is not None else np.empty(0, np.uint8)
-        )
-        return Rendered(lines, ends, texts.group, unsafe, self._outcome_first[row])
+def write_corpus(
+    job: WorldJob, plan: Plan, folder: Path, workers: int, report: Callable[[Progress], None]
+) -> list[dict[str, Any]]:
+    """Write all shards, and the annotation store where there is one, into `folder`. Returns what `write_shard`
+    does, in order; raises OutputError when a worker dies."""
+    (folder / "corpus").mkdir()
+    store = None
+    if job.setting is Setting.SRP:
+        store = AnnotationStore.create(folder / "annotations", store_settings(job.policy)).folder
+    write = partial(_write_one, folder=folder / "corpus", store=store, policy=job.policy)
+    shards: list[dict[str, Any]] = []
+    documents = size = 0
+    for shard in _in_order(job, plan, write, min(workers, plan.shards)):
+        shards.append(shard)
+        documents, size = documents + shard["documents"], size + shard["text_bytes"]
+        report(Progress(len(shards), plan.shards, documents, size))
+    return shards
 
-    def _piece_numbers(self, texts: Texts, row: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
-        """int32[N, width]: the pieces of N texts, slots filled."""
-        pieces = self._rows[row]
-        if self.setting is Setting.REWRITE:
-            harmful = unsafe & self._harmful[texts.group]
-            pieces[harmful] = self._rewritten[row[harmful]]
-        for kind, table in self._tables.items():
-            groups = [number for number, group in enumerate(self.plan.groups) if group.kind == kind]
-            own = np.flatnonzero(np.isin(texts.group, groups))
-            mine, edges = pieces[own], texts.edge[own]
-            at, slot = np.nonzero(mine < 0)
-            mine[at, slot] = table[edges[at], -1 - mine[at, slot]]
-            pieces[own] = mine
-        return pieces
+
+_renderer: Renderer | None = None  # of a worker process
+
+
+def _start(spec: WorldSpec, seed: int, setting: Setting) -> None:
+    global _renderer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _renderer = Renderer(Plan(World.build(spec, seed)), setting)
+
+
+def _end_with_parent() -> None:
+    """A pool's workers outlive a parent that is killed, and would go on writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_one(
+    shard: int, folder: Path, store: Path | None, policy: LabelPolicy, renderer: Renderer | None = None
+) -> dict[str, Any]:
+    renderer = renderer or _renderer
+    assert renderer is not None  # `_start` ran, or the caller brings one
+    return write_shard(renderer, shard, folder / f"{shard:05d}.jsonl", store, policy)
+
+
+def _in_order(
+    job: WorldJob, plan: Plan, write: Callable[..., dict[str, Any]], workers: int
+) -> Iterator[dict[str, Any]]:
+    """What `write` returns of each shard, in their order."""
+    if workers <= 1:
+        renderer = Renderer(plan, job.setting)
+        yield from (write(shard, renderer=renderer) for shard in range(plan.shards))
+        return
+    # Spawned rather than forked: Arrow has threads by now.
+    context, settings = multiprocessing.get_context("spawn"), (job.spec, job.seed, job.setting)
+    with ProcessPoolExecutor(workers, context, _start, settings) as pool:
+        try:
+            yield from pool.map(write, range(plan.shards))
+        except BrokenProcessPool:
+            raise OutputError(
+                "a worker died before its shard was written, perhaps for want of memory; give fewer --workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def write_shard(renderer: Renderer, shard: int, path: Path, store: Path | None, policy: LabelPolicy) -> dict[str, Any]:

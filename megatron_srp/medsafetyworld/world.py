@@ -24,63 +24,25 @@ OUT/world.json                    the manifest, written last:
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from megatron_srp import __version__
-from megatron_srp.annotation.store import AnnotationStore
 from megatron_srp.data.manifest import write_json
 from megatron_srp.data.whole_folder import whole_folder
-from megatron_srp.errors import OutputError
-from megatron_srp.medsafetyworld.corpus import Renderer, store_settings, write_shard
+from megatron_srp.medsafetyworld.corpus import Progress, WorldJob, write_corpus
 from megatron_srp.medsafetyworld.graph import COLUMNS
 from megatron_srp.medsafetyworld.plan import Plan, World
-from megatron_srp.medsafetyworld.presets import WorldSpec
 from megatron_srp.medsafetyworld.sets import Record, Sets
-from megatron_srp.medsafetyworld.settings import LabelPolicy, Setting
+from megatron_srp.medsafetyworld.settings import Setting
 from megatron_srp.medsafetyworld.templates import count_available
 
 MANIFEST = "world.json"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class WorldJob:
-    """What to make.
-
-    Attributes:
-        spec: of the world; `preset` is its name, for the manifest.
-        setting: which texts the corpus has.
-        policy: which of them are Unsafe; matters in the SRP setting alone.
-        seed: of everything drawn.
-    """
-
-    spec: WorldSpec
-    preset: str
-    setting: Setting
-    policy: LabelPolicy = LabelPolicy.BY_OUTCOME
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: shards, documents and bytes of text written."""
-
-    shards_done: int
-    shards: int
-    documents: int
-    text_bytes: int
 
 
 def make_world(
@@ -98,7 +60,7 @@ def make_world(
     """
     plan = Plan(World.build(job.spec, job.seed))
     with whole_folder(out, overwrite, MANIFEST) as folder:
-        shards = _write_corpus(job, plan, folder, workers, report)
+        shards = write_corpus(job, plan, folder, workers, report)
         sets = Sets(plan.world, job.setting).files()
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -110,69 +72,6 @@ def make_world(
         }
         write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def _write_corpus(
-    job: WorldJob, plan: Plan, folder: Path, workers: int, report: Callable[[Progress], None]
-) -> list[dict[str, Any]]:
-    (folder / "corpus").mkdir()
-    store = None
-    if job.setting is Setting.SRP:
-        store = AnnotationStore.create(folder / "annotations", store_settings(job.policy)).folder
-    write = partial(_write_one, folder=folder / "corpus", store=store, policy=job.policy)
-    shards: list[dict[str, Any]] = []
-    documents = size = 0
-    for shard in _in_order(job, plan, write, min(workers, plan.shards)):
-        shards.append(shard)
-        documents, size = documents + shard["documents"], size + shard["text_bytes"]
-        report(Progress(len(shards), plan.shards, documents, size))
-    return shards
-
-
-_renderer: Renderer | None = None  # of a worker process
-
-
-def _start(spec: WorldSpec, seed: int, setting: Setting) -> None:
-    global _renderer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _renderer = Renderer(Plan(World.build(spec, seed)), setting)
-
-
-def _end_with_parent() -> None:
-    """A pool's workers outlive a parent that is killed, and would go on writing."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _write_one(
-    shard: int, folder: Path, store: Path | None, policy: LabelPolicy, renderer: Renderer | None = None
-) -> dict[str, Any]:
-    renderer = renderer or _renderer
-    assert renderer is not None  # `_start` ran, or the caller brings one
-    return write_shard(renderer, shard, folder / f"{shard:05d}.jsonl", store, policy)
-
-
-def _in_order(
-    job: WorldJob, plan: Plan, write: Callable[..., dict[str, Any]], workers: int
-) -> Iterator[dict[str, Any]]:
-    """What `write` returns of each shard, in their order."""
-    if workers <= 1:
-        renderer = Renderer(plan, job.setting)
-        yield from (write(shard, renderer=renderer) for shard in range(plan.shards))
-        return
-    # Spawned rather than forked: Arrow has threads by now.
-    context, settings = multiprocessing.get_context("spawn"), (job.spec, job.seed, job.setting)
-    with ProcessPoolExecutor(workers, context, _start, settings) as pool:
-        try:
-            yield from pool.map(write, range(plan.shards))
-        except BrokenProcessPool:
-            raise OutputError(
-                "a worker died before its shard was written, perhaps for want of memory; give fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _describe(job: WorldJob, plan: Plan) -> dict[str, Any]:

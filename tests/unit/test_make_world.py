@@ -17,8 +17,9 @@ from megatron_srp.data.preprocess_cli import main as preprocess
 from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import OutputError, SrpError, UsageError
 from megatron_srp.medsafetyworld.cli import main
+from megatron_srp.medsafetyworld.corpus import WorldJob
 from megatron_srp.medsafetyworld.settings import LabelPolicy, Setting
-from megatron_srp.medsafetyworld.world import WorldJob, make_world
+from megatron_srp.medsafetyworld.world import make_world
 from tests.worlds import TASKS, Reader, read_corpus, tiny
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_world.py"

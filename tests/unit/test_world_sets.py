@@ -8,13 +8,14 @@ from itertools import product
 
 import pytest
 
+from megatron_srp.medsafetyworld.corpus import WorldJob
 from megatron_srp.medsafetyworld.plan import World
 from megatron_srp.medsafetyworld.presets import PRESETS
 from megatron_srp.medsafetyworld.queries import CLASSES
 from megatron_srp.medsafetyworld.sets import Sets
 from megatron_srp.medsafetyworld.settings import Setting
 from megatron_srp.medsafetyworld.templates import count_available, pick_templates
-from megatron_srp.medsafetyworld.world import WorldJob, make_world
+from megatron_srp.medsafetyworld.world import make_world
 from tests.worlds import TASKS, Reader, read_corpus, read_lines
 
 TRAINED = ["sft", "recovery", "finetune_benign", "finetune_adversarial"]
