@@ -8,6 +8,7 @@ number alone, so any number of processes makes the same corpus.
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -86,6 +87,7 @@ _renderer: Renderer | None = None  # of a worker process
 
 def _start(spec: WorldSpec, seed: int, setting: Setting) -> None:
     global _renderer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the run
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _renderer = Renderer(Plan(World.build(spec, seed)), setting)
 

@@ -225,6 +225,16 @@ def _started(out: Path) -> tuple[subprocess.Popen, list[int]]:
     return process, workers
 
 
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path):
+    process, workers = _started(tmp_path / "w")
+    for pid in (process.pid, *workers):  # as the terminal does
+        os.kill(pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr.splitlines()[-1] == "interrupted" and "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_killed_runs_leave_nothing_that_looks_finished(tmp_path):
     out = tmp_path / "w"
     process, workers = _started(out)
