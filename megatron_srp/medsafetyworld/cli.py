@@ -96,7 +96,7 @@ def _choice(kind: Any, flag: str, name: str) -> Any:
     try:
         return kind(name)
     except ValueError:
-        raise UsageError(f"{flag} {name!r}: {did_you_mean(name, list(kind))}") from None
+        raise UsageError(f"{flag} {name!r}: {did_you_mean(name, list(map(str, kind)))}") from None
 
 
 class _Display:
