@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from megatron_srp.durable import sync
 from megatron_srp.errors import OutputError, UsageError
 
 
@@ -24,7 +25,7 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         UsageError: when `out` is there and may not be replaced, or another run is writing it.
         OutputError: when writing fails; what was there before is untouched.
     """
-    out = out.resolve()
+    out = out.absolute()
     partial = out.with_name(f"{out.name}.partial")
     lock = None
     try:
@@ -36,7 +37,7 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         _sync(partial)
         _replace(partial, out)
     except OSError as error:
-        raise OutputError(f"{error.filename or out}: {error.strerror}; nothing was written to {out}") from None
+        raise OutputError(f"{error.filename or out}: {error.strerror or error}; nothing was written to {out}") from None
     finally:
         if lock is not None:
             shutil.rmtree(partial, ignore_errors=True)
@@ -69,11 +70,7 @@ def _empty(folder: Path) -> None:
 
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def _replace(partial: Path, out: Path) -> None:

@@ -163,6 +163,7 @@ def _write_verdicts(rendered: Rendered, flags: np.ndarray, path: Path, store: An
         labels=_LABELS,
         scores=np.full(n, np.nan, np.float32),
         end=n,
+        last=True,
     )
     write_part(store.part_path(KEY, file_fingerprint(path), 0), part)
 
