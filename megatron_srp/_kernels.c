@@ -5,7 +5,7 @@
  *   segment      where to cut the text           defined by segmentation.py
  *   align        those cuts as token positions   defined by data/align.py
  *   interleave   tokens with reflections between defined by data/interleave.py
- *   reflected_lengths, read_reflected   the same, a part of one sequence at a time: data/view.py
+ *   reflected_lengths, read_reflected   the same, a part of one sequence at a time: data/shards/view.py
  *   count_chars  bytes to characters
  *   find_characters  which documents contain certain characters
  *
@@ -571,7 +571,7 @@ static PyObject *interleave(PyObject *self, PyObject *args) {
 
 /* ---- reflected_lengths, read_reflected ------------------------------------------------------ */
 
-enum { SUM_EVERY = 256 }; /* reflections between two running sums; data/view.py */
+enum { SUM_EVERY = 256 }; /* reflections between two running sums; data/shards/view.py */
 
 PyDoc_STRVAR(reflected_lengths_doc,
              "reflected_lengths(offsets, entries, table_offsets, lengths, sums) -> None\n\n"

@@ -27,13 +27,13 @@ def read_corpus(path: str) -> list[tuple[int, str]]:
 
 
 def read_shard(prefix: str) -> list[list[int]]:
-    from megatron_srp.data.indexed_shard import IndexedShard
+    from megatron_srp.data.shards.indexed_shard import IndexedShard
 
     return [tokens.tolist() for tokens in IndexedShard(prefix)]
 
 
 def verify(prefix: str) -> list[str]:
-    from megatron_srp.data.verify import verify_shards
+    from megatron_srp.data.verify.shards import verify_shards
 
     findings = verify_shards(prefix).findings
     assert len(findings.lines()) < 100
@@ -41,7 +41,7 @@ def verify(prefix: str) -> list[str]:
 
 
 def strip(prefix: str) -> str:
-    from megatron_srp.data.strip import strip_reflections
+    from megatron_srp.data.shards.strip import strip_reflections
 
     output = Path(prefix).with_name("stripped")
     strip_reflections(prefix, output, overwrite=True)
@@ -49,7 +49,7 @@ def strip(prefix: str) -> str:
 
 
 def read_sidecar(path: str) -> str:
-    from megatron_srp.data.sidecar import ReflectionSidecar
+    from megatron_srp.data.shards.sidecar import ReflectionSidecar
 
     sidecar = ReflectionSidecar.load(path)
     assert len(sidecar.cuts) == len(sidecar.entries)
@@ -58,7 +58,7 @@ def read_sidecar(path: str) -> str:
 
 
 def read_part(path: str) -> int:
-    from megatron_srp.annotation.store import read_part
+    from megatron_srp.annotation.store.store import read_part
 
     part = read_part(Path(path))
     assert len(part.rows) == len(part.hashes) == len(part.offsets) - 1
@@ -69,13 +69,13 @@ def read_part(path: str) -> int:
 
 
 def read_store(folder: str) -> Any:
-    from megatron_srp.annotation.store import AnnotationStore
+    from megatron_srp.annotation.store.store import AnnotationStore
 
     return AnnotationStore(folder).settings
 
 
 def read_manifest(path: str) -> Any:
-    from megatron_srp.data.manifest import read_manifest
+    from megatron_srp.data.shards.manifest import read_manifest
 
     return read_manifest(Path(path))
 

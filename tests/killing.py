@@ -57,13 +57,6 @@ def serve(module: str) -> None:
     import awkward  # noqa: F401
     import gigatoken  # noqa: F401
 
-    import megatron_srp.annotation.heuristic
-    import megatron_srp.data.annotate
-    import megatron_srp.data.annotate_progress
-    import megatron_srp.data.builder
-    import megatron_srp.data.preprocess
-    import megatron_srp.data.progress
-    import megatron_srp.data.retry  # noqa: F401
     from megatron_srp.errors import run_command
 
     main = import_module(module).main
@@ -95,7 +88,7 @@ class Jobs:
         module: whose `main` the command is.
     """
 
-    def __init__(self, module: str = "megatron_srp.data.preprocess_cli") -> None:
+    def __init__(self, module: str = "megatron_srp.data.jobs.preprocess_cli") -> None:
         self._module = module
 
     def __enter__(self) -> "Jobs":

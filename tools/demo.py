@@ -41,7 +41,7 @@ def commands(out: Path, steps: int) -> dict[str, list[str]]:
 def report(out: Path) -> None:
     """Write the report and print the summary."""
     from megatron_srp.annotation import load_guard
-    from megatron_srp.data.manifest import manifest_path, read_manifest
+    from megatron_srp.data.shards.manifest import manifest_path, read_manifest
     from megatron_srp.demo.corpus import texts
     from megatron_srp.reports.losses import read_losses
     from megatron_srp.reports.run_report import write_report

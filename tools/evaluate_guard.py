@@ -37,9 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
 
-    from megatron_srp.annotation.evaluate import evaluate, write_json
-    from megatron_srp.annotation.evaluation_text import to_text
-    from megatron_srp.annotation.guard_datasets import Columns, load_dataset
+    from megatron_srp.annotation.evaluation.evaluate import evaluate, write_json
+    from megatron_srp.annotation.evaluation.evaluation_text import to_text
+    from megatron_srp.annotation.evaluation.guard_datasets import Columns, load_dataset
 
     columns = None
     if args.text_column:

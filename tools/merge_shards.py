@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     args = parser.parse_args(argv)
 
-    from megatron_srp.data.parts import blends, find_parts
+    from megatron_srp.data.shards.parts import blends, find_parts
 
     if args.print_blend:
         for blend in blends(find_parts([args.output_prefix, *args.prefixes])).values():
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     if not args.prefixes:
         raise UsageError(f"which shards are to be joined under {args.output_prefix}? give OUT PREFIX [PREFIX ...]")
 
-    from megatron_srp.data.merge import merge_shards
+    from megatron_srp.data.shards.merge import merge_shards
 
     parts = find_parts(args.prefixes, Path(args.output_prefix))
     manifest = merge_shards(parts, args.output_prefix, args.overwrite, every_half_minute(len(parts)))

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     args = parser.parse_args(argv)
 
-    from megatron_srp.data.strip import strip_reflections
+    from megatron_srp.data.shards.strip import strip_reflections
 
     manifest = strip_reflections(args.prefix, args.output_prefix, args.overwrite)
     counts = manifest["counts"]

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--tokenizer-model", metavar="PATH", help="where the tokenizer is now, if it was moved")
     args = parser.parse_args(argv)
 
-    from megatron_srp.data.verify import verify_shards
+    from megatron_srp.data.verify.shards import verify_shards
     from megatron_srp.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model) if args.tokenizer_model else None

@@ -16,7 +16,7 @@ from megatron_srp.annotation.base import Judged, SafetyClassifier
 from megatron_srp.errors import UsageError, did_you_mean
 
 GUARDS = {
-    "heuristic": "megatron_srp.annotation.heuristic:HeuristicGuard",
+    "heuristic": "megatron_srp.annotation.guards.heuristic:HeuristicGuard",
     "qwen3guard": "qwen3guard.yaml",
     "llama-guard": "llama_guard.yaml",
 }
@@ -57,7 +57,7 @@ def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifi
     """The guard of that name; raises UsageError for an unknown one, and for options it does not take."""
     options = options or GuardOptions()
     if name.startswith("ensemble:"):
-        from megatron_srp.annotation.ensemble import load_ensemble
+        from megatron_srp.annotation.guards.ensemble import load_ensemble
 
         if options.changed():
             raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
@@ -67,7 +67,7 @@ def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifi
         known = [*GUARDS, "none"]
         raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {did_you_mean(name, known)}")
     if target.endswith((".yaml", ".yml")):
-        from megatron_srp.annotation.chat_guard import load_chat_guard
+        from megatron_srp.annotation.guards.chat_guard import load_chat_guard
 
         return load_chat_guard(Path(__file__).with_name(target) if name in GUARDS else Path(name), options)
     if options.changed():

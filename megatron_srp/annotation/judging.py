@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from megatron_srp.annotation.base import Judged, SafetyClassifier
-from megatron_srp.annotation.part import FAILED
+from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel
 

@@ -44,7 +44,7 @@ def write_random_shard(prefix: Path, num_tokens: int) -> None:
     """A plain shard of random ids in documents of about a thousand tokens."""
     import numpy as np
 
-    from megatron_srp.data.indexed_shard import token_dtype, write_index
+    from megatron_srp.data.shards.indexed_shard import token_dtype, write_index
 
     rng = np.random.default_rng(0)
     dtype = token_dtype(49_152)

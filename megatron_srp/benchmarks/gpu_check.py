@@ -78,8 +78,8 @@ def command(case: Case, options: argparse.Namespace, data: dict[str, Path]) -> l
 
 def prepare(out: Path, documents: int) -> dict[str, Path]:
     """A corpus, its shard with reflections, and the same without; returns their prefixes by kind."""
-    from megatron_srp.data.preprocess_cli import main as preprocess
-    from megatron_srp.data.strip import strip_reflections
+    from megatron_srp.data.jobs.preprocess_cli import main as preprocess
+    from megatron_srp.data.shards.strip import strip_reflections
     from megatron_srp.demo.corpus import train_tokenizer, write_corpus
 
     out.mkdir(parents=True, exist_ok=True)

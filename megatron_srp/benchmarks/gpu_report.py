@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.manifest import write_text
+from megatron_srp.data.shards.manifest import write_text
 from megatron_srp.training.devices import Devices
 from megatron_srp.training.flops import bf16_peak, flops_per_token
 from megatron_srp.training.layouts import Layout

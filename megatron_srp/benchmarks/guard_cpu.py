@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.annotation import chat_guard
 from megatron_srp.annotation.engines import Engine, Prompts
-from megatron_srp.annotation.guard_spec import GuardSpec
-from megatron_srp.annotation.guard_tokenizer import GuardTokenizer
-from megatron_srp.annotation.prompts import PromptBuilder
+from megatron_srp.annotation.guards import chat_guard
+from megatron_srp.annotation.guards.guard_spec import GuardSpec
+from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
+from megatron_srp.annotation.guards.prompts import PromptBuilder
 from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.made_up_text import make_segments, make_words
 from megatron_srp.benchmarks.sections import Section

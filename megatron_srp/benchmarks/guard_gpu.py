@@ -60,7 +60,7 @@ def load(engine: str, options: dict[str, Any], layers: int) -> Engine:
 
 
 def device_and_dtype(options: dict[str, Any]) -> tuple[str, str]:
-    from megatron_srp.annotation.hf_loading import choose_device
+    from megatron_srp.annotation.engines.hf_loading import choose_device
 
     device = str(choose_device(options.get("device")))
     return device, options.get("dtype") or ("float32" if device == "cpu" else "bfloat16")

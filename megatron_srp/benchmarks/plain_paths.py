@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_srp.data.indexed_shard import bin_path, idx_path, token_dtype, write_index
+from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, token_dtype, write_index
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 
 _BATCH_BYTES = 16 << 20

@@ -155,7 +155,7 @@ def _write_shards(
     source: "MegatronCheckpoint", table: list[Weight], folder: Path, dtype: "torch.dtype", max_bytes: int
 ) -> int:
     """Write the weights, and the index where there are several files; the bytes of all weights."""
-    from megatron_srp.data.manifest import write_json
+    from megatron_srp.data.shards.manifest import write_json
 
     files = _plan(table, dtype.itemsize, max_bytes)
     weight_map: dict[str, str] = {}

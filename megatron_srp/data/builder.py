@@ -10,12 +10,12 @@ import numpy as np
 
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.corpus.batch import TextBatch
-from megatron_srp.data.indexed_shard import bin_path, idx_path, token_dtype
-from megatron_srp.data.manifest import FORMAT_VERSION, manifest_path, read_manifest, software_versions
-from megatron_srp.data.output import Output
 from megatron_srp.data.reflect import GuardLabeler, Labeler, ReflectedBatch, Reflector, Source
-from megatron_srp.data.shard_writer import ShardWriter
-from megatron_srp.data.sidecar import sidecar_path
+from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, token_dtype
+from megatron_srp.data.shards.manifest import FORMAT_VERSION, manifest_path, read_manifest, software_versions
+from megatron_srp.data.shards.output import Output
+from megatron_srp.data.shards.shard_writer import ShardWriter
+from megatron_srp.data.shards.sidecar import sidecar_path
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 from megatron_srp.tokenization import TextTokenizer

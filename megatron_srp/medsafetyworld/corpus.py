@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.annotation.store import AnnotationStore, Part, write_part
+from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
 from megatron_srp.corpus.batch import TextBatch, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.errors import OutputError

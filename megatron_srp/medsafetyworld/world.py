@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp import __version__
-from megatron_srp.data.manifest import write_json
+from megatron_srp.data.shards.manifest import write_json
 from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.medsafetyworld.corpus import Progress, WorldJob, write_corpus
 from megatron_srp.medsafetyworld.graph import COLUMNS

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from megatron_srp.data.indexed_shard import IndexedShard
-from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.strip import plain_tokens
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import plain_tokens
 from megatron_srp.schema import Verdict
 
 SHOWN_TOKENS = 2000  # of one document; a page is for reading

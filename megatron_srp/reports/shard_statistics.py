@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from megatron_srp.data.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.reports.document_sample import DocumentSample, LabelBits
 from megatron_srp.reports.histogram import Histogram
 from megatron_srp.schema import Verdict

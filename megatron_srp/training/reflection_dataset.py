@@ -5,8 +5,8 @@ from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-from megatron_srp.data.sidecar import read_header
-from megatron_srp.data.view import ReflectedIndexedDataset
+from megatron_srp.data.shards.sidecar import read_header
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
 
 
 @dataclass

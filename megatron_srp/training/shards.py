@@ -152,7 +152,7 @@ def num_sequences(prefix: str) -> int:
 
 
 def _find_manifest(prefix: str) -> dict[str, Any] | None:
-    from megatron_srp.data.manifest import find_manifest
+    from megatron_srp.data.shards.manifest import find_manifest
 
     return None if "://" in prefix else find_manifest(prefix)
 

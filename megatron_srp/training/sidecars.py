@@ -24,7 +24,7 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
     """
     if not sidecars:
         return {}
-    from megatron_srp.data.sidecar import describe_shard
+    from megatron_srp.data.shards.sidecar import describe_shard
 
     shards = {prefix: describe_shard(prefix) for prefix in prefixes if "://" not in prefix}
     matched: dict[str, str] = {}
@@ -44,7 +44,7 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
 
 
 def _made_for(path: str) -> dict[str, str]:
-    from megatron_srp.data.sidecar import read_header
+    from megatron_srp.data.shards.sidecar import read_header
 
     header = read_header(path)
     if header["materialized"]:
@@ -64,7 +64,7 @@ def _same(shard: dict[str, str], other: dict[str, str]) -> bool:
 
 def sidecar_manifest(path: str) -> dict[str, Any]:
     """What a sidecar says of tokenizers, as a manifest does, and which tokenizer that one `extends`."""
-    from megatron_srp.data.sidecar import read_header
+    from megatron_srp.data.shards.sidecar import read_header
 
     info = read_header(path)["info"]
     return {"tokenizer": info["training_tokenizer"], "extends": info["tokenizer"]["fingerprint"]}
@@ -72,8 +72,8 @@ def sidecar_manifest(path: str) -> dict[str, Any]:
 
 def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
     """A note for each shard that is read without reflections, where that is perhaps not meant."""
-    from megatron_srp.data.manifest import find_manifest
-    from megatron_srp.data.sidecar import sidecar_path
+    from megatron_srp.data.shards.manifest import find_manifest
+    from megatron_srp.data.shards.sidecar import sidecar_path
 
     notes = []
     for prefix in prefixes:
@@ -88,7 +88,7 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
 
 
 def _is_for_a_plain_shard(path: Path) -> bool:
-    from megatron_srp.data.sidecar import read_header
+    from megatron_srp.data.shards.sidecar import read_header
 
     try:
         return path.is_file() and not read_header(path)["materialized"]

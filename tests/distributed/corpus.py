@@ -56,7 +56,7 @@ def write_shard(prefix: Path, documents: list[np.ndarray]) -> None:
 
 def write_manifest(prefix: Path, tokenizer: Path) -> None:
     """The part of PREFIX.srp.json that training reads, for the shard PREFIX_text_document."""
-    from megatron_srp.data.manifest import FORMAT_VERSION, manifest_path
+    from megatron_srp.data.shards.manifest import FORMAT_VERSION, manifest_path
     from megatron_srp.tokenization import tokenizer_fingerprint
 
     kind = "HuggingFaceTokenizer"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 from tests.distributed.jobs import Forkserver, Run

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_srp.annotation.hf_attention import flash_works
-from megatron_srp.annotation.hf_engine import HFEngine
+from megatron_srp.annotation.engines.hf_attention import flash_works
+from megatron_srp.annotation.engines.hf_engine import HFEngine
 from tests.integration.test_hf_engine import CANDIDATES, random_prompts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

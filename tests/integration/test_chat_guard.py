@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from megatron_srp.annotation import GuardOptions, Judged, load_guard
-from megatron_srp.annotation.chat_guard import ChatGuard, choose_verdicts
-from megatron_srp.annotation.windows import halves, join_windows
+from megatron_srp.annotation.guards.chat_guard import ChatGuard, choose_verdicts
+from megatron_srp.annotation.guards.windows import halves, join_windows
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import random_text

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.annotation import chat_guard
-from megatron_srp.annotation.guard_spec import GuardSpec
-from megatron_srp.annotation.guard_tokenizer import GuardTokenizer
-from megatron_srp.annotation.prompts import PromptBuilder
+from megatron_srp.annotation.guards import chat_guard
+from megatron_srp.annotation.guards.guard_spec import GuardSpec
+from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
+from megatron_srp.annotation.guards.prompts import PromptBuilder
 from megatron_srp.errors import UsageError
 from tests.conftest import random_text
 from tests.tiny_guard import make_tokenizer

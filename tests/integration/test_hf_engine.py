@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from megatron_srp.annotation.engines import Prompts, load_engine
-from megatron_srp.annotation.hf_engine import HFEngine
+from megatron_srp.annotation.engines.hf_engine import HFEngine
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization.base import TokenBatch
 

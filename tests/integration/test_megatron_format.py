@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megatron_srp.data.indexed_shard import IndexedShard, token_dtype, write_index
+from megatron_srp.data.shards.indexed_shard import IndexedShard, token_dtype, write_index
 
 indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
 torch = pytest.importorskip("torch")

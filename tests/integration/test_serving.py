@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from megatron_srp.annotation import GuardOptions, load_guard
-from megatron_srp.annotation.http_engine import HTTPEngine
-from megatron_srp.annotation.prompt_text import PromptText
-from megatron_srp.data.annotate_cli import main
+from megatron_srp.annotation.engines.http_engine import HTTPEngine
+from megatron_srp.annotation.engines.prompt_text import PromptText
+from megatron_srp.data.annotate.annotate_cli import main
 from tests.tiny_guard import true_verdict
 
 pytest.importorskip("fastapi", reason="transformers[serving] is not installed")

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation import Judged, SafetyClassifier
-from megatron_srp.annotation.store import AnnotationStore, read_part
-from megatron_srp.annotation.writers import Partition, WriterLock
+from megatron_srp.annotation.store.store import AnnotationStore, read_part
+from megatron_srp.annotation.store.writers import Partition, WriterLock
 from megatron_srp.corpus.batch import TextBatch, segment_batch
 from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.annotate import Annotator
-from megatron_srp.data.annotate_cli import main
-from megatron_srp.data.failures import FailureLog
-from megatron_srp.data.hash_labeler import HashLabeler
+from megatron_srp.data.annotate.annotate import Annotator
+from megatron_srp.data.annotate.annotate_cli import main
+from megatron_srp.data.annotate.failures import FailureLog
+from megatron_srp.data.jobs.hash_labeler import HashLabeler
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import GuardError, InputError, SrpError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -88,7 +88,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     flags = ["--input", *map(str, inputs), "--guard", "heuristic", "--max-words", "10", "--chunk-documents", "40"]
     rng = random.Random(1)
     kills = done = 0
-    with Jobs("megatron_srp.data.annotate_cli") as jobs:
+    with Jobs("megatron_srp.data.annotate.annotate_cli") as jobs:
         assert jobs.run([*flags, "--store", str(tmp_path / "whole")])[0] == 0
         expected = contents(tmp_path / "whole")
         while kills < 20 or not done:
@@ -316,7 +316,7 @@ def test_mistakes_get_one_line(flags, message, write_jsonl, tmp_path):
 
 
 def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.annotate_cli.guard_from_args", lambda args: MoodyGuard())
+    monkeypatch.setattr("megatron_srp.data.annotate.annotate_cli.guard_from_args", lambda args: MoodyGuard())
     path = write_jsonl(["On the river. The end.", "It kills."])
     flags = ["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s")]
     with pytest.raises(GuardError, match="1 of 2 segments got no verdict"):

@@ -6,10 +6,10 @@ import pytest
 
 from megatron_srp.corpus.batch import TextBatch, segment_batch
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import IndexedShard
-from megatron_srp.data.manifest import find_manifest
-from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.strip import strip_reflections
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.manifest import find_manifest
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import segment_text

@@ -2,9 +2,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation import GuardOptions, Judged, SafetyClassifier, load_guard
-from megatron_srp.annotation.ensemble import EnsembleGuard
-from megatron_srp.annotation.store import AnnotationStore, read_part
-from megatron_srp.data.annotate import Annotator
+from megatron_srp.annotation.guards.ensemble import EnsembleGuard
+from megatron_srp.annotation.store.store import AnnotationStore, read_part
+from megatron_srp.data.annotate.annotate import Annotator
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import random_texts

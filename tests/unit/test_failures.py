@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.preprocess import Preprocessor
-from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data.jobs.preprocess import Preprocessor
+from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.errors import InputError, OutputError, UsageError
 from tests.conftest import KeywordGuard, random_texts
 from tests.killing import contents

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.preprocess import Preprocessor
+from megatron_srp.data.jobs.preprocess import Preprocessor
 from megatron_srp.tokenization.base import TokenBatch
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
 from tests.conftest import random_texts

@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.annotation.store import AnnotationStore
+from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from megatron_srp.annotation.base import Judged
-from megatron_srp.annotation.evaluate import evaluate
-from megatron_srp.annotation.evaluation_text import to_text
-from megatron_srp.annotation.guard_datasets import Columns, Example, load_dataset
-from megatron_srp.annotation.guard_metrics import (
+from megatron_srp.annotation.evaluation.evaluate import evaluate
+from megatron_srp.annotation.evaluation.evaluation_text import to_text
+from megatron_srp.annotation.evaluation.guard_datasets import Columns, Example, load_dataset
+from megatron_srp.annotation.evaluation.guard_metrics import (
     accuracy,
     agreement,
     at_thresholds,

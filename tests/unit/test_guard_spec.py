@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_srp.annotation import GUARDS, GuardOptions, chat_guard, load_guard
+from megatron_srp.annotation import GUARDS, GuardOptions, load_guard
 from megatron_srp.annotation.engines import load_engine
-from megatron_srp.annotation.guard_spec import Answer, GuardSpec
+from megatron_srp.annotation.guards import chat_guard
+from megatron_srp.annotation.guards.guard_spec import Answer, GuardSpec
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import Verdict
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.annotation import load_guard
-from megatron_srp.annotation.heuristic import LEXICON, Lexicon, fill_sets
+from megatron_srp.annotation.guards.heuristic import LEXICON, Lexicon, fill_sets
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
 GUARD = load_guard("heuristic")

@@ -6,13 +6,13 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_srp.annotation.hints import HintPrompt, HintWriter, Replies, clean_hint, load_prompt
-from megatron_srp.annotation.http_client import EndpointClient
-from megatron_srp.annotation.http_retry import Limits
-from megatron_srp.annotation.store import AnnotationStore
-from megatron_srp.data.annotate import Annotator
-from megatron_srp.data.hints_cli import main
-from megatron_srp.data.write_hints import HintJob
+from megatron_srp.annotation.engines.http_client import EndpointClient
+from megatron_srp.annotation.engines.http_retry import Limits
+from megatron_srp.annotation.store.hints import HintPrompt, HintWriter, Replies, clean_hint, load_prompt
+from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.data.annotate.annotate import Annotator
+from megatron_srp.data.annotate.hints_cli import main
+from megatron_srp.data.annotate.write_hints import HintJob
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
@@ -114,7 +114,7 @@ def test_hints_are_between_safe_segments_and_dropped_ones_are_counted(store, end
 def test_killed_and_resumed_without_asking_twice(store, endpoint, tmp_path):
     rng = random.Random(2)
     concurrency, kills, code = 3, 0, -signal.SIGKILL
-    with Jobs("megatron_srp.data.hints_cli") as jobs:
+    with Jobs("megatron_srp.data.annotate.hints_cli") as jobs:
         while code:
             seconds = rng.uniform(0.2, 0.8) if kills < 5 else 60
             code, _ = jobs.run(flags(store, endpoint, tmp_path, "--concurrency", str(concurrency)), seconds)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from megatron_srp.annotation.engines import Prompts, load_engine
-from megatron_srp.annotation.http_answers import read_logprobs
-from megatron_srp.annotation.http_engine import HTTPEngine
-from megatron_srp.annotation.http_retry import backoff_s
+from megatron_srp.annotation.engines.http_answers import read_logprobs
+from megatron_srp.annotation.engines.http_engine import HTTPEngine
+from megatron_srp.annotation.engines.http_retry import backoff_s
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
 from tests.endpoint import Endpoint
@@ -47,7 +47,7 @@ def like_vllm(body: dict) -> dict:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("megatron_srp.annotation.http_retry._LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr("megatron_srp.annotation.engines.http_retry._LONGEST_WAIT_S", 0.01)
     monkeypatch.setenv("SRP_API_KEY", KEY)
 
 
@@ -116,7 +116,7 @@ def test_what_does_not_pass_costs_only_its_own_prompts(engine, endpoint):
 
 @pytest.mark.parametrize("fault", ["garbage", 500, "hang"])
 def test_an_endpoint_that_only_fails_stops_the_job(fault, engine, endpoint, monkeypatch):
-    monkeypatch.setattr("megatron_srp.annotation.http_client._BROKEN", 5)
+    monkeypatch.setattr("megatron_srp.annotation.engines.http_client._BROKEN", 5)
     engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
     endpoint.fault = fault
     impatient(engine, fault)
@@ -201,7 +201,7 @@ def test_never_more_requests_at_once_than_asked_for(endpoint):
 
 
 def test_waits_grow_differ_and_respect_the_server(monkeypatch):
-    monkeypatch.setattr("megatron_srp.annotation.http_retry._LONGEST_WAIT_S", 30.0)
+    monkeypatch.setattr("megatron_srp.annotation.engines.http_retry._LONGEST_WAIT_S", 30.0)
     rng = random.Random(0)
     waits = [[backoff_s(k, 0.0, rng) for _ in range(50)] for k in range(9)]
     assert all(0.25 * 2**k <= min(w) < max(w) <= 0.5 * 2**k for k, w in enumerate(waits[:6]))

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from megatron_srp.data.align import align_document
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import IndexedShard, write_index
-from megatron_srp.data.manifest import find_manifest, read_manifest
-from megatron_srp.data.preprocess_cli import main
-from megatron_srp.data.shard_blocks import read_blocks
-from megatron_srp.data.sidecar import ReflectionSidecar, describe_shard
-from megatron_srp.data.strip import strip_reflections
-from megatron_srp.data.view import ReflectedIndexedDataset
+from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.data.jobs.shard_blocks import read_blocks
+from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
+from megatron_srp.data.shards.manifest import find_manifest, read_manifest
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard
+from megatron_srp.data.shards.strip import strip_reflections
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
@@ -194,7 +194,7 @@ def test_blocks_chunks_and_workers_do_not_change_the_result(family, tmp_path, mo
     plain = write_shard(tmp_path / "old", random_sequences(9, tokenizer))
     results = []
     for tokens, workers, chunk in ((1 << 20, 1, 10**6), (50, 2, 3), (700, 3, 1)):
-        monkeypatch.setattr("megatron_srp.data.shard_blocks.BLOCK_TOKENS", tokens)
+        monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", tokens)
         prefix = tmp_path / f"s{tokens}"
         argv = ["--workers", str(workers), "--chunk-documents", str(chunk), "--output-prefix", str(prefix)]
         main([*flags(family), "--input-shards", str(plain), *argv])
@@ -207,7 +207,7 @@ def test_a_document_longer_than_a_block_is_read_in_parts(tokenizer_models, tmp_p
     tokenizer = load_tokenizer(*family)
     sequences = [tokenizer.encode(text) for text in random_texts(3, 40)]
     plain = write_shard(tmp_path / "old", sequences, [0, 3, 37, 40])
-    monkeypatch.setattr("megatron_srp.data.shard_blocks.BLOCK_TOKENS", 500)
+    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 500)
     main([*flags(family), "--input-shards", str(plain), "--materialize", "--output-prefix", str(tmp_path / "m")])
     strip_reflections(tmp_path / "m", tmp_path / "again")
     for suffix in ("bin", "idx"):
@@ -235,7 +235,7 @@ def test_a_damaged_index_is_an_error_of_ours_or_none(tmp_path, block_tokens, dat
         content[at] = data.draw(st.sampled_from([0, 1, 2, 7, 127, 128, 255]))
     plain.with_suffix(".idx").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(InputError):
-        patch.setattr("megatron_srp.data.shard_blocks.BLOCK_TOKENS", block_tokens)
+        patch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", block_tokens)
         blocks = list(read_blocks(IndexedShard(plain), 0, 256))
         assert sum(len(block.ends) for block in blocks) == len(IndexedShard(plain))
         assert all((np.diff(block.documents) >= 0).all() for block in blocks)
@@ -311,7 +311,7 @@ def test_a_word_level_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize("changed", ["max_words", "input_shards"])
 def test_other_settings_on_a_half_done_output(tokenizer_models, tmp_path, monkeypatch, changed):
-    monkeypatch.setattr("megatron_srp.data.shard_blocks.BLOCK_TOKENS", 2)
+    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 2)
     family = tokenizer_models["gpt2"]
     plain = write_shard(tmp_path / "old", [[1, 2], [700]])  # stops at the second sequence
     argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
@@ -363,8 +363,8 @@ def test_token_text_is_the_tokens_own(any_tokenizer):
 def annotated(tokenizer_models, tmp_path, write_jsonl, capsys):
     """A store of verdicts on TEXTS in two files."""
     from megatron_srp.annotation import load_guard
-    from megatron_srp.annotation.store import AnnotationStore
-    from megatron_srp.data.annotate import Annotator
+    from megatron_srp.annotation.store.store import AnnotationStore
+    from megatron_srp.data.annotate.annotate import Annotator
 
     files = [write_jsonl(TEXTS[:30], "a.jsonl"), write_jsonl(TEXTS[30:], "b.jsonl")]
     guard = load_guard("heuristic")

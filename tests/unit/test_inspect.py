@@ -16,10 +16,10 @@ import pytest
 
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import IndexedShard
 from megatron_srp.data.interleave import Entry
-from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.strip import strip_reflections
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reports import shard_statistics
 from megatron_srp.reports.document_sample import DocumentSample, LabelBits

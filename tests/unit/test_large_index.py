@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from megatron_srp.data.interleave import Entry
-from megatron_srp.data.shard_writer import STREAMS, ShardWriter
+from megatron_srp.data.shards.shard_writer import STREAMS, ShardWriter
 from megatron_srp.schema import SafetyLabel, Verdict
 
 folder = Path(sys.argv[1])

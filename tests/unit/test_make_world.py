@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.annotation.store import AnnotationStore
-from megatron_srp.data.indexed_shard import IndexedShard
-from megatron_srp.data.preprocess_cli import main as preprocess
+from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.data.jobs.preprocess_cli import main as preprocess
+from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import OutputError, SrpError, UsageError
 from megatron_srp.medsafetyworld.cli import main

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_srp.data import copying
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import IndexedShard, write_index
-from megatron_srp.data.merge import merge_shards
-from megatron_srp.data.parts import blends, find_parts
-from megatron_srp.data.strip import strip_reflections
+from megatron_srp.data.shards import copying
+from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
+from megatron_srp.data.shards.merge import merge_shards
+from megatron_srp.data.shards.parts import blends, find_parts
+from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.findings import Findings
-from megatron_srp.data.manifest import manifest_path, read_manifest
-from megatron_srp.data.output import Output
-from megatron_srp.data.verify_manifest import verify_files
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.data.shards.output import Output
+from megatron_srp.data.verify.findings import Findings
+from megatron_srp.data.verify.manifest import verify_files
 from megatron_srp.errors import InputError, UsageError
 from tests.conftest import KeywordGuard
 from tests.killing import contents, kill_at_call
@@ -134,7 +134,7 @@ def test_other_settings_are_named(tmp_path, change, message):
 
 def test_other_software_is_refused(tmp_path, monkeypatch):
     half_done(tmp_path / "c")
-    monkeypatch.setattr("megatron_srp.data.output.token_software", lambda: {"gigatoken": "99"})
+    monkeypatch.setattr("megatron_srp.data.shards.output.token_software", lambda: {"gigatoken": "99"})
     with pytest.raises(UsageError, match=r'software.gigatoken was ".*", now "99"'):
         Output(tmp_path / "c", SETTINGS, [])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.errors import SrpError
 from tests.conftest import random_texts
 from tests.killing import kill_and_resume
@@ -51,7 +51,7 @@ def test_no_torch_in_the_whole_job(flags, write_jsonl, tmp_path):
         "--output-prefix",
         str(tmp_path / "o"),
     ]
-    code = f"import sys\nfrom megatron_srp.data.preprocess_cli import main\nmain({arguments!r})\nprint('torch' in sys.modules)"
+    code = f"import sys\nfrom megatron_srp.data.jobs.preprocess_cli import main\nmain({arguments!r})\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("False\n")
 
@@ -146,7 +146,7 @@ def test_skipping_bad_rows_counts_and_shows_them(flags, tmp_path, capsys):
 
 
 def test_a_literal_end_of_text_stays_text(flags, write_jsonl, tmp_path, tokenizer):
-    from megatron_srp.data.indexed_shard import IndexedShard
+    from megatron_srp.data.shards.indexed_shard import IndexedShard
 
     source = write_jsonl(["Stop here.<|endoftext|> And <think> Unsafe </think><|endoftext|> on."])
     main(["--input", str(source), *flags, "--guard", "none", "--output-prefix", str(tmp_path / "o")])

@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from megatron_srp.corpus.readers import read_batches
-from megatron_srp.data import progress
-from megatron_srp.data.preprocess_cli import main
-from megatron_srp.data.progress import Progress, ProgressDisplay, Speed
+from megatron_srp.data.jobs import progress
+from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.data.jobs.progress import Progress, ProgressDisplay, Speed
 from megatron_srp.errors import InputError
 from tests.conftest import random_texts
 
@@ -75,9 +75,7 @@ def test_no_control_characters_on_a_dumb_terminal(flags):
 
 def test_rich_is_imported_for_a_terminal_only(flags, corpus, write_jsonl):
     flags = [*flags[:1], str(write_jsonl(["a text"])), *flags[1 + len(corpus) :]]
-    code = (
-        f"import sys\nfrom megatron_srp.data.preprocess_cli import main\nmain({flags!r})\nprint('rich' in sys.modules)"
-    )
+    code = f"import sys\nfrom megatron_srp.data.jobs.preprocess_cli import main\nmain({flags!r})\nprint('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("False\n") and done.stderr == ""
 

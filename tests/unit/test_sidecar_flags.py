@@ -7,7 +7,7 @@ import pytest
 
 from megatron_srp.annotation import load_guard
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.preprocess_cli import main
+from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.errors import SrpError
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training import arguments, shards

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import HEADER, IndexedShard
-from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.strip import strip_reflections
-from megatron_srp.data.verify import verify_shards
+from megatron_srp.data.shards.indexed_shard import HEADER, IndexedShard
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import strip_reflections
+from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, SrpError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
@@ -472,7 +472,7 @@ def test_large_indices_in_blocks(folder, monkeypatch):
     """What is checked a block at a time is whole at the edges of blocks."""
     for module in ("verify_index", "verify_sidecar", "indexed_shard"):
         monkeypatch.setattr(f"megatron_srp.data.{module}._BLOCK", 4)
-    monkeypatch.setattr("megatron_srp.data.indexed_shard._BLOCK_TOKENS", 300)
+    monkeypatch.setattr("megatron_srp.data.shards.indexed_shard._BLOCK_TOKENS", 300)
     assert verify_shards(folder / "c").findings.lines() == []
     for sequence in (3, 4, 5):
         original = (folder / name("idx")).read_bytes()

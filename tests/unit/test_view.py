@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from megatron_srp import _kernels
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.indexed_shard import IndexedShard, write_index
 from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_document
-from megatron_srp.data.sidecar import ReflectionSidecar
-from megatron_srp.data.view import SUM_EVERY, ReflectedIndexedDataset
+from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.view import SUM_EVERY, ReflectedIndexedDataset
 from megatron_srp.errors import InputError
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import KeywordGuard, random_texts

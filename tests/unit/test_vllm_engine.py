@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from megatron_srp.annotation.engines import Prompts, load_engine
-from megatron_srp.annotation.vllm_engine import VLLMEngine
+from megatron_srp.annotation.engines.vllm_engine import VLLMEngine
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
 

@@ -1,0 +1,122 @@
+"""Engines run a language model for a guard. A table of names, each imported when it is asked for.
+
+A new engine is a class in a module of its own and one line in `ENGINES`.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import Parameter, signature
+from typing import Any, ClassVar
+
+import numpy as np
+
+from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.tokenization.base import TokenBatch
+
+ENGINES = {
+    "hf": "megatron_srp.annotation.engines.hf_engine:HFEngine",
+    "vllm": "megatron_srp.annotation.engines.vllm_engine:VLLMEngine",
+    "http": "megatron_srp.annotation.engines.http_engine:HTTPEngine",
+    "ray": "megatron_srp.annotation.engines.ray_engine:RayEngine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts(Sequence[np.ndarray]):
+    """N prompts with a common beginning: `prefix` int32[P], and the rest of each, `rests` int32, flat.
+
+    As a sequence it holds the whole prompts, int32 each. An engine that can share work on the prefix
+    reads the two parts.
+    """
+
+    prefix: np.ndarray
+    rests: TokenBatch
+
+    def __len__(self) -> int:
+        return len(self.rests)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return np.concatenate([self.prefix, self.rests[i % len(self)]])
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Prompts":
+        """The prompts `rows`, in that order."""
+        return Prompts(self.prefix, TokenBatch.from_arrays([self.rests[int(row)] for row in rows]))
+
+
+class Engine(ABC):
+    """A language model that continues prompts of token ids. Calls may come from several threads.
+
+    Attributes:
+        requires: packages it imports beside the project's own, of the pip extra `annotate`.
+        max_length: most tokens in a prompt together with what is generated behind it.
+        revision: of the weights, as far as it is known.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    max_length: int
+    revision: str = ""
+
+    @cached_property
+    def incidents(self) -> Counter[str]:
+        """What went wrong and passed, or cost a prompt its answer: counted, for the report of a run."""
+        return Counter()
+
+    @abstractmethod
+    def next_token_logprobs(self, prompts: Prompts, candidates: Sequence[int]) -> np.ndarray:
+        """float32[N, C]: log-probabilities, over the whole vocabulary, of C tokens directly behind each of
+        the N prompts. A row of NaN is a prompt that got no answer. An engine that knows only which candidate
+        the model would write gives that one 0 and the others -inf."""
+
+    @abstractmethod
+    def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: Sequence[int]) -> list[np.ndarray]:
+        """int32 ids of the greedy continuation of each prompt, up to and without the first stop token."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Give back processes, connections and device memory."""
+
+
+def load_engine(name: str, model: str, tokenizer: str | None = None, **options: Any) -> Engine:
+    """The engine of that name, with `model` loaded: a folder, or a name that the engine knows.
+
+    Args:
+        tokenizer: folder or hub name of the guard's tokenizer, for engines that speak text.
+        options: of the engine.
+
+    Raises:
+        UsageError: for an unknown engine or option, or packages that are not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine {name!r}; {did_you_mean(name, list(ENGINES))}")
+    kind = _engine_class(name)
+    parameters = signature(kind).parameters.values()
+    known = [p.name for p in parameters][1:]
+    for option in options:
+        if option not in known and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+            raise UsageError(f"--engine {name} has no option {option!r}; {did_you_mean(option, known)}")
+    if tokenizer and "tokenizer" in known:
+        options.setdefault("tokenizer", tokenizer)
+    return kind(model, **options)  # type: ignore[call-arg]
+
+
+def _engine_class(name: str) -> type[Engine]:
+    module, _, attribute = ENGINES[name].partition(":")
+    try:
+        kind: type[Engine] = getattr(import_module(module), attribute)
+        missing = [package for package in kind.requires if find_spec(package) is None]
+    except ModuleNotFoundError as error:
+        missing = [str(error.name)]
+    if missing:
+        extra = "ray" if "ray" in missing else "annotate"
+        raise UsageError(
+            f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
+        )
+    return kind

@@ -1,0 +1,1 @@
+"""How good a guard is, on labelled texts."""

@@ -1,0 +1,199 @@
+"""Guards that are chat models: the verdict is read in one forward pass, the categories are written.
+
+A prompt ends with the beginning of the answer ("Safety:"), and the probabilities of the few tokens that may
+follow are the verdict. Only a text that is not safe costs more: the model then goes on to name the
+categories. So the share of generated tokens falls from about ten for every text to a few for few texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from megatron_srp.annotation import GuardOptions
+from megatron_srp.annotation.base import Judged, SafetyClassifier, StringArray, labels_of
+from megatron_srp.annotation.engines import Engine, Prompts, load_engine
+from megatron_srp.annotation.guards.guard_spec import Answer, GuardSpec
+from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
+from megatron_srp.annotation.guards.prompts import PromptBuilder
+from megatron_srp.annotation.guards.windows import Windows, join_windows
+from megatron_srp.errors import UsageError
+from megatron_srp.schema import SAFE, SafetyLabel, Verdict
+
+_SHOWN = 80  # characters of a nonsense answer
+
+
+def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
+    """The guard that a YAML file describes, with its model loaded."""
+    spec = GuardSpec.load(path)
+    model = options.model or spec.model
+    builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn)
+    check_threshold(options.threshold, options.generate_all)
+    engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
+    return ChatGuard(builder, engine, options)
+
+
+def check_threshold(threshold: float | None, generate_all: bool = False) -> None:
+    """Raises UsageError for no probability, or where there will be none to compare with."""
+    if threshold is not None and not 0 < threshold < 1:
+        raise UsageError(f"--threshold {threshold}: give a probability between 0 and 1")
+    if threshold is not None and generate_all:
+        raise UsageError("--threshold needs probabilities, which --generate-all does not give; leave one out")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """N verdicts: `chosen` int64[N] numbers in the spec's verdicts, `scores` float32[N] their probability
+    among the verdicts, `mass` float32[N] the probability of all verdicts among all tokens."""
+
+    chosen: np.ndarray
+    scores: np.ndarray
+    mass: np.ndarray
+
+
+def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold: float | None) -> Verdicts:
+    """Verdicts from log-probabilities float32[N, C] of the C `verdicts`.
+
+    Without a threshold the likeliest. With one, a text is Safe where P(not Safe) stays below it, and else
+    the likeliest of the others."""
+    probabilities = np.exp(logprobs)
+    mass = probabilities.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = probabilities / mass[:, None]
+    chosen = shares.argmax(1)
+    if threshold is not None:
+        safe = np.array([v is Verdict.SAFE for v in verdicts])
+        harmful = shares[:, ~safe].sum(1) >= threshold
+        of = np.where(safe[None, :] == harmful[:, None], -1.0, shares)
+        chosen = of.argmax(1)
+    scores = shares[np.arange(len(shares)), chosen]
+    scores[np.isneginf(logprobs).any(1)] = nan  # the engine knew what the model would write, and no more
+    return Verdicts(chosen, scores, mass)
+
+
+class ChatGuard(SafetyClassifier):
+    """A chat model as a guard.
+
+    A text longer than the model's context is judged in windows, and its worst verdict counts; `incidents`
+    says how many there were.
+    """
+
+    def __init__(self, builder: PromptBuilder, engine: Engine, options: GuardOptions | None = None) -> None:
+        self.builder, self.engine, self.options = builder, engine, options or GuardOptions()
+        self.spec = builder.spec
+        self.name = self.spec.name
+        self.revision = "-".join(part for part in (self.spec.revision, engine.revision) if part)
+        self._verdicts = list(self.spec.verdicts.values())
+        self._room = engine.max_length - self.spec.max_new_tokens
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "guard": self.name,
+            "revision": self.revision,
+            "model": Path(options.model or self.spec.model).name,
+            "mode": options.mode or next(iter(self.spec.modes)),
+            "user_turn": options.user_turn,
+            "threshold": options.threshold,
+            "generate_all": options.generate_all,
+        }
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
+        return labels_of(self.judge(texts))
+
+    def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
+        return labels_of(self.judge_array(texts))
+
+    def judge(self, texts: Sequence[str]) -> list[Judged]:
+        return self.judge_array(pa.array(texts, pa.large_string()))
+
+    def writing(self) -> "ChatGuard":
+        """The same guard, with the same model, that writes its answers in full."""
+        return ChatGuard(self.builder, self.engine, replace(self.options, generate_all=True, threshold=None))
+
+    def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        if self.options.generate_all:
+            return super().harm_probabilities(texts)
+        windows = self._windows(pa.array(texts, pa.large_string()))
+        logprobs = self.engine.next_token_logprobs(windows.prompts, self.builder.verdict_ids)
+        safe = np.array([v is Verdict.SAFE for v in self._verdicts])
+        probabilities = np.exp(logprobs)
+        harm = (probabilities[:, ~safe].sum(1) / probabilities.sum(1)).astype(np.float32)
+        if windows.owners is None:
+            return harm
+        return np.maximum.reduceat(harm, np.flatnonzero(np.diff(windows.owners, prepend=-1)))
+
+    def judge_array(self, texts: StringArray) -> list[Judged]:
+        array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+        windows = self._windows(array)
+        judged = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
+        if windows.owners is None:
+            return judged
+        self.incidents["texts longer than the model's context, judged in windows"] += len(windows.divided)
+        return join_windows(judged, windows.owners)
+
+    def _windows(self, texts: pa.LargeStringArray) -> Windows:
+        answer = not self.options.generate_all
+        return Windows.cut(texts, lambda pieces: self.builder.build(pieces, answer), self._room)
+
+    def _one_pass(self, prompts: Prompts) -> list[Judged]:
+        if not len(prompts):
+            return []
+        logprobs = self.engine.next_token_logprobs(prompts, self.builder.verdict_ids)
+        given = choose_verdicts(logprobs, self._verdicts, self.options.threshold)
+        fine = given.mass >= self.spec.min_mass  # False for NaN too
+        harmful = np.array([v is not Verdict.SAFE for v in self._verdicts])[given.chosen]
+        rows = np.flatnonzero(fine & harmful)
+        labels = dict(zip(rows.tolist(), self._labels(prompts, rows, given.chosen[rows]), strict=True))
+        judged = []
+        for i, (score, ok, mass) in enumerate(
+            zip(given.scores.tolist(), fine.tolist(), given.mass.tolist(), strict=True)
+        ):
+            judged.append(Judged(labels.get(i, SAFE), score) if ok else Judged(failure=_weak(mass)))
+        return judged
+
+    def _labels(self, prompts: Prompts, rows: np.ndarray, chosen: np.ndarray) -> list[SafetyLabel]:
+        """Labels of prompts that got these verdicts, other than Safe: the model names the categories."""
+        texts = list(self.spec.verdicts)
+        if not len(rows) or not self.spec.categories:
+            return [SafetyLabel(self._verdicts[v]) for v in chosen]
+        led = self.builder.with_verdicts(prompts, rows, chosen)
+        written = self.engine.generate(led, self.spec.max_new_tokens, self.builder.line_ids)
+        opening = [self.spec.answer + texts[v] + self.spec.category_lead for v in chosen]
+        answers = [self.spec.read(o + self.builder.tokenizer.decode(w)) for o, w in zip(opening, written, strict=True)]
+        return [self._label(self._verdicts[v], answer) for v, answer in zip(chosen, answers, strict=True)]
+
+    def _generate(self, prompts: Prompts) -> list[Judged]:
+        """Judgements from answers that the model writes in full."""
+        if not len(prompts):
+            return []
+        written = self.engine.generate(prompts, self.spec.max_new_tokens, self.builder.stop_ids)
+        judged = []
+        for text in map(self.builder.tokenizer.decode, written):
+            answer = self.spec.read(text)
+            failure = "" if answer.verdict else f"the answer has no verdict: {text[:_SHOWN]!r}"
+            judged.append(
+                Judged(self._label(answer.verdict, answer), nan) if answer.verdict else Judged(failure=failure)
+            )
+        return judged
+
+    def _label(self, verdict: Verdict, answer: Answer) -> SafetyLabel:
+        if answer.unknown:
+            self.incidents["categories that the guard's description does not know"] += len(answer.unknown)
+        if verdict is not Verdict.SAFE and not answer.categories:
+            self.incidents["verdicts other than Safe without a category"] += 1
+        return SafetyLabel(verdict, answer.categories)
+
+
+def _weak(mass: float) -> str:
+    if np.isnan(mass):
+        return "the engine gave no answer"
+    return f"the answer begins with no verdict: all verdicts together have a probability of {mass:.2g}"

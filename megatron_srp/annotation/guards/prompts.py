@@ -1,0 +1,174 @@
+"""Prompts of a chat guard as token ids, thousands at a time.
+
+The tokenizer's own chat template is rendered once, around a sentinel; what stands before the sentinel is
+the prefix of every prompt, what follows its suffix. The text itself is encoded apart, as plain text: no
+name of a special token in it becomes that token, so that no document can end its turn, forge an answer
+or otherwise change the structure of the prompt.
+
+A tokenizer merges across the places where text meets template ("USER: " and "The" give " The", "." and
+"\\n\\n" give ".\\n\\n"). So a few characters of the template are encoded with the text, as many as it takes:
+`_Seams` finds them when the builder is made.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from megatron_srp.annotation.engines import Prompts
+from megatron_srp.annotation.guards.guard_spec import GuardSpec
+from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
+from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.errors import UsageError
+from megatron_srp.tokenization.base import TokenBatch
+
+_SENTINEL = "\ue000segment\ue000"
+_WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())  # what str.strip, Jinja's trim, takes off
+# Texts that begin and end in all the ways that tokenizers treat differently.
+_EDGES = (
+    "a",
+    "The",
+    " the",
+    "9",
+    ".",
+    "!)",
+    '"',
+    "'s",
+    "-",
+    "\n",
+    " \n",
+    "\n\n",
+    "\t",
+    "é",
+    "日",
+    "½",
+    "ß.",
+    "\u00a0",
+    "…",
+    "<",
+    "  x",
+)
+_PROBES = tuple(f"{a} some text, and{b}" for a, b in zip(_EDGES, _EDGES[::-1], strict=True)) + _EDGES
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A rendered template cut at the text: what stands `before` and `after` it, and whether the template
+    strips white space from the text's left and right end."""
+
+    before: str
+    after: str
+    strip_left: bool
+    strip_right: bool
+
+    @classmethod
+    def render(cls, spec: GuardSpec, tokenizer: GuardTokenizer, mode: str | None, user_turn: str | None) -> "Frame":
+        def rendered(text: str) -> str:
+            return tokenizer.render(spec.conversation(mode, user_turn, text), spec.template, spec.generation_prompt)
+
+        before, *after = rendered(_SENTINEL).split(_SENTINEL)
+        if len(after) != 1:
+            raise UsageError(f"the chat template of {tokenizer.model} shows the text {len(after)} times, not once")
+        padded = rendered(f" \n{_SENTINEL}\n ").partition(_SENTINEL)
+        return cls(before, after[0], padded[0] == before, padded[2] == after[0])
+
+
+class PromptBuilder:
+    """Makes the prompts of one guard in one mode.
+
+    Attributes:
+        prefix: int32[P], ids that begin every prompt.
+        verdict_ids: the token of each of `spec.verdicts`, behind `spec.answer`.
+        stop_ids: tokens that end an answer.
+    """
+
+    def __init__(
+        self, spec: GuardSpec, tokenizer: GuardTokenizer, mode: str | None = None, user_turn: str | None = None
+    ):
+        self.spec, self.tokenizer = spec, tokenizer
+        self.frame = frame = Frame.render(spec, tokenizer, mode, user_turn)
+        self._head, self._tail = find_seams(tokenizer, frame)
+        self.prefix = _ids(tokenizer.encode_template(frame.before.removesuffix(self._head)))
+        rest = frame.after.removeprefix(self._tail)
+        self._open = _ids(tokenizer.encode_template(rest))
+        self._asked = _ids(tokenizer.encode_template(rest + spec.answer))
+        self.verdict_ids = [self._verdict_id(rest, text) for text in spec.verdicts]
+        if len(set(self.verdict_ids)) < len(self.verdict_ids):
+            raise UsageError(f"guard {spec.name}: {tokenizer.model} gives two of its verdicts the same token")
+        self._leads = [_ids(tokenizer.encode_plain(text + spec.category_lead)) for text in spec.verdicts]
+        self.stop_ids = tokenizer.end_ids
+        self.line_ids = tokenizer.line_break_ids if spec.category_lead.strip("\n") else tokenizer.end_ids
+
+    def _verdict_id(self, rest: str, text: str) -> int:
+        ids = self.tokenizer.encode_template(rest + self.spec.answer + text)
+        if len(ids) != len(self._asked) + 1 or ids[:-1] != self._asked.tolist():
+            raise UsageError(
+                f"guard {self.spec.name}: verdict {text!r} is not one token of {self.tokenizer.model} behind "
+                f"{self.spec.answer!r}; use the guard's own tokenizer, or --generate-all"
+            )
+        return ids[-1]
+
+    def build(self, texts: pa.LargeStringArray, answer: bool = True) -> Prompts:
+        """A prompt for each text, up to and with `spec.answer`, or without it."""
+        if self.frame.strip_left:
+            texts = pc.utf8_ltrim(texts, _WHITE)
+        if self.frame.strip_right:
+            texts = pc.utf8_rtrim(texts, _WHITE)
+        if self._head or self._tail:
+            ends = (pa.scalar(part, pa.large_string()) for part in (self._head, self._tail, ""))
+            texts = pc.binary_join_element_wise(next(ends), texts, *ends)
+        middle = self.tokenizer.encode_texts(TextBatch.from_arrow(texts))
+        return Prompts(self.prefix, _append(middle, self._asked if answer else self._open))
+
+    def with_verdicts(self, prompts: Prompts, rows: np.ndarray, verdicts: np.ndarray) -> Prompts:
+        """The prompts `rows`, each continued by its verdict (a number in `spec.verdicts`) up to its categories."""
+        rests = [np.concatenate([prompts.rests[r], self._leads[v]]) for r, v in zip(rows, verdicts, strict=True)]
+        return Prompts(prompts.prefix, TokenBatch.from_arrays(rests))
+
+
+def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
+    """The shortest end of `before` and beginning of `after` that must be encoded with the text, so that the
+    ids are those of the whole prompt; raises UsageError where there are none."""
+    begin, end = tokenizer.plain_end(frame.before), tokenizer.plain_begin(frame.after)
+    run, rest = frame.before[begin:], frame.after[:end]
+    whole = [tokenizer.encode_plain(run + probe + rest) for probe in _PROBES]
+
+    def fits(head: str, tail: str) -> bool:
+        before = tokenizer.encode_plain(run.removesuffix(head))
+        after = tokenizer.encode_plain(rest.removeprefix(tail))
+        pieces = (tokenizer.encode_plain(head + probe + tail) for probe in _PROBES)
+        return all(before + piece + after == ids for piece, ids in zip(pieces, whole, strict=True))
+
+    head = next((run[i:] for i in reversed(range(len(run) + 1)) if fits(run[i:], rest)), None)
+    tail = next((rest[:i] for i in range(len(rest) + 1) if head is not None and fits(head, rest[:i])), None)
+    sound = all(
+        tokenizer.encode_template(frame.before + probe + frame.after)
+        == tokenizer.encode_template(frame.before[:begin]) + ids + tokenizer.encode_template(frame.after[end:])
+        for probe, ids in zip(_PROBES, whole, strict=True)
+    )
+    if head is None or tail is None or not sound:
+        raise UsageError(
+            f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt otherwise than by itself "
+            "(a SentencePiece dummy prefix, say), which chat guards do not support here; use --engine http and "
+            "a server that applies the template"
+        )
+    return head, tail
+
+
+def _ids(ids: Any) -> np.ndarray:
+    return np.array(ids, np.int32)
+
+
+def _append(batch: TokenBatch, suffix: np.ndarray) -> TokenBatch:
+    """Every row of the batch followed by `suffix`, int32."""
+    n, s = len(batch), len(suffix)
+    offsets = batch.offsets + s * np.arange(n + 1)
+    tokens = np.empty(offsets[-1], np.int32)
+    is_suffix = np.zeros(len(tokens), bool)
+    places = (offsets[1:, None] - s) + np.arange(s)
+    is_suffix[places] = True
+    tokens[places] = suffix
+    tokens[~is_suffix] = batch.tokens
+    return TokenBatch(tokens, offsets)

@@ -1,0 +1,112 @@
+"""The command of tools/preprocess_with_reflections.py. Heavy imports wait until flags are parsed."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_srp.data.jobs.partitions import Partition, partitions
+from megatron_srp.data.jobs.preprocess_flags import build_parser, reflection_format, validate
+from megatron_srp.errors import UsageError
+
+if TYPE_CHECKING:
+    from megatron_srp.data.jobs.progress import Display
+
+
+def main(argv: list[str]) -> int:
+    """Parse `argv`, run the job, print a summary. Returns the exit code."""
+    args = build_parser().parse_args(argv)
+    validate(args)
+
+    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.data.jobs.preprocess import require_documents
+    from megatron_srp.data.jobs.progress import ProgressDisplay, print_summary
+
+    if args.input_shards:
+        from megatron_srp.data.jobs import shard_cli
+
+        return shard_cli.run(args, reflection_format(args), _judge(args))
+    files = expand_inputs(args.input)
+    if args.executor == "ray":
+        from megatron_srp.data.jobs.ray_executor import run_on_ray
+
+        return run_on_ray(args, files)
+    partition = partitions(files, args.num_partitions)[args.partition_index] if args.num_partitions else None
+    if partition and not partition.files:
+        print(f"{len(files)} input files in {partition.count} partitions: none is left for partition {partition.index}")
+        return 0
+    with ProgressDisplay() as display:
+        manifest, errors = run_job(args, files, display, partition)
+    print_summary(partition.prefix(args.output_prefix) if partition else args.output_prefix, manifest, errors)
+    if not partition:  # a partition may well be without; the merged shard is asked instead
+        require_documents(manifest)
+    return 0
+
+
+def run_job(
+    args: argparse.Namespace, files: list[Path], display: "Display", partition: Partition | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Make the shards of all files, or of `partition`. Returns the manifest, and the first rows left out."""
+    from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+    from megatron_srp.data.jobs.allocator import keep_freed_memory
+    from megatron_srp.data.jobs.preprocess import Preprocessor, describe_inputs
+    from megatron_srp.tokenization import load_tokenizer
+
+    keep_freed_memory()
+    files = list(partition.files) if partition else files
+    inputs = describe_inputs(files)
+    builder = ReflectionIndexedDatasetBuilder(
+        Path(partition.prefix(args.output_prefix) if partition else args.output_prefix),
+        load_tokenizer(args.tokenizer_type, args.tokenizer_model),
+        guard=_labeler(args, inputs),
+        form=reflection_format(args),
+        max_words=args.max_words,
+        append_eod=args.append_eod,
+        keys=args.json_keys,
+        settings={"inputs": inputs, "on_error": args.on_error, **_judge(args)}
+        | (partition.settings() if partition else {}),
+        overwrite=args.overwrite,
+        threads=args.workers,
+        keep_finished=partition is not None,  # an array job that is given again goes through
+    )
+    if builder.kept:
+        display.note(f"{builder.prefix} is finished already, with the same settings")
+    if not builder.finished and (at := builder.position):
+        display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
+    if not builder.finished and builder.reflector.encoder.reason:
+        display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
+    job = Preprocessor(
+        files,
+        builder,
+        args.workers,
+        args.chunk_documents,
+        args.on_error == "skip",
+        display.update,
+        display.warn,
+    )
+    return job.run(), job.errors
+
+
+def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
+    if args.annotations:
+        from megatron_srp.annotation.store.store import AnnotationStore
+        from megatron_srp.data.jobs.store_labeler import StoreLabeler
+
+        if len(args.json_keys) > 1:
+            raise UsageError("--annotations: a store holds verdicts for one key; give one --json-keys at a time")
+        names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
+        store = AnnotationStore(args.annotations)
+        return StoreLabeler(store, args.json_keys[0], names, fingerprints, args.max_words, args.failed_as)
+    if args.guard == "none":
+        return None
+    from megatron_srp.annotation import load_guard
+
+    return load_guard(args.guard)
+
+
+def _judge(args: argparse.Namespace) -> dict[str, Any]:
+    """Who judged, for the manifest."""
+    if args.annotations:
+        from megatron_srp.annotation.store.store import AnnotationStore
+
+        return {"annotations": AnnotationStore(args.annotations).settings, "failed_as": args.failed_as}
+    return {"guard": args.guard}

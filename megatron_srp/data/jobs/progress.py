@@ -1,0 +1,161 @@
+"""What the user of the data job sees: a live view on a terminal, plain lines in a log, a summary."""
+
+import os
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+_LOG_EVERY_S = 30.0
+_REDRAW_EVERY_S = 0.2
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. Of several runs at once, the sum is how far they are together.
+
+    Attributes:
+        files, size: input files, and their bytes as they lie on disk.
+        file: how many of them are done.
+        consumed: bytes of the files read, those read by earlier runs with them.
+        resumed: bytes read by earlier runs.
+        bytes, documents, tokens: of this run; bytes of text, tokens as written.
+        skipped: bad rows left out.
+        verdicts: segments by verdict, those of earlier runs with them.
+    """
+
+    files: int
+    size: int
+    file: int = 0
+    consumed: int = 0
+    resumed: int = 0
+    bytes: int = 0
+    documents: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    verdicts: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Progress") -> "Progress":
+        names = [field.name for field in fields(self) if field.name != "verdicts"]
+        numbers = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return Progress(**numbers, verdicts=dict(Counter(self.verdicts) + Counter(other.verdicts)))
+
+
+class Display(Protocol):
+    """Takes what a run has to say: how far it is, and lines for the user."""
+
+    def update(self, progress: Progress) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def warn(self, line: str) -> None: ...
+
+
+class Speed:
+    """Rates of a run since its first update: what went before was starting, or finding the place again."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, Progress] | None = None
+
+    def measure(self, progress: Progress) -> dict[str, str]:
+        """`text` and `tokens` per second and the time `left`, in words; empty where not known yet."""
+        now = time.monotonic()
+        # The first update is copied: a run updates one object again and again.
+        since, first = self._first = self._first or (now, progress + Progress(0, 0))
+        seconds = now - since
+        read = progress.consumed - progress.resumed - (first.consumed - first.resumed)
+        if seconds <= 0 or read <= 0:
+            return {"text": "", "tokens": "", "left": ""}
+        return {
+            "text": f"{(progress.bytes - first.bytes) / 1e6 / seconds:.1f} MB/s",
+            "tokens": f"{(progress.tokens - first.tokens) / seconds:,.0f} tokens/s",
+            "left": f"{_duration(max(progress.size - progress.consumed, 0) * seconds / read)} left",
+        }
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def describe_counts(progress: Progress) -> str:
+    """Documents, segments by verdict and bad rows, in one line."""
+    verdicts = [f"{verdict} {n:,}" for verdict, n in progress.verdicts.items()]
+    skipped = [f"{progress.skipped:,} rows left out"] if progress.skipped else []
+    return "  ".join([f"{progress.documents:,} documents", *verdicts, *skipped])
+
+
+class ProgressDisplay:
+    """Shows a run's `Progress` on stderr: live on a terminal, else a line every half minute."""
+
+    def __init__(self) -> None:
+        self._shown = time.monotonic()
+        self._speed = Speed()
+        self._live: Any = None
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from megatron_srp.data.jobs.live_progress import LiveProgress
+
+            self._live = LiveProgress()
+
+    def __enter__(self) -> "ProgressDisplay":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def note(self, line: str) -> None:
+        """Show a line that stays."""
+        if self._live:
+            self._live.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def warn(self, line: str) -> None:
+        self.note(f"warning: {line}")
+
+    def update(self, progress: Progress) -> None:
+        speed = self._speed.measure(progress)
+        now = time.monotonic()
+        if now - self._shown < (_REDRAW_EVERY_S if self._live else _LOG_EVERY_S):
+            return
+        self._shown = now
+        if self._live:
+            self._live.show(progress, speed)
+        else:
+            self.note(_log_line(progress, speed))
+
+
+def _log_line(progress: Progress, speed: dict[str, str]) -> str:
+    share = f"{progress.consumed / progress.size:.0%}" if progress.size else ""
+    files = f"file {min(progress.file + 1, progress.files)}/{progress.files}"
+    return "  ".join(filter(None, [files, share, describe_counts(progress), *speed.values()]))
+
+
+def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> None:
+    """Counts of the whole run, and the first of the rows that were left out."""
+    counts = manifest["counts"]
+    added = counts["tokens"] - counts["plain_tokens"]
+    share = f" ({added / counts['plain_tokens']:.1%} more)" if counts["plain_tokens"] else ""
+    rows = [
+        ("documents", f"{counts['documents']:,}"),
+        ("empty, left out", f"{counts['empty_documents']:,}"),
+        ("bad rows, left out", f"{manifest['skipped_rows']:,}"),
+        ("segments", f"{counts['segments']:,}"),
+        *((f"  {verdict}", f"{n:,}") for verdict, n in counts["verdicts"].items()),
+        ("tokens before", f"{counts['plain_tokens']:,}"),
+        ("tokens after", f"{counts['tokens']:,}{share}"),
+    ]
+    for name, value in rows:
+        print(f"{name:<20} {value}")
+    for error in errors:
+        print(f"left out: {error}")
+    for shard in manifest["shards"]:
+        print(f"wrote {Path(prefix).with_name(shard['name'])}.bin and .idx")

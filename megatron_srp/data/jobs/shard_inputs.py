@@ -1,0 +1,84 @@
+"""Which existing shards a run reads, and what must be true of them and of the names of its output."""
+
+import glob
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
+from megatron_srp.data.shards.sidecar import read_header, sidecar_path
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+
+_FLAG = "--input-shards"
+
+
+def expand_shards(patterns: Sequence[str]) -> list[Path]:
+    """Prefixes named by prefixes and glob patterns of them, in the order given, each pattern's sorted.
+
+    Raises:
+        UsageError, InputError: when one is missing, named twice, or contains reflections already.
+    """
+    prefixes: list[Path] = []
+    for pattern in patterns:
+        if pattern.endswith((".bin", ".idx")):
+            raise UsageError(f"{_FLAG} {pattern}: give the shard's prefix, {pattern[:-4]}")
+        found = sorted(glob.glob(f"{pattern}.idx")) if glob.has_magic(pattern) else [f"{pattern}.idx"]
+        if not found:
+            raise UsageError(f"{_FLAG} {pattern}: no shard matches; is the pattern quoted against the shell?")
+        prefixes += [Path(name.removesuffix(".idx")) for name in found]
+    twice = [prefix for prefix, n in Counter(prefix.resolve() for prefix in prefixes).items() if n > 1]
+    if twice:
+        raise UsageError(f"{_FLAG} names {twice[0]} twice")
+    for prefix in prefixes:
+        IndexedShard(prefix)  # says what is wrong with it
+        _refuse_reflected(prefix)
+    return prefixes
+
+
+def _refuse_reflected(prefix: Path) -> None:
+    beside = sidecar_path(prefix)
+    reflected = beside.is_file() and read_header(beside)["materialized"]
+    if reflected or (find_manifest(prefix) or {}).get("reflection"):
+        raise InputError(
+            f"{_FLAG} {prefix}: contains reflections already; take them out with tools/strip_reflections.py first"
+        )
+
+
+def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None) -> TextTokenizer:
+    """The tokenizer named, or the one of the shards' manifest; refuses one the shards were not made with."""
+    manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
+    if tokenizer_type is None or model is None:
+        if not manifests:
+            raise UsageError(
+                f"{prefixes[0]} has no manifest to take the tokenizer from; give --tokenizer-type and --tokenizer-model"
+            )
+        known = next(iter(manifests.values()))["tokenizer"]
+        tokenizer_type, model = tokenizer_type or known["type"], model or known["model"]
+    tokenizer = load_tokenizer(tokenizer_type, model)
+    for prefix, manifest in manifests.items():
+        if manifest["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+            raise UsageError(f"{prefix} was made with the tokenizer {manifest['tokenizer']['model']}, not {model}")
+    return tokenizer
+
+
+def output_names(output_prefix: Path, shards: Sequence[Path], materialize: bool) -> list[str]:
+    """PREFIX_SHARD for each, or the shard's own name where it begins with the prefix's.
+
+    Raises:
+        UsageError: when two would have the same name, or the output would replace a part of the input.
+    """
+    own = f"{output_prefix.name}_"
+    names = [shard.name if shard.name.startswith(own) else own + shard.name for shard in shards]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise UsageError(
+            f"{_FLAG}: two shards would become {twice[0]}; give each a run and an --output-prefix of its own"
+        )
+    here = {shard.name for shard in shards if shard.parent.resolve() == output_prefix.parent.resolve()}
+    target = manifest_path(output_prefix)
+    described = {shard["name"] for shard in read_manifest(target)["shards"]} if target.is_file() else set()
+    if here & (described | (set(names) if materialize else set())):
+        raise UsageError(f"--output-prefix {output_prefix} is that of the input itself; choose another")
+    return names

@@ -1,0 +1,124 @@
+"""The way back: reflected shards to the plain ones they were made from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.corpus.batch import ranges
+from megatron_srp.data.builder import sum_counts
+from megatron_srp.data.interleave import ReflectionTable
+from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
+from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.data.shards.output import Output
+from megatron_srp.data.shards.shard_writer import ShardWriter
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
+from megatron_srp.errors import InputError, UsageError
+
+
+def plain_tokens(
+    shard: IndexedShard, sidecar: ReflectionSidecar, begin: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences begin..end without their reflections: their tokens, flat, and lengths int32.
+
+    Raises:
+        InputError: when other tokens than the sidecar's reflections stand where it says they are.
+    """
+    tokens, lengths = shard.run(begin, end)
+    offsets = sidecar.offsets[begin : end + 1]
+    own, counts = slice(offsets[0], offsets[-1]), np.diff(offsets)
+    inside = None
+    if offsets[0] >= 0 and (counts >= 0).all() and offsets[-1] <= len(sidecar.cuts):
+        sizes, inside = _inside(tokens, lengths, counts, sidecar.cuts[own], sidecar.entries[own], sidecar.table)
+    if inside is None:
+        raise InputError(
+            f"{bin_path(shard.prefix)}: sequences {begin} to {end - 1} do not hold the reflections that "
+            f"{sidecar_path(shard.prefix)} lists; do the two files belong together?"
+        )
+    keep = np.ones(len(tokens), bool)
+    keep[inside] = False
+    added = np.bincount(np.repeat(np.arange(end - begin), counts), weights=sizes, minlength=end - begin)
+    return tokens[keep], (lengths - added.astype(np.int64)).astype(np.int32)
+
+
+def _inside(
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    counts: np.ndarray,
+    cuts: np.ndarray,
+    entries: np.ndarray,
+    table: ReflectionTable,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Sizes of the reflections, and which tokens are theirs; None where others stand in their places."""
+    flat, offsets = table.arrays()
+    if (cuts < 0).any() or (entries >= len(table)).any():
+        return entries, None
+    sizes = np.diff(offsets)[entries]
+    inside = ranges(reflection_starts(lengths, counts, cuts, sizes), sizes)
+    if len(inside) and (inside.max() >= len(tokens) or (tokens[inside] != flat[ranges(offsets[entries], sizes)]).any()):
+        return sizes, None
+    return sizes, inside
+
+
+def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64[S]: where the reflections of N reflected sequences, one behind the other, begin.
+
+    Args:
+        lengths: int64[N], reflected tokens of each sequence.
+        counts: int64[N], reflections of each.
+        cuts: int32[S], plain tokens of the sequence before each reflection.
+        sizes: int64[S], tokens of each reflection.
+    """
+    before = np.cumsum(sizes) - sizes  # reflection tokens of all the sequences before each reflection
+    row_start = np.cumsum(lengths) - lengths
+    row_before = np.append(before, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
+    return np.repeat(row_start - row_before, counts) + before + cuts
+
+
+def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write the shards of PREFIX.srp.json without reflections. Returns the new manifest.
+
+    Raises:
+        InputError: when the shards carry no reflections, or are damaged.
+    """
+    manifest = read_manifest(manifest_path(prefix))
+    if not manifest.get("reflection") or not manifest["shards"]:
+        raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
+    target = Path(output_prefix)
+    if target.resolve() == Path(prefix).resolve():
+        raise UsageError(f"{prefix} cannot be stripped onto itself; give another output prefix")
+    own = Path(prefix).name
+    names = {s["name"]: f"{target.name}_{s['name'].removeprefix(own).removeprefix('_')}" for s in manifest["shards"]}
+    finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path, sidecar_path)]
+    output = Output(target, {"stripped": str(Path(prefix).resolve())}, finals, overwrite=overwrite)
+    if output.finished:
+        return output.finished
+    moves: dict[Path, Path] = {}
+    shards = []
+    try:
+        with output.writing():
+            for shard in manifest["shards"]:
+                writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["name"]])
+                moves |= writer.finish({}, reflected=False)
+                shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
+            return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
+    finally:
+        output.close()
+
+
+def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
+    shard, sidecar = IndexedShard(prefix), ReflectionSidecar.load(sidecar_path(prefix))
+    if len(shard) != len(sidecar) or not sidecar.materialized:
+        raise InputError(
+            f"{sidecar_path(prefix)} does not belong to {bin_path(prefix)}: they differ in their sequences"
+        )
+    writer = ShardWriter(folder, name, shard.dtype)
+    if int(shard.lengths.sum(dtype=np.int64)) != len(shard.tokens):
+        raise InputError(f"{bin_path(prefix)} is not as long as its index says; see verify_shards.py")
+    writer.documents = shard.documents
+    for begin, end in sequence_blocks(shard.lengths):
+        tokens, lengths = plain_tokens(shard, sidecar, begin, end)
+        counts = np.zeros(len(lengths), np.int32)
+        writer.append(ReflectedBatch(tokens, lengths, len(tokens), *NO_CUTS, counts, ReflectionTable(), 0))
+    return writer

@@ -1,0 +1,129 @@
+"""The view: a plain shard and a sidecar, read as the shard with reflections that they would make.
+
+    view = ReflectedIndexedDataset("out/corpus_text_document", "out/r100_corpus_text_document.srp")
+    view.get(7, offset=4096, length=2049)
+
+Nothing is written: of a sequence, the plain tokens and reflections that fall into the asked part are put
+together when it is read. Where reflection k of a sequence begins, in reflected tokens, is its cut and the
+lengths of the reflections before it; running sums of these, one for every 256 reflections of the shard,
+are kept in memory, and the kernel searches them and then counts on.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_srp import _kernels
+from megatron_srp.data.interleave import ReflectionTable
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.errors import InputError
+
+SUM_EVERY = 256  # as in _kernels.c
+
+
+def reflected_dtype(dtype: np.dtype, table: ReflectionTable) -> np.dtype:
+    """The type of reflected tokens: the plain ones', or int32 where a reflection's id does not fit into it."""
+    highest = max((max(entry.ids, default=0) for entry in table.entries), default=0)
+    return dtype if highest <= np.iinfo(dtype).max else np.dtype(np.int32)
+
+
+class ReflectedIndexedDataset:
+    """What Megatron's GPTDataset reads of an IndexedDataset, with reflections where the sidecar says.
+
+    Both files are memory-mapped. Memory: int32[N] and a running sum (8 bytes) for 256 reflections.
+
+    Args:
+        path_prefix: of the plain shard.
+        sidecar: path of a sidecar that was made for it.
+
+    Attributes:
+        path_prefix: as given.
+        sequence_lengths: int32[N], reflected tokens of each sequence.
+        document_indices: int64[D+1], first sequence of each document.
+        dtype: of the tokens.
+
+    Raises:
+        InputError: when the two files do not belong together, or the shard contains its reflections already.
+    """
+
+    def __init__(self, path_prefix: str | Path, sidecar: str | Path) -> None:
+        self.path_prefix, self._sidecar_path = str(path_prefix), str(sidecar)
+        shard, loaded = IndexedShard(path_prefix), ReflectionSidecar.load(sidecar)
+        if loaded.materialized:
+            raise InputError(f"{sidecar}: its reflections are in the shard's tokens already; read the shard alone")
+        if len(loaded) != len(shard):
+            raise InputError(f"{sidecar} has {len(loaded)} sequences, {path_prefix} {len(shard)}: not its sidecar")
+        # Indexing a plain array is several times faster than indexing a memmap.
+        self._pointers, self._plain_lengths = np.asarray(shard.pointers), np.asarray(shard.lengths)
+        self.document_indices = np.asarray(shard.documents)
+        self._offsets, self._cuts, self._entries = loaded.offsets, loaded.cuts, loaded.entries
+        self.dtype = reflected_dtype(shard.dtype, loaded.table)
+        # A plain shard too narrow for its reflections' ids is read through a wider copy of the part asked for.
+        self._tokens, self._narrow = np.asarray(shard.tokens), self.dtype != shard.dtype
+        self._size, self._itemsize = self.dtype.itemsize, shard.dtype.itemsize
+        ids, self._table_offsets = loaded.table.arrays()
+        self._table = ids.astype(self.dtype)
+        self.sequence_lengths = shard.lengths.astype(np.int32)  # a copy, aligned in memory
+        self._sums = np.empty(len(self._entries) // SUM_EVERY + 1, np.int64)
+        arrays = self._offsets, self._entries, self._table_offsets, self.sequence_lengths, self._sums
+        try:
+            _kernels.reflected_lengths(*arrays)
+        except ValueError:
+            raise InputError(
+                f"{sidecar} or {path_prefix}.idx: damaged, or a sequence would have more than 2**31 tokens"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.sequence_lengths)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.path_prefix, self._sidecar_path)  # a data-loader's worker maps the files itself
+
+    def get(self, idx: int, offset: int = 0, length: int | None = None) -> np.ndarray:
+        """`length` reflected tokens of sequence `idx` from `offset` on; by default all that follow.
+
+        Raises:
+            IndexError: when the sequence does not have them.
+        """
+        whole = int(self.sequence_lengths[idx])
+        length = whole - offset if length is None else int(length)
+        if not (offset >= 0 and 0 <= length <= whole - offset):
+            raise IndexError(f"tokens {offset} to {offset + length} of sequence {idx}, which has {whole}")
+        first, count = int(self._pointers[idx]) // self._itemsize, int(self._plain_lengths[idx])
+        tokens = self._tokens
+        if self._narrow:
+            tokens, first = tokens[first : first + count].astype(self.dtype), 0
+        out = np.empty(length, self.dtype)
+        row = int(idx) if idx >= 0 else int(idx) + len(self)
+        try:
+            _kernels.read_reflected(
+                tokens,
+                first,
+                count,
+                self._cuts,
+                self._entries,
+                int(self._offsets[row]),
+                int(self._offsets[row + 1]),
+                self._table,
+                self._table_offsets,
+                self._sums,
+                int(offset),
+                self._size,
+                out,
+            )
+        except ValueError:
+            raise InputError(
+                f"{self._sidecar_path}: its cuts in sequence {row} do not fit {self.path_prefix}; damaged?"
+            ) from None
+        return out
+
+    def __getitem__(self, idx: int | slice) -> np.ndarray | list[np.ndarray]:
+        """The sequence `idx`, or a list of those of a slice of step 1."""
+        if isinstance(idx, slice):
+            start, stop, step = idx.indices(len(self))
+            if step != 1:
+                raise ValueError("Slices into a dataset must be contiguous")
+            return [self.get(i) for i in range(start, stop)]
+        return self.get(idx)

@@ -1,0 +1,132 @@
+"""Does a sidecar hold together, does it fit its shard's lengths, and do its reflections say what they mean?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from megatron_srp.data.interleave import Entry
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.verify.findings import Findings
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import TextTokenizer
+
+_BLOCK = 1 << 20  # sequences at a time
+
+
+def load_sidecar(path: Path, findings: Findings) -> ReflectionSidecar | None:
+    """The sidecar, or None where it cannot be read."""
+    try:
+        sidecar = ReflectionSidecar.load(path)
+        sidecar_form(sidecar)
+    except InputError as error:
+        findings.add(path, str(error).removeprefix(f"{path}: "))
+        return None
+    return sidecar
+
+
+def verify_places(
+    path: Path, sidecar: ReflectionSidecar, lengths: np.ndarray | None, quick: bool, findings: Findings
+) -> bool:
+    """Check where the reflections are, in blocks of sequences.
+
+    Args:
+        lengths: int32[N] of the shard's sequences; None where the shard is elsewhere.
+        quick: leave out the fingerprint of the sidecar's content.
+
+    Returns:
+        Whether reflections can be told from text.
+    """
+    before = len(findings)
+    if lengths is not None and len(sidecar) != len(lengths):
+        findings.add(path, f"it is for {len(sidecar):,} sequences, but the shard has {len(lengths):,}")
+    elif sidecar.offsets[0] != 0 or sidecar.offsets[-1] != len(sidecar.cuts):
+        findings.add(path, f"its rows do not cover its {len(sidecar.cuts):,} reflections")
+    else:
+        for begin in range(0, len(sidecar), _BLOCK):
+            _verify_rows(path, sidecar, lengths, begin, findings)
+    if not quick and len(findings) == before and sidecar.fingerprint != sidecar.recorded_fingerprint:
+        findings.add(path, "its content is not what its fingerprint was taken of")
+    return len(findings) == before
+
+
+def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
+    """The form its reflections are written in; raises InputError where its `info` names none."""
+    try:
+        return ReflectionFormat.from_description(sidecar.info["reflection"])
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise InputError(f"its reflections are of no known form ({error})") from None
+
+
+def _verify_rows(
+    path: Path,
+    sidecar: ReflectionSidecar,
+    lengths: np.ndarray | None,
+    begin: int,
+    findings: Findings,
+) -> None:
+    """Check the reflections of the block of sequences from `begin` on."""
+    offsets = sidecar.offsets[begin : begin + _BLOCK + 1]
+    counts, table, sizes = np.diff(offsets), sidecar.table.entries, sidecar.entry_sizes()
+    wrong = np.flatnonzero((counts < 0) | (offsets[:-1] < 0) | (offsets[1:] > len(sidecar.cuts)))
+    findings.add_sequences(path, "rows", begin + wrong, (f"has {counts[i]} reflections" for i in wrong))
+    if len(wrong):
+        return
+    own = slice(offsets[0], offsets[-1])
+    cuts, entries = sidecar.cuts[own].astype(np.int64), sidecar.entries[own]
+    rows = np.repeat(np.arange(len(counts)), counts)
+
+    def report(kind: str, wrong: np.ndarray, text: str) -> None:
+        at = np.flatnonzero(wrong)
+        problems = (f"has the reflection {entries[i]} at token {cuts[i]}{text}" for i in at)
+        findings.add_sequences(path, kind, begin + rows[at], problems)
+
+    unknown = entries >= len(table)
+    report("entries", unknown, f", but the table has {len(table)}")
+    same = rows[1:] == rows[:-1]
+    none = np.zeros(min(len(cuts), 1), bool)
+    report("order", np.append(same & (cuts[1:] < cuts[:-1]), none), ", before an earlier one")
+    report("places", cuts < 0, "")
+    if lengths is None or unknown.any():
+        return
+    plain = lengths[begin : begin + _BLOCK].astype(np.int64)
+    if sidecar.materialized:
+        plain -= np.bincount(rows, weights=sizes[entries], minlength=len(plain)).astype(np.int64)
+    report("places", cuts > plain[rows], ", behind its end")
+    last = np.append(~same, ~none)
+    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but goes on")  # with more than an end-of-text
+
+
+def verify_table(
+    path: Path, sidecar: ReflectionSidecar, vocab_size: int | None, tokenizer: TextTokenizer | None, findings: Findings
+) -> None:
+    """Check that each reflection of the table is what the form writes, and that its ids decode to it.
+
+    Args:
+        vocab_size: of the tokenizer that encoded the reflections; None where it is not known.
+        tokenizer: that one, or None where it is not there.
+    """
+    form = sidecar_form(sidecar)
+    problems = [
+        f"reflection {number} of its table, {form.render(entry.label)}, {problem}"
+        for number, entry in enumerate(sidecar.table.entries)
+        for problem in _problems(entry, form, vocab_size, tokenizer)
+    ]
+    findings.add_each(path, "reflections in its table", len(problems), problems)
+
+
+def _problems(
+    entry: Entry, form: ReflectionFormat, vocab_size: int | None, tokenizer: TextTokenizer | None
+) -> Iterator[str]:
+    if entry.label != form.resolve(entry.label):
+        yield f"is not written so with controversial={form.controversial}"
+    if entry.stop and not form.stops(entry.label):
+        yield "ends with an end-of-text that its verdict does not ask for"
+    if not entry.ids:
+        yield "has no ids"
+    elif vocab_size is not None and max(entry.ids) >= vocab_size:
+        yield f"has ids beyond the vocabulary of {vocab_size:,}"
+    elif tokenizer and entry.ids != (wanted := tuple(form.encode(entry.label, tokenizer, entry.stop))):
+        text = tokenizer.decode(list(entry.ids))
+        yield f"has the ids of {text!r}" if len(text) < 200 else f"has other ids than its {len(wanted)}"

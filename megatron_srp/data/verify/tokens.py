@@ -1,0 +1,128 @@
+"""Are the tokens of a .bin those of a vocabulary, and do its reflections stand where the sidecar says?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megatron_srp.corpus.batch import ranges
+from megatron_srp.data.shards.indexed_shard import Index, bin_path, sequence_blocks
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import reflection_starts
+from megatron_srp.data.verify.findings import Findings
+from megatron_srp.data.verify.sidecar import sidecar_form
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of a shard's tokens.
+
+    Attributes:
+        vocab_size: None where it is not known; ids are then only held to be no negative numbers.
+        eod_id: the token that ends every sequence; None where none does, or it is not known.
+        sidecar: of the reflections in the shard; None where there are none, or it is damaged.
+    """
+
+    vocab_size: int | None
+    eod_id: int | None
+    sidecar: ReflectionSidecar | None
+
+
+def verify_tokens(prefix: Path, index: Index, expected: Expected, findings: Findings) -> None:
+    """Read all tokens of a shard whose index is sound, a few million at a time."""
+    path = bin_path(prefix)
+    with path.open("rb") as file:  # in order and once, so there is nothing to map
+        for begin, end in sequence_blocks(index.lengths):
+            lengths = index.lengths[begin:end].astype(np.int64)
+            tokens = np.fromfile(file, index.dtype, int(lengths.sum()))
+            _verify_range(path, begin, tokens, lengths, expected, findings)
+            if expected.sidecar and len(expected.sidecar.table):
+                _verify_reflections(path, begin, tokens, lengths, expected.sidecar, findings)
+
+
+def _verify_range(
+    path: Path, begin: int, tokens: np.ndarray, lengths: np.ndarray, expected: Expected, findings: Findings
+) -> None:
+    ends = np.cumsum(lengths)
+    if tokens.min() < 0 or (expected.vocab_size is not None and tokens.max() >= expected.vocab_size):
+        wrong = tokens < 0
+        if expected.vocab_size is not None:
+            wrong |= tokens >= expected.vocab_size
+        at = np.flatnonzero(wrong)
+        rows, once = np.unique(np.searchsorted(ends, at, "right"), return_index=True)
+        limit = "" if expected.vocab_size is None else f", beyond the vocabulary of {expected.vocab_size:,}"
+        problems = (f"has the token {tokens[at[i]]}{limit}" for i in once)
+        findings.add_sequences(path, "tokens", begin + rows, problems)
+    if expected.eod_id is not None:
+        rows = np.flatnonzero(tokens[ends - 1] != expected.eod_id)
+        problems = (f"ends with {tokens[ends[i] - 1]}, not end-of-document, {expected.eod_id}" for i in rows)
+        findings.add_sequences(path, "ends", begin + rows, problems)
+
+
+def _verify_reflections(
+    path: Path, begin: int, tokens: np.ndarray, lengths: np.ndarray, sidecar: ReflectionSidecar, findings: Findings
+) -> None:
+    offsets = sidecar.offsets[begin : begin + len(lengths) + 1]
+    own = slice(offsets[0], offsets[-1])
+    entries, counts = sidecar.entries[own], np.diff(offsets)
+    flat, entry_offsets = sidecar.table.arrays()
+    sizes = np.diff(entry_offsets)[entries]
+    starts = reflection_starts(lengths, counts, sidecar.cuts[own], sizes)
+    inside = ranges(starts, sizes)
+    wrong = tokens[inside] != flat[ranges(entry_offsets[entries], sizes)]
+    if wrong.any():
+        broken = np.unique(np.repeat(np.arange(len(sizes)), sizes)[wrong])
+        rows, once = np.unique(np.searchsorted(offsets, broken + offsets[0], "right") - 1, return_index=True)
+        form = sidecar_form(sidecar)
+        problems = (
+            f"does not hold {form.render(sidecar.table.entries[entries[i]].label)} "
+            f"behind {sidecar.cuts[own][i]} tokens of text, where the sidecar says it is"
+            for i in broken[once]
+        )
+        findings.add_sequences(path, "reflections", begin + rows, problems)
+    _verify_stops(
+        path, begin, tokens, starts + sizes, entries, np.repeat(np.arange(len(counts)), counts), sidecar, findings
+    )
+    if sidecar_form(sidecar).special_tokens:
+        _verify_special(path, begin, tokens, lengths, inside, sidecar, findings)
+
+
+def _verify_stops(
+    path: Path,
+    begin: int,
+    tokens: np.ndarray,
+    behind: np.ndarray,
+    entries: np.ndarray,
+    rows: np.ndarray,
+    sidecar: ReflectionSidecar,
+    findings: Findings,
+) -> None:
+    """Where a reflection that asks for an end-of-text has none of its own, the document's own stands behind it."""
+    form, table = sidecar_form(sidecar), sidecar.table.entries
+    eos = [entry.ids[-1] for entry in table if entry.stop and entry.ids]
+    needs = np.array([form.stops(entry.label) and not entry.stop for entry in table], bool)[entries]
+    if not eos or not needs.any():
+        return
+    at = np.flatnonzero(needs & (np.append(tokens, -1)[np.minimum(behind, len(tokens))] != eos[0]))
+    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text behind it" for i in at)
+    findings.add_sequences(path, "stops", begin + rows[at], problems)
+
+
+def _verify_special(
+    path: Path,
+    begin: int,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    inside: np.ndarray,
+    sidecar: ReflectionSidecar,
+    findings: Findings,
+) -> None:
+    """A token made for reflections stands nowhere else: text that says <think> has other ids."""
+    entry = sidecar.table.entries[0]
+    ids = entry.ids[:-1] if entry.stop else entry.ids
+    marks = (tokens == ids[0]) | (tokens == ids[-1]) if ids else np.zeros(len(tokens), bool)
+    marks[inside] = False
+    at = np.flatnonzero(marks)
+    rows, once = np.unique(np.searchsorted(np.cumsum(lengths), at, "right"), return_index=True)
+    problems = (f"has the token {tokens[at[i]]}, made for reflections, in its text" for i in once)
+    findings.add_sequences(path, "stray marks", begin + rows, problems)
