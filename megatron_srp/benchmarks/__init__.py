@@ -11,6 +11,7 @@ SECTIONS = {
     "view": "megatron_srp.benchmarks.view:run",
     "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
     "dataloader": "megatron_srp.benchmarks.dataloader:run",
+    "world": "megatron_srp.benchmarks.world:run",
 }
 
 

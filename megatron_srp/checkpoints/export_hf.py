@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.checkpoints.llama import LlamaShape, Weight, shape_of_megatron, to_hf_config, weights
-from megatron_srp.checkpoints.whole_folder import whole_folder
+from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 

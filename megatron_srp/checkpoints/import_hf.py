@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.checkpoints.llama import LlamaShape, weights
-from megatron_srp.checkpoints.whole_folder import whole_folder
+from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.presets import PRESETS

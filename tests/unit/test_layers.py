@@ -10,7 +10,7 @@ LAYERS = [
     ("errors", "schema", "durable", "_kernels"),
     ("segmentation", "reflection"),
     ("corpus", "tokenization", "annotation"),
-    ("data", "reports"),
+    ("data", "reports", "medsafetyworld"),
     ("training", "demo", "checkpoints"),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.

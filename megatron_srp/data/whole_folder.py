@@ -1,5 +1,7 @@
 """A folder written whole or not at all."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,23 +22,26 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         marker: name of a file that every result has.
 
     Raises:
-        UsageError: when `out` is there and may not be replaced.
+        UsageError: when `out` is there and may not be replaced, or another run is writing it.
         OutputError: when writing fails; what was there before is untouched.
     """
     out = out.absolute()
-    _refuse_existing(out, overwrite, marker)
     partial = out.with_name(f"{out.name}.partial")
+    lock = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-        partial.mkdir()
+        _refuse_existing(out, overwrite, marker)
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = _take_lock(partial, out)
+        _empty(partial)  # of what a killed run left
         yield partial
         _sync(partial)
         _replace(partial, out)
     except OSError as error:
         raise OutputError(f"{error.filename or out}: {error.strerror or error}; nothing was written to {out}") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
 
 
 def _refuse_existing(out: Path, overwrite: bool, marker: str) -> None:
@@ -48,6 +53,26 @@ def _refuse_existing(out: Path, overwrite: bool, marker: str) -> None:
         raise UsageError(f"{out} holds no {marker}, so --overwrite does not replace it; give another folder")
 
 
+def _take_lock(partial: Path, out: Path) -> int:
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(f"another run is writing {out}; wait for it, or give another folder") from None
+    return descriptor
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
 def _replace(partial: Path, out: Path) -> None:
     old = out.with_name(f"{out.name}.old")
     if out.exists():
@@ -55,8 +80,3 @@ def _replace(partial: Path, out: Path) -> None:
         out.rename(old)
     partial.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
