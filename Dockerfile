@@ -13,7 +13,8 @@ FROM nvcr.io/nvidia/pytorch:25.12-py3
 # docker/constraints.txt pins what we add.
 COPY docker/constraints.txt /opt/megatron-srp/docker/constraints.txt
 RUN pip install --no-cache-dir --constraint /opt/megatron-srp/docker/constraints.txt \
-    'megatron-core[training]' gigatoken sentencepiece xxhash zstandard orjson
+    'megatron-core[training]' gigatoken sentencepiece xxhash zstandard orjson \
+    msgspec google-re2
 
 WORKDIR /opt/megatron-srp
 COPY . .
