@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from megatron_srp.errors import OutputError
 
@@ -55,6 +56,19 @@ def compare(
             timings[name].wall_s.append(wall)
             timings[name].memory = max(timings[name].memory, memory)
     return timings
+
+
+def seconds_to_first_byte(command: Sequence[str], folder: Path, pattern: str) -> float:
+    """Seconds from the start of `command` to the first byte in a file of `folder` that matches `pattern`."""
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not any(path.stat().st_size for path in folder.glob(pattern)):
+            if process.poll() is not None:
+                raise OutputError(f"{' '.join(command)} ended and has written nothing to {folder}")
+            time.sleep(0.002)
+        seconds = time.monotonic() - began
+        process.kill()
+    return seconds
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

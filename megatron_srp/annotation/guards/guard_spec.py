@@ -82,9 +82,7 @@ class GuardSpec:
         try:
             return cls(**_checked(tree), revision=hashlib.sha256(data).hexdigest()[:12])
         except (UsageError, TypeError, AttributeError, ValueError, re.error) as error:
-            raise UsageError(
-                f"--guard {path}: {error}; annotation/guards/guard_spec.py shows the form"
-            ) from None
+            raise UsageError(f"--guard {path}: {error}; annotation/guards/guard_spec.py shows the form") from None
 
     def conversation(self, mode: str | None, user_turn: str | None, text: str) -> list[dict[str, str]]:
         """The turns that are judged; raises UsageError for a mode this guard does not have."""
