@@ -103,14 +103,20 @@ def make_runs(options: Options, size: int, times: int) -> list[pa.LargeStringArr
     return [segments.slice(run * size, size) for run in range(times + 1)]
 
 
+def _has_chat_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").exists() or (config.exists() and "chat_template" in config.read_text())
+
+
 def run(options: Options) -> Section:
     """Measure prompts alone, the whole guard around a model that takes no time, and the plain way."""
     size, times = (200, 1) if options.quick else (10_000, 5)
     runs = make_runs(options, size, times)
     spec = GuardSpec.load(Path(chat_guard.__file__).with_name("qwen3guard.yaml"))
     with TemporaryDirectory() as made:
-        folder = options.tokenizers[0] if options.tokenizers else Path(made)
-        if not options.tokenizers:
+        given = next(filter(_has_chat_template, options.tokenizers), None)
+        folder = given or Path(made)
+        if not given:
             make_tokenizer(folder, runs[0].to_pylist(), 2_000 if options.quick else 32_000)
         # A tokenizer for each row: it would remember the words of the row before otherwise.
         builder, other, plain = (PromptBuilder(spec, GuardTokenizer(folder)) for _ in range(3))
