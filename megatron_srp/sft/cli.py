@@ -65,7 +65,7 @@ def _write_shard(args: argparse.Namespace, builder: "SetBuilder", files: list[Pa
 
 def _builder(args: argparse.Namespace) -> "SetBuilder":
     from megatron_srp.corpus.readers import expand_inputs
-    from megatron_srp.data.preprocess_flags import reflection_format
+    from megatron_srp.data.jobs.preprocess_flags import reflection_format
     from megatron_srp.sft.build import SetBuilder
     from megatron_srp.sft.filters import Filters
     from megatron_srp.sft.reader import ChatReader
@@ -89,7 +89,7 @@ def _builder(args: argparse.Namespace) -> "SetBuilder":
 
 def describe(args: argparse.Namespace, builder: "SetBuilder", files: list[Path]) -> dict[str, Any]:
     """Everything that decides the set, for its manifest."""
-    from megatron_srp.data.preprocess import describe_inputs
+    from megatron_srp.data.jobs.preprocess import describe_inputs
 
     names = ("format", "on_error", "mix", "num_refusals", "num_recoveries", "seed", "max_words", "max_chars")
     return {

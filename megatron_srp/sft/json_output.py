@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.manifest import software_versions, write_json
+from megatron_srp.data.shards.manifest import software_versions, write_json
 from megatron_srp.durable import make_folder, seal, sync
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.sft.conversation import Conversation

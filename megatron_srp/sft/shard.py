@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.indexed_shard import IndexedShard
-from megatron_srp.data.manifest import find_manifest
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.manifest import find_manifest
 from megatron_srp.errors import InputError
 
 

@@ -46,7 +46,7 @@ def test_ids_are_those_of_usual_inference(name: str, tokenizer: TextTokenizer, t
 
 def test_a_chat_guard_judges_in_both_modes_with_one_model(tiny_guard: Path) -> None:
     from megatron_srp.annotation import GuardOptions, load_guard
-    from megatron_srp.annotation.chat_guard import ChatGuard
+    from megatron_srp.annotation.guards.chat_guard import ChatGuard
 
     guard = load_guard("qwen3guard", GuardOptions(model=str(tiny_guard)))
     prompt, response = guard.in_mode("prompt"), guard.in_mode("response")

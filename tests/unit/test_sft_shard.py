@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.data.verify import verify_shards
+from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.cli import main
@@ -279,7 +279,7 @@ def test_damage_is_found(tmp_path: Path, tokenizer: TextTokenizer) -> None:
 
 
 def test_what_would_lose_the_mask_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    from megatron_srp.data.parts import find_parts
+    from megatron_srp.data.shards.parts import find_parts
     from megatron_srp.training.arguments import look_at
     from megatron_srp.training.shards import check_shards
 
