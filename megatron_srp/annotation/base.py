@@ -81,6 +81,10 @@ class SafetyClassifier(ABC):
             return self.judge(texts.to_pylist())
         return [Judged(label) for label in self.classify_array(texts)]
 
+    def in_mode(self, mode: str) -> "SafetyClassifier":
+        """This guard as it judges "prompt" or "response"; itself where it knows no difference."""
+        return self
+
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32[N]: how probable it is that each text is not Safe; NaN where the guard cannot say."""
         return np.full(len(texts), nan, np.float32)

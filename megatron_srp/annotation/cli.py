@@ -8,8 +8,12 @@ from megatron_srp.annotation import GuardOptions, SafetyClassifier, load_guard
 from megatron_srp.errors import UsageError
 
 
-def add_guard_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add `--guard` and the options of chat guards to `parser`."""
+def add_guard_arguments(parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True) -> None:
+    """Add `--guard` and the options of chat guards to `parser`.
+
+    Args:
+        one_mode: let the user choose what all texts are judged as (`--mode`, `--user-turn`).
+    """
     add = parser.add_argument_group("guard").add_argument
     add(
         "--guard",
@@ -28,8 +32,9 @@ def add_guard_arguments(parser: argparse.ArgumentParser, required: bool = True) 
         metavar="NAME=VALUE",
         help="an option of the engine, such as batch_tokens=32768; may be given again",
     )
-    add("--mode", metavar="MODE", help="judge each text as a prompt or as a response (default: prompt)")
-    add("--user-turn", metavar="TEXT", help="with --mode response: what the text answers (default: no user turn)")
+    if one_mode:
+        add("--mode", metavar="MODE", help="judge each text as a prompt or as a response (default: prompt)")
+        add("--user-turn", metavar="TEXT", help="with --mode response: what the text answers (default: no user turn)")
     add(
         "--threshold",
         type=float,
@@ -46,8 +51,8 @@ def guard_from_args(args: argparse.Namespace) -> SafetyClassifier:
         args.tokenizer,
         args.engine,
         engine_options(args.engine_option),
-        args.mode,
-        args.user_turn,
+        getattr(args, "mode", None),
+        getattr(args, "user_turn", None),
         args.threshold,
         args.generate_all,
     )

@@ -33,6 +33,11 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
         _check_files(prefix)
+        if (_find_manifest(prefix) or {}).get("sft"):
+            raise UsageError(
+                f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
+                "Train on shards of preprocess_with_reflections.py"
+            )
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     notes = [
         f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"

@@ -11,6 +11,7 @@ LAYERS = [
     ("segmentation", "reflection"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports", "medsafetyworld"),
+    ("sft",),
     ("training", "demo", "checkpoints"),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.

@@ -119,6 +119,13 @@ class ChatGuard(SafetyClassifier):
         """The same guard, with the same model, that writes its answers in full."""
         return ChatGuard(self.builder, self.engine, replace(self.options, generate_all=True, threshold=None))
 
+    def in_mode(self, mode: str) -> "ChatGuard":
+        """The same guard with the same model; without a user turn, which belongs to one text only."""
+        if mode not in self.spec.modes:
+            return self
+        builder = PromptBuilder(self.spec, self.builder.tokenizer, mode, None)
+        return ChatGuard(builder, self.engine, replace(self.options, mode=mode, user_turn=None))
+
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         if self.options.generate_all:
             return super().harm_probabilities(texts)

@@ -59,7 +59,10 @@ def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[
 def _read(prefix: Path) -> dict[str, Any]:
     if not manifest_path(prefix).exists() and Path(f"{prefix}{WORK_SUFFIX}").exists():
         raise InputError(f"{prefix} is not finished; give the command that makes it again, then join")
-    return read_manifest(manifest_path(prefix))
+    manifest = read_manifest(manifest_path(prefix))
+    if manifest.get("sft"):
+        raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and make the shard anew")
+    return manifest
 
 
 def _partitions_of(prefix: Path) -> list[Path]:

@@ -1,0 +1,44 @@
+"""A set of conversations as JSON lines, written whole or not at all, with a manifest beside it."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.data.shards.manifest import software_versions, write_json
+from megatron_srp.durable import make_folder, seal, sync
+from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.sft.conversation import Conversation
+
+SUFFIX = ".manifest.json"
+
+
+def check_json_output(path: Path, overwrite: bool) -> None:
+    """Raises before the work begins where its result could not be written."""
+    for there in (path, Path(f"{path}{SUFFIX}")):
+        if there.exists() and not overwrite:
+            raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --output")
+    if path.is_dir():
+        raise UsageError(f"--output {path}: is a folder; name a file in it, such as {path / 'sft.jsonl'}")
+    try:
+        make_folder(path.parent)
+    except OSError as error:
+        raise OutputError(f"{error.filename or path.parent}: {error.strerror}; choose another --output") from None
+
+
+def write_json_lines(path: Path, conversations: Iterable[Conversation], manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the lines, then PATH.manifest.json with their checksum; returns the manifest."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(conversation.to_json() + b"\n" for conversation in conversations)
+        manifest = manifest | {"software": software_versions(), "files": seal(temporary, path.name)}
+        Path(f"{path}{SUFFIX}").unlink(missing_ok=True)
+        temporary.replace(path)
+        sync(path.parent)
+        write_json(Path(f"{path}{SUFFIX}"), manifest)
+    except OSError as error:
+        raise OutputError(f"{error.filename or path}: {error.strerror}; nothing was written") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return manifest

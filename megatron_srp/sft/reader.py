@@ -1,0 +1,127 @@
+"""Conversations from JSONL and Parquet files (plain, gzip or zstd), checked one by one."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_srp.corpus.compression import read_lines
+from megatron_srp.corpus.readers import is_parquet, unreadable
+from megatron_srp.errors import InputError
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.sft.chat_formats import detect_format, read_turns
+from megatron_srp.sft.conversation import Conversation, Kind, Turn
+
+_SOURCE_KEYS = ("source", "dataset")
+
+
+@dataclass(slots=True)
+class ChatReader:
+    """Reads conversations; each ends with the assistant, whose every turn says something.
+
+    Attributes:
+        form: how reflections look, in files that have them already.
+        format: of all files, or None to find out from each file's first row.
+        skip_errors: leave rows out that are no conversation, rather than stop.
+        prompts_alone: take rows with a prompt and no response.
+        counts: of what was read, left out and cut.
+        errors: the first lines of what was wrong with rows left out.
+    """
+
+    form: ReflectionFormat
+    format: str | None = None
+    skip_errors: bool = False
+    prompts_alone: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+    def read(self, files: Sequence[Path]) -> Iterator[Conversation]:
+        """All conversations of the files, in order; raises InputError."""
+        for file in files:
+            try:
+                yield from self._read_file(file)
+            except OSError as error:
+                raise unreadable(error, file) from None
+
+    def _read_file(self, file: Path) -> Iterator[Conversation]:
+        name = self.format
+        for number, load in _rows(file):
+            self.counts["read"] += 1
+            try:
+                record = load()
+                if not isinstance(record, dict):
+                    raise ValueError(f"a JSON object is wanted, not {type(record).__name__}")
+                if name is None or self.prompts_alone:  # lists of prompts have answers to some
+                    name = detect_format(record, self.prompts_alone)
+                turns = self._checked(read_turns(record, name, self.form))
+            except ValueError as error:
+                self._refuse(f"{file}, row {number}: {error}")
+                continue
+            yield Conversation(_identity(record, file, number, name), _source(record, file), turns)
+
+    def _refuse(self, problem: str) -> None:
+        if not self.skip_errors:
+            raise InputError(f"{problem}; fix or remove it, or pass --on-error skip")
+        self.counts["dropped: not a conversation"] += 1
+        if len(self.errors) < 10:
+            self.errors.append(problem)
+
+    def _checked(self, turns: list[Turn]) -> tuple[Turn, ...]:
+        responses = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+        if self.prompts_alone and not responses and turns:
+            return tuple(turns)
+        if not responses:
+            raise ValueError("the conversation has no assistant turn")
+        if any(not turns[i].text.strip() for i in responses):
+            raise ValueError("an assistant turn is empty")
+        if any(part.kind is Kind.TEXT and not part.text for i in responses for part in turns[i].parts):
+            raise ValueError("an assistant turn has an empty part")
+        self.counts["turns cut off behind the last response"] += len(turns) - 1 - responses[-1]
+        return tuple(turns[: responses[-1] + 1])
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """The number of each row, from 1, and a function that gives its record or raises ValueError."""
+    if is_parquet(file):
+        yield from _parquet_rows(file)
+        return
+    for number, line in enumerate(read_lines(file), start=1):
+        if line and not line.isspace():
+            yield number, lambda line=line: _load(line)  # type: ignore[misc]
+
+
+def _load(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        if line.lstrip().startswith(b"["):
+            raise ValueError("the file is one JSON list; write an object per line: jq -c '.[]' FILE") from None
+        raise ValueError(f"not valid JSON ({error})") from None
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    number = 0
+    try:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, lambda record=record: record  # type: ignore[misc]
+    except pa.ArrowException as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error})") from None
+
+
+def _identity(record: dict[str, Any], file: Path, number: int, name: str) -> str:
+    """`file:row`, or what it was when the reflections were put in."""
+    known = record.get("id") if name == "srp" else None
+    return known if isinstance(known, str) else f"{file.name}:{number}"
+
+
+def _source(record: dict[str, Any], file: Path) -> str:
+    named = (record.get(key) for key in _SOURCE_KEYS)
+    return next((value for value in named if isinstance(value, str) and value), file.name.partition(".")[0])

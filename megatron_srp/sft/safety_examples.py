@@ -1,0 +1,87 @@
+"""Examples of what to do with a harmful request, and with a harmful answer that has already begun.
+
+    refusal    user: HARMFUL   assistant: <think> Unsafe </think>STOP I cannot help with that. <think> Safe </think>
+    recovery   user: HARMFUL   assistant: (the beginning of an answer) <think> Unsafe: Violent </think>STOP I cannot ...
+
+The beginning of a recovery stands where an attacker would put it, directly behind the prompt, and is not
+learned. How long it is, and which refusal follows, is drawn with the seed.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SAFE, SafetyLabel, Verdict
+from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
+from megatron_srp.sft.reflect import reflection_parts
+
+NUM_REFUSALS = 200  # the paper's
+NUM_RECOVERIES = 200  # ours: the paper gives no number
+MOST_WORDS = 60  # of a harmful beginning
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I can't assist with this request.",
+    "I'm not able to help with that, because it could cause harm.",
+    "Sorry, I won't help with this. If there is something safe you would like to know instead, please ask.",
+    "I cannot provide that, since it could put people at risk.",
+    "That is something I have to decline. I'd be glad to help with a safe question.",
+    "I must refuse: following such instructions could hurt someone.",
+    "I won't continue with this, because it could be used to do harm.",
+)
+_UNSAFE = SafetyLabel(Verdict.UNSAFE)
+_WORD = re.compile(r"\s*\S+")
+
+
+def refusal_examples(
+    harmful: Sequence[Conversation], count: int, form: ReflectionFormat, seed: int
+) -> list[Conversation]:
+    """At most `count` conversations of a harmful prompt that is refused."""
+    rng = random.Random(f"refusals:{seed}")
+    chosen = rng.sample(harmful, min(count, len(harmful)))
+    return [_example("refusal", c, [*_stopped(_UNSAFE, form), *_refusal(rng, form)]) for c in chosen]
+
+
+def recovery_examples(
+    harmful: Iterable[tuple[Conversation, SafetyLabel]], count: int, form: ReflectionFormat, seed: int
+) -> list[Conversation]:
+    """At most `count` conversations in which a harmful answer begins, is recognised and given up.
+
+    Args:
+        harmful: conversations with a response, and the label of that response.
+    """
+    rng = random.Random(f"recoveries:{seed}")
+    answered = list(harmful)
+    examples = []
+    for conversation, label in rng.sample(answered, min(count, len(answered))):
+        words = _WORD.findall(_response(conversation))
+        beginning = "".join(words[: rng.randint(1, min(MOST_WORDS, len(words)))])
+        parts = [Part(Kind.TEXT, beginning, trained=False), *_stopped(label, form), *_refusal(rng, form)]
+        examples.append(_example("recovery", conversation, parts))
+    return examples
+
+
+def _response(conversation: Conversation) -> str:
+    return next(turn.text for turn in conversation.turns if turn.role == "assistant")
+
+
+def answered(harmful: Iterable[Conversation]) -> list[tuple[Conversation, str]]:
+    """Those that have a response, with it."""
+    return [(c, _response(c)) for c in harmful if any(turn.role == "assistant" for turn in c.turns)]
+
+
+def _stopped(label: SafetyLabel, form: ReflectionFormat) -> list[Part]:
+    """The reflection and, whatever `form` says of its verdict, a stop: it is what these examples teach."""
+    parts = reflection_parts(label, form)
+    return parts if parts[-1] is STOP else [*parts, STOP]
+
+
+def _refusal(rng: random.Random, form: ReflectionFormat) -> list[Part]:
+    return [Part(Kind.TEXT, f" {rng.choice(REFUSALS)}"), *reflection_parts(SAFE, form)]
+
+
+def _example(kind: str, conversation: Conversation, parts: list[Part]) -> Conversation:
+    """What was asked first, and `parts` as the answer."""
+    first = next(i for i, turn in enumerate(conversation.turns) if turn.role == "user")
+    turns = (*conversation.turns[: first + 1], Turn("assistant", tuple(parts)))
+    return Conversation(f"{kind}:{conversation.id}", kind, turns)
