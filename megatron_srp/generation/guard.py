@@ -53,6 +53,10 @@ class ReflectionGuard:
         """How many reflections the model has written."""
         return len(self._reflections)
 
+    def ends(self, token: int) -> bool:
+        """Whether that token, pushed next, would end the answer as an end-of-text."""
+        return token in self._vocabulary.eos_ids and not self._eos_passes
+
     def push(self, token: int) -> str:
         """Take the next token of the answer; returns text to show now. Nothing follows a `stop_reason`."""
         if self.stop_reason:

@@ -1,6 +1,7 @@
 """The guard against a definition over whole texts, with any splits and any forgeries, and case by case."""
 
 import codecs
+import itertools
 import re
 
 import pytest
@@ -97,7 +98,7 @@ def split(text: str, cuts: list[int], missing: int = 0) -> list[bytes | None]:
     parts[-1] = parts[-1][: max(len(parts[-1]) - missing, 0)]
     for i, data in enumerate(parts):
         edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts} - {0, len(data)}), len(data)]
-        pieces += [None] * (i > 0) + [data[a:b] for a, b in zip(edges, edges[1:]) if a < b]
+        pieces += [None] * (i > 0) + [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
     return pieces
 
 
@@ -176,7 +177,7 @@ def test_any_split_shows_what_the_whole_text_shows(text, cuts, policy, missing):
 )
 def test_what_training_writes_is_read_back(segments, data):
     labels = [SafetyLabel(verdict, ("Violent",) * (verdict != "Safe")) for _, verdict in segments]
-    text = "".join(f"{words} {FORM.render(label)}" for (words, _), label in zip(segments, labels))
+    text = "".join(f"{words} {FORM.render(label)}" for (words, _), label in zip(segments, labels, strict=True))
     generation, _ = run_guard(split(text, data.draw(st.lists(st.integers(0, 300)))), GuardPolicy(on_unsafe="off"))
     assert generation.reflections == tuple(labels)
     assert generation.text == "".join(words for words, _ in segments)
