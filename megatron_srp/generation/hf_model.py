@@ -80,9 +80,7 @@ class GuardedModel:
             InputError: when the template does not take the messages, or they leave no room for an answer.
         """
         if not self._tokenizer.chat_template:
-            raise UsageError(
-                "the tokenizer has no chat template; ask for a completion, or set chat_template in its folder"
-            )
+            raise UsageError("the tokenizer has no chat template; give a prompt, or set chat_template in its folder")
         turns = [{"role": turn["role"], "content": self._escape(turn["content"])} for turn in messages]
         try:
             text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -9,7 +9,7 @@ the three are then scaled to sum to 1.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import Encoder, ReflectionFormat
@@ -42,7 +42,7 @@ class VerdictTree:
             UsageError: when the tokens do not tell the verdicts apart.
         """
         paths = [_verdict_path(form, tokenizer, verdict, spaced) for verdict in Verdict]
-        root = commonprefix(paths)
+        root = _common_beginning(paths)
         branches = [path[len(root) :] for path in paths]
         if not root or not all(branches):
             raise UsageError(
@@ -73,4 +73,9 @@ class VerdictTree:
 def _verdict_path(form: ReflectionFormat, tokenizer: Encoder, verdict: Verdict, spaced: bool) -> Sequence[int]:
     word = f"{' ' if spaced and not form.special_tokens else ''}{form.open} {verdict}"
     behind = ["", f" {form.close}", *([] if verdict is Verdict.SAFE else [f": Violent {form.close}"])]
-    return commonprefix([tokenizer.encode_inside(word + text) for text in behind])
+    return _common_beginning([tokenizer.encode_inside(word + text) for text in behind])
+
+
+def _common_beginning(rows: Sequence[Sequence[int]]) -> list[int]:
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return [column[0] for column in columns]
