@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.annotation.hf_loading import choose_device, choose_dtype, load_model
+from megatron_srp.annotation.engines.hf_loading import choose_device, choose_dtype, load_model
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.escaping import Escaper
 from megatron_srp.generation.hf import HFGenerator, Request
