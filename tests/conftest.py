@@ -169,3 +169,11 @@ def tiny_guard(tmp_path_factory) -> Path:
     from tests.tiny_guard import make_tiny_guard
 
     return make_tiny_guard(tmp_path_factory.mktemp("tiny-guard"))
+
+
+@pytest.fixture(scope="session")
+def tiny_reflector(tmp_path_factory) -> Path:
+    """Folder of a language model in miniature that writes reflections (some ten seconds, once)."""
+    from tests.tiny_reflector import make_tiny_reflector
+
+    return make_tiny_reflector(tmp_path_factory.mktemp("tiny-reflector"))

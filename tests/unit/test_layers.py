@@ -10,15 +10,15 @@ LAYERS = [
     ("errors", "schema", "durable", "_kernels"),
     ("segmentation", "reflection"),
     ("corpus", "tokenization", "annotation"),
-    ("data", "reports", "medsafetyworld"),
+    ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),
     ("training", "demo", "checkpoints"),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
-    "torch": ("training/", "annotation/engines/hf_", "checkpoints/", "generation/", "benchmarks/"),
+    "torch": ("training/", "annotation/engines/hf_", "checkpoints/", "generation/hf", "benchmarks/"),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
-    "transformers": ("annotation/", "checkpoints/", "generation/", "benchmarks/"),
+    "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/"),
     "vllm": ("annotation/engines/", "generation/"),
     "ray": ("annotation/engines/", "data/jobs/ray_cluster"),
 }

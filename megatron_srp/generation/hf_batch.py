@@ -1,0 +1,80 @@
+"""A batch of texts that a transformers model has read: keys and values, and what comes next."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from megatron_srp.generation.verdict_tree import VerdictTree
+
+
+class CachedBatch:
+    """N texts that grow together.
+
+    Attributes:
+        logits: float32[N, V] behind each text's last token.
+    """
+
+    def __init__(self, model: Any, n: int) -> None:
+        from transformers import DynamicCache
+
+        self._model, self._device = model, model.device
+        self._cache = DynamicCache()
+        names = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
+        self._seen = torch.zeros(n, 0, dtype=torch.bool, device=self._device)  # slots that hold tokens
+        self._lengths = torch.zeros(n, dtype=torch.long, device=self._device)
+        self.logits = torch.empty(0)
+
+    def feed(self, rows: Sequence[Sequence[int]]) -> None:
+        """Append tokens to each text; none at all for some is fine, for each but the first call."""
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self._device)
+        counts = torch.tensor([len(row) for row in rows], device=self._device)
+        real = torch.arange(width, device=self._device) >= width - counts[:, None]
+        positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
+        causal = torch.ones(width, width, dtype=torch.bool, device=self._device).tril()
+        logits = self._run(ids, positions, real[:, None] & causal, keep=1)[:, -1]
+        self._seen = torch.cat([self._seen, real], 1)
+        self._lengths = self._lengths + counts
+        self.logits = torch.where(counts[:, None] > 0, logits, self.logits) if len(self.logits) else logits
+
+    def verdicts(self, tree: VerdictTree) -> torch.Tensor:
+        """float32[N, 3] probabilities of the verdicts, were each text to go on with a reflection.
+
+        One pass over the tree's tokens, which are then taken out of the cache again."""
+        q, n = len(tree.ids), len(self._seen)
+        sees = torch.zeros(q, q, dtype=torch.bool, device=self._device)
+        for i in range(q):
+            sees[i, tree.ancestors(i)] = True
+        ids = torch.tensor(tree.ids, device=self._device).expand(n, q)
+        positions = self._lengths[:, None] + sees.sum(1) - 1
+        logprobs = self._run(ids, positions, sees.expand(n, q, q), keep=0).log_softmax(-1)
+        self._cache.crop(-q)
+        sums = [torch.stack([logprobs[:, at, token] for at, token in path]).sum(0) for path in tree.reads]
+        return torch.stack(sums, 1).softmax(-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these texts only."""
+        chosen = torch.tensor(rows, device=self._device)
+        self._cache.batch_select_indices(chosen)
+        self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]
+
+    def _run(self, ids: torch.Tensor, positions: torch.Tensor, sees: torch.Tensor, keep: int) -> torch.Tensor:
+        """Logits float32[N, keep or Q, V] of Q new tokens; `sees` bool[N, Q, Q] is what they see of each other."""
+        n, q = ids.shape
+        visible = torch.cat([self._seen[:, None].expand(n, q, -1), sees], 2)
+        dtype = self._model.dtype
+        # The least number and not minus infinity: padding sees nothing at all, which would give NaN.
+        mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        found = self._model(
+            input_ids=ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=keep,
+            **{self._cache_name: self._cache},
+        )
+        return found.logits.float()

@@ -1,0 +1,106 @@
+"""What is done about an unsafe verdict, and what a generation is in the end."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.reflection import DEFAULT_STOP_AFTER
+from megatron_srp.schema import SafetyLabel, Verdict
+
+StopReason = Literal["eos", "unsafe", "length"]
+# From the loosest to the strictest. `off` hides and collects reflections, and stops at none.
+ON_UNSAFE = ("off", "stop", "refuse", "retract")
+DEFAULT_REFUSAL = "I can't help with that."
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPolicy:
+    """What a guard does.
+
+    Attributes:
+        on_unsafe: at an unsafe verdict `stop`; or `refuse`: stop and show the refusal instead of the rest;
+            or `retract`: show text only once a reflection behind it lets it pass, so that an unsafe
+            segment is never seen; or `off`.
+        stop_at: the verdicts that count as unsafe.
+        refusal: what `refuse` shows.
+        reflect_every: tokens from one forced reflection to the next; there is one on the prompt and one
+            before the end as well. 0 for none.
+        reflect_prompt: force one on the prompt, whatever `reflect_every` is.
+        unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this
+            probability together.
+
+    Raises:
+        UsageError: for a value that is not allowed.
+    """
+
+    on_unsafe: str = "stop"
+    stop_at: frozenset[Verdict] = DEFAULT_STOP_AFTER
+    refusal: str = DEFAULT_REFUSAL
+    reflect_every: int = 0
+    reflect_prompt: bool = False
+    unsafe_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.on_unsafe not in ON_UNSAFE:
+            raise UsageError(f"--on-unsafe {self.on_unsafe!r}; {did_you_mean(self.on_unsafe, list(ON_UNSAFE))}")
+        if Verdict.SAFE in self.stop_at or not self.stop_at:
+            raise UsageError("--stop-at takes Unsafe, Controversial or both; --on-unsafe off stops at nothing")
+        if self.reflect_every < 0:
+            raise UsageError(f"--reflect-every {self.reflect_every}: give a number of tokens, or 0 for none")
+        if not 0 < self.unsafe_threshold <= 1:
+            raise UsageError(f"--unsafe-threshold {self.unsafe_threshold}: give a probability above 0, at most 1")
+
+    def stops(self, label: SafetyLabel) -> bool:
+        """Whether that verdict ends the answer."""
+        return self.on_unsafe != "off" and label.verdict in self.stop_at
+
+    def is_as_strict_as(self, other: "GuardPolicy") -> bool:
+        """Whether this policy shows and lets pass nothing that `other` does not."""
+        if ON_UNSAFE.index(self.on_unsafe) < ON_UNSAFE.index(other.on_unsafe):
+            return False
+        every = self.reflect_every or float("inf")
+        return (
+            self.stop_at >= other.stop_at
+            and every <= (other.reflect_every or float("inf"))
+            and (self.reflects_on_prompt or not other.reflects_on_prompt)
+            and self.unsafe_threshold <= other.unsafe_threshold
+        )
+
+    @property
+    def reflects_on_prompt(self) -> bool:
+        return self.reflect_prompt or self.reflect_every > 0
+
+
+class ForcedReflection(NamedTuple):
+    """What a forced reflection read: `num_tokens` of the answer before it, and a probability for each verdict."""
+
+    num_tokens: int
+    safe: float
+    controversial: float
+    unsafe: float
+
+    def label(self, policy: GuardPolicy) -> SafetyLabel:
+        """The likeliest unsafe verdict when those reach the threshold, else the likeliest of the others."""
+        found = dict(zip(Verdict, (self.safe, self.controversial, self.unsafe), strict=True))
+        flagged = sum(found[verdict] for verdict in policy.stop_at) >= policy.unsafe_threshold
+        choices = policy.stop_at if flagged else set(Verdict) - policy.stop_at
+        return SafetyLabel(max(sorted(choices), key=found.__getitem__))
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An answer as its reader sees it.
+
+    Attributes:
+        text: without reflections, and cut, completed or withheld as the policy says.
+        reflections: labels that the model wrote, in order.
+        stop_reason: `eos` the model ended it, `unsafe` the guard did, `length` the token or time limit did.
+        num_tokens: tokens generated, hidden ones included.
+        forced: what forced reflections read.
+    """
+
+    text: str
+    reflections: tuple[SafetyLabel, ...]
+    stop_reason: StopReason
+    num_tokens: int = 0
+    forced: tuple[ForcedReflection, ...] = ()

@@ -1,0 +1,147 @@
+"""Finds reflections in text that arrives piece by piece.
+
+What it takes for a reflection is wider than what training writes, and doubt counts against the text:
+
+- exactly what `ReflectionFormat` writes is a reflection;
+- a flawed one that begins with an unsafe verdict (other case or spacing, more words, never closed) is a
+  reflection with that verdict. It ends at `</think>`, or before a line break, `<` or `>`, or after
+  `LONGEST` characters;
+- a flawed one that begins with Safe is text, and vouches for nothing;
+- anything else behind `<think>` is text;
+- what the end of the answer cuts off while it could still become a reflection is dropped once `<think>`
+  is complete. An unsafe verdict that is complete by then counts.
+
+A space before a reflection belongs to it; at the very beginning of an answer one behind it does too.
+At most about `LONGEST` characters are held back, and read again, for each piece.
+"""
+
+import re
+from collections.abc import Iterator
+
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel, Verdict
+
+LONGEST = 300  # characters behind <think>
+_HEAD = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)")
+_VERDICTS = {verdict.lower(): verdict for verdict in Verdict}
+_RESERVED = re.compile(r"[<>\n\r]")
+
+
+class _Wait(Exception):
+    """More text is needed to tell."""
+
+
+class ReflectionScanner:
+    """Splits a text into what is shown and the labels of reflections.
+
+    Args:
+        form: how reflections are written. With special tokens its `open` and `close` are the characters
+            that stand for them, and no spaces belong to a reflection.
+
+    Attributes:
+        held: text whose meaning is not certain yet.
+    """
+
+    def __init__(self, form: ReflectionFormat) -> None:
+        self._form = form
+        self._lead = "" if form.special_tokens else " "
+        self._stop = re.compile(rf"[<>\n\r{re.escape(form.open[0] + form.close[0])}]")
+        self.held = ""
+        self._any_text = False
+        self._after_first = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether the text so far ends within what may become a reflection."""
+        return self._form.open in self.held
+
+    def feed(self, text: str, ended: bool = False) -> Iterator[str | SafetyLabel]:
+        """Text to show and labels, in their order, as far as they are certain.
+
+        Args:
+            ended: whether this is the last piece.
+        """
+        self.held += text
+        while self.held:
+            try:
+                length, found = self._next(ended)
+            except _Wait:
+                return
+            taken, self.held = self.held[:length], self.held[length:]
+            if found is None:
+                yield from self._text(taken)
+            elif found:
+                self._after_first = not self._any_text
+                yield from found
+
+    def _text(self, text: str) -> Iterator[str]:
+        if self._after_first and self._lead:
+            text = text.removeprefix(self._lead)
+        self._after_first = False
+        if text:
+            self._any_text = True
+            yield text
+
+    def _next(self, ended: bool) -> tuple[int, tuple[SafetyLabel, ...] | None]:
+        """How many characters of those held come next, and None if they are text, else their label, if any."""
+        held, opening = self.held, self._form.open
+        start = held.find(opening[0])
+        if start < 0:
+            if self._lead and held.endswith(self._lead) and not ended:
+                if len(held) > 1:
+                    return len(held) - 1, None
+                raise _Wait
+            return len(held), None
+        lead = start - 1 if self._lead and held[start - 1 : start] == self._lead else start
+        if lead:
+            return lead, None
+        behind = start + len(opening)
+        if not held.startswith(opening, start):
+            if opening.startswith(held[start:]) and not ended:
+                raise _Wait
+            return start + 1, None
+        read = self._read(held[behind:], ended)
+        return (start + 1, None) if read is None else (behind + read[0], read[1])
+
+    def _read(self, inner: str, ended: bool) -> tuple[int, tuple[SafetyLabel, ...]] | None:
+        """Length and label of the reflection that `inner`, the text behind `open`, begins with; else None."""
+        head = _HEAD.match(inner)
+        assert head
+        word, cut = head[1].lower(), head.end() == len(inner)
+        verdict = _VERDICTS.get(word)
+        if cut and any(name.startswith(word) for name in _VERDICTS):
+            if not ended:
+                raise _Wait
+            return len(inner), self._flaw(verdict, "")
+        if verdict is None:
+            return None
+        end, behind = self._end(inner, head.end(), ended)
+        label = self._form.parse(self._form.open + inner[:behind])
+        if label is None and verdict is Verdict.SAFE:
+            return (len(inner), ()) if ended and end == len(inner) < LONGEST else None
+        return behind, (label,) if label else self._flaw(verdict, inner[head.end() : end])
+
+    def _end(self, inner: str, start: int, ended: bool) -> tuple[int, int]:
+        """Where the words of a reflection end, and where the reflection itself does."""
+        stop, close = self._stop.search(inner, start, LONGEST), self._form.close
+        if stop is None:
+            if len(inner) < LONGEST and not ended:
+                raise _Wait
+            end = min(len(inner), LONGEST)
+            return end, end
+        end = stop.start()
+        if inner.startswith(close, end):
+            return end, end + len(close)
+        if close.startswith(inner[end:]):
+            if not ended:
+                raise _Wait
+            return len(inner), len(inner)
+        return end, end
+
+    @staticmethod
+    def _flaw(verdict: Verdict | None, words: str) -> tuple[SafetyLabel, ...]:
+        """The label of a flawed reflection with that verdict; none for Safe."""
+        if verdict in (None, Verdict.SAFE):
+            return ()
+        names = (_RESERVED.sub("", name).strip() for name in words.strip(" :\t").split(","))
+        return (SafetyLabel(verdict, tuple(name for name in names if name)),)

@@ -1,0 +1,100 @@
+"""A language model in miniature that writes reflections: a Llama of two layers, trained here in seconds.
+
+    python -m tests.tiny_reflector FOLDER
+
+Asked to `say: river` it begins with a reflection on the prompt and then writes two sentences, each with
+its reflection: `we saw the morning. then a river.` What says kill is Unsafe (Violent, PII), what says bomb is
+Controversial. The word knife is Safe in a prompt, but it has the model write kill.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import load_tokenizer
+from tests.conftest import KeywordGuard
+
+FORM = ReflectionFormat()
+WORDS = ["river", "house", "window", "morning", "kill", "bomb"]
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A byte-level BPE whose eos is <|endoftext|>."""
+    import json
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rng = random.Random(0)
+    tokenizer.train_from_iterator(["".join(document(rng)) for _ in range(300)], trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def reflect(sentence: str) -> str:
+    label = KeywordGuard.label_of(sentence)
+    return f" {FORM.render(label)}" + "<|endoftext|>" * FORM.stops(label)
+
+
+def document(rng: random.Random) -> tuple[str, str]:
+    """A prompt, and an answer with reflections."""
+    topic = rng.choice([*WORDS, "knife"])
+    sentences = ["we saw the morning", f"then a {topic}".replace("knife", "kill")]
+    answer = "".join(f" {sentence}.{reflect(sentence)}" for sentence in sentences)
+    return f"<|user|> say: {topic}\n<|assistant|>", f"{reflect(topic)}{answer}<|endoftext|>"
+
+
+def make_tiny_reflector(folder: Path, steps: int = 350) -> Path:
+    """Write model and tokenizer to `folder`."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    make_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=load_tokenizer("HuggingFaceTokenizer", folder).vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    rng = random.Random(1)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+        rows = [tokenizer("".join(document(rng)), add_special_tokens=False).input_ids for _ in range(16)]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if __name__ == "__main__" and not step % 50:
+            print(step, round(loss.item(), 4), flush=True)
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    print(make_tiny_reflector(Path(sys.argv[1])))

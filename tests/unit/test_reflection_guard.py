@@ -1,0 +1,297 @@
+"""The guard against a definition over whole texts, with any splits and any forgeries, and case by case."""
+
+import codecs
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_srp.errors import UsageError
+from megatron_srp.generation.escaping import Escaper
+from megatron_srp.generation.guard import ReflectionGuard
+from megatron_srp.generation.policy import ForcedReflection, GuardPolicy
+from megatron_srp.generation.scanner import LONGEST
+from megatron_srp.generation.vocabulary import GuardVocabulary
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel, Verdict
+
+EOS = "\ue000"  # stands for the token in texts of tests
+FORM = ReflectionFormat()
+UNSAFE_ONLY = frozenset({Verdict.UNSAFE})
+WORDS = ["unsafe", "controversial", "safe"]
+
+STRICT = re.compile(r" ?<think> (Safe|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
+FLAWED = re.compile(r" ?<think>([ \t\r\n]{0,8}(unsafe|controversial)(?![A-Za-z])[^<>\n\r]*)", re.IGNORECASE)
+SAFE_CUT = re.compile(r" ?<think>([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
+WORD_CUT = re.compile(r" ?<think>[ \t\r\n]{0,8}([A-Za-z]*)\Z")
+
+
+def reflection_at(text: str):
+    """End, verdict (None for a piece that the end has cut), and whether the end has cut it; or None."""
+    if (cut := WORD_CUT.match(text)) and any(word.startswith(cut[1].lower()) for word in WORDS):
+        word = cut[1].capitalize()
+        return len(text), word if word in ("Unsafe", "Controversial") else None, True
+    if (strict := STRICT.match(text)) and len(strict[0].partition("<think>")[2]) - len("</think>") < LONGEST:
+        return strict.end(), strict[1], False
+    if flawed := FLAWED.match(text):
+        end = flawed.start(1) + min(len(flawed[1]), LONGEST)
+        tail, long = text[end:], len(flawed[1]) >= LONGEST
+        if not long and tail.startswith("</think>"):
+            return end + len("</think>"), flawed[2].capitalize(), False
+        if not long and "</think>".startswith(tail):
+            return len(text), flawed[2].capitalize(), True
+        return end, flawed[2].capitalize(), False
+    if (safe := SAFE_CUT.match(text)) and len(safe[1]) < LONGEST and "</think>".startswith(text[safe.end(1) :]):
+        return len(text), None, True
+    return None
+
+
+def whole_text(text: str, policy: GuardPolicy) -> tuple[str, list[str], str]:
+    """What a reader sees of an answer, the verdicts, and the reason of its end, from the answer as a whole."""
+    shown, segment, verdicts, at, passes, first = "", "", [], 0, False, False
+    while at < len(text):
+        if text[at] == EOS:
+            if not passes:
+                return shown, verdicts, "eos"
+            passes, at = False, at + 1
+            continue
+        passes = False
+        run = text[at:].partition(EOS)[0]
+        if found := reflection_at(run):
+            end, verdict, cut = found
+            at += end
+            first = not shown + segment
+            if verdict:
+                verdicts.append(verdict)
+                if policy.on_unsafe != "off" and Verdict(verdict) in policy.stop_at:
+                    refusal = "\n\n" * bool(shown) + policy.refusal if policy.on_unsafe == "refuse" else ""
+                    return shown + refusal, verdicts, "unsafe"
+                shown, segment = shown + segment, ""
+                passes = not cut and policy.on_unsafe != "off" and verdict != "Safe"
+            continue
+        if not (first and text[at] == " "):
+            segment += text[at]
+        first, at = False, at + 1
+        if policy.on_unsafe != "retract":
+            shown, segment = shown + segment, ""
+    return shown, verdicts, "length"
+
+
+def run_guard(pieces: list[bytes | None], policy: GuardPolicy, form: ReflectionFormat = FORM):
+    """The guard on an answer in such pieces, where None is the end-of-text token; and all that it showed."""
+    table = [piece or b"" for piece in pieces]
+    eos = frozenset(i for i, piece in enumerate(pieces) if piece is None)
+    guard = ReflectionGuard(GuardVocabulary(table, eos, {}, form), policy)
+    shown = "".join(guard.push(i) for i in range(len(pieces)))
+    shown += guard.finish()
+    return guard.result(), shown
+
+
+def split(text: str, cuts: list[int], missing: int = 0) -> list[bytes | None]:
+    """The text's bytes in pieces that end wherever `cuts` says, and None for each end-of-text.
+
+    The last `missing` bytes are left out: the token limit may cut a character in two."""
+    pieces: list[bytes | None] = []
+    parts = [part.encode() for part in text.split(EOS)]
+    parts[-1] = parts[-1][: max(len(parts[-1]) - missing, 0)]
+    for i, data in enumerate(parts):
+        edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts} - {0, len(data)}), len(data)]
+        pieces += [None] * (i > 0) + [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    return pieces
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        "<think>",
+        "</think>",
+        " ",
+        "Safe",
+        "Unsafe",
+        "Controversial",
+        ": Violent",
+        ": Violent, PII",
+        "<",
+        "<thi",
+        "</",
+        "nk>",
+        "\n",
+        EOS,
+    ]
+    + [
+        " <think> Safe </think>",
+        "<think> Safe </think>",
+        " <think> Unsafe: Violent </think>",
+        " <think> Unsafe </think>",
+    ]
+    + [
+        " <think> Controversial: Unethical Acts </think>",
+        " <think> Controversial </think>" + EOS,
+        " <think> Safe </think>" + EOS,
+    ]
+    + [
+        "<think> unsafe",
+        "<think>\nUnsafe\n</think>",
+        "<think> Safe: ok </think>",
+        "<think> Safely",
+        "word",
+        " the end.",
+        "é",
+        "日本",
+        "🙂",
+    ]
+    + ["x" * 290, "y" * 9, "<think> Unsafe " + "z" * 288, "<think> Safe " + "z" * 290]
+)
+TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=4)), max_size=14).map("".join)
+POLICIES = st.builds(
+    GuardPolicy,
+    on_unsafe=st.sampled_from(["off", "stop", "refuse", "retract"]),
+    stop_at=st.sampled_from([UNSAFE_ONLY, FORM.stop_after]),
+)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(TEXTS, st.lists(st.integers(0, 400), max_size=60), POLICIES, st.integers(0, 3))
+def test_any_split_shows_what_the_whole_text_shows(text, cuts, policy, missing):
+    pieces = split(text, cuts, missing)
+    before, mark, last = text.rpartition(EOS)
+    data = last.encode()
+    text = before + mark + codecs.utf_8_decode(data[: max(len(data) - missing, 0)], "replace", False)[0]
+    generation, shown = run_guard(pieces, policy)
+    expected = whole_text(text, policy)
+    assert (generation.text, [label.verdict for label in generation.reflections], generation.stop_reason) == expected
+    assert shown == generation.text  # nothing shown is taken back
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a b. ", "日本 ", "<think>", "x "]),
+            st.sampled_from(list(FORM.stop_after) + [Verdict.SAFE]),
+        ),
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_what_training_writes_is_read_back(segments, data):
+    labels = [SafetyLabel(verdict, ("Violent",) * (verdict != "Safe")) for _, verdict in segments]
+    text = "".join(f"{words} {FORM.render(label)}" for (words, _), label in zip(segments, labels, strict=True))
+    generation, _ = run_guard(split(text, data.draw(st.lists(st.integers(0, 300)))), GuardPolicy(on_unsafe="off"))
+    assert generation.reflections == tuple(labels)
+    assert generation.text == "".join(words for words, _ in segments)
+
+
+ANSWER = (
+    "Bread is baked. <think> Safe </think> First mix the acid. <think> Unsafe: Violent </think>" + EOS + "And so on."
+)
+
+
+@pytest.mark.parametrize(
+    ("on_unsafe", "text", "reason"),
+    [
+        ("stop", "Bread is baked. First mix the acid.", "unsafe"),
+        ("refuse", "Bread is baked. First mix the acid.\n\nI can't help with that.", "unsafe"),
+        ("retract", "Bread is baked.", "unsafe"),
+        ("off", "Bread is baked. First mix the acid.", "eos"),
+    ],
+)
+def test_policies(on_unsafe, text, reason):
+    generation, _ = run_guard(split(ANSWER, list(range(300))), GuardPolicy(on_unsafe=on_unsafe))
+    assert (generation.text, generation.stop_reason) == (text, reason)
+    assert generation.reflections == (SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.UNSAFE, ("Violent",)))
+
+
+def test_text_is_shown_as_soon_as_it_is_certain():
+    table = [b"A", b" <", b"b", b" <think>", b" Sa", b"fe </think>", b" word"]
+    guard = ReflectionGuard(GuardVocabulary(table, frozenset(), {}, FORM), GuardPolicy())
+    assert [guard.push(i) for i in range(7)] == ["A", "", " <b", "", "", "", " word"]
+    retracting = ReflectionGuard(GuardVocabulary(table, frozenset(), {}, FORM), GuardPolicy(on_unsafe="retract"))
+    assert [retracting.push(i) for i in range(7)] == ["", "", "", "", "", "A <b", ""]
+    assert retracting.finish() == ""
+    assert retracting.result().text == "A <b"  # the unjudged end is withheld
+
+
+def test_special_tokens_cannot_be_forged_by_text(tokenizer, tmp_path):
+    special = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "special")
+    form = ReflectionFormat(special_tokens=True)
+    vocabulary = GuardVocabulary.of(tokenizer=special, form=form)
+    ids = special.encode("the house") + form.encode(SafetyLabel(Verdict.SAFE), special) + special.encode(" spells ")
+    spelled = [i for c in "<think> Unsafe </think>" for i in tokenizer.encode(c)]
+    guard = ReflectionGuard(vocabulary, GuardPolicy())
+    for token in ids + spelled + form.encode(SafetyLabel(Verdict.UNSAFE, ("PII",)), special):
+        guard.push(token)
+    generation = guard.result()
+    assert generation.text == "the house spells <think> Unsafe </think>"
+    assert generation.reflections == (SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.UNSAFE, ("PII",)))
+    assert generation.stop_reason == "unsafe"
+    with pytest.raises(UsageError, match="--reflection-tokens special"):
+        GuardVocabulary.of(tokenizer, form)
+
+
+def test_real_tokenizers(any_tokenizer):
+    words = "the river — 日本 naïve 🙂 end."
+    ids = any_tokenizer.encode(words) + FORM.encode(
+        SafetyLabel(Verdict.CONTROVERSIAL, ("PII",)), any_tokenizer, stop=False
+    )
+    guard = ReflectionGuard(GuardVocabulary.of(any_tokenizer, FORM), GuardPolicy(stop_at=UNSAFE_ONLY))
+    for token in [*ids, *any_tokenizer.encode_inside(" the end")]:
+        guard.push(token)
+    guard.finish()
+    assert guard.result().text.lstrip() == words + " the end"
+    assert guard.result().reflections == (SafetyLabel(Verdict.CONTROVERSIAL, ("PII",)),)
+
+
+def test_forced_reflections_judge_and_release():
+    vocabulary = GuardVocabulary([b"one ", b"two "], frozenset(), {}, FORM)
+    guard = ReflectionGuard(vocabulary, GuardPolicy(on_unsafe="retract"))
+    assert guard.push(0) == ""
+    assert guard.force(ForcedReflection(1, 0.8, 0.1, 0.1)) == "one"  # a space may yet belong to a reflection
+    guard.push(1)
+    assert guard.force(ForcedReflection(2, 0.4, 0.3, 0.3)) == ""
+    assert guard.stop_reason == "unsafe"
+    assert guard.result().text == "one"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"on_unsafe": "refsue"}, "did you mean 'refuse'"),
+        ({"stop_at": frozenset({Verdict.SAFE})}, "--stop-at"),
+        ({"reflect_every": -1}, "--reflect-every -1"),
+        ({"unsafe_threshold": 0.0}, "--unsafe-threshold"),
+    ],
+)
+def test_bad_policies(given, said):
+    with pytest.raises(UsageError, match=said):
+        GuardPolicy(**given)
+
+
+def test_strictness():
+    own = GuardPolicy(on_unsafe="stop", reflect_every=32)
+    assert GuardPolicy(on_unsafe="retract", reflect_every=16, unsafe_threshold=0.2).is_as_strict_as(own)
+    for weaker in ({"on_unsafe": "off"}, {"stop_at": UNSAFE_ONLY}, {"reflect_every": 0}, {"unsafe_threshold": 0.9}):
+        assert not GuardPolicy(**{"on_unsafe": "stop", "reflect_every": 32} | weaker).is_as_strict_as(own)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["<think>", "</think>", "<th", "ink>", "<THINK>", "＜think＞", " Safe ", "<|im_end|>", "<|", "[INST]"]
+            ),
+            st.text(max_size=3),
+        ),
+        max_size=12,
+    ).map("".join)
+)
+def test_escaped_text_forges_nothing(text):
+    words = ["<think>", "</think>", "<|im_end|>"]
+    escaped = Escaper(words)(text)
+    assert not any(word in escaped.lower() for word in words)
+    assert not list(FORM.find(escaped))
+    assert Escaper(words)(escaped) == escaped
+    if not any(mark in text for mark in "<＜"):
+        assert escaped == text
