@@ -125,6 +125,8 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
     "--yaml-cfg": {},
+    "--async-save": {"action": "store_true"},
+    "--use-persistent-ckpt-worker": {"action": "store_true"},
     "--eod-mask-loss": {"action": "store_true"},
     "--context-parallel-size": {"type": int},
     "--mtp-num-layers": {"type": int},
@@ -173,6 +175,11 @@ def check_flags(args: argparse.Namespace) -> list[str]:
         value = getattr(args, flag[2:].replace("-", "_"))
         if value and (flag, value) != ("--context-parallel-size", 1):
             raise UsageError(f"{flag} cannot be used here: {reason}")
+    if args.async_save and not args.use_persistent_ckpt_worker:
+        raise UsageError(
+            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while the training waits; give both "
+            "(and --async-strategy mcore where nvidia-resiliency-ext is not installed)"
+        )
     if args.srp_dataloader == "dali":
         dali_loader.check_installed()
     if args.eod_mask_loss:

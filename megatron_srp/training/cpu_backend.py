@@ -66,6 +66,7 @@ def patch_megatron() -> None:
     _skip_jit_warmup()
     _allow_sequence_parallel_norm()
     _use_fused_adam_interface()
+    _fork_checkpoint_worker()
 
 
 def write_checkpoints_in_process() -> None:
@@ -219,3 +220,13 @@ def _use_fused_adam_interface() -> None:
 
     optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = FusedAdam, False
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_TE_OPTIMIZER = True
+
+
+def _fork_checkpoint_worker() -> None:
+    # Megatron starts the worker of --async-save from a fork server at first, and by "spawn" for a save after the
+    # last step. These patches do not hold in either: it would divide by the number of GPUs and die, and every rank
+    # would wait for its checkpoint for ever.
+    from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
+
+    start: Any = PersistentAsyncCaller._get_process  # bound to the class
+    PersistentAsyncCaller._get_process = lambda rank, mode="fork", *qos: start(rank, "fork", *qos)

@@ -16,6 +16,8 @@ ENTRY_POINT = ["-m", "megatron_srp.training.pretrain"]
 REPOSITORY = Path(__file__).parents[2]
 NUM_STEPS = 30
 SAVE_INTERVAL = 15
+# Of examples/pretrain_common.sh; without the worker Megatron would save in the step.
+ASYNC = ["--async-save", "--use-persistent-ckpt-worker", "--async-strategy", "mcore"]
 
 
 def environment() -> dict[str, str]:

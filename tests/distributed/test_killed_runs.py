@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.checkpoints import largest_difference, load_tensors
-from tests.distributed.jobs import Corpus, Forkserver, Run
+from tests.distributed.jobs import ASYNC, Corpus, Forkserver, Run
 
 STEPS, INTERVAL = 24, 3
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -17,7 +17,7 @@ LOADED = re.compile(r"successfully loaded checkpoint .* at iteration (\d+)")
 KINDS = {
     "saves in the step": ["--tensor-model-parallel-size", "2"],
     "distributed optimizer": ["--use-distributed-optimizer"],
-    "asynchronous saves": ["--tensor-model-parallel-size", "2", "--async-save"],
+    "asynchronous saves": ["--tensor-model-parallel-size", "2", *ASYNC],
 }
 
 

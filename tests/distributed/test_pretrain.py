@@ -108,27 +108,6 @@ def test_a_mistake_that_megatron_finds(
     assert "Traceback" not in finished.log
 
 
-@pytest.mark.parametrize(
-    ("mistake", "reason"),
-    [
-        (["--num-layers", "6"], "num_layers|Global shape mismatch"),
-        (["--ffn-hidden-size", "256"], "Global shape mismatch"),
-        (["--train-iters", "60"], "warmup iterations do not match; .* --override-opt-param-scheduler"),
-        (["--ckpt-step", "7"], "iter_0000007"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit(
-    uninterrupted: Run, corpus: Corpus, forkserver: Forkserver, mistake: list[str], reason: str
-) -> None:
-    argv = [*corpus.flags, "--tensor-model-parallel-size", "2", *uninterrupted.resume(SAVE_INTERVAL), *mistake]
-    finished = forkserver.run(2, argv)
-    assert stopped(finished.codes), finished.log
-    (line,) = errors(finished.log)
-    assert line.startswith("error: --load ")
-    assert re.search(reason, line), line
-    assert "Traceback" not in finished.log
-
-
 def test_another_tokenizer(corpus: Corpus, forkserver: Forkserver) -> None:
     finished = forkserver.run(2, [*corpus.flags, "--tokenizer-model", corpus.other_tokenizer])
     assert stopped(finished.codes), finished.log

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.checkpoints import largest_difference, load_tensors
-from tests.distributed.jobs import Corpus, Forkserver, Run
+from tests.distributed.jobs import ASYNC, Corpus, Forkserver, Run
 
 FIRST, STEPS = 2, 22  # those that start from a checkpoint take FIRST's, and train 20 steps
 TP2 = ["--tensor-model-parallel-size", "2"]
@@ -91,9 +91,11 @@ def test_evaluation(flags: list[str], forkserver: Forkserver, tmp_path: Path) ->
     assert two.losses("lm loss validation") == pytest.approx(losses, abs=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_asynchronous_saves(flags: list[str], single: Run, forkserver: Forkserver, tmp_path: Path) -> None:
-    saved = train(forkserver, 2, [*flags, *TP2, "--async-save", "--save-interval", "10"], tmp_path / "saved")
+    saved = Run(tmp_path / "saved")
+    finished = forkserver.run(2, [*flags, *TP2, *ASYNC, "--save-interval", "10", *saved.flags])
+    assert finished.codes == [0, 0], finished.log
+    assert "scheduled an async checkpoint save at iteration      10" in finished.log
     folder = saved.folder / "checkpoints"
     assert (folder / "latest_checkpointed_iteration.txt").read_text() == str(STEPS)
     resumed = train(forkserver, 1, [*flags, *saved.resume(10)], tmp_path / "resumed")

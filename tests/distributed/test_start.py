@@ -103,6 +103,7 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
         (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),
         (["--srp-precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--async-save"], "--async-save needs --use-persistent-ckpt-worker"),
         (["--load", "nowhere"], "--load nowhere: no checkpoint there"),
     ],
 )

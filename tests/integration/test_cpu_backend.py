@@ -42,6 +42,7 @@ import warnings
 warnings.filterwarnings("ignore")
 import torch
 torch.cuda.is_available = lambda: True
+torch.cuda.get_device_name = lambda: "NVIDIA H100 80GB HBM3"
 from megatron_srp.training import cpu_backend, megatron_api
 from megatron.core import optimizer
 from megatron.core.optimizer import distrib_optimizer
