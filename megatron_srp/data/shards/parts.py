@@ -59,7 +59,13 @@ def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[
 def _read(prefix: Path) -> dict[str, Any]:
     if not manifest_path(prefix).exists() and Path(f"{prefix}{WORK_SUFFIX}").exists():
         raise InputError(f"{prefix} is not finished; give the command that makes it again, then join")
-    return read_manifest(manifest_path(prefix))
+    manifest = read_manifest(manifest_path(prefix))
+    if manifest.get("sidecars"):
+        raise UsageError(
+            f"{prefix} holds sidecars for shards that lie elsewhere, and no shards; name those in a blend with "
+            "their sidecars in --srp-sidecar, or make shards to join with --materialize"
+        )
+    return manifest
 
 
 def _partitions_of(prefix: Path) -> list[Path]:
