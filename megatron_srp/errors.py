@@ -53,6 +53,15 @@ def did_you_mean(name: str, known: list[str]) -> str:
     return f"choose from {', '.join(sorted(known))}{hint}"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name, as the system gave it, can be written into JSON; those of files can be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command-line tool: user errors become one line on stderr and an exit code."""
     try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError, run_command
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
 
     from megatron_srp.data.shards.merge import merge_shards
 
-    parts = find_parts(args.prefixes, Path(args.output_prefix))
+    parts = find_parts(args.prefixes, Path(output_prefix(args.output_prefix)))
     manifest = merge_shards(parts, args.output_prefix, args.overwrite, every_half_minute(len(parts)))
     counts = manifest["counts"]
     print(f"{len(parts)} outputs joined: {counts['documents']:,} documents, {counts['tokens']:,} tokens")

@@ -4,13 +4,14 @@
 import argparse
 import sys
 
+from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import run_command
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("prefix", help="the --output-prefix of the reflected shards (PREFIX.srp.json)")
-    parser.add_argument("output_prefix", help="prefix of the plain shards to write")
+    parser.add_argument("output_prefix", type=output_prefix, help="prefix of the plain shards to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     args = parser.parse_args(argv)
 

@@ -79,7 +79,7 @@ def _instance(target: str, name: str) -> SafetyClassifier:
     module, _, attribute = target.partition(":")
     try:
         guard = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"--guard {name}: {error}; give python:MODULE:CLASS, with the module on PYTHONPATH") from None
     if not isinstance(guard, SafetyClassifier):
         raise UsageError(f"--guard {name}: {attribute} is no megatron_srp.annotation.SafetyClassifier")

@@ -14,7 +14,7 @@ import xxhash
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 from megatron_srp.corpus.compression import Consumed, read_lines
 from megatron_srp.corpus.jsonl import JsonLines
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import InputError, UsageError, is_utf8
 
 BATCH_BYTES = 4 << 20
 _EDGE = 1 << 16
@@ -56,13 +56,22 @@ def expand_inputs(patterns: Sequence[str]) -> list[Path]:
         files += found
     for file in files:
         if not file.is_file():
-            problem = "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'" if file.is_dir() else "no such file"
-            raise UsageError(f"--input {file}: {problem}")
+            raise UsageError(f"--input {file}: {_why_no_file(file)}")
+        if not is_utf8(str(file)):
+            raise UsageError(f"--input {str(file)!r}: the name is not UTF-8; rename the file")
     names = Counter(file.resolve() for file in files)
     twice = [file for file in files if names[file.resolve()] > 1]
     if twice:
         raise UsageError(f"--input names {twice[0]} twice; its documents would be in the shard twice")
     return files
+
+
+def _why_no_file(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'"
+    if path.exists():
+        return "is a pipe or device; a stopped run could not read it again, so write it to a file first"
+    return "no such file"
 
 
 def file_fingerprint(path: Path) -> str:

@@ -73,7 +73,8 @@ def _shard_name(prefix: Path) -> Path:
     """The one shard that an output prefix stands for, or `prefix` itself."""
     if sidecar_path(prefix).exists() or not manifest_path(prefix).exists():
         return prefix
-    names = [shard["name"] for shard in read_manifest(manifest_path(prefix))["shards"]]
+    manifest = read_manifest(manifest_path(prefix))
+    names = [entry["name"] for kind in ("shards", "sidecars") for entry in manifest.get(kind) or []]
     found = [prefix.with_name(name) for name in names if sidecar_path(prefix.with_name(name)).exists()]
     if not found:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to inspect")

@@ -16,7 +16,13 @@ import torch
 
 from megatron_srp.annotation.engines import Engine, Prompts
 from megatron_srp.annotation.engines.hf_attention import NAME, Packing, pack, register, shared_prefix_keys, to_device
-from megatron_srp.annotation.engines.hf_loading import choose_device, choose_dtype, load_model, weights_revision
+from megatron_srp.annotation.engines.hf_loading import (
+    check_tokens,
+    choose_device,
+    choose_dtype,
+    load_model,
+    weights_revision,
+)
 from megatron_srp.errors import OutputError
 
 GPU_BATCH_TOKENS = 32_768
@@ -49,6 +55,7 @@ class HFEngine(Engine):
         max_length: int | None = None,
         compile: bool = False,
     ) -> None:
+        check_tokens(batch_tokens=batch_tokens, max_length=max_length)
         self.device = choose_device(device)
         on_gpu = self.device.type == "cuda"
         register()

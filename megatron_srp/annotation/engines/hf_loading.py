@@ -9,6 +9,13 @@ import torch
 from megatron_srp.errors import UsageError
 
 
+def check_tokens(**options: int | None) -> None:
+    """Raises UsageError for an option that is no number of tokens."""
+    for name, value in options.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise UsageError(f"--engine hf: {name} {value!r}; give a number of tokens, at least 1")
+
+
 def choose_device(name: str | None) -> torch.device:
     """The device of that name, by default a GPU where there is one; raises UsageError for what is not here."""
     try:

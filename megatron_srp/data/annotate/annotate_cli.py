@@ -61,6 +61,8 @@ def _validate(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
     if not 0 <= args.max_failure_rate <= 1:
         raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
+    if not args.store:
+        raise UsageError("--store '': give the folder of the annotation store")
     if "/" in args.json_key or not args.json_key:
         raise UsageError(
             f"--json-key {args.json_key!r}: names a folder of the store, so it can be neither empty nor contain /"

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from megatron_srp.data.jobs.partitions import add_partition_flags, check_partition_flags
+from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 from megatron_srp.schema import Verdict
@@ -118,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write Controversial as it is, or as one of the others",
     )
     add = parser.add_argument_group("output").add_argument
-    add("--output-prefix", required=True, metavar="PREFIX", help="of all files written")
+    add("--output-prefix", type=output_prefix, required=True, metavar="PREFIX", help="of all files written")
     add("--overwrite", action="store_true", help="replace finished or half-done output")
     add("--workers", type=int, metavar="N", help="threads (default: all cores; 2 for each task of a Ray cluster)")
     add(

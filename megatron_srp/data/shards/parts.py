@@ -62,6 +62,11 @@ def _read(prefix: Path) -> dict[str, Any]:
     manifest = read_manifest(manifest_path(prefix))
     if manifest.get("sft"):
         raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and make the shard anew")
+    if manifest.get("sidecars"):
+        raise UsageError(
+            f"{prefix} holds sidecars for shards that lie elsewhere, and no shards; name those in a blend with "
+            "their sidecars in --srp-sidecar, or make shards to join with --materialize"
+        )
     return manifest
 
 

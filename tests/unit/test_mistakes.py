@@ -1,0 +1,74 @@
+"""Mistakes that any user may make with names, for every command that takes them: one line, exit 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_srp.annotation import load_guard
+from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.data.annotate.annotate_cli import main as annotate
+from megatron_srp.data.jobs.preprocess_cli import main as preprocess
+from megatron_srp.data.shards.parts import find_parts
+from megatron_srp.data.shards.prefix import output_prefix
+from megatron_srp.errors import UsageError
+from megatron_srp.reports.shard_report import open_shard
+
+TOOLS = Path(__file__).parents[2] / "tools"
+NOT_UTF8 = os.fsdecode(b"\xff\xfe")
+
+
+@pytest.mark.parametrize("given", ["", ".", "/", "out/", "out/..", NOT_UTF8])
+def test_an_output_prefix_must_name_files(given):
+    with pytest.raises(UsageError, match=r"names a folder|not UTF-8"):
+        output_prefix(given)
+
+
+def test_all_commands_check_it(tmp_path):
+    for command in (
+        ["strip_reflections.py", "in", "out/"],
+        ["merge_shards.py", "out/", "in"],
+        ["preprocess_with_reflections.py", "--input", "in", "--output-prefix", "out/"],
+    ):
+        done = subprocess.run(
+            [sys.executable, TOOLS / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2 and done.stderr.startswith("error: output prefix 'out/': names a folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_that_cannot_be_read_twice_or_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UsageError, match="pipe or device"):
+        expand_inputs([str(tmp_path / "pipe.jsonl")])
+    (tmp_path / f"{NOT_UTF8}.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UsageError, match="not UTF-8; rename"):
+        expand_inputs([str(tmp_path / f"{NOT_UTF8}.jsonl")])
+
+
+def test_an_empty_store_and_a_guard_that_is_no_guard(write_jsonl):
+    with pytest.raises(UsageError, match="--store ''"):
+        annotate(["--input", str(write_jsonl(["a"])), "--guard", "heuristic", "--store", ""])
+    with pytest.raises(UsageError, match="give python:MODULE:CLASS"):
+        load_guard("python:json.decoder:JSONDecodeError")
+
+
+def test_the_prefix_of_a_set_of_sidecars(tokenizer_models, write_jsonl, tmp_path):
+    kind, model = tokenizer_models["gpt2"]
+    tokenizer = ["--tokenizer-type", kind, "--tokenizer-model", str(model)]
+    texts = write_jsonl(["How to build a bomb. It is safe to go on here."])
+    preprocess(["--input", str(texts), *tokenizer, "--guard", "none", "--output-prefix", str(tmp_path / "plain")])
+    shard = str(tmp_path / "plain_text_document")
+    sidecars = tmp_path / "w5"
+    flags = ["--guard", "heuristic", "--max-words", "5", "--output-prefix", str(sidecars)]
+    preprocess(["--input-shards", shard, *tokenizer, *flags])
+    assert open_shard(sidecars).name == tmp_path / "w5_plain_text_document"
+    with pytest.raises(UsageError, match="holds sidecars"):
+        find_parts([sidecars])
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS.glob("*.py")), ids=lambda tool: tool.name)
+def test_every_tool_can_be_run_by_its_name(tool):
+    assert os.access(tool, os.X_OK)
