@@ -30,8 +30,14 @@ def main(argv: list[str]) -> None:
     options = Options(args.quick, args.corpus, args.tokenizers)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
-        write_section(getattr(import_module(module), function)(options), args.out)
-        print(f"wrote section {name!r} of {args.out}")
+        try:
+            write_section(getattr(import_module(module), function)(options), args.out)
+        except UsageError as error:
+            if args.sections:
+                raise
+            print(f"left out section {name!r}: {error}")
+        else:
+            print(f"wrote section {name!r} of {args.out}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def run(options: Options) -> Section:
     return Section(
         "data",
         "Data plane",
-        "make bench",
+        "tools/bench.py data",
         ("megatron-srp", "gigatoken", "tokenizers", "sentencepiece", "numpy", "pyarrow"),
         "\n\n".join([described, *tables]),
     )

@@ -1,8 +1,9 @@
 """Commands measured side by side: processor and wall time of each, with the spread over several runs."""
 
-import os
+import json
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,23 +25,32 @@ class Timing:
         return [own / base for own, base in zip(self.cpu_s, other.cpu_s, strict=True)]
 
 
+# Runs a command and tells what it took. A process of its own: Linux counts the memory of whoever starts a
+# process to that process's peak, and a benchmark that holds a corpus is larger than what it measures.
+_MEASURE = """
+import json, os, subprocess, sys, time
+began = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+seconds = usage.ru_utime + usage.ru_stime, time.monotonic() - began
+print(json.dumps([process.returncode, *seconds, usage.ru_maxrss << 10]))
+"""
+
+
 def measure(command: Sequence[str]) -> tuple[float, float, int]:
     """Run `command` to its end. Its processor seconds, children included, wall seconds, and peak bytes.
 
     Raises:
         OutputError: when it fails.
     """
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    if process.returncode:
-        raise OutputError(f"{' '.join(command)} failed:\n{output[-2000:]}")
-    return usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss << 10
+    done = subprocess.run([sys.executable, "-S", "-c", _MEASURE, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise OutputError(f"{' '.join(command)} cannot be started:\n{done.stderr[-2000:]}")
+    code, cpu, wall, memory = json.loads(done.stdout)
+    if code:
+        raise OutputError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return cpu, wall, memory
 
 
 def compare(
