@@ -95,7 +95,8 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
             raise UsageError("--annotations: a store holds verdicts for one key; give one --json-keys at a time")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
         store = AnnotationStore(args.annotations)
-        return StoreLabeler(store, args.json_keys[0], names, fingerprints, args.max_words, args.failed_as)
+        key = args.json_keys[0]
+        return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints)
     if args.guard == "none":
         return None
     from megatron_srp.annotation import load_guard
@@ -108,5 +109,9 @@ def _judge(args: argparse.Namespace) -> dict[str, Any]:
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
 
-        return {"annotations": AnnotationStore(args.annotations).settings, "failed_as": args.failed_as}
+        from megatron_srp.data.jobs.stored_hints import StoredHints
+
+        store = AnnotationStore(args.annotations)
+        hints = {"hints": StoredHints(store).settings} if args.hints else {}
+        return {"annotations": store.settings, "failed_as": args.failed_as, **hints}
     return {"guard": args.guard}
