@@ -129,19 +129,21 @@ class Reflections:
 
     def with_wrong_hints(self) -> np.ndarray:
         """bool[S]: which have ids of a hint though their entry says otherwise, or none though it says so."""
-        hinted = self.table.hinted()[self.entries] if len(self.entries) else np.empty(0, bool)
+        hinted = self.table.hinted()[self.entries]
         own = self.hints.sizes() if self.hints else np.zeros(len(hinted), np.int64)
         return (own < 0) | ((own > 0) != hinted)
 
     def sizes(self) -> np.ndarray:
         """int64[S]: tokens of each; raises IndexError for numbers beyond the table."""
-        sizes: np.ndarray = np.diff(self.table.arrays()[1])[self.entries] if len(self.entries) else np.empty(0, np.int64)
+        sizes: np.ndarray = (
+            np.diff(self.table.arrays()[1])[self.entries] if len(self.entries) else np.empty(0, np.int64)
+        )
         return sizes + self.hints.sizes() if self.hints else sizes
 
     def ids(self) -> np.ndarray:
         """int32[sum of sizes]: their ids, one behind the other."""
         flat, offsets = self.table.arrays()
-        sizes = np.diff(offsets)[self.entries] if len(self.entries) else np.empty(0, np.int64)
+        sizes = np.diff(offsets)[self.entries]
         shared = flat[ranges(offsets[self.entries], sizes)]
         if not self.hints:
             return shared

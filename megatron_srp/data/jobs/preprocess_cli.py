@@ -108,7 +108,6 @@ def _judge(args: argparse.Namespace) -> dict[str, Any]:
     """Who judged, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
-
         from megatron_srp.data.jobs.stored_hints import StoredHints
 
         store = AnnotationStore(args.annotations)

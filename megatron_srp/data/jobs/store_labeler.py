@@ -11,8 +11,8 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.reflect import Source
 from megatron_srp.data.jobs.stored_hints import StoredHints
+from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization.base import digest
@@ -65,8 +65,8 @@ class StoreLabeler:
         self._read = lru_cache(maxsize=4)(read_part)
 
     def identity(self, file: int, row: int) -> str:
-        """Of the verdicts, and hints, for everything before `row` of file number `file`: equal where a resumed run finds
-        the same. Verdicts that were added behind it do not count, so that annotating can go on meanwhile."""
+        """Of the verdicts, and hints, for everything before `row` of file number `file`: equal where a resumed
+        run finds the same. Verdicts that were added behind it do not count, so that annotating can go on meanwhile."""
         used = [
             parts if number < file else [p for p in parts if p[0] < row] for number, parts in enumerate(self._parts)
         ]

@@ -109,7 +109,8 @@ class ReflectionSidecar:
         """Write the file; arrays may be memory-mapped, and are then never in memory as a whole."""
         columns, fields = [pa.array(self.cuts), pa.array(self.entries)], list(_ITEM)
         if self.hints:
-            columns.append(pa.LargeListArray.from_arrays(pa.array(self.hints.offsets), pa.array(self.hints.ids), _HINT.type))
+            ids = pa.array(self.hints.ids)
+            columns.append(pa.LargeListArray.from_arrays(pa.array(self.hints.offsets), ids, _HINT.type))
             fields.append(_HINT)
         items = pa.StructArray.from_arrays(columns, fields=fields)
         offsets = pa.array(np.ascontiguousarray(self.offsets))
