@@ -520,7 +520,7 @@ static inline void copy_tokens(void *out, int64_t at, const void *tokens, int64_
 PyDoc_STRVAR(interleave_doc,
              "interleave(tokens, token_offsets, cuts, ids, segment_offsets, table, table_offsets, eod, out_size,\n"
              "out, lengths) -> int\n\n"
-             "Writes each document's tokens with table entry ids[s] (uint16) inserted at cuts[s] (int32), then eod\n"
+             "Writes each document's tokens with table entry ids[s] (int32) inserted at cuts[s] (int32), then eod\n"
              "unless it is -1. tokens are uint16 or uint32, table is int32, out has items of out_size bytes, 2 or\n"
              "4. Returns how many tokens were written; lengths int32[N] receives how many for each document.");
 
@@ -533,12 +533,12 @@ static PyObject *interleave(PyObject *self, PyObject *args) {
     int64_t n = COUNT(token_offsets, int64_t), entries = COUNT(table_offsets, int64_t) - 1;
     const int64_t *token_at = token_offsets.buf, *segment_at = segment_offsets.buf, *entry_at = table_offsets.buf;
     const int32_t *cut = cuts.buf;
-    const uint16_t *id = ids.buf;
+    const int32_t *id = ids.buf;
     int64_t total = n ? token_at[n - 1] : 0, written = 0;
     int wide_in = tokens.len == total * 4, wide_out = out_size == 4;
     int64_t room = out.len / (wide_out ? 4 : 2);
     int valid = segment_offsets.len == token_offsets.len && COUNT(lengths, int32_t) == n - 1 &&
-                COUNT(cuts, int32_t) == COUNT(ids, uint16_t) && tokens.len == total * (wide_in ? 4 : 2);
+                COUNT(cuts, int32_t) == COUNT(ids, int32_t) && tokens.len == total * (wide_in ? 4 : 2);
     Py_BEGIN_ALLOW_THREADS
     valid = valid && good_offsets(token_at, n, total) && good_offsets(segment_at, n, COUNT(cuts, int32_t)) &&
             good_offsets(entry_at, entries + 1, COUNT(table, int32_t));
@@ -547,7 +547,7 @@ static PyObject *interleave(PyObject *self, PyObject *args) {
         for (int64_t s = segment_at[d]; s <= segment_at[d + 1]; s++) { /* one more: the rest behind the last cut */
             int last = s == segment_at[d + 1];
             int64_t to = last ? count : cut[s], entry = last ? -1 : id[s];
-            int64_t insert = last ? (eod >= 0) : entry < entries ? entry_at[entry + 1] - entry_at[entry] : -1;
+            int64_t insert = last ? (eod >= 0) : entry >= 0 && entry < entries ? entry_at[entry + 1] - entry_at[entry] : -1;
             if (to < from || to > count || insert < 0 || written + to - from + insert > room) {
                 valid = 0;
                 break;
@@ -574,29 +574,33 @@ static PyObject *interleave(PyObject *self, PyObject *args) {
 enum { SUM_EVERY = 256 }; /* reflections between two running sums; data/shards/view.py */
 
 PyDoc_STRVAR(reflected_lengths_doc,
-             "reflected_lengths(offsets, entries, table_offsets, lengths, sums) -> None\n\n"
+             "reflected_lengths(offsets, entries, table_offsets, hint_offsets, lengths, sums) -> None\n\n"
              "Adds to lengths int32[N] the tokens of each sequence's reflections: entries uint16[S], of which\n"
-             "offsets int64[N+1] says whose they are. sums int64[S/256+1] receives how many tokens the\n"
+             "offsets int64[N+1] says whose they are, and hints (hint_offsets int64[S+1], or empty). sums int64[S/256+1] receives how many tokens the\n"
              "reflections before every 256th one have, for read_reflected.");
 
 static PyObject *reflected_lengths(PyObject *self, PyObject *args) {
-    Py_buffer offsets, entries, table_offsets, lengths, sums;
-    if (!PyArg_ParseTuple(args, "y*y*y*w*w*", &offsets, &entries, &table_offsets, &lengths, &sums)) return NULL;
+    Py_buffer offsets, entries, table_offsets, hint_offsets, lengths, sums;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*w*w*", &offsets, &entries, &table_offsets, &hint_offsets, &lengths, &sums))
+        return NULL;
     const int64_t *at = offsets.buf, *entry_at = table_offsets.buf;
+    const int64_t *hint_at = hint_offsets.len ? hint_offsets.buf : NULL;
     const uint16_t *entry = entries.buf;
     int32_t *length = lengths.buf;
     int64_t *sum = sums.buf, n = COUNT(offsets, int64_t), count = COUNT(entries, uint16_t), total = 0;
     int64_t table_size = COUNT(table_offsets, int64_t) - 1;
-    int valid = COUNT(lengths, int32_t) == n - 1 && COUNT(sums, int64_t) == count / SUM_EVERY + 1 && table_size >= 0;
+    int valid = COUNT(lengths, int32_t) == n - 1 && COUNT(sums, int64_t) == count / SUM_EVERY + 1 && table_size >= 0 &&
+                (!hint_at || COUNT(hint_offsets, int64_t) == count + 1);
     Py_BEGIN_ALLOW_THREADS
     valid = valid && good_offsets(at, n, count) &&
-            good_offsets(entry_at, table_size + 1, table_size ? entry_at[table_size] : 0);
+            good_offsets(entry_at, table_size + 1, table_size ? entry_at[table_size] : 0) &&
+            (!hint_at || good_offsets(hint_at, count + 1, hint_at[count]));
     if (valid) sum[0] = 0;
     for (int64_t i = 0; valid && i < n - 1; i++) {
         int64_t before = total;
         for (int64_t k = at[i]; valid && k < at[i + 1]; k++) {
             valid = entry[k] < table_size;
-            if (valid) total += entry_at[entry[k] + 1] - entry_at[entry[k]];
+            if (valid) total += entry_at[entry[k] + 1] - entry_at[entry[k]] + (hint_at ? hint_at[k + 1] - hint_at[k] : 0);
             if ((k + 1) % SUM_EVERY == 0) sum[(k + 1) / SUM_EVERY] = total;
         }
         valid = valid && length[i] >= 0 && length[i] + (total - before) <= INT32_MAX;
@@ -604,7 +608,7 @@ static PyObject *reflected_lengths(PyObject *self, PyObject *args) {
     }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&offsets), PyBuffer_Release(&entries), PyBuffer_Release(&table_offsets);
-    PyBuffer_Release(&lengths), PyBuffer_Release(&sums);
+    PyBuffer_Release(&hint_offsets), PyBuffer_Release(&lengths), PyBuffer_Release(&sums);
     if (!valid) return PyErr_Format(PyExc_ValueError, "reflected_lengths: entries, offsets or sizes do not fit together");
     Py_RETURN_NONE;
 }
@@ -624,33 +628,48 @@ static inline void pass(Part *part, const u8 *run, int64_t n) {
     part->at += n;
 }
 
+/* The same for a run of int32 items, of whatever size the wanted ones are (on a little-endian machine). */
+static inline void pass_wide(Part *part, const int32_t *run, int64_t n) {
+    int64_t from = part->begin > part->at ? part->begin - part->at : 0;
+    int64_t to = part->end - part->at < n ? part->end - part->at : n;
+    for (int64_t i = from; i < to; i++) {
+        int64_t item = run[i];
+        memcpy(part->out + (part->at + i - part->begin) * part->size, &item, (size_t)part->size);
+    }
+    part->at += n;
+}
+
 PyDoc_STRVAR(read_reflected_doc,
-             "read_reflected(tokens, first, count, cuts, entries, begin, end, table, table_offsets, sums, offset,\n"
-             "item_size, out) -> None\n\n"
+             "read_reflected(tokens, first, count, cuts, entries, begin, end, table, table_offsets, hints, hint_offsets,\n"
+             "sums, offset, item_size, out) -> None\n\n"
              "Fills `out` with the reflected tokens of one sequence from `offset` on. Its plain tokens are\n"
              "tokens[first:first+count], its reflections cuts[begin:end] (int32) and entries[begin:end]\n"
-             "(uint16); tokens, table and out have items of item_size bytes. `sums` is of reflected_lengths.");
+             "(uint16); tokens, table and out have items of item_size bytes, 8 at most. The tokens of reflection k are\n"
+             "its entry's and hints[hint_offsets[k]:hint_offsets[k+1]] (int32; both may be empty). `sums` is of reflected_lengths.");
 
 static PyObject *read_reflected(PyObject *self, PyObject *args) {
-    Py_buffer tokens, cuts, entries, table, table_offsets, sums, out;
+    Py_buffer tokens, cuts, entries, table, table_offsets, hints, hint_offsets, sums, out;
     long long first, count, begin, end, offset, size;
-    if (!PyArg_ParseTuple(args, "y*LLy*y*LLy*y*y*LLw*", &tokens, &first, &count, &cuts, &entries, &begin, &end, &table,
-                          &table_offsets, &sums, &offset, &size, &out))
+    if (!PyArg_ParseTuple(args, "y*LLy*y*LLy*y*y*y*y*LLw*", &tokens, &first, &count, &cuts, &entries, &begin, &end,
+                          &table, &table_offsets, &hints, &hint_offsets, &sums, &offset, &size, &out))
         return NULL;
     const int64_t *entry_at = table_offsets.buf, *sum = sums.buf;
+    const int64_t *hint_at = hint_offsets.len ? hint_offsets.buf : NULL;
     const int32_t *cut = cuts.buf;
     const uint16_t *entry = entries.buf;
     int64_t table_size = COUNT(table_offsets, int64_t) - 1, n = COUNT(entries, uint16_t);
-    int valid = size > 0 && first >= 0 && count >= 0 && offset >= 0 && first + count <= tokens.len / size &&
+    int valid = size > 0 && size <= 8 && first >= 0 && count >= 0 && offset >= 0 && first + count <= tokens.len / size &&
                 begin >= 0 && begin <= end && end <= n && COUNT(cuts, int32_t) == n &&
-                COUNT(sums, int64_t) == n / SUM_EVERY + 1 && table_size >= 0 && entry_at[table_size] * size <= table.len;
-#define TOKENS_OF(k) (entry_at[entry[k] + 1] - entry_at[entry[k]])
+                COUNT(sums, int64_t) == n / SUM_EVERY + 1 && table_size >= 0 && entry_at[table_size] * size <= table.len &&
+                (!hint_at || COUNT(hint_offsets, int64_t) == n + 1);
+#define ENTRY_TOKENS(k) (entry_at[entry[k] + 1] - entry_at[entry[k]])
+#define HINT_TOKENS(k) (hint_at ? hint_at[(k) + 1] - hint_at[k] : 0)
     int64_t k = begin, skipped = 0, p = 0; /* next reflection; tokens of those passed; plain tokens passed */
     if (valid && begin < end) {            /* start behind the last running sum that lies before `offset` */
         int64_t before = sum[begin / SUM_EVERY], low = begin / SUM_EVERY + 1, high = (end - 1) / SUM_EVERY + 1;
         for (int64_t j = begin / SUM_EVERY * SUM_EVERY; j < begin && valid; j++) {
             valid = entry[j] < table_size;
-            if (valid) before += TOKENS_OF(j);
+            if (valid) before += ENTRY_TOKENS(j) + HINT_TOKENS(j);
         }
         while (low < high) {
             int64_t middle = (low + high) / 2;
@@ -667,13 +686,20 @@ static PyObject *read_reflected(PyObject *self, PyObject *args) {
         valid = p <= to && to <= count && (k == end || entry[k] < table_size);
         if (!valid) break;
         pass(&part, plain + p * size, to - p);
-        if (k < end) pass(&part, (const u8 *)table.buf + entry_at[entry[k]] * size, TOKENS_OF(k));
+        if (k < end) pass(&part, (const u8 *)table.buf + entry_at[entry[k]] * size, ENTRY_TOKENS(k));
+        if (k < end && hint_at) {
+            valid = hint_at[k] >= 0 && hint_at[k] <= hint_at[k + 1] && hint_at[k + 1] <= COUNT(hints, int32_t);
+            if (!valid) break;
+            pass_wide(&part, (const int32_t *)hints.buf + hint_at[k], HINT_TOKENS(k));
+        }
         p = to;
     }
-#undef TOKENS_OF
+#undef ENTRY_TOKENS
+#undef HINT_TOKENS
     valid = valid && part.at >= part.end;
     PyBuffer_Release(&tokens), PyBuffer_Release(&cuts), PyBuffer_Release(&entries), PyBuffer_Release(&table);
-    PyBuffer_Release(&table_offsets), PyBuffer_Release(&sums), PyBuffer_Release(&out);
+    PyBuffer_Release(&table_offsets), PyBuffer_Release(&hints), PyBuffer_Release(&hint_offsets);
+    PyBuffer_Release(&sums), PyBuffer_Release(&out);
     if (!valid) return PyErr_Format(PyExc_ValueError, "read_reflected: cuts, entries, offsets or sizes do not fit together");
     Py_RETURN_NONE;
 }

@@ -32,7 +32,7 @@ def interleave(
     lengths: Buffer,
 ) -> int: ...
 def reflected_lengths(
-    offsets: Buffer, entries: Buffer, table_offsets: Buffer, lengths: Buffer, sums: Buffer
+    offsets: Buffer, entries: Buffer, table_offsets: Buffer, hint_offsets: Buffer, lengths: Buffer, sums: Buffer
 ) -> None: ...
 def read_reflected(
     tokens: Buffer,
@@ -44,6 +44,8 @@ def read_reflected(
     end: int,
     table: Buffer,
     table_offsets: Buffer,
+    hints: Buffer,
+    hint_offsets: Buffer,
     sums: Buffer,
     offset: int,
     item_size: int,

@@ -91,6 +91,11 @@ class ReflectionFormat:
         for match in self._pattern().finditer(text):
             yield match.start(), match.end(), self._label(match)
 
+    def text_inside(self, label: SafetyLabel) -> str:
+        """The reflection's text as it stands behind a segment."""
+        # A text reflection is set off by a space, as the words around it are. Special tokens need none.
+        return self.render(label) if self.special_tokens else f" {self.render(label)}"
+
     def encode(self, label: SafetyLabel, tokenizer: Encoder, stop: bool | None = None) -> list[int]:
         """The reflection as it stands behind a segment, as R token ids.
 
@@ -98,9 +103,7 @@ class ReflectionFormat:
             stop: whether to append end-of-text; by default where `stops(label)`. False is for the end
                 of a document that has its own end-of-text token.
         """
-        # A text reflection is set off by a space, as the words around it are. Special tokens need none.
-        text = self.render(label) if self.special_tokens else f" {self.render(label)}"
-        ids = tokenizer.encode_inside(text)
+        ids = tokenizer.encode_inside(self.text_inside(label))
         return [*ids, tokenizer.require_eos()] if (self.stops(label) if stop is None else stop) else ids
 
     def describe(self) -> dict[str, object]:
@@ -123,6 +126,7 @@ class ReflectionFormat:
             stop_after=frozenset(Verdict(verdict) for verdict in description["stop_after"]),
             controversial=description["controversial"],
             special_tokens={"text": False, "special": True}[description["tokens"]],
+            hints=description.get("hints", False),
         )
 
     def _pattern(self) -> re.Pattern[str]:

@@ -131,7 +131,8 @@ class ReflectionIndexedDatasetBuilder:
         )
 
     def _writer(self, key: str, state: dict[str, Any] | None) -> ShardWriter:
-        return ShardWriter(self.output.folder, self._name(key), self.reflector.dtype, state)
+        hints = self.labeler is not None and self.form.hints
+        return ShardWriter(self.output.folder, self._name(key), self.reflector.dtype, state, hints)
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -225,4 +226,5 @@ def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("verdicts", "categories"):
         keys = sorted({key for shard in shards for key in shard[name]})
         total[name] = {key: sum(shard[name].get(key, 0) for shard in shards) for key in keys}
-    return total
+    hints = sum(shard.get("hints", 0) for shard in shards)
+    return total | ({"hints": hints} if hints else {})

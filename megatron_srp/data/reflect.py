@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from megatron_srp.annotation.base import SafetyClassifier
-from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_batch
+from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
 from megatron_srp.data.align import align_batch
-from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_batch
+from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.tokenization import TextTokenizer
@@ -66,6 +66,7 @@ class ReflectedBatch:
         counts: int32[N] reflections of each document.
         table: this batch's reflections.
         empty: documents left out because they have no text or no tokens.
+        hints: of the reflections; None where the form has none.
     """
 
     tokens: np.ndarray
@@ -76,6 +77,11 @@ class ReflectedBatch:
     counts: np.ndarray
     table: ReflectionTable
     empty: int
+    hints: HintIds | None = None
+
+    @property
+    def reflections(self) -> Reflections:
+        return Reflections(self.cuts, self.entries, self.table, self.hints)
 
 
 @dataclass(slots=True)
@@ -88,8 +94,8 @@ class EntryEncoder:
 
     def __call__(
         self, codes: np.ndarray, labels: list[SafetyLabel], before_eod: np.ndarray, table: ReflectionTable
-    ) -> np.ndarray:
-        """uint16[S]: the entries of `table`, which grows, for segments with labels[codes[s]].
+    ) -> tuple[np.ndarray, HintIds | None]:
+        """uint16[S], the entries of `table`, which grows, for segments with labels[codes[s]]; and their hints.
 
         Those of the segments `before_eod` carry no end-of-text token of their own: one stands behind them
         anyway, and a doubled one would train the model to end an empty document.
@@ -103,10 +109,23 @@ class EntryEncoder:
         entries = numbers(stops)[codes]
         if len(before_eod):
             entries[before_eod] = numbers([False] * len(labels))[codes[before_eod]]
-        return entries
+        return entries, self._hints(codes, labels) if self.form.hints else None
+
+    def _hints(self, codes: np.ndarray, labels: list[SafetyLabel]) -> HintIds:
+        resolved = [self.form.resolve(label) for label in labels]
+        hinted = [i for i, label in enumerate(resolved) if label.hint]
+        ids = self.tokenizer.encode_lists_inside([self.form.text_inside(resolved[i]) for i in hinted])
+        sizes, starts = np.zeros(len(labels), np.int64), np.zeros(len(labels), np.int64)
+        sizes[hinted] = [len(row) for row in ids]
+        starts[hinted] = np.cumsum(sizes[hinted]) - sizes[hinted]
+        flat = np.array([i for row in ids for i in row], np.int32)
+        offsets = np.concatenate([[0], np.cumsum(sizes[codes])])
+        return HintIds(offsets, flat[ranges(starts[codes], sizes[codes])])
 
     def _entry(self, label: SafetyLabel, stop: bool) -> Entry:
         """The label's reflection; encoding it takes longer than inserting it a thousand times."""
+        if label.hint and self.form.resolve(label).hint:
+            return HINTED
         entry = self._known.get((label, stop))
         if entry is None:
             ids = self.form.encode(label, self.tokenizer, stop)
@@ -147,7 +166,7 @@ class Reflector:
             source, batch, dropped = _without(source, batch, np.diff(tokens.offsets) == 0)
             tokens, empty = self.encoder.encode_batch(batch), empty + dropped
         table = ReflectionTable()
-        cuts, entries = NO_CUTS
+        (cuts, entries), hints = NO_CUTS, None
         offsets = np.zeros(len(batch) + 1, np.int64)
         if self.labeler:
             segments = segment_batch(batch, self.max_words)
@@ -155,11 +174,12 @@ class Reflector:
             cuts = align_batch(batch, segments, tokens, self.tokenizer)
             # Where the document has its own end-of-document id, its last reflection does without one.
             last = segments.offsets[1:] - 1 if self.append_eod else np.empty(0, np.int64)
-            entries = self._entries(*self.labeler(source, batch, segments), last, table)
+            entries, hints = self._entries(*self.labeler(source, batch, segments), last, table)
         eod = self.tokenizer.require_eos() if self.append_eod else None
-        out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype)
+        out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype, hints)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
-        return ReflectedBatch(out, lengths, plain, cuts, entries, np.diff(offsets).astype(np.int32), table, empty)
+        counts = np.diff(offsets).astype(np.int32)
+        return ReflectedBatch(out, lengths, plain, cuts, entries, counts, table, empty, hints)
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

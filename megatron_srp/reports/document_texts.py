@@ -68,9 +68,9 @@ class DocumentReader:
     def read(self, number: int, first: int | None = None) -> ShownDocument:
         """Document `number`, from segment `first` on; by default from its beginning, or where that would
         not show it, from shortly before the first segment that is not Safe."""
-        own = slice(int(self._sidecar.offsets[number]), int(self._sidecar.offsets[number + 1]))
-        cuts, numbers = self._sidecar.cuts[own].tolist(), self._sidecar.entries[own].tolist()
-        entries = [self._sidecar.table.entries[i] for i in numbers]
+        own = self._sidecar.reflections(number, number + 1)
+        cuts, entries = own.cuts.tolist(), [self._sidecar.table.entries[i] for i in own.entries]
+        reflections = np.split(own.ids(), np.cumsum(own.sizes())[:-1])
         tokens = self._plain(number)
         unsafe = next((i for i, entry in enumerate(entries) if entry.label.verdict is not Verdict.SAFE), None)
         if first is None:
@@ -78,11 +78,11 @@ class DocumentReader:
             first = max((unsafe or 0) - _AHEAD, 0) if hidden else 0
         at = begin = cuts[first - 1] if first else 0
         pieces = []
-        for cut, entry in zip(cuts[first:], entries[first:], strict=True):
+        for cut, entry, ids in zip(cuts[first:], entries[first:], reflections[first : len(cuts)], strict=True):
             if at - begin >= SHOWN_TOKENS:
                 break
             text, left_out = self._text(tokens[at:cut], SHOWN_TOKENS - (at - begin))
-            reflection = self._decode(entry.ids).strip()
+            reflection = self._decode(tuple(ids.tolist())).strip()
             pieces.append(Piece(text, left_out, reflection, str(entry.label.verdict), entry.stop))
             at = cut
         tail, after = "", len(tokens) - at

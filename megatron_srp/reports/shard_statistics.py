@@ -59,9 +59,9 @@ class ShardStatistics:
     def add(self, first: int, lengths: np.ndarray) -> None:
         """Count documents first .. first + len(lengths) of `lengths` int32 tokens each, as the shard has them."""
         offsets = self.sidecar.offsets[first : first + len(lengths) + 1]
-        own = slice(int(offsets[0]), int(offsets[-1]))
-        cuts, entries, offsets = self.sidecar.cuts[own], self.sidecar.entries[own], offsets - offsets[0]
-        added = _sums(self.sidecar.entry_sizes()[entries], offsets)
+        own, offsets = self.sidecar.reflections(first, first + len(lengths)), offsets - offsets[0]
+        cuts, entries = own.cuts, own.entries
+        added = _sums(own.sizes(), offsets)
         plain = lengths - added if self.sidecar.materialized else lengths.astype(np.int64)
         self.plain_tokens += int(plain.sum())
         self.added_tokens += int(added.sum())
@@ -120,6 +120,7 @@ class ShardStatistics:
             "end_of_text_after": int(self.entry_counts[np.array(stops, bool)].sum()),
             "verdicts": self.verdicts(),
             "categories": self.categories(),
+            **({"hints": hints} if (hints := int(self.entry_counts[self.sidecar.table.hinted()].sum())) else {}),
             "documents_with": self.sample.documents_with(),
             "added_per_1000_by_document": self.density.to_json(DENSITY_STEP),
             "segment_tokens": self.segment_tokens.to_json(),

@@ -71,6 +71,10 @@ class TextTokenizer(ABC):
         ids = self.encode(text)
         return ids[1:] if self.token_bytes[ids[0]] == self.extra_bytes else ids
 
+    def encode_lists_inside(self, texts: list[str]) -> list[list[int]]:
+        """`encode_inside` of each text."""
+        return [self.encode_inside(text) for text in texts] if self.extra_bytes else self.encode_lists(texts)
+
     @abstractmethod
     def encode_lists(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""

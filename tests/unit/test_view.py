@@ -171,10 +171,10 @@ def test_lengths_do_not_overflow():
     lengths, sums = np.array([2**31 - 3], np.int32), np.empty(1, np.int64)
     table_offsets = np.array([0, 2, 4], np.int64)
     at, entries = np.array([0, 1], np.int64), np.array([1], np.uint16)
-    _kernels.reflected_lengths(at, entries, table_offsets, lengths, sums)
+    _kernels.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
     assert lengths[0] == 2**31 - 1
     with pytest.raises(ValueError, match="reflected_lengths"):
-        _kernels.reflected_lengths(at, entries, table_offsets, lengths, sums)
+        _kernels.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
 
 
 def test_the_kernel_refuses_what_does_not_fit():
@@ -184,13 +184,13 @@ def test_the_kernel_refuses_what_does_not_fit():
 
     def read(first=0, count=10, begin=0, end=1, offset=4, item_size=2):
         _kernels.read_reflected(
-            tokens, first, count, cuts, entries, begin, end, ids, offsets, sums, offset, item_size, out
+            tokens, first, count, cuts, entries, begin, end, ids, offsets, b"", b"", sums, offset, item_size, out
         )
 
     read()
     assert out.tolist() == [4, 90, 91, 5]
     wrong = [("first", 1), ("first", -1), ("count", -1), ("begin", -1), ("begin", 2), ("end", 2), ("offset", 9)]
-    for name, value in [*wrong, ("offset", -1), ("item_size", 0), ("item_size", 8)]:
+    for name, value in [*wrong, ("offset", -1), ("item_size", 0), ("item_size", 8), ("item_size", 9)]:
         with pytest.raises(ValueError, match="read_reflected"):
             read(**{name: value})
 

@@ -15,10 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from megatron_srp.annotation.engines.http_client import EndpointClient
-from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.annotation.store.store import AnnotationStore, Part
+from megatron_srp.schema import Verdict
 
 MAX_WORDS = 15  # the paper's, appendix A
 FOLDER = "hints"
@@ -58,6 +60,21 @@ def clean_hint(reply: str) -> tuple[str, str]:
     if len(text.split()) > MAX_WORDS:
         return "", "overlong"
     return (text, "") if not set(text) & set("<>") and text.isprintable() else ("", "unusable")
+
+
+def is_hint(text: str) -> bool:
+    """Whether a stored text is one that `clean_hint` lets pass."""
+    words = len(text.split())
+    return 0 < words <= MAX_WORDS and text == text.strip() and not set(text) & set("<>") and text.isprintable()
+
+
+def hintable(part: Part) -> np.ndarray:
+    """bool[S]: which segments are Safe, and followed by a Safe one of the same document."""
+    # A failed segment's code, -1, picks the last, which is not Safe.
+    safe = np.array([*(label.verdict is Verdict.SAFE for label in part.labels), False])[part.codes]
+    follows = np.append(safe[1:], False)[: len(safe)]
+    follows[part.offsets[1:][np.diff(part.offsets) > 0] - 1] = False
+    return safe & follows
 
 
 class HintWriter:

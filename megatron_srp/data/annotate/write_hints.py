@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from megatron_srp.annotation.engines.http_client import RequestFailed
-from megatron_srp.annotation.store.hints import FOLDER, HintStore, HintWriter, Replies, clean_hint
+from megatron_srp.annotation.store.hints import FOLDER, HintStore, HintWriter, Replies, clean_hint, hintable
 from megatron_srp.annotation.store.part import write_table
 from megatron_srp.annotation.store.store import AnnotationStore, Part, PartSummary, read_part
 from megatron_srp.annotation.store.writers import Partition, WriterLock
@@ -24,7 +24,6 @@ from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.annotate.failures import DEFAULT_MAX_FAILURE_RATE
 from megatron_srp.data.annotate.part_texts import read_documents
 from megatron_srp.errors import GuardError, UsageError
-from megatron_srp.schema import Verdict
 
 
 class Pair(NamedTuple):
@@ -123,9 +122,8 @@ class HintJob:
 
 
 def _pairs(file: Path, key: str, summary: PartSummary, part: Part) -> Iterator[Pair]:
-    # A failed segment's code, -1, picks the last, which is not Safe.
-    safe = np.array([*(label.verdict is Verdict.SAFE for label in part.labels), False])[part.codes]
+    wanted = hintable(part)
     for document in read_documents(file, key, summary, part):
         for i, (this, following) in enumerate(zip(document.segments, document.segments[1:], strict=False)):
-            if safe[document.first + i] and safe[document.first + i + 1]:
+            if wanted[document.first + i]:
                 yield Pair(document.first + i, this, following)

@@ -12,6 +12,7 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_ends_in_chars, text_hashes
 from megatron_srp.data.jobs.store_labeler import failed_label
+from megatron_srp.data.jobs.stored_hints import StoredHints
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -28,13 +29,20 @@ class HashLabeler:
         names: of the shards, for messages.
         max_words: of the segments asked for.
         failed_as: the verdict of segments that got none; None refuses such segments.
+        hints: whether Safe labels get the hints that the store has for them.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has nothing under `key`.
     """
 
     def __init__(
-        self, store: AnnotationStore, key: str, names: list[str], max_words: int, failed_as: Verdict | None = None
+        self,
+        store: AnnotationStore,
+        key: str,
+        names: list[str],
+        max_words: int,
+        failed_as: Verdict | None = None,
+        hints: bool = False,
     ) -> None:
         made = store.settings["max_words"]
         if made != max_words:
@@ -44,6 +52,9 @@ class HashLabeler:
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
             raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with tools/annotate.py")
+        self._hints = StoredHints(store) if hints else None
+        if self._hints:
+            self._hints.require(f"the texts under {key!r}", self._paths)
         hashes = [_read_hashes(path) for path in self._paths]
         sizes = [len(part) for part in hashes]
         flat = np.concatenate(hashes)
@@ -77,7 +88,11 @@ class HashLabeler:
             if part.failures and (part.codes[given] == FAILED).any():
                 label = failed_label(str(self._paths[number]), part, given, self._failed_as)
                 numbers.append(labels.setdefault(label, len(labels)))
-            codes[wanted] = np.array(numbers, np.int64)[part.codes[given]]  # FAILED, -1, picks the last
+            chosen = np.array(numbers, np.int64)[part.codes[given]]  # FAILED, -1, picks the last
+            if self._hints:
+                path = self._paths[number]
+                self._hints.label(str(path), path, part, given, labels, chosen)
+            codes[wanted] = chosen
         return codes, list(labels)
 
     def _find(self, source: Source, texts: np.ndarray, hashes: np.ndarray) -> np.ndarray:

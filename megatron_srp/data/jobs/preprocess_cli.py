@@ -95,7 +95,8 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
             raise UsageError("--annotations: a store holds verdicts for one key; give one --json-keys at a time")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
         store = AnnotationStore(args.annotations)
-        return StoreLabeler(store, args.json_keys[0], names, fingerprints, args.max_words, args.failed_as)
+        key = args.json_keys[0]
+        return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints)
     if args.guard == "none":
         return None
     from megatron_srp.annotation import load_guard
@@ -107,6 +108,9 @@ def _judge(args: argparse.Namespace) -> dict[str, Any]:
     """Who judged, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
+        from megatron_srp.data.jobs.stored_hints import StoredHints
 
-        return {"annotations": AnnotationStore(args.annotations).settings, "failed_as": args.failed_as}
+        store = AnnotationStore(args.annotations)
+        hints = {"hints": StoredHints(store).settings} if args.hints else {}
+        return {"annotations": store.settings, "failed_as": args.failed_as, **hints}
     return {"guard": args.guard}

@@ -93,6 +93,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --annotations: the verdict of segments that the guard gave none (default: refuse them)",
     )
     add(
+        "--hints",
+        action="store_true",
+        help="with --annotations: write <think> Safe HINT </think> where write_hints.py left a hint beside the verdict",
+    )
+    add(
         "--max-words",
         type=int,
         default=DEFAULT_MAX_WORDS,
@@ -142,6 +147,8 @@ def validate(args: argparse.Namespace) -> None:
         if args.annotations is None:
             raise UsageError("--failed-as goes with --annotations; a guard that fails here stops the job")
         args.failed_as = Verdict.from_name(args.failed_as)
+    if args.hints and args.annotations is None:
+        raise UsageError("--hints goes with --annotations, a store that has hints; write them with write_hints.py")
     check_max_words(args.max_words)
     check_partition_flags(args)
     reflection_format(args)
@@ -182,4 +189,5 @@ def reflection_format(args: argparse.Namespace) -> ReflectionFormat:
         stop_after=parse_stop_after(args.stop_after),
         controversial=args.controversial,
         special_tokens=args.reflection_tokens == "special",
+        hints=args.hints,
     )

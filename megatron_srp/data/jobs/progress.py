@@ -150,6 +150,7 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
         ("bad rows, left out", f"{manifest['skipped_rows']:,}"),
         ("segments", f"{counts['segments']:,}"),
         *((f"  {verdict}", f"{n:,}") for verdict, n in counts["verdicts"].items()),
+        *((("  with a hint", f"{counts['hints']:,}"),) if "hints" in counts else ()),
         ("tokens before", f"{counts['plain_tokens']:,}"),
         ("tokens after", f"{counts['tokens']:,}{share}"),
     ]

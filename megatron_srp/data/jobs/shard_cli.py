@@ -55,4 +55,5 @@ def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:
     from megatron_srp.data.jobs.hash_labeler import HashLabeler
 
     names = [str(shard) for shard in shards]
-    return HashLabeler(AnnotationStore(args.annotations), args.json_keys[0], names, args.max_words, args.failed_as)
+    store = AnnotationStore(args.annotations)
+    return HashLabeler(store, args.json_keys[0], names, args.max_words, args.failed_as, args.hints)

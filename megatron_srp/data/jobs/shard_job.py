@@ -87,7 +87,7 @@ class ShardJob:
         kind = ShardWriter if self.settings.materialize else SidecarWriter
         self.writers = []
         for name, shard in zip(self.names, self.inputs, strict=True):
-            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name))
+            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name), self.settings.form.hints)
             writer.documents = shard.documents
             self.writers.append(writer)
 

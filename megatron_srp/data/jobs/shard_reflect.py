@@ -41,7 +41,7 @@ class ShardReflector:
         before_eod = segments.offsets[1:][some & spans.before_eod] - 1
         table = ReflectionTable()
         labels = self.labeler(source, spans.texts, segments)
-        entries = self.entries(*labels, before_eod, table)
+        entries, hints = self.entries(*labels, before_eod, table)
         cuts = spans.cuts(segments)
         # A cut between two sequences belongs to the first: the reflection is on what came before it.
         rows = np.searchsorted(block.ends, cuts, "left")
@@ -52,5 +52,5 @@ class ShardReflector:
         if self.dtype is not None:
             offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
             plain = TokenBatch(block.tokens, starts)
-            tokens, lengths = interleave_batch(plain, local, entries, offsets, table, None, self.dtype)
-        return ReflectedBatch(tokens, lengths, len(block.tokens), local, entries, counts, table, 0)
+            tokens, lengths = interleave_batch(plain, local, entries, offsets, table, None, self.dtype, hints)
+        return ReflectedBatch(tokens, lengths, len(block.tokens), local, entries, counts, table, 0, hints)

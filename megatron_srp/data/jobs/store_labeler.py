@@ -3,6 +3,7 @@
 import threading
 from bisect import bisect_right
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
+from megatron_srp.data.jobs.stored_hints import StoredHints
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -25,9 +27,11 @@ class StoreLabeler:
         names, fingerprints: of the input files, in order.
         max_words: of the segments asked for.
         failed_as: the verdict of segments that got none; None refuses such segments.
+        hints: whether Safe labels get the hints that the store has for them.
 
     Raises:
-        UsageError: when the store was made with another `max_words`, or knows nothing of an input file.
+        UsageError: when the store was made with another `max_words`, or knows nothing of an input file, or
+            its hints are not finished.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class StoreLabeler:
         fingerprints: list[str],
         max_words: int,
         failed_as: Verdict | None = None,
+        hints: bool = False,
     ) -> None:
         self._names = names
         self._failed_as = failed_as
@@ -51,27 +56,33 @@ class StoreLabeler:
                     f"{store.folder} has no verdicts for {key!r} of {name}; was the file changed "
                     "since? Annotate it with tools/annotate.py"
                 )
+        self._hints = StoredHints(store) if hints else None
+        if self._hints:
+            for name, parts in zip(names, self._parts, strict=True):
+                self._hints.require(name, (path for _, path in parts))
         self._fingerprint = lru_cache(maxsize=None)(file_fingerprint)
         self._lock = threading.Lock()
         self._read = lru_cache(maxsize=4)(read_part)
 
     def identity(self, file: int, row: int) -> str:
-        """Of the verdicts for everything before `row` of file number `file`: equal where a resumed run finds
-        the same. Verdicts that were added behind it do not count, so that annotating can go on meanwhile."""
+        """Of the verdicts, and hints, for everything before `row` of file number `file`: equal where a resumed
+        run finds the same. Verdicts that were added behind it do not count, so that annotating can go on meanwhile."""
         used = [
             parts if number < file else [p for p in parts if p[0] < row] for number, parts in enumerate(self._parts)
         ]
-        return digest([self._fingerprint(path) for parts in used[: file + 1] for _, path in parts])
+        paths = [path for parts in used[: file + 1] for _, path in parts]
+        paths += map(self._hints.path, [*paths]) if self._hints else []
+        return digest([self._fingerprint(path) for path in paths])
 
-    def _part(self, file: int, row: int) -> Part | None:
-        """The part that holds `row`, if there is one."""
+    def _part(self, file: int, row: int) -> tuple[Path, Part] | None:
+        """The part that holds `row`, if there is one, and its file."""
         parts = self._parts[file]
         i = bisect_right([first for first, _ in parts], row) - 1
         if i < 0:
             return None
         with self._lock:
             part = self._read(parts[i][1])
-        return part if row < part.end else None
+        return (parts[i][1], part) if row < part.end else None
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
@@ -81,12 +92,13 @@ class StoreLabeler:
         codes = np.empty(len(segments), np.int64)
         begin = 0
         while begin < len(batch):
-            part = self._part(source.file, int(source.rows[begin]))
-            if part is None:
+            found = self._part(source.file, int(source.rows[begin]))
+            if found is None:
                 raise InputError(
                     f"{self._where(source, begin)}: the annotation store has no verdicts for it; "
                     "finish annotating first"
                 )
+            path, part = found
             stop = int(np.searchsorted(source.rows, part.end))
             own = slice(segments.offsets[begin], segments.offsets[stop])
             picked = self._pick(
@@ -97,6 +109,8 @@ class StoreLabeler:
                 label = failed_label(self._names[source.file], part, picked, self._failed_as)
                 numbers.append(labels.setdefault(label, len(labels)))
             codes[own] = np.array(numbers, np.int64)[part.codes[picked]]  # FAILED, -1, picks the last
+            if self._hints:
+                self._hints.label(self._names[source.file], path, part, picked, labels, codes[own])
             begin = stop
         return codes, list(labels)
 

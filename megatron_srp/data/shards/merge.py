@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.builder import sum_counts
-from megatron_srp.data.interleave import ReflectionTable
+from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
@@ -83,8 +83,10 @@ def _join(
     """The joined shards in the work folder, and the names their files are to get."""
     state = output.journal["state"] or {"done": 0, "shards": {}}
     dtypes = {key: np.dtype(parts[0].shard(key)["dtype"]) for key in names}
+    hints = (parts[0].manifest["reflection"] or {}).get("hints", False)
     writers = {
-        key: ShardWriter(output.folder, name, dtypes[key], state["shards"].get(key)) for key, name in names.items()
+        key: ShardWriter(output.folder, name, dtypes[key], state["shards"].get(key), hints)
+        for key, name in names.items()
     }
     moves: dict[Path, Path] = {}
     try:
@@ -125,7 +127,9 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
     fits = (
         len(shard) == entry["documents"] == len(shard.documents) - 1 and size == entry["tokens"] * writer.dtype.itemsize
     )
-    if not fits or shard.dtype != writer.dtype or (sidecar and len(sidecar) != len(shard)):
+    if sidecar:
+        fits = fits and len(sidecar) == len(shard) and (sidecar.hints is not None) == writer.hints
+    if not fits or shard.dtype != writer.dtype:
         raise InputError(f"{prefix}: its files are not those its manifest speaks of; see tools/verify_shards.py")
     if sidecar and not sidecar.materialized:
         raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and make it anew")
@@ -144,14 +148,12 @@ def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator
     none = np.empty(0, shard.dtype)
     for begin in range(0, len(shard), _BLOCK):
         lengths = shard.lengths[begin : begin + _BLOCK]
-        cuts, entries, table = *NO_CUTS, ReflectionTable()
+        own = Reflections(*NO_CUTS, ReflectionTable())
         counts = np.zeros(len(lengths), np.int32)
         if sidecar:
-            offsets = sidecar.offsets[begin : begin + len(lengths) + 1]
-            own = slice(offsets[0], offsets[-1])
-            cuts, entries, table = sidecar.cuts[own], sidecar.entries[own], sidecar.table
-            counts = np.diff(offsets).astype(np.int32)
-        yield ReflectedBatch(none, lengths, 0, cuts, entries, counts, table, 0)
+            own = sidecar.reflections(begin, begin + len(lengths))
+            counts = sidecar.counts(begin, begin + len(lengths)).astype(np.int32)
+        yield ReflectedBatch(none, lengths, 0, own.cuts, own.entries, counts, own.table, 0, own.hints)
 
 
 def _sidecar_info(part: Part) -> dict[str, Any]:

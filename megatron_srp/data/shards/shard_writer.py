@@ -8,27 +8,32 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry, ReflectionTable
+from megatron_srp.data.interleave import Entry, HintIds, ReflectionTable
 from megatron_srp.data.reflect import ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_all, write_index
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError
 
 STREAMS = {"bin": None, "lengths": np.int32, "cuts": np.int32, "entries": np.uint16, "counts": np.int32}
+HINT_STREAMS = {"hint_offsets": np.int64, "hint_ids": np.int32}
 
 
-def count_labels(entries: Iterable[tuple[Entry, int]]) -> dict[str, dict[str, int]]:
-    """How often each verdict and each category occurs, from reflections and how often those do."""
+def count_labels(entries: Iterable[tuple[Entry, int]]) -> dict[str, Any]:
+    """How often each verdict and each category occurs, and hints if any do, from reflections and how often
+    those do."""
     verdicts: Counter[str] = Counter()
     categories: Counter[str] = Counter()
+    hints = 0
     for entry, times in entries:
+        hints += times * entry.hinted
         verdicts[entry.label.verdict] += times
         categories.update(dict.fromkeys(entry.label.categories, times))
-    return {"verdicts": dict(sorted(verdicts.items())), "categories": dict(sorted(categories.items()))}
+    counts = {"verdicts": dict(sorted(verdicts.items())), "categories": dict(sorted(categories.items()))}
+    return counts | ({"hints": hints} if hints else {})
 
 
 class ShardWriter:
@@ -39,16 +44,20 @@ class ShardWriter:
         name: of the shard in it.
         dtype: of the tokens.
         state: what `commit` returned last, to go on from there; None for a new shard.
+        hints: whether the form of the reflections has hints.
 
     Attributes:
         documents: int64[D+1], first sequence of each document; None where each sequence is one.
     """
 
-    streams: tuple[str, ...] = tuple(STREAMS)
+    STREAMS: ClassVar[tuple[str, ...]] = tuple(STREAMS)
     documents: np.ndarray | None = None
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype, state: dict[str, Any] | None = None) -> None:
-        self.folder, self.name, self.dtype = folder, name, dtype
+    def __init__(
+        self, folder: Path, name: str, dtype: np.dtype, state: dict[str, Any] | None = None, hints: bool = False
+    ) -> None:
+        self.folder, self.name, self.dtype, self.hints = folder, name, dtype, hints
+        self.streams = (*self.STREAMS, *(HINT_STREAMS if hints else ()))
         state = state or {"sizes": dict.fromkeys(self.streams, 0), "table": [], "counts": {}, "entries": []}
         self.table = ReflectionTable([Entry.from_json(entry) for entry in state["table"]])
         self.entry_counts = Counter(dict(enumerate(state["entries"])))
@@ -85,6 +94,8 @@ class ShardWriter:
             "entries": numbers[batch.entries] if len(batch.entries) else batch.entries,
             "counts": batch.counts,
         }
+        if self.hints:
+            arrays |= self._hint_arrays(batch.hints)
         for stream in self.streams:
             write_all(self._files[stream], memoryview(np.ascontiguousarray(arrays[stream])))
         self.counts.update(
@@ -94,6 +105,13 @@ class ShardWriter:
             plain_tokens=batch.plain_tokens,
             tokens=len(batch.tokens),
         )
+
+    def _hint_arrays(self, hints: HintIds | None) -> dict[str, np.ndarray]:
+        """What goes behind the hints already there; the stream of offsets begins with their 0."""
+        assert hints is not None
+        begin = self._files["hint_ids"].tell() // np.dtype(HINT_STREAMS["hint_ids"]).itemsize
+        first = 1 if self._files["hint_offsets"].tell() else 0
+        return {"hint_offsets": hints.offsets[first:] + begin, "hint_ids": hints.ids}
 
     def _merge(self, batch: ReflectedBatch) -> np.ndarray:
         """Numbers of the batch's table entries in the shard's table, uint16, in order of appearance."""
@@ -116,8 +134,8 @@ class ShardWriter:
             "entries": [self.entry_counts[i] for i in range(len(self.table))],
         }
 
-    def verdict_counts(self) -> dict[str, dict[str, int]]:
-        """How many segments have each verdict, and each category."""
+    def verdict_counts(self) -> dict[str, Any]:
+        """How many segments have each verdict, each category, and a hint."""
         return count_labels((self.table.entries[number], times) for number, times in self.entry_counts.items())
 
     def close(self) -> None:
@@ -139,12 +157,16 @@ class ShardWriter:
         sidecar = self.folder / f"{self.name}.srp"
         offsets = np.zeros(len(self._map("counts")) + 1, np.int64)
         np.cumsum(self._map("counts"), out=offsets[1:])
-        contents = ReflectionSidecar(offsets, self._map("cuts"), self._map("entries"), self.table, materialized, info)
-        contents.save(sidecar)
+        hints = None
+        if self.hints:
+            ends = self._map("hint_offsets")
+            hints = HintIds(ends if len(ends) else np.zeros(1, np.int64), self._map("hint_ids"))
+        arrays = offsets, self._map("cuts"), self._map("entries")
+        ReflectionSidecar(*arrays, self.table, materialized, info, hints=hints).save(sidecar)
         with sidecar.open("rb") as file:
             os.fsync(file.fileno())
         return {Path(sidecar.name): sidecar_path(self.name)}
 
     def _map(self, stream: str) -> np.ndarray:
-        path, dtype = self._path(stream), np.dtype(STREAMS[stream])
+        path, dtype = self._path(stream), np.dtype((STREAMS | HINT_STREAMS)[stream])
         return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

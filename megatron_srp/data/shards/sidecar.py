@@ -3,7 +3,7 @@
 Row i is sequence i: a list of (cut, entry), `cut` counting the *plain* tokens of the sequence before
 the reflection and `entry` numbering the reflection in the table of the file's metadata. The same file
 serves both ways round: beside a reflected shard it says what to take out, beside a plain one what to
-put in.
+put in. Where the form has hints, the items have a third field: the ids of each reflection with a hint.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.interleave import Entry, ReflectionTable
+from megatron_srp.data.interleave import Entry, HintIds, Reflections, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_all
 from megatron_srp.errors import InputError
 from megatron_srp.tokenization.base import digest
@@ -30,6 +30,8 @@ FORMAT_VERSION = 1
 _BLOCK = 1 << 24  # items or bytes at a time
 _ITEM = pa.struct([pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)])
 _ROWS = pa.large_list(pa.field("item", _ITEM))
+_HINT = pa.field("ids", pa.large_list(pa.field("item", pa.int32(), nullable=False)), nullable=False)
+_HINTED_ROWS = pa.large_list(pa.field("item", pa.struct([*_ITEM, _HINT])))
 _DAMAGE = (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
@@ -51,6 +53,8 @@ class ReflectionSidecar:
             also says which `shard` it is for (`describe_shard`), and which `training_tokenizer` (as in a
             manifest) its reflections and the shard are trained with.
         recorded_fingerprint: of a loaded sidecar, what its fingerprint was when it was written.
+        hints: the ids of reflections with hints; None where the form has none.
+        highest_hint_id: of all of them, as a loaded sidecar recorded it.
     """
 
     offsets: np.ndarray
@@ -60,6 +64,8 @@ class ReflectionSidecar:
     materialized: bool
     info: dict[str, Any] = field(default_factory=dict)
     recorded_fingerprint: str | None = None
+    hints: HintIds | None = None
+    highest_hint_id: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -68,19 +74,45 @@ class ReflectionSidecar:
     def fingerprint(self) -> str:
         """Equal for sidecars that give the same reflected tokens on the same shard."""
         content = hashlib.sha256()
-        for array in (self.offsets, self.cuts, self.entries):
+        for array in self._arrays():
             for begin in range(0, len(array), _BLOCK):
                 content.update(np.ascontiguousarray(array[begin : begin + _BLOCK]).data)
                 self._forget_pages()
         return digest([content.hexdigest(), [entry.to_json() for entry in self.table.entries]])
 
-    def entry_sizes(self) -> np.ndarray:
-        """int64[L]: tokens of each table entry."""
-        return np.diff(self.table.arrays()[1])
+    def _arrays(self) -> list[np.ndarray]:
+        own = [self.hints.offsets, self.hints.ids] if self.hints else []
+        return [self.offsets, self.cuts, self.entries, *own]
+
+    def counts(self, begin: int, end: int) -> np.ndarray:
+        """int64[end - begin]: reflections of each of the sequences begin..end."""
+        return np.diff(self.offsets[begin : end + 1])
+
+    def reflections(self, begin: int, end: int) -> Reflections:
+        """Those of the sequences begin..end, one behind the other."""
+        own = slice(int(self.offsets[begin]), int(self.offsets[end]))
+        return Reflections(self.cuts[own], self.entries[own], self.table, self.hints[own] if self.hints else None)
+
+    def highest_id(self) -> int:
+        """No token of a reflection is above it."""
+        return max(self.highest_hint_id, *(max(entry.ids, default=0) for entry in self.table.entries), 0)
+
+    def _highest_hint_id(self) -> int:
+        highest = 0
+        ids = self.hints.ids if self.hints else np.empty(0, np.int32)
+        for begin in range(0, len(ids), _BLOCK):
+            highest = max(highest, int(ids[begin : begin + _BLOCK].max()))
+            self._forget_pages()
+        return highest
 
     def save(self, path: Path) -> None:
         """Write the file; arrays may be memory-mapped, and are then never in memory as a whole."""
-        items = pa.StructArray.from_arrays([pa.array(self.cuts), pa.array(self.entries)], fields=list(_ITEM))
+        columns, fields = [pa.array(self.cuts), pa.array(self.entries)], list(_ITEM)
+        if self.hints:
+            ids = pa.array(self.hints.ids)
+            columns.append(pa.LargeListArray.from_arrays(pa.array(self.hints.offsets), ids, _HINT.type))
+            fields.append(_HINT)
+        items = pa.StructArray.from_arrays(columns, fields=fields)
         offsets = pa.array(np.ascontiguousarray(self.offsets))
         rows = pa.LargeListArray.from_arrays(offsets, items)
         header = {
@@ -89,6 +121,7 @@ class ReflectionSidecar:
             "fingerprint": self.fingerprint,
             "table": [entry.to_json() for entry in self.table.entries],
             "info": self.info,
+            **({"highest_hint_id": self._highest_hint_id()} if self.hints else {}),
         }
         schema = pa.schema([pa.field("reflections", rows.type)], metadata={"srp": json.dumps(header)})
         with path.open("wb", buffering=0) as file:
@@ -98,7 +131,7 @@ class ReflectionSidecar:
 
     def _forget_pages(self) -> None:
         """Let the system take back the pages of memory-mapped arrays that were read so far."""
-        for array in (self.offsets, self.cuts, self.entries):
+        for array in self._arrays():
             if isinstance(array.base, mmap.mmap):
                 array.base.madvise(mmap.MADV_DONTNEED)
 
@@ -109,16 +142,27 @@ class ReflectionSidecar:
         try:
             with pa.memory_map(str(path)) as source:
                 rows = pa.ipc.open_file(source).get_batch(0).column(0)
-            if rows.type != _ROWS or rows.null_count or rows.values.null_count:
+            if rows.type not in (_ROWS, _HINTED_ROWS) or rows.null_count or rows.values.null_count:
                 raise ValueError(f"its column is {rows.type}, not {_ROWS} without nulls")
             rows.validate()
             table = ReflectionTable([Entry.from_json(entry) for entry in header["table"]])
             offsets = rows.offsets.to_numpy()
             cuts, entries = (rows.values.field(i).to_numpy() for i in (0, 1))
+            hints = _hint_ids(rows.values.field(2)) if rows.type == _HINTED_ROWS else None
             materialized, info, fingerprint = header["materialized"], header["info"], header["fingerprint"]
+            highest = int(header["highest_hint_id"]) if hints else 0
         except _DAMAGE as error:
             raise _damaged(path, error) from None
-        return cls(offsets, cuts, entries, table, materialized, info, fingerprint)
+        return cls(offsets, cuts, entries, table, materialized, info, fingerprint, hints, highest)
+
+
+def _hint_ids(lists: pa.LargeListArray) -> HintIds:
+    if lists.null_count or lists.values.null_count:
+        raise ValueError("its hints have nulls")
+    offsets = lists.offsets.to_numpy()
+    if offsets[0] != 0 or offsets[-1] != len(lists.values):
+        raise ValueError("its hints do not cover their ids")
+    return HintIds(offsets, lists.values.to_numpy())
 
 
 def _damaged(path: str | Path, error: Exception) -> InputError:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megatron_srp.data.reflect import ReflectedBatch
 from megatron_srp.data.shards.shard_writer import ShardWriter
 
@@ -12,12 +10,11 @@ from megatron_srp.data.shards.shard_writer import ShardWriter
 class SidecarWriter(ShardWriter):
     """Writes what ShardWriter does but for the tokens and their index."""
 
-    streams = ("cuts", "entries", "counts")
+    STREAMS = ("cuts", "entries", "counts")
 
     def append(self, batch: ReflectedBatch) -> None:
         super().append(batch)
-        sizes = np.diff(batch.table.arrays()[1])
-        self.counts["tokens"] += batch.plain_tokens + int(sizes[batch.entries].sum())
+        self.counts["tokens"] += batch.plain_tokens + int(batch.reflections.sizes().sum())
 
     def finish(self, info: dict[str, Any], reflected: bool = True) -> dict[Path, Path]:
         self.commit()

@@ -7,7 +7,7 @@ import numpy as np
 
 from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.builder import sum_counts
-from megatron_srp.data.interleave import ReflectionTable
+from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest
@@ -27,10 +27,9 @@ def plain_tokens(
     """
     tokens, lengths = shard.run(begin, end)
     offsets = sidecar.offsets[begin : end + 1]
-    own, counts = slice(offsets[0], offsets[-1]), np.diff(offsets)
-    inside = None
+    counts, inside = np.diff(offsets), None
     if offsets[0] >= 0 and (counts >= 0).all() and offsets[-1] <= len(sidecar.cuts):
-        sizes, inside = _inside(tokens, lengths, counts, sidecar.cuts[own], sidecar.entries[own], sidecar.table)
+        sizes, inside = _inside(tokens, lengths, counts, sidecar.reflections(begin, end))
     if inside is None:
         raise InputError(
             f"{bin_path(shard.prefix)}: sequences {begin} to {end - 1} do not hold the reflections that "
@@ -46,17 +45,14 @@ def _inside(
     tokens: np.ndarray,
     lengths: np.ndarray,
     counts: np.ndarray,
-    cuts: np.ndarray,
-    entries: np.ndarray,
-    table: ReflectionTable,
+    reflections: Reflections,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Sizes of the reflections, and which tokens are theirs; None where others stand in their places."""
-    flat, offsets = table.arrays()
-    if (cuts < 0).any() or (entries >= len(table)).any():
-        return entries, None
-    sizes = np.diff(offsets)[entries]
-    inside = ranges(reflection_starts(lengths, counts, cuts, sizes), sizes)
-    if len(inside) and (inside.max() >= len(tokens) or (tokens[inside] != flat[ranges(offsets[entries], sizes)]).any()):
+    if not reflections.sound():
+        return reflections.entries, None
+    sizes = reflections.sizes()
+    inside = ranges(reflection_starts(lengths, counts, reflections.cuts, sizes), sizes)
+    if len(inside) and (inside.max() >= len(tokens) or (tokens[inside] != reflections.ids()).any()):
         return sizes, None
     return sizes, inside
 
@@ -101,6 +97,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
             for shard in manifest["shards"]:
                 writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["name"]])
                 moves |= writer.finish({}, reflected=False)
+                shard.pop("hints", None)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
             return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp import _kernels
-from megatron_srp.data.interleave import ReflectionTable
+from megatron_srp.data.interleave import HintIds
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import InputError
@@ -23,9 +23,8 @@ from megatron_srp.errors import InputError
 SUM_EVERY = 256  # as in _kernels.c
 
 
-def reflected_dtype(dtype: np.dtype, table: ReflectionTable) -> np.dtype:
-    """The type of reflected tokens: the plain ones', or int32 where a reflection's id does not fit into it."""
-    highest = max((max(entry.ids, default=0) for entry in table.entries), default=0)
+def reflected_dtype(dtype: np.dtype, highest: int) -> np.dtype:
+    """The type of reflected tokens: the plain ones', or int32 where the reflections' `highest` id does not fit."""
     return dtype if highest <= np.iinfo(dtype).max else np.dtype(np.int32)
 
 
@@ -59,7 +58,8 @@ class ReflectedIndexedDataset:
         self._pointers, self._plain_lengths = np.asarray(shard.pointers), np.asarray(shard.lengths)
         self.document_indices = np.asarray(shard.documents)
         self._offsets, self._cuts, self._entries = loaded.offsets, loaded.cuts, loaded.entries
-        self.dtype = reflected_dtype(shard.dtype, loaded.table)
+        self._hints = loaded.hints or HintIds(np.empty(0, np.int64), np.empty(0, np.int32))
+        self.dtype = reflected_dtype(shard.dtype, loaded.highest_id())
         # A plain shard too narrow for its reflections' ids is read through a wider copy of the part asked for.
         self._tokens, self._narrow = np.asarray(shard.tokens), self.dtype != shard.dtype
         self._size, self._itemsize = self.dtype.itemsize, shard.dtype.itemsize
@@ -67,9 +67,9 @@ class ReflectedIndexedDataset:
         self._table = ids.astype(self.dtype)
         self.sequence_lengths = shard.lengths.astype(np.int32)  # a copy, aligned in memory
         self._sums = np.empty(len(self._entries) // SUM_EVERY + 1, np.int64)
-        arrays = self._offsets, self._entries, self._table_offsets, self.sequence_lengths, self._sums
+        tables = self._offsets, self._entries, self._table_offsets, self._hints.offsets
         try:
-            _kernels.reflected_lengths(*arrays)
+            _kernels.reflected_lengths(*tables, self.sequence_lengths, self._sums)
         except ValueError:
             raise InputError(
                 f"{sidecar} or {path_prefix}.idx: damaged, or a sequence would have more than 2**31 tokens"
@@ -108,6 +108,8 @@ class ReflectedIndexedDataset:
                 int(self._offsets[row + 1]),
                 self._table,
                 self._table_offsets,
+                self._hints.ids,
+                self._hints.offsets,
                 self._sums,
                 int(offset),
                 self._size,

@@ -87,7 +87,8 @@ def _reflections(sidecar: ReflectionSidecar) -> dict[str, Any]:
     for i in range(0, len(sidecar.entries), _BLOCK):
         times += np.bincount(sidecar.entries[i : i + _BLOCK], minlength=len(times))
     counts: dict[str, Any] = {"segments": len(sidecar.entries)}
-    counts["reflection_tokens"] = int(times @ sidecar.entry_sizes())
+    hints = len(sidecar.hints.ids) if sidecar.hints else 0
+    counts["reflection_tokens"] = int(times @ np.diff(sidecar.table.arrays()[1])) + hints
     return counts | count_labels(zip(sidecar.table.entries, times.tolist(), strict=True))
 
 

@@ -68,13 +68,13 @@ def _verify_rows(
 ) -> None:
     """Check the reflections of the block of sequences from `begin` on."""
     offsets = sidecar.offsets[begin : begin + _BLOCK + 1]
-    counts, table, sizes = np.diff(offsets), sidecar.table.entries, sidecar.entry_sizes()
+    counts, table = np.diff(offsets), sidecar.table.entries
     wrong = np.flatnonzero((counts < 0) | (offsets[:-1] < 0) | (offsets[1:] > len(sidecar.cuts)))
     findings.add_sequences(path, "rows", begin + wrong, (f"has {counts[i]} reflections" for i in wrong))
     if len(wrong):
         return
-    own = slice(offsets[0], offsets[-1])
-    cuts, entries = sidecar.cuts[own].astype(np.int64), sidecar.entries[own]
+    own = sidecar.reflections(begin, begin + len(counts))
+    cuts, entries = own.cuts.astype(np.int64), own.entries
     rows = np.repeat(np.arange(len(counts)), counts)
 
     def report(kind: str, wrong: np.ndarray, text: str) -> None:
@@ -88,11 +88,15 @@ def _verify_rows(
     none = np.zeros(min(len(cuts), 1), bool)
     report("order", np.append(same & (cuts[1:] < cuts[:-1]), none), ", before an earlier one")
     report("places", cuts < 0, "")
-    if lengths is None or unknown.any():
+    if unknown.any():
+        return
+    wrong_hints = own.with_wrong_hints()
+    report("hints", wrong_hints, ", with the ids of a hint where there is none, or the other way round")
+    if lengths is None or wrong_hints.any():
         return
     plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     if sidecar.materialized:
-        plain -= np.bincount(rows, weights=sizes[entries], minlength=len(plain)).astype(np.int64)
+        plain -= np.bincount(rows, weights=own.sizes(), minlength=len(plain)).astype(np.int64)
     report("places", cuts > plain[rows], ", behind its end")
     last = np.append(~same, ~none)
     report("ends", last & (cuts < plain[rows] - 1), " as its last one, but goes on")  # with more than an end-of-text
@@ -123,6 +127,10 @@ def _problems(
         yield f"is not written so with controversial={form.controversial}"
     if entry.stop and not form.stops(entry.label):
         yield "ends with an end-of-text that its verdict does not ask for"
+    if entry.hinted and not form.hints:
+        yield "stands for hints, which the form has not"
+    if entry.hinted:
+        return
     if not entry.ids:
         yield "has no ids"
     elif vocab_size is not None and max(entry.ids) >= vocab_size:

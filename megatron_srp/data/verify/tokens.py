@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_srp.corpus.batch import ranges
+from megatron_srp.data.interleave import HINTED
 from megatron_srp.data.shards.indexed_shard import Index, bin_path, sequence_blocks
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import reflection_starts
@@ -63,20 +64,19 @@ def _verify_reflections(
     path: Path, begin: int, tokens: np.ndarray, lengths: np.ndarray, sidecar: ReflectionSidecar, findings: Findings
 ) -> None:
     offsets = sidecar.offsets[begin : begin + len(lengths) + 1]
-    own = slice(offsets[0], offsets[-1])
-    entries, counts = sidecar.entries[own], np.diff(offsets)
-    flat, entry_offsets = sidecar.table.arrays()
-    sizes = np.diff(entry_offsets)[entries]
-    starts = reflection_starts(lengths, counts, sidecar.cuts[own], sizes)
+    own, counts = sidecar.reflections(begin, begin + len(lengths)), np.diff(offsets)
+    entries, sizes = own.entries, own.sizes()
+    starts = reflection_starts(lengths, counts, own.cuts, sizes)
     inside = ranges(starts, sizes)
-    wrong = tokens[inside] != flat[ranges(entry_offsets[entries], sizes)]
+    wrong = tokens[inside] != own.ids()
     if wrong.any():
         broken = np.unique(np.repeat(np.arange(len(sizes)), sizes)[wrong])
         rows, once = np.unique(np.searchsorted(offsets, broken + offsets[0], "right") - 1, return_index=True)
         form = sidecar_form(sidecar)
         problems = (
-            f"does not hold {form.render(sidecar.table.entries[entries[i]].label)} "
-            f"behind {sidecar.cuts[own][i]} tokens of text, where the sidecar says it is"
+            f"does not hold {form.render(sidecar.table.entries[entries[i]].label)}"
+            f"{', with its hint,' if sidecar.table.entries[entries[i]].hinted else ''} "
+            f"behind {own.cuts[i]} tokens of text, where the sidecar says it is"
             for i in broken[once]
         )
         findings.add_sequences(path, "reflections", begin + rows, problems)
@@ -118,7 +118,7 @@ def _verify_special(
     findings: Findings,
 ) -> None:
     """A token made for reflections stands nowhere else: text that says <think> has other ids."""
-    entry = sidecar.table.entries[0]
+    entry = next((entry for entry in sidecar.table.entries if entry.ids), HINTED)
     ids = entry.ids[:-1] if entry.stop else entry.ids
     marks = (tokens == ids[0]) | (tokens == ids[-1]) if ids else np.zeros(len(tokens), bool)
     marks[inside] = False
