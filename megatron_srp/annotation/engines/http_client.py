@@ -23,6 +23,7 @@ KEY_VARIABLES = ("SRP_API_KEY", "OPENAI_API_KEY")
 _BUSY = {429, 503, 529}  # "later": worth waiting for as long as `patience_s` says
 _TRANSIENT = {408, 409, 425, 500, 502, 504}
 _HOPELESS = {401, 403, 404, 405}  # no other request will fare better
+_FIRST_PATIENCE_S = 20.0  # for an endpoint that has not answered once
 _BROKEN = 20  # requests given up one behind the other: it is the endpoint, and not a text
 _MOST_BYTES = 64 << 20
 _SHOWN = 160
@@ -69,6 +70,7 @@ class EndpointClient:
         self.incidents: Counter[str] = Counter()
         self._key = api_key()
         self._missed = 0
+        self._reached = False
         try:
             url = httpx.URL(base_url.rstrip("/"))
         except (httpx.InvalidURL, TypeError):
@@ -126,17 +128,22 @@ class EndpointClient:
                 except _Passing as error:
                     wait = backoff_s(attempt, error.after_s, self._rng)
                     attempt += 1
-                    late = time.monotonic() - begun + wait > self.limits.patience_s
+                    late = time.monotonic() - begun + wait > self._patience_s
                     if late if error.busy else attempt >= self.limits.tries:
                         self._give_up(error, attempt)
                     self.incidents[f"requests tried again: {kind_of(error)}"] += 1
                     await asyncio.sleep(wait)
 
+    @property
+    def _patience_s(self) -> float:
+        """An endpoint that was never there is more likely a wrong address than one that comes back."""
+        return self.limits.patience_s if self._reached else min(self.limits.patience_s, _FIRST_PATIENCE_S)
+
     def _give_up(self, error: _Passing, attempts: int) -> None:
         reason = f"{error} ({attempts} {'try' if attempts == 1 else 'tries'})"
         self._missed += 1
         if error.busy or self._missed >= _BROKEN:
-            lasting = f"for {self.limits.patience_s:g} s" if error.busy else f"for {_BROKEN} requests in a row"
+            lasting = f"for {self._patience_s:g} s" if error.busy else f"for {_BROKEN} requests in a row"
             raise GuardError(
                 f"{self.url}: {reason}, and no better {lasting}; is it well? Finished parts are kept: give the same "
                 "command again"
@@ -150,6 +157,7 @@ class EndpointClient:
         try:
             async with asyncio.timeout(self.limits.timeout_s):  # httpx's own starts anew with every byte
                 async with self._client.stream(method, path, json=body) as response:
+                    self._reached = True
                     content = await _read(response)
         except (TimeoutError, httpx.TimeoutException) as error:
             busy = isinstance(error, httpx.ConnectTimeout)
