@@ -67,6 +67,7 @@ def patch_megatron() -> None:
     _allow_sequence_parallel_norm()
     _use_fused_adam_interface()
     _fork_checkpoint_worker()
+    _copy_before_writing()
 
 
 def write_checkpoints_in_process() -> None:
@@ -230,3 +231,20 @@ def _fork_checkpoint_worker() -> None:
 
     start: Any = PersistentAsyncCaller._get_process  # bound to the class
     PersistentAsyncCaller._get_process = lambda rank, mode="fork", *qos: start(rank, "fork", *qos)
+
+
+def _copy_before_writing() -> None:
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    FileSystemWriterAsync.preload_tensors = staticmethod(copy_tensors)
+
+
+def copy_tensors(write_buckets: list[Any], non_blocking: bool = True) -> list[Any]:
+    """Megatron's copy to the host, while the training waits: `Tensor.to("cpu")`, which copies nothing here.
+
+    The worker of --async-save would write weights that the next steps have changed. It gets this function by name.
+    """
+    return [
+        (file, key, (data, [(item, tensor.clone()) for item, tensor in tensors]))
+        for file, key, (data, tensors) in write_buckets
+    ]
