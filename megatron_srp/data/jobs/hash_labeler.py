@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_ends_in_chars, text_hashes
-from megatron_srp.data.jobs.store_labeler import failed_label
-from megatron_srp.data.jobs.stored_hints import StoredHints
+from megatron_srp.data.jobs.store_labeler import failed_label, open_hints
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -52,7 +51,7 @@ class HashLabeler:
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
             raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with tools/annotate.py")
-        self._hints = StoredHints(store) if hints else None
+        self._hints = open_hints(store) if hints else None
         if self._hints:
             self._hints.require(f"the texts under {key!r}", self._paths)
         hashes = [_read_hashes(path) for path in self._paths]

@@ -108,9 +108,9 @@ def _judge(args: argparse.Namespace) -> dict[str, Any]:
     """Who judged, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
-        from megatron_srp.data.jobs.stored_hints import StoredHints
+        from megatron_srp.data.jobs.store_labeler import open_hints
 
         store = AnnotationStore(args.annotations)
-        hints = {"hints": StoredHints(store).settings} if args.hints else {}
+        hints = {"hints": open_hints(store).settings} if args.hints else {}
         return {"annotations": store.settings, "failed_as": args.failed_as, **hints}
     return {"guard": args.guard}

@@ -4,6 +4,7 @@ import threading
 from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +12,20 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.jobs.stored_hints import StoredHints
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization.base import digest
+
+if TYPE_CHECKING:
+    from megatron_srp.data.jobs.stored_hints import StoredHints
+
+
+def open_hints(store: AnnotationStore) -> "StoredHints":
+    """The hints of a store; what writes them, an HTTP client, is only imported where they are asked for."""
+    from megatron_srp.data.jobs.stored_hints import StoredHints
+
+    return StoredHints(store)
 
 
 class StoreLabeler:
@@ -56,7 +66,7 @@ class StoreLabeler:
                     f"{store.folder} has no verdicts for {key!r} of {name}; was the file changed "
                     "since? Annotate it with tools/annotate.py"
                 )
-        self._hints = StoredHints(store) if hints else None
+        self._hints = open_hints(store) if hints else None
         if self._hints:
             for name, parts in zip(names, self._parts, strict=True):
                 self._hints.require(name, (path for _, path in parts))
