@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seq-length", type=int, default=2048, metavar="N", help="drop longer conversations (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace what is there")
+    parser.set_defaults(hints=False)  # the data job's alone: answers have no hints
     return parser
 
 

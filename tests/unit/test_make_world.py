@@ -214,7 +214,14 @@ def test_a_world_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 def _started(out: Path) -> tuple[subprocess.Popen, list[int]]:
     """A run on two processes, once its first shards are under way, and the processes of its workers."""
     command = [sys.executable, TOOL, "--preset", "small", "--setting", "srp", "--workers", "2", out]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts background jobs, which tests may be, with the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(out.parent.glob("*.partial/corpus/*.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline

@@ -470,7 +470,7 @@ def test_the_tool_and_its_exit_codes(folder):
 
 def test_large_indices_in_blocks(folder, monkeypatch):
     """What is checked a block at a time is whole at the edges of blocks."""
-    for module in ("verify_index", "verify_sidecar", "indexed_shard"):
+    for module in ("verify.index", "verify.sidecar", "shards.indexed_shard"):
         monkeypatch.setattr(f"megatron_srp.data.{module}._BLOCK", 4)
     monkeypatch.setattr("megatron_srp.data.shards.indexed_shard._BLOCK_TOKENS", 300)
     assert verify_shards(folder / "c").findings.lines() == []

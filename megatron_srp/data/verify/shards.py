@@ -1,9 +1,9 @@
 """Are finished shards what their manifest says, down to the byte, and do they make sense in themselves?
 
-    index       header, lengths, offsets, documents, and the size of the .bin   verify_index.py
-    sidecar     places of reflections, and what their ids mean                  verify_sidecar.py
-    tokens      the vocabulary, ends of documents, reflections in their places  verify_tokens.py
-    manifest    tokenizer, counts, checksums                                    verify_manifest.py
+    index       header, lengths, offsets, documents, and the size of the .bin   index.py
+    sidecar     places of reflections, and what their ids mean                  sidecar.py
+    tokens      the vocabulary, ends of documents, reflections in their places  tokens.py
+    manifest    tokenizer, counts, checksums                                    manifest.py
 
 The first three find damage that was there before the checksums were taken, and say which sequence it is in.
 """
