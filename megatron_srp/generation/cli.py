@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import CommandParser, InputError, UsageError
 from megatron_srp.generation.policy import DEFAULT_REFUSAL, Generation, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
@@ -148,7 +148,7 @@ def converse(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Generate with a guard that acts on reflections.", allow_abbrev=False)
+    parser = CommandParser(description="Generate with a guard that acts on reflections.")
     parser.add_argument("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSONL to write: each line with its answer")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="answers at a time (default: 16)")
