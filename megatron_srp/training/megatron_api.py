@@ -197,6 +197,8 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
         validate_args(args)
         if not HAVE_TE:  # the target has it
             args.apply_rope_fusion = False
+        if args.srp_sft:
+            prepare_attention(args)
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
     return args
