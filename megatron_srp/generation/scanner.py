@@ -52,8 +52,8 @@ class ReflectionScanner:
 
     @property
     def inside(self) -> bool:
-        """Whether the text so far ends within what may become a reflection."""
-        return self._form.open in self.held
+        """Whether the text so far ends within what may become a reflection, its opening word included."""
+        return bool(self.held.strip())
 
     def feed(self, text: str, ended: bool = False) -> Iterator[str | SafetyLabel]:
         """Text to show and labels, in their order, as far as they are certain.
