@@ -26,6 +26,7 @@ from megatron.core import mpu
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.enums import ModelType
 from megatron.core.extensions.transformer_engine import HAVE_TE
+from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_rank
 from megatron.training import get_args, get_timers, get_tokenizer, pretrain
@@ -41,6 +42,8 @@ from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
+from megatron_srp.training.sft_batch import get_packed_batch
+from megatron_srp.training.sft_dataset import build_sft_datasets
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -68,7 +71,10 @@ def build_datasets(num_samples: list[int], vp_stage: int | None = None) -> list[
     def reads_data() -> bool:
         return mpu.get_tensor_model_parallel_rank() == 0 and is_first_or_last_pipeline_stage(vp_stage)
 
-    kind = choose_dataset(get_args())
+    args = get_args()
+    if args.srp_sft:  # every pipeline stage needs to know where conversations begin
+        return build_sft_datasets(args, num_samples) if mpu.get_tensor_model_parallel_rank() == 0 else [None] * 3
+    kind = choose_dataset(args)
     config = dataset_config(kind)
     check_splits(config)
     return BlendedMegatronDatasetBuilder(kind.dataset, num_samples, reads_data, config).build()
@@ -109,13 +115,14 @@ def get_batch(data_iterator: Iterator[dict[str, torch.Tensor]], vp_stage: int | 
 
 
 def loss_function(
-    loss_mask: torch.Tensor, losses: torch.Tensor
+    loss_mask: torch.Tensor, losses: torch.Tensor, count: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Summed cross-entropy in nats and the number of tokens it is summed over.
 
     Args:
         loss_mask: [b, s], 0 where a token is not to be learned.
         losses: [b, s], per token.
+        count: log the number of learned tokens of a step too.
     """
     mask = loss_mask.view(-1).float()
     loss = torch.sum(losses.view(-1).float() * mask)
@@ -130,7 +137,11 @@ def loss_function(
                 fatal=True,
             )
     report = torch.stack([loss.detach(), num_tokens.to(loss.dtype)])
-    return loss, num_tokens, {"lm loss": report}
+    reports = {"lm loss": report}
+    if count:  # Megatron sums numerators and denominators over all micro-batches of a step
+        share = 1 / (get_num_microbatches() * mpu.get_data_parallel_world_size())
+        reports["learned tokens"] = torch.stack([report[1], torch.full_like(report[1], share)])
+    return loss, num_tokens, reports
 
 
 def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
@@ -138,6 +149,10 @@ def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -
     timers = get_timers()
     timers("batch-generator", log_level=2).start()
     vp_stage = get_attr_wrapped_model(model, "vp_stage")
+    if get_args().srp_sft:
+        packed = get_packed_batch(data_iterator, flat=get_args().transformer_impl == "transformer_engine")
+        timers("batch-generator").stop()
+        return model(**packed), partial(loss_function, packed["loss_mask"], count=model.training)
     tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
     timers("batch-generator").stop()
     output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
