@@ -15,6 +15,7 @@ from megatron_srp.data.shards.manifest import write_json
 from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import InputError
 from megatron_srp.medsafetyworld import phrases
+from megatron_srp.medsafetyworld.entities import Entities
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
@@ -34,15 +35,10 @@ _WORD = re.compile(r"</?think>|[A-Za-z]+")
 _SLOT = re.compile(r"\{\w+\}")
 
 
-def write_tokenizer(graph: Path, folder: Path) -> None:
-    """Write tokenizer.json and its configuration into `folder`, whole or not at all.
-
-    Args:
-        graph: a world's graph.json: the same for all its settings, and so is the tokenizer.
-    """
-    names = json.loads(graph.read_text(encoding="utf-8"))
-    spaced = [*names["mediators"], *(outcome["name"] for outcome in names["outcomes"])]
-    spec = _specification([*_words(), *(f" {name}" for name in [*names["compounds"], *spaced])], _pattern(spaced))
+def write_tokenizer(entities: Entities, folder: Path) -> None:
+    """Write tokenizer.json and its configuration into `folder`, whole or not at all: one for all settings."""
+    spaced = [*entities.mediators, *entities.outcomes]
+    spec = _specification([*_words(), *(f" {name}" for name in [*entities.compounds, *spaced])], _pattern(spaced))
     with whole_folder(folder, True, CONFIG) as new:
         write_json(new / "tokenizer.json", spec)
         write_json(new / CONFIG, _configuration())

@@ -1,0 +1,110 @@
+"""The steps of a run that are no tool of their own: `python -m megatron_srp.medsafetyworld.run.step NAME ...`.
+
+    tokenizer WORLD_PRESET TASK SEED OUT
+    pretrain SHARD EPOCHS -- FLAGS            the trainer, for as many steps as EPOCHS of the shard are
+    tune -- FLAGS                             the trainer
+    start MODEL SHARD OUT SEED                a checkpoint for post-training
+    chats WORLD TOKENIZER OUT plain|reflected LENGTH
+    measure MODEL WORLD SETTING STAGE SEED RECORD [--limit N]
+    report RECORD ...                         report.html and report.json in the current folder
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from megatron_srp.errors import run_command
+
+_DECAY = 0.5  # share of pretraining in which the learning rate falls to 0
+
+
+def tokenizer(argv: list[str]) -> None:
+    from megatron_srp.medsafetyworld.plan import World
+    from megatron_srp.medsafetyworld.presets import load_preset
+    from megatron_srp.medsafetyworld.run.tokenizer import write_tokenizer
+
+    preset, task, seed, out = argv
+    write_tokenizer(World.build(load_preset(preset, task), int(seed)).entities, Path(out))
+
+
+def pretrain(argv: list[str]) -> NoReturn:
+    from megatron_srp.data.shards.indexed_shard import IndexedShard
+
+    (prefix, epochs), flags, gpus = _training(argv)
+    values = dict(zip(flags, flags[1:], strict=False))
+    step = int(values["--seq-length"]) * int(values["--global-batch-size"])
+    steps = max(2, round(float(epochs) * len(IndexedShard(prefix).tokens) / step))
+    _train([*flags, "--train-iters", str(steps), "--lr-wsd-decay-iters", str(round(_DECAY * steps))], gpus, steps)
+
+
+def tune(argv: list[str]) -> NoReturn:
+    _, flags, gpus = _training(argv)
+    _train(flags, gpus, 200)
+
+
+def _training(argv: list[str]) -> tuple[list[str], list[str], int]:
+    """What stands before `--`, the trainer's flags behind it, and the number of ranks (`--gpus N`, the last)."""
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 : -2], int(argv[-1])
+
+
+def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
+    """Become the trainer. It saves five times on the way, so that a killed run loses little."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    flags = [*flags, "--save-interval", str(max(steps // 5, 1))]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp.training.pretrain", *flags])
+
+
+def start(argv: list[str]) -> None:
+    from megatron_srp.checkpoints.import_hf import import_hf
+    from megatron_srp.medsafetyworld.run.start import renew_unseen
+
+    model, shard, out, seed = argv
+    renewed = Path(f"{out}.renewed")
+    count = renew_unseen(Path(model), shard, renewed, int(seed))
+    print(f"embeddings of tokens that pretraining never met, made anew: {count}")
+    import_hf(renewed, Path(out), overwrite=True)
+
+
+def chats(argv: list[str]) -> None:
+    from megatron_srp.medsafetyworld.run.conversations import write_shards
+
+    world, model, out, form, length = argv
+    write_shards(Path(world), Path(model), Path(out), form == "reflected", int(length))
+
+
+def measure(argv: list[str]) -> None:
+    from megatron_srp.data.shards.manifest import write_json
+    from megatron_srp.medsafetyworld.evaluation.evaluate import evaluate_model
+
+    parser = argparse.ArgumentParser()
+    for name in ("model", "world", "setting", "stage"):
+        parser.add_argument(name)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args(argv)
+    measured = evaluate_model(
+        Path(args.model), Path(args.world), seed=args.seed, stage=args.stage, limit=args.limit
+    )
+    record = {"setting": args.setting, "seed": args.seed, "stage": args.stage, "measurements": measured}
+    write_json(args.record, record)
+
+
+def report(argv: list[str]) -> None:
+    import json
+
+    from megatron_srp.medsafetyworld.evaluation.report import write_report
+
+    write_report([json.loads(Path(record).read_text(encoding="utf-8")) for record in argv], Path())
+
+
+def main() -> None:
+    steps = (tokenizer, pretrain, tune, start, chats, measure, report)
+    {step.__name__: step for step in steps}[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run_command(main)
