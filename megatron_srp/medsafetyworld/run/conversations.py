@@ -49,7 +49,9 @@ def write_shards(world: Path, tokenizer: Path, out: Path, reflected: bool, seq_l
             _write_shard(conversations, tokenizer, out / name, with_reflections, seq_length)
 
 
-def _write_shard(conversations: list[Conversation], tokenizer: Path, prefix: Path, reflected: bool, length: int) -> None:
+def _write_shard(
+    conversations: list[Conversation], tokenizer: Path, prefix: Path, reflected: bool, length: int
+) -> None:
     from megatron_srp.data.shards.manifest import find_manifest, write_text
     from megatron_srp.sft.cli import main as augment_sft
 
@@ -63,7 +65,9 @@ def _write_shard(conversations: list[Conversation], tokenizer: Path, prefix: Pat
     assert manifest is not None
     left_out = len(conversations) - manifest["counts"]["documents"]
     if left_out:
-        raise InputError(f"{lines}: {left_out} conversations are longer than the {length} tokens of a training sequence")
+        raise InputError(
+            f"{lines}: {left_out} conversations are longer than the {length} tokens of a training sequence"
+        )
 
 
 def _conversations(world: Path, name: str, reflected: bool) -> Iterator[Conversation]:

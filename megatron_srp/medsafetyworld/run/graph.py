@@ -2,11 +2,11 @@
 
     OUT/seed0/tokenizer                             one for all settings of a seed
     OUT/seed0/SETTING/world, shard                  tools/make_world.py, preprocess_with_reflections.py
-                      pretrained/checkpoints, model Megatron's trainer; tools/export_hf.py
+                      pretrained/checkpoints        Megatron's trainer
                       start                         the pretrained model for post-training (`start`)
                       chats                         conversations as shards (`conversations`)
-                      STAGE/checkpoints, model      the trainer on --srp-sft; exported
-                      STAGE/record.json             what `evaluation` measured
+                      STAGE/checkpoints             the trainer on --srp-sft
+                      STAGE/model, record.json      exported, and what `evaluation` measured
     OUT/report.html, report.json
 
 A step is a command that could be given by hand in OUT. It is described by what decides its result, so that a
@@ -17,11 +17,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 
 from megatron_srp import __version__
 from megatron_srp.medsafetyworld.run.presets import Phase, RunPreset
-from megatron_srp.medsafetyworld.run.variants import ADVERSARIAL, BENIGN, PRETRAINED, RECOVERY, SFT, Variant
+from megatron_srp.medsafetyworld.run.variants import ADVERSARIAL, BENIGN, PRETRAINED, RECOVERY, SFT, VARIANTS, Variant
 
 _START_S = 10.0  # CPU seconds that a command of Megatron's or torch's takes to start
 _STEP = ("-m", "megatron_srp.medsafetyworld.run.step")
@@ -81,9 +80,13 @@ class Experiment:
         for seed in self.seeds:
             for step in _SeedGraph(self, seed).steps():
                 found.setdefault(step.name, step)
-        records = tuple(step for step in found.values() if step.name.endswith("/measure"))
+        records = tuple(step for step in found.values() if step.name.endswith("/measure") and self._asked(step))
         report = Step("report", (*_STEP, "report", *(step.results[-1] for step in records)), ("report.html",), records)
         return [*found.values(), report]
+
+    def _asked(self, measure: Step) -> bool:
+        """Whether the report is to have it: `post-only` alone needs filtering's model, not a row of filtering."""
+        return measure.name.split("/")[1] in {variant.name for variant in self.variants}
 
 
 class _SeedGraph:
@@ -102,11 +105,13 @@ class _SeedGraph:
             world = self._world(variant.world)
             shard = self._shard(variant.world, world, tokenizer)
             pretrain = self._pretrain(variant.world, shard)
-            export = self._export(variant.world, PRETRAINED, pretrain)
-            start = self._start(variant.world, export, shard)
+            model = self._measure(VARIANTS[variant.world], PRETRAINED, world, pretrain)
+            start = self._start(variant.world, model, shard)
             chats = self._chats(variant, world, tokenizer)
-            yield from (world, shard, pretrain, export, start, chats)
-            yield from self._stages(variant, world, export, start, chats)
+            yield from (world, shard, pretrain, model, start, chats)
+            if variant.name != variant.world:
+                yield self._measure_again(variant, world, model)
+            yield from self._tunings(variant, world, start, chats)
 
     def _world(self, setting: str) -> Step:
         folder = f"{self.root}/{setting}/world"
@@ -118,9 +123,9 @@ class _SeedGraph:
     def _shard(self, setting: str, world: Step, tokenizer: Step) -> Step:
         folder = f"{self.root}/{setting}"
         verdicts = ("--annotations", f"{folder}/world/annotations") if setting == "srp" else ("--guard", "none")
-        command = ("tools/preprocess_with_reflections.py", "--input", f"{folder}/world/corpus/*.jsonl", *verdicts)
-        command += ("--append-eod", "--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
-        command += ("--output-prefix", f"{folder}/shard/corpus")
+        command: tuple[str, ...] = ("tools/preprocess_with_reflections.py", "--input", f"{folder}/world/corpus/*.jsonl")
+        command += (*verdicts, "--append-eod", "--output-prefix", f"{folder}/shard/corpus")
+        command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
         free = ("--workers", str(self.of.workers))
         return Step(f"{folder}/shard", command, (f"{folder}/shard",), (world, tokenizer), free, seconds=6)
 
@@ -152,15 +157,10 @@ class _SeedGraph:
     def _micro_batch(self, phase: Phase) -> int:
         return next(n for n in range(min(self.preset.micro_batch, phase.batch), 0, -1) if phase.batch % n == 0)
 
-    def _export(self, owner: str, stage: str, train: Step) -> Step:
-        folder = f"{self.root}/{owner}/{stage}"
-        command = ("tools/export_hf.py", f"{folder}/checkpoints", f"{folder}/model", "--overwrite")
-        return Step(f"{folder}/export", command, (f"{folder}/model",), (train,), seconds=_START_S)
-
-    def _start(self, setting: str, export: Step, shard: Step) -> Step:
+    def _start(self, setting: str, model: Step, shard: Step) -> Step:
         folder, prefix = f"{self.root}/{setting}", f"{self.root}/{setting}/shard/corpus_text_document"
-        command = (*_STEP, "start", f"{folder}/pretrained/model", prefix, f"{folder}/start", str(self.seed))
-        return Step(f"{folder}/start", command, (f"{folder}/start",), (export, shard), seconds=_START_S)
+        command = (*_STEP, "start", model.results[0], prefix, f"{folder}/start", str(self.seed))
+        return Step(f"{folder}/start", command, (f"{folder}/start",), (model, shard), seconds=_START_S)
 
     def _chats(self, variant: Variant, world: Step, tokenizer: Step) -> Step:
         folder = f"{self.root}/{variant.name}/chats"
@@ -168,17 +168,13 @@ class _SeedGraph:
         command = (*_STEP, "chats", world.results[0], self.tokenizer, folder, form, str(self.preset.chat_length))
         return Step(folder, command, (folder,), (world, tokenizer), seconds=3)
 
-    def _stages(self, variant: Variant, world: Step, export: Step, start: Step, chats: Step) -> Iterable[Step]:
-        stages = variant.stages(self.of.stages)
-        if PRETRAINED in stages:
-            yield self._measure(variant, PRETRAINED, world, export)
+    def _tunings(self, variant: Variant, world: Step, start: Step, chats: Step) -> Iterable[Step]:
         sft: Step | None = None
-        for stage in stages[stages.index(SFT) :]:
+        for stage in variant.stages(self.of.stages):
             before = start if sft is None or stage == RECOVERY else sft
             train = self._tune(variant, stage, before, chats)
             sft = sft or train
-            model = self._export(variant.name, stage, train)
-            yield from (train, model, self._measure(variant, stage, world, model))
+            yield from (train, self._measure(variant, stage, world, train))
 
     def _tune(self, variant: Variant, stage: str, before: Step, chats: Step) -> Step:
         """A training on conversations, from the checkpoint that `before` made."""
@@ -205,14 +201,19 @@ class _SeedGraph:
         }
         return mixes[stage]
 
-    def _measure(self, variant: Variant, stage: str, world: Step, export: Step) -> Step:
+    def _measure(self, variant: Variant, stage: str, world: Step, train: Step) -> Step:
+        """Export the model and measure it, in one process: most of its time goes into starting."""
         folder = f"{self.root}/{variant.name}/{stage}"
-        limit = () if self.of.limit is None else ("--limit", str(self.of.limit))
-        command = (*_STEP, "measure", export.results[0], world.results[0], variant.name, stage, str(self.seed))
-        command += (f"{folder}/record.json", *limit)
-        return Step(f"{folder}/measure", command, (f"{folder}/record.json",), (export, world), seconds=2 * _START_S)
+        made = (f"{folder}/model", f"{folder}/record.json")
+        command = (*_STEP, "measure", train.results[0], *made, world.results[0], variant.name, stage, str(self.seed))
+        return Step(f"{folder}/measure", (*command, *self._limit()), made, (train, world), seconds=2 * _START_S)
 
+    def _measure_again(self, variant: Variant, world: Step, measured: Step) -> Step:
+        """What another variant's pretrained model knows, on this one's name."""
+        folder, model = f"{self.root}/{variant.name}/{PRETRAINED}", measured.results[0]
+        record = f"{folder}/record.json"
+        command = (*_STEP, "measure", "-", model, record, world.results[0], variant.name, PRETRAINED, str(self.seed))
+        return Step(f"{folder}/measure", (*command, *self._limit()), (record,), (measured, world), seconds=_START_S)
 
-def all_needs(step: Step) -> set[str]:
-    """Names of all steps that come before `step`."""
-    return set(chain.from_iterable({need.name} | all_needs(need) for need in step.needs))
+    def _limit(self) -> tuple[str, ...]:
+        return () if self.of.limit is None else ("--limit", str(self.of.limit))

@@ -17,10 +17,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from megatron_srp.data.shards.manifest import write_json
 from megatron_srp.durable import make_folder
@@ -151,8 +151,8 @@ def _die_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _read(marker: Path) -> dict[str, object]:
-    return json.loads(marker.read_text()) if marker.is_file() else {}
+def _read(marker: Path) -> dict[str, Any]:
+    return dict(json.loads(marker.read_text())) if marker.is_file() else {}
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -1,17 +1,17 @@
 """The steps of a run that are no tool of their own: `python -m megatron_srp.medsafetyworld.run.step NAME ...`.
 
-    tokenizer WORLD_PRESET TASK SEED OUT
-    pretrain SHARD EPOCHS -- FLAGS            the trainer, for as many steps as EPOCHS of the shard are
-    tune -- FLAGS                             the trainer
-    start MODEL SHARD OUT SEED                a checkpoint for post-training
-    chats WORLD TOKENIZER OUT plain|reflected LENGTH
-    measure MODEL WORLD SETTING STAGE SEED RECORD [--limit N]
-    report RECORD ...                         report.html and report.json in the current folder
+tokenizer WORLD_PRESET TASK SEED OUT
+pretrain SHARD EPOCHS -- FLAGS            the trainer, for as many steps as EPOCHS of the shard are
+tune -- FLAGS                             the trainer
+start MODEL SHARD OUT SEED                a checkpoint for post-training
+chats WORLD TOKENIZER OUT plain|reflected LENGTH
+measure CHECKPOINTS MODEL RECORD WORLD SETTING STAGE SEED [--limit N]   exports to MODEL, unless given -
+report RECORD ...                         report.html and report.json in the current folder
 """
 
-import argparse
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,7 +33,7 @@ def pretrain(argv: list[str]) -> NoReturn:
     from megatron_srp.data.shards.indexed_shard import IndexedShard
 
     (prefix, epochs), flags, gpus = _training(argv)
-    values = dict(zip(flags, flags[1:], strict=False))
+    values = dict(pairwise(flags))
     step = int(values["--seq-length"]) * int(values["--global-batch-size"])
     steps = max(2, round(float(epochs) * len(IndexedShard(prefix).tokens) / step))
     _train([*flags, "--train-iters", str(steps), "--lr-wsd-decay-iters", str(round(_DECAY * steps))], gpus, steps)
@@ -79,18 +79,14 @@ def measure(argv: list[str]) -> None:
     from megatron_srp.data.shards.manifest import write_json
     from megatron_srp.medsafetyworld.evaluation.evaluate import evaluate_model
 
-    parser = argparse.ArgumentParser()
-    for name in ("model", "world", "setting", "stage"):
-        parser.add_argument(name)
-    parser.add_argument("seed", type=int)
-    parser.add_argument("record", type=Path)
-    parser.add_argument("--limit", type=int)
-    args = parser.parse_args(argv)
-    measured = evaluate_model(
-        Path(args.model), Path(args.world), seed=args.seed, stage=args.stage, limit=args.limit
-    )
-    record = {"setting": args.setting, "seed": args.seed, "stage": args.stage, "measurements": measured}
-    write_json(args.record, record)
+    checkpoints, model, record, world, setting, stage, seed, *limit = argv
+    if checkpoints != "-":
+        from megatron_srp.checkpoints.export_hf import export_hf
+
+        export_hf(Path(checkpoints), Path(model), overwrite=True)
+    most = int(limit[1]) if limit else None
+    measured = evaluate_model(Path(model), Path(world), seed=int(seed), stage=stage, limit=most)
+    write_json(Path(record), {"setting": setting, "seed": int(seed), "stage": stage, "measurements": measured})
 
 
 def report(argv: list[str]) -> None:

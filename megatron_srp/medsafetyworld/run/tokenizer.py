@@ -18,7 +18,6 @@ from megatron_srp.medsafetyworld import phrases
 from megatron_srp.medsafetyworld.entities import Entities
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
-from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
 
 EOS, USER, ASSISTANT = "<|endoftext|>", "<|user|>", "<|assistant|>"
 SPECIAL = (EOS, USER, ASSISTANT)

@@ -6,7 +6,7 @@ from megatron_srp.errors import UsageError, did_you_mean
 
 PRETRAINED, SFT, RECOVERY, ADVERSARIAL = "pretrained", "sft", "sft-recovery", "adversarial"
 BENIGN = ("benign-original", "benign-mix-sft", "benign-reflection")
-STAGES = (PRETRAINED, SFT, RECOVERY, *BENIGN, ADVERSARIAL)
+STAGES = (SFT, RECOVERY, *BENIGN, ADVERSARIAL)
 _WITH_REFLECTIONS_ONLY = (RECOVERY, "benign-reflection")
 
 
@@ -36,7 +36,7 @@ _ALL = (
     Variant("rewrite", "rewrite"),
     Variant("srp", "srp", reflected=True),
     # The paper's "reflections in post-training only": Filtering's model, and SRP's post-training.
-    Variant("post-training-only", "filtering", reflected=True),
+    Variant("post-only", "filtering", reflected=True),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}
 
@@ -49,7 +49,7 @@ def parse_settings(names: str) -> list[Variant]:
 
 
 def parse_stages(names: str) -> tuple[str, ...]:
-    """`"sft,adversarial"` in the order of STAGES; `all` for all. The SFT model is measured in any case."""
+    """`"sft,adversarial"` in the order of STAGES; `all` for all. There is an SFT model in any case."""
     chosen = STAGES if names == "all" else (*_distinct("--stages", names, list(STAGES)), SFT)
     return tuple(stage for stage in STAGES if stage in chosen)
 
