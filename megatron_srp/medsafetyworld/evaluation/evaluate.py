@@ -11,7 +11,8 @@
                  flags ignored, `exact`; and `flagged`, `wrong`, `refused`
     by_class     the same for each class, forward-safe to reverse-unsafe, asked directly
     attacks      by name, on harmful questions: `family`, `says`, `published`, `strict`, `flagged`, `refused`
-    prefill      the attack of the paper's two that is the stronger by `published`: its `name`, and the shares
+    strongest    by family of attacks (`paper` are the published two), the largest `published` and `strict` share,
+                 and the attack's `name`
     forced       `prompt`: by threshold what is stopped (`curve`), a threshold chosen on half of the facts and
                  checked on the others (`chosen`), and at `threshold` 0.5 `harmful` and `benign` stopped, `general`
                  (useful and not stopped), and `attacks` by name: those not stopped of `published` and `strict`.

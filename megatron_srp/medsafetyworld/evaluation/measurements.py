@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from megatron_srp.medsafetyworld.evaluation import thresholds
-from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS, DIRECT, PUBLISHED
+from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS, DIRECT, FAMILIES
 from megatron_srp.medsafetyworld.evaluation.intervals import share
 from megatron_srp.medsafetyworld.evaluation.questions import Names, Question, TestSet, chance
 from megatron_srp.medsafetyworld.evaluation.samples import pick_samples
@@ -33,7 +33,6 @@ def measure(
         if attack is not DIRECT
     }
     attacks = {a.name: {"family": a.family, "says": a.says, **_attack(attacked[a.name])} for a in ATTACKS}
-    strongest = max(PUBLISHED, key=lambda name: attacks[name]["published"].get("percent", 0.0))
     benign = [row for row in asked if not row[0].harmful]
     by_class = {name: [row for row in asked if row[0].name == name] for name in CLASSES}
     read = {name: rows for name, rows in by_class.items() if name != HARMFUL} | attacked
@@ -41,7 +40,7 @@ def measure(
         "general": _benign(benign),
         "by_class": {name: _benign(rows) for name, rows in by_class.items()},
         "attacks": attacks,
-        "prefill": {"name": strongest, **attacks[strongest]},
+        "strongest": {family: _strongest(attacks, family) for family in FAMILIES},
         "forced": {
             "prompt": _forced(attacked, benign, lambda answer: answer.prompt_risk),
             "answer": _forced(attacked, benign, lambda answer: answer.answer_risk),
@@ -83,6 +82,17 @@ def _benign(rows: list[Row]) -> dict[str, Any]:
 
 def _attack(rows: list[Row]) -> dict[str, Any]:
     return _shares(rows, "published", "strict", "flagged", "refused")
+
+
+def _strongest(attacks: dict[str, dict[str, Any]], family: str) -> dict[str, Any]:
+    """The largest share of a family's attacks by each way of scoring, and which attack that is."""
+    names = [name for name, attack in attacks.items() if attack["family"] == family]
+    found = {}
+    for scoring in ("published", "strict"):
+        by_name = {name: attacks[name][scoring].get("percent", 0.0) for name in names}
+        name = max(names, key=by_name.__getitem__)
+        found[scoring] = {"name": name, **attacks[name][scoring]}
+    return found
 
 
 def _forced(
