@@ -1,7 +1,9 @@
 """The command line of tools/run_world.py. Heavy imports wait until flags are parsed; torch is for its steps alone."""
 
 import argparse
+import json
 import os
+import shlex
 import sys
 import time
 from importlib.util import find_spec
@@ -86,13 +88,13 @@ def main(argv: list[str], tools: Path) -> int:
     experiment = Experiment(
         preset, tuple(chosen), stages, tuple(range(args.seeds)), args.task, args.label_policy, args.limit
     )
-    return _run(experiment, args, tools)
+    return _run(experiment, args, tools, shlex.join(["tools/run_world.py", *argv]))
 
 
-def _run(experiment: Any, args: argparse.Namespace, tools: Path) -> int:
+def _run(experiment: Any, args: argparse.Namespace, tools: Path, command: str) -> int:
     from dataclasses import replace
 
-    steps = replace(experiment, workers=args.workers, gpus=args.gpus).steps()
+    steps = replace(experiment, workers=args.workers, gpus=args.gpus, command=command).steps()
     if args.dry_run:
         for step in steps:
             print(f"{step.name}\n    {' '.join((*step.command, *step.free))}")
@@ -100,15 +102,14 @@ def _run(experiment: Any, args: argparse.Namespace, tools: Path) -> int:
 
     from megatron_srp.medsafetyworld.run.progress import StepProgress
     from megatron_srp.medsafetyworld.run.runner import Runner
+    from megatron_srp.medsafetyworld.run.table import format_table
 
     begun, progress = time.monotonic(), StepProgress(steps)
     try:
         Runner(args.out, tools, args.jobs or _default_jobs(), progress).run(steps)
     finally:
         progress.close()
-    summary = args.out / "summary.txt"
-    if summary.is_file():
-        print(summary.read_text(encoding="utf-8").rstrip())
+    print(format_table(json.loads((args.out / "report.json").read_text(encoding="utf-8"))))
     print(f"report        {args.out / 'report.html'}\ndone in {time.monotonic() - begun:.0f} s")
     return 0
 

@@ -54,7 +54,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is asked for; all of it decides results but `workers` and `gpus`.
+    """What is asked for; all of it decides results but `workers`, `gpus` and `command`.
 
     Attributes:
         preset: how to train, and on which world.
@@ -62,6 +62,7 @@ class Experiment:
         task, label_policy: of the world.
         limit: questions of each class, or all.
         workers: processes that prepare data. gpus: ranks of a training.
+        command: that makes all of it again, for the report.
     """
 
     preset: RunPreset
@@ -73,6 +74,7 @@ class Experiment:
     limit: int | None = None
     workers: int = 1
     gpus: int = 1
+    command: str = ""
 
     def steps(self) -> list[Step]:
         """All steps, each after what it needs."""
@@ -81,7 +83,8 @@ class Experiment:
             for step in _SeedGraph(self, seed).steps():
                 found.setdefault(step.name, step)
         records = tuple(step for step in found.values() if step.name.endswith("/measure") and self._asked(step))
-        report = Step("report", (*_STEP, "report", *(step.results[-1] for step in records)), ("report.html",), records)
+        command = (*_STEP, "report", *(step.results[-1] for step in records))
+        report = Step("report", command, ("report.html", "report.json"), records, free=("--command", self.command))
         return [*found.values(), report]
 
     def _asked(self, measure: Step) -> bool:

@@ -9,7 +9,9 @@ measure CHECKPOINTS MODEL RECORD WORLD SETTING STAGE SEED [--limit N]   exports 
 report RECORD ...                         report.html and report.json in the current folder
 """
 
+import json
 import os
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +68,7 @@ def start(argv: list[str]) -> None:
     count = renew_unseen(Path(model), shard, renewed, int(seed))
     print(f"embeddings of tokens that pretraining never met, made anew: {count}")
     import_hf(renewed, Path(out), overwrite=True)
+    shutil.rmtree(renewed)
 
 
 def chats(argv: list[str]) -> None:
@@ -90,11 +93,12 @@ def measure(argv: list[str]) -> None:
 
 
 def report(argv: list[str]) -> None:
-    import json
+    from megatron_srp.data.shards.manifest import software_versions
+    from megatron_srp.medsafetyworld.evaluation.report import Context, write_report
 
-    from megatron_srp.medsafetyworld.evaluation.report import write_report
-
-    write_report([json.loads(Path(record).read_text(encoding="utf-8")) for record in argv], Path())
+    *records, _, command = argv
+    results = [json.loads(Path(record).read_text(encoding="utf-8")) for record in records]
+    write_report(results, Path(), Context([command], software_versions()))
 
 
 def main() -> None:
