@@ -54,11 +54,11 @@ class HFGenerator:
 
     Args:
         model: in evaluation mode, on its device.
-        trees: of reflections that a space sets off, and of those that none does.
+        trees: True, of reflections that a space sets off; False, of those that none does.
     """
 
     def __init__(self, model: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
-        self._model, self.vocabulary, self._trees = model, vocabulary, trees
+        self._model, self.vocabulary, self.trees = model, vocabulary, trees
 
     @torch.inference_mode()
     def generate(
@@ -77,7 +77,7 @@ class HFGenerator:
             _Row(i, request, ReflectionGuard(self.vocabulary, request.policy), Sampler(request.sampling))
             for i, request in enumerate(requests)
         ]
-        run = _Run(CachedBatch(self._model, len(rows)), rows, self._trees, on_text)
+        run = _Run(CachedBatch(self._model, len(rows)), rows, self.trees, on_text)
         guards = [row.guard for row in rows]
         run.start()
         while run.rows and not cancelled():
