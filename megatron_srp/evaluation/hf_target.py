@@ -11,9 +11,12 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from megatron_srp.durable import checksum
 from megatron_srp.evaluation.types import AttackCase, Defence, Response
 from megatron_srp.generation.hf import Request
+from megatron_srp.generation.hf_batch import CachedBatch
 from megatron_srp.generation.hf_model import GuardedModel, Options
 from megatron_srp.generation.hf_sampling import Sampling
 from megatron_srp.generation.policy import Generation, GuardPolicy
@@ -58,10 +61,12 @@ class HFTarget:
     def __init__(self, folder: str, options: TargetOptions | None = None) -> None:
         self.options = options or TargetOptions()
         self.model = GuardedModel(folder, self.options.form, self.options.device, self.options.dtype)
-        self.network, self.tokenizer = self.model.network, self.model.tokenizer
+        self.network: Any = self.model.network
+        self.tokenizer: Any = self.model.tokenizer
         self.chat = bool(self.tokenizer.chat_template) if self.options.chat is None else self.options.chat
         self.name = Path(folder).name
-        self.fingerprint = digest({"weights": _files_digest(folder), "options": self._described()})
+        self.fingerprint = _files_digest(folder)
+        self.batch_size = self.options.batch_size
 
     def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
         """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
@@ -90,6 +95,28 @@ class HFTarget:
             responses |= {i: self._response(g, seconds) for i, g in zip(rows, found, strict=True)}
         return [responses[i] for i in range(len(cases))]
 
+    @torch.inference_mode()
+    def classify(self, texts: Sequence[tuple[str, str | None]]) -> list[tuple[float, float, float]]:
+        """P(Safe), P(Controversial), P(Unsafe) that a forced reflection reads, for (prompt, None) behind the
+        prompt and for (prompt, response) behind the response.
+
+        Raises:
+            InputError: for a text that is longer than the model takes.
+        """
+        cases = [AttackCase("", prompt, response or "") for prompt, response in texts]
+        requests = [self.encode(case, Defence.GUARDED, 1) for case in cases]
+        spaced = [bool(request.prefill) or request.spaced for request in requests]
+        order = sorted(range(len(texts)), key=lambda i: (spaced[i], len(requests[i].prompt) + len(requests[i].prefill)))
+        found: dict[int, tuple[float, float, float]] = {}
+        for rows in batched(order, self.options.batch_size):
+            for kind in {spaced[i] for i in rows}:
+                alike = [i for i in rows if spaced[i] is kind]
+                batch = CachedBatch(self.network, len(alike))
+                batch.feed([[*requests[i].prompt, *requests[i].prefill] for i in alike])
+                read = batch.verdicts(self.model.generator.trees[kind]).tolist()
+                found |= {i: (s, c, u) for i, (s, c, u) in zip(alike, read, strict=True)}
+        return [found[i] for i in range(len(texts))]
+
     def _response(self, generation: Generation, seconds: float) -> Response:
         return Response(
             generation.text,
@@ -101,9 +128,9 @@ class HFTarget:
             seconds,
         )
 
-    def _described(self) -> dict[str, Any]:
-        """All that an answer depends on beside the weights. The batch's size and the device change rounding only."""
-        policy = self.options.policy
+    def settings(self, defence: Defence) -> dict[str, Any]:
+        """See `TargetModel`. The size of batches and the device change rounding only, and do not count."""
+        policy = self.options.policy if defence is Defence.GUARDED else _OFF
         return {
             "form": self.options.form.describe(),
             "policy": {name: getattr(policy, name) for name in policy.__slots__} | {"stop_at": sorted(policy.stop_at)},

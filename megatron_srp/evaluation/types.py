@@ -106,11 +106,14 @@ class TargetModel(Protocol):
 
     Attributes:
         name: for people.
-        fingerprint: of weights, tokenizer and the settings of generation; part of every cached result's key.
+        fingerprint: of weights and tokenizer; part of every kept result's key, as `settings` are.
     """
 
     name: str
     fingerprint: str
+
+    def settings(self, defence: Defence) -> dict[str, Any]:
+        """All that an answer under that defence depends on beside the weights, as plain JSON."""
 
     def generate(
         self, cases: Sequence[AttackCase], defence: Defence, max_new_tokens: int | None = None

@@ -43,7 +43,7 @@ class GuardedModel:
 
     Attributes:
         generator: the engine.
-        network, tokenizer: transformers' own.
+        network, tokenizer: transformers' own; `text_tokenizer` is the project's.
         max_length: tokens that a prompt and its answer may have together.
 
     Raises:
@@ -62,12 +62,12 @@ class GuardedModel:
         model = load_model(folder, numbers).to(where).eval()
         self.network: Any = model
         self._form = form
-        self._text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
+        self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         ends = model.generation_config.eos_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
-        vocabulary = GuardVocabulary.of(self._text_tokenizer, form, ends)
-        trees = {spaced: VerdictTree.of(form, self._text_tokenizer, spaced) for spaced in (False, True)}
+        vocabulary = GuardVocabulary.of(self.text_tokenizer, form, ends)
+        trees = {spaced: VerdictTree.of(form, self.text_tokenizer, spaced) for spaced in (False, True)}
         self.generator = HFGenerator(model, vocabulary, trees)
         self.max_length = int(model.config.max_position_embeddings)
         self._escape = Escaper([form.open, form.close, *self.tokenizer.all_special_tokens])
@@ -78,8 +78,8 @@ class GuardedModel:
         Raises:
             InputError: when the prompt leaves no room for an answer.
         """
-        ids = self._text_tokenizer.encode(self._clean(prompt, options)) if prompt else []
-        ids = ids or [self._text_tokenizer.require_eos()]
+        ids = self.text_tokenizer.encode(self._clean(prompt, options)) if prompt else []
+        ids = ids or [self.text_tokenizer.require_eos()]
         return self._request(ids, prefill, options, spaced=not prompt[-1:].isspace())
 
     def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
@@ -115,7 +115,7 @@ class GuardedModel:
         return self._escape(text) if options.escape else text
 
     def _request(self, ids: list[int], prefill: str, options: Options, spaced: bool) -> Request:
-        before = self._text_tokenizer.encode_inside(self._clean(prefill, options)) if prefill else []
+        before = self.text_tokenizer.encode_inside(self._clean(prefill, options)) if prefill else []
         room = self.max_length - len(ids) - len(before)
         if room < 1:
             raise InputError(
