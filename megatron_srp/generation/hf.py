@@ -54,7 +54,7 @@ class HFGenerator:
 
     Args:
         model: in evaluation mode, on its device.
-        trees: of reflections that a space sets off, and of those that none does.
+        trees: True, of reflections that a space sets off; False, of those that none does.
     """
 
     def __init__(self, model: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
