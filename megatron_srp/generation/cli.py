@@ -12,8 +12,8 @@ from megatron_srp.generation.policy import DEFAULT_REFUSAL, Generation, GuardPol
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.hf import Request
     from megatron_srp.generation.hf_model import GuardedModel, Options
+    from megatron_srp.generation.request import Request
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def options_from_args(args: argparse.Namespace) -> "Options":
         raise UsageError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
 
     from megatron_srp.generation.hf_model import Options
-    from megatron_srp.generation.hf_sampling import Sampling
+    from megatron_srp.generation.request import Sampling
 
     return Options(policy, Sampling(args.temperature, args.top_p, args.seed), args.max_new_tokens)
 

@@ -28,10 +28,10 @@ class HFGenerator(GuardedEngine):
     """
 
     def __init__(self, model: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
-        self._model, self.vocabulary, self._trees = model, vocabulary, trees
+        self._model, self.vocabulary, self.trees = model, vocabulary, trees
 
     def session(self) -> "HFSession":
-        return HFSession(self._model, self._trees)
+        return HFSession(self._model, self.trees)
 
 
 class HFSession(Session):

@@ -10,6 +10,12 @@ from torch.nn.functional import pad
 from megatron_srp.generation.verdict_tree import VerdictTree
 
 
+def cache_argument(model: Any) -> str:
+    """The name under which a model takes its cache."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
+
+
 class CachedBatch:
     """N texts that grow together.
 
@@ -22,8 +28,7 @@ class CachedBatch:
 
         self._model, self._device = model, model.device
         self._cache = DynamicCache()
-        names = inspect.signature(model.forward).parameters
-        self._cache_name = "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
+        self._cache_name = cache_argument(model)
         self._seen = torch.zeros(n, 0, dtype=torch.bool, device=self._device)  # slots that hold tokens
         self._lengths = torch.zeros(n, dtype=torch.long, device=self._device)
         self.logits = torch.empty(0)

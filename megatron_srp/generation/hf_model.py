@@ -1,6 +1,7 @@
 """A model folder of transformers as a guarded model: text or messages in, answers out."""
 
 from pathlib import Path
+from typing import Any
 
 from megatron_srp.annotation.engines.hf_loading import choose_device, choose_dtype, load_model
 from megatron_srp.errors import UsageError
@@ -22,6 +23,9 @@ class GuardedModel(PromptedModel):
         device: "cuda", "cuda:1" or "cpu"; by default a GPU where there is one.
         dtype: by default bfloat16 on a GPU and float32 on CPU.
 
+    Attributes:
+        network: transformers' own model.
+
     Raises:
         UsageError: when something is not there, or does not fit, or the model's cache cannot be rewound.
     """
@@ -37,4 +41,5 @@ class GuardedModel(PromptedModel):
         self.max_length = rewindable_length(model)
         ends = model.generation_config.eos_token_id
         super().__init__(folder, form, [] if ends is None else [ends] if isinstance(ends, int) else ends)
-        self.generator = HFGenerator(model.to(where).eval(), self.vocabulary, self.trees)
+        self.network: Any = model.to(where).eval()
+        self.generator = HFGenerator(self.network, self.vocabulary, self.trees)

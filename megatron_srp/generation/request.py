@@ -34,11 +34,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one answer is made."""
+    """How one answer is made.
+
+    Attributes:
+        escape: whether what looks like a reflection or a special token in the user's text is made harmless.
+            Only an evaluation of bare models leaves it as it is.
+    """
 
     policy: GuardPolicy
     sampling: Sampling
     max_new_tokens: int = 256
+    escape: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,21 @@ LAYERS = [
     ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),
     ("training", "demo", "checkpoints"),
+    ("attacks", "evaluation"),  # an attack knows the types, the suite knows the table of attacks
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
-    "torch": ("training/", "annotation/engines/hf_", "checkpoints/", "generation/hf", "benchmarks/"),
+    "torch": (
+        "training/",
+        "annotation/engines/hf_",
+        "checkpoints/",
+        "generation/hf",
+        "benchmarks/",
+        "attacks/",
+        "evaluation/hf_",
+    ),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
-    "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/"),
+    "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/", "attacks/", "evaluation/"),
     "vllm": ("annotation/engines/", "generation/"),
     "ray": ("annotation/engines/", "data/jobs/ray_cluster"),
 }
