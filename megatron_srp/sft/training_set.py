@@ -4,6 +4,7 @@ What sample `i` of a run holds follows from the shards, the sequence length and 
 run which was stopped goes on in the middle of an epoch, on any number of ranks.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,16 +100,17 @@ class Sequences:
     Args:
         training_set: what is packed.
         count: how many sequences there are to be.
-        epochs: after so many the remaining sequences are empty; None goes on to further epochs.
+        epochs: after so many, further sequences are empty; None goes on to further epochs.
+        period: begin again after so many sequences, as each evaluation does; None never does.
     """
 
-    def __init__(self, training_set: TrainingSet, count: int, epochs: int | None = None) -> None:
+    def __init__(
+        self, training_set: TrainingSet, count: int, epochs: int | None = None, period: int | None = None
+    ) -> None:
         self.training_set, self._count = training_set, count
-        self._epochs: list[Packs] = []
-        self._first = [0]  # sequence of each epoch
-        while self._first[-1] < count and (epochs is None or len(self._epochs) < epochs):
-            self._epochs.append(training_set.epoch(len(self._epochs)))
-            self._first.append(self._first[-1] + len(self._epochs[-1]))
+        self._num_epochs, self._period = epochs, period
+        self._first = [0]  # sequence of each epoch packed so far, and the first that is not packed
+        self._recent: dict[int, Packs] = {}  # epochs; the workers of a loader are never further apart than two
 
     def __len__(self) -> int:
         return self._count
@@ -117,10 +119,20 @@ class Sequences:
         """Numbers int64 of the conversations in sequence `i`; none in an empty one."""
         if not 0 <= i < self._count:
             raise IndexError(i)
-        epoch = int(np.searchsorted(self._first, i, "right")) - 1
-        if epoch == len(self._epochs):
+        i = i % self._period if self._period else i
+        while self._first[-1] <= i and self._num_epochs != len(self._first) - 1:
+            self._first.append(self._first[-1] + len(self._epoch(len(self._first) - 1)))
+        epoch = bisect_right(self._first, i) - 1
+        if epoch == self._num_epochs:
             return np.empty(0, np.int64)
-        return self._epochs[epoch][i - self._first[epoch]]
+        return self._epoch(epoch)[i - self._first[epoch]]
+
+    def _epoch(self, number: int) -> Packs:
+        if number not in self._recent:
+            self._recent[number] = self.training_set.epoch(number)
+            if len(self._recent) > 2:
+                del self._recent[next(iter(self._recent))]
+        return self._recent[number]
 
 
 def parse_sources(values: Sequence[str], flag: str) -> list[Source]:

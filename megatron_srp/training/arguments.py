@@ -147,6 +147,7 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
     "--seed": {"type": int},
+    "--eval-iters": {"type": int},
     "--yaml-cfg": {},
     "--async-save": {"action": "store_true"},
     "--use-persistent-ckpt-worker": {"action": "store_true"},

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.lineage import check_lineage
 
 TRACKER = "latest_checkpointed_iteration.txt"
 # What decides the shapes of the weights, with the flag of each.
@@ -40,6 +41,8 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         return
     where = f"--load {args.load} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
+    if args.srp_sft:
+        check_lineage(where, saved, args)
     if anew:
         return
     _check_optimizer(where, saved, args)

@@ -33,6 +33,7 @@ from megatron.training import get_args, get_timers, get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
 from megatron.training.arguments import parse_and_validate_args, parse_args, validate_args
 from megatron.training.global_vars import get_tensorboard_writer
+from megatron.training.training import update_seqlen_stats_from_cu_seqlens
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -42,7 +43,8 @@ from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
-from megatron_srp.training.sft_batch import get_packed_batch
+from megatron_srp.training.lineage import describe_data
+from megatron_srp.training.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
 from megatron_srp.training.sft_dataset import build_sft_datasets
 
 SUPPORTED_VERSION = "0.19."
@@ -150,9 +152,11 @@ def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -
     timers("batch-generator", log_level=2).start()
     vp_stage = get_attr_wrapped_model(model, "vp_stage")
     if get_args().srp_sft:
-        packed = get_packed_batch(data_iterator, flat=get_args().transformer_impl == "transformer_engine")
+        batch = get_packed_batch(data_iterator, is_flat(get_args()))
         timers("batch-generator").stop()
-        return model(**packed), partial(loss_function, packed["loss_mask"], count=model.training)
+        if model.training and not vp_stage:  # what attention really computes, for the throughput
+            update_seqlen_stats_from_cu_seqlens(conversation_bounds(batch["position_ids"]))
+        return model(**batch), partial(loss_function, batch["loss_mask"], count=model.training)
     tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
     timers("batch-generator").stop()
     output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
@@ -193,6 +197,8 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
         validate_args(args)
         if not HAVE_TE:  # the target has it
             args.apply_rope_fusion = False
+        if args.srp_sft:
+            prepare_attention(args)
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
     return args
@@ -297,7 +303,10 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    args.srp_data = describe_data(args)  # kept in the checkpoints
     check_checkpoint(args)
+    if args.srp_sft:
+        prepare_attention(args)
     if args.srp_dataloader == "dali":
         use_dali(None if on_cpu else torch.cuda.current_device())
     tokenizer = get_tokenizer()

@@ -2,14 +2,20 @@
 
 import argparse
 import math
+from collections.abc import Iterable
 from functools import cache
 
 from megatron_srp.errors import UsageError
+from megatron_srp.sft.packing import Packs
 from megatron_srp.sft.training_set import TrainingSet, parse_sources
 from megatron_srp.training import arguments
 from megatron_srp.training.run_shape import layout_of
 
 DEFAULT_SEED = 1234  # Megatron's
+_OTHER_DATA = (
+    *("data_path", "train_data_path", "valid_data_path", "test_data_path"),
+    *("data_args_path", "per_split_data_args_path", "mock_data"),
+)
 
 
 def add_sft_flags(argv: list[str], gpus: int) -> list[str]:
@@ -25,19 +31,23 @@ def add_sft_flags(argv: list[str], gpus: int) -> list[str]:
             raise UsageError(f"{given[0]} needs --srp-sft PREFIX, the shard to train on")
         return argv
     _check_together(args)
+    if args.help:
+        return argv
+    # The preset brings the lengths of sequences and batches.
+    whole = arguments.look_at(arguments.expand_preset(argv, gpus))
     defaults = ["--calculate-per-token-loss"]
-    if not args.srp_sft_valid:
-        defaults += ["--eval-iters", "0"]
-    if args.train_iters is None and args.train_samples is None and not args.help:
-        # The preset brings the lengths of sequences and batches.
-        whole = arguments.look_at(arguments.expand_preset(argv, gpus))
+    if args.eval_iters is None:  # each evaluation goes through the whole set once
+        held_out = validation_set_of(whole)
+        defaults += ["--eval-iters", str(_steps(whole, [held_out.epoch(0)], gpus) if held_out else 0)]
+    if args.train_iters is None and args.train_samples is None:
         epochs = args.srp_sft_epochs or 1
-        defaults += ["--srp-sft-epochs", str(epochs), "--train-iters", str(_steps(whole, epochs, gpus))]
+        packs = map(training_set_of(whole).epoch, range(epochs))
+        defaults += ["--srp-sft-epochs", str(epochs), "--train-iters", str(_steps(whole, packs, gpus))]
     return arguments.add_defaults(defaults, argv)
 
 
 def _check_together(args: argparse.Namespace) -> None:
-    for flag in ("data_path", "train_data_path", "valid_data_path", "test_data_path", "data_args_path", "mock_data"):
+    for flag in _OTHER_DATA:
         if getattr(args, flag):
             raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: give one kind of data")
     if args.srp_sidecar:
@@ -46,18 +56,17 @@ def _check_together(args: argparse.Namespace) -> None:
         raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: give a number of 1 or more")
     if args.srp_sft_epochs is not None and (args.train_iters or args.train_samples):
         raise UsageError("--srp-sft-epochs and --train-iters (or --train-samples) both say how long: give one")
+    if args.eval_iters and not args.srp_sft_valid:
+        raise UsageError(f"--eval-iters {args.eval_iters} needs conversations to evaluate on: --srp-sft-valid PREFIX")
 
 
-def _steps(args: argparse.Namespace, epochs: int, gpus: int) -> int:
-    if args.seq_length is None or args.micro_batch_size is None:
-        raise UsageError("--srp-sft: give --srp-preset, or --seq-length and --micro-batch-size")
+def _steps(args: argparse.Namespace, epochs: Iterable[Packs], gpus: int) -> int:
+    """Steps that so many packs take."""
     if args.rampup_batch_size or args.step_batch_size_schedule:
-        raise UsageError("--srp-sft with a growing batch: give --train-samples instead of --srp-sft-epochs")
+        raise UsageError("--srp-sft with a growing batch: give --train-samples, and --eval-iters, instead of epochs")
     layout = layout_of(args, gpus)
-    ranks = max(1, gpus // (layout.tensor * layout.pipeline))
-    batch = args.global_batch_size or args.micro_batch_size * ranks
-    training_set = training_set_of(args)
-    return math.ceil(sum(len(training_set.epoch(number)) for number in range(epochs)) / batch)
+    batch = args.global_batch_size or layout.micro_batch * max(1, gpus // (layout.tensor * layout.pipeline))
+    return math.ceil(sum(map(len, epochs)) / batch)
 
 
 def training_set_of(args: argparse.Namespace) -> TrainingSet:
@@ -71,6 +80,8 @@ def validation_set_of(args: argparse.Namespace) -> TrainingSet | None:
 
 
 def _open(values: tuple[str, ...], flag: str, args: argparse.Namespace) -> TrainingSet:
+    if args.seq_length is None:
+        raise UsageError(f"{flag}: give --srp-preset, or --seq-length")
     return _open_once(values, flag, args.seq_length, DEFAULT_SEED if args.seed is None else args.seed)
 
 

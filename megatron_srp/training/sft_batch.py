@@ -3,6 +3,7 @@
 Shapes: b micro-batch size in sequences, s sequence length in tokens.
 """
 
+import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,31 @@ import torch
 from megatron.core import mpu, tensor_parallel
 from megatron.core.packed_seq_params import PackedSeqParams
 
+from megatron_srp.errors import UsageError
 from megatron_srp.training.sft_dataset import KEYS
+
+
+def prepare_attention(args: argparse.Namespace) -> None:
+    """Refuse what would let conversations see each other, or cannot take them; `args` are Megatron's, validated."""
+    if args.dataloader_type != "single":
+        raise UsageError(f"--dataloader-type {args.dataloader_type} would draw sequences itself; leave it out")
+    if args.cuda_graph_impl != "none":
+        raise UsageError("--cuda-graph-impl needs sequences of one length, which conversations are not; leave it out")
+    if is_flat(args):
+        if args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
+            raise UsageError(
+                f"--micro-batch-size {args.micro_batch_size} with --pipeline-model-parallel-size: with Transformer "
+                "Engine stages pass one packed sequence at a time; give --micro-batch-size 1, and a longer --seq-length"
+            )
+        return
+    if args.window_size is not None:
+        raise UsageError("--window-size replaces the mask that keeps conversations apart, without Transformer Engine")
+    args.masked_softmax_fusion = False  # the fused kernel of causal attention looks at no mask
+
+
+def is_flat(args: argparse.Namespace) -> bool:
+    """Whether attention takes sequences laid end to end, as Transformer Engine's does, rather than a mask."""
+    return bool(args.transformer_impl == "transformer_engine")
 
 
 def get_packed_batch(data_iterator: Iterator[dict[str, torch.Tensor]], flat: bool) -> dict[str, Any]:
@@ -45,14 +70,19 @@ def packed_parameters(position_ids: torch.Tensor) -> PackedSeqParams:
 
     The longest is said to be as long as a sequence, which spares asking the GPU; rotary positions begin at 0 in each.
     """
-    flat = position_ids.reshape(-1)
-    starts = torch.nonzero(flat == 0).reshape(-1)
-    ends = torch.cat([starts, starts.new_tensor([flat.numel()])]).to(torch.int32)
+    bounds = conversation_bounds(position_ids)
     longest = position_ids.size(1)
     return PackedSeqParams(
         qkv_format="thd",
-        cu_seqlens_q=ends,
-        cu_seqlens_kv=ends,
+        cu_seqlens_q=bounds,
+        cu_seqlens_kv=bounds,
         max_seqlen_q=longest,
         max_seqlen_kv=longest,
     )
+
+
+def conversation_bounds(position_ids: torch.Tensor) -> torch.Tensor:
+    """int32: where each conversation (or padding) begins in the b sequences laid end to end, and where all end."""
+    flat = position_ids.reshape(-1)
+    starts = torch.nonzero(flat == 0).reshape(-1)
+    return torch.cat([starts, starts.new_tensor([flat.numel()])]).to(torch.int32)

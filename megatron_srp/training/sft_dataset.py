@@ -8,6 +8,7 @@ import torch
 from megatron.core.datasets.utils import Split
 
 from megatron_srp.sft.training_set import Sequences
+from megatron_srp.training import sft
 
 KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 
@@ -46,14 +47,19 @@ class PackedConversations(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def build_sft_datasets(args: Any, num_samples: Sequence[int | None]) -> list[PackedConversations | None]:
-    """Training, validation and (always None) test dataset; a count of None asks for one epoch."""
-    from megatron_srp.training import sft
+    """Training, validation and (always None) test dataset; a number of None asks for one epoch.
 
-    count = num_samples[0]
+    Every evaluation sees the same sequences, those of `--eval-iters` steps.
+    """
+    count, held_out_count, _ = num_samples
     assert count is not None
     training = PackedConversations(Sequences(sft.training_set_of(args), count, args.srp_sft_epochs), Split.train)
     held_out = sft.validation_set_of(args)
     if held_out is None:
         return [training, None, None]
-    count = len(held_out.epoch(0)) if num_samples[1] is None else num_samples[1]
-    return [training, PackedConversations(Sequences(held_out, count), Split.valid), None]
+    if held_out_count is None:
+        sequences = Sequences(held_out, len(held_out.epoch(0)), epochs=1)
+    else:
+        period = args.eval_iters * args.eval_global_batch_size
+        sequences = Sequences(held_out, held_out_count, epochs=1, period=period)
+    return [training, PackedConversations(sequences, Split.valid), None]
