@@ -78,14 +78,15 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.corpus.readers import expand_inputs
     from megatron_srp.data.annotate.annotate import Annotator
-    from megatron_srp.data.annotate.annotate_progress import AnnotateDisplay, print_report
+    from megatron_srp.data.annotate.annotate_report import print_report
     from megatron_srp.data.annotate.failures import FailureLog
+    from megatron_srp.data.jobs.progress import ProgressDisplay
 
     files = expand_inputs(args.input)
     guard = guard_from_args(args)
     try:
         store = AnnotationStore.create(Path(args.store), {**guard.settings, "max_words": args.max_words})
-        with AnnotateDisplay() as display:
+        with ProgressDisplay() as display:
             job = Annotator(
                 files,
                 store,
