@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema", "durable", "_kernels"),
-    ("segmentation", "reflection"),
+    ("segmentation", "reflection", "ray_cluster"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),
@@ -25,7 +25,7 @@ HEAVY = {
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
     "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/", "attacks/", "evaluation/"),
     "vllm": ("annotation/engines/", "generation/"),
-    "ray": ("annotation/engines/", "data/jobs/ray_cluster"),
+    "ray": ("annotation/engines/", "ray_cluster"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
