@@ -38,6 +38,7 @@ from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_l
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training import arguments, cpu_backend, shards
 from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.dali_loader import through_dali
@@ -199,6 +200,9 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
             args.apply_rope_fusion = False
         if args.srp_sft:
             prepare_attention(args)
+        if args.vocab_size is None and args.tokenizer_type in ("HuggingFaceTokenizer", "SentencePieceTokenizer"):
+            # Megatron asks its tokenizer for it, at a later point of the start.
+            args.vocab_size = load_tokenizer(args.tokenizer_type, args.tokenizer_model).vocab_size
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
     return args
