@@ -44,7 +44,7 @@ from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
-from megatron_srp.training.lineage import describe_data
+from megatron_srp.training.lineage import record_data
 from megatron_srp.training.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
 from megatron_srp.training.sft_dataset import build_sft_datasets
 
@@ -307,7 +307,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
-    args.srp_data = describe_data(args)  # kept in the checkpoints
+    record_data(args)
     check_checkpoint(args)
     if args.srp_sft:
         prepare_attention(args)
