@@ -118,7 +118,7 @@ class ReflectionScanner:
         end, behind = self._end(inner, head.end(), ended)
         label = self._form.parse(self._form.open + inner[:behind])
         if label is None and verdict is Verdict.SAFE:
-            return (len(inner), ()) if ended and end == len(inner) < LONGEST else None
+            return (behind, ()) if ended and end < LONGEST and behind == len(inner) else None
         return behind, (label,) if label else self._flaw(verdict, inner[head.end() : end])
 
     def _end(self, inner: str, start: int, ended: bool) -> tuple[int, int]:
@@ -135,7 +135,7 @@ class ReflectionScanner:
         if close.startswith(inner[end:]):
             if not ended:
                 raise _Wait
-            return len(inner), len(inner)
+            return end, len(inner)
         return end, end
 
     @staticmethod

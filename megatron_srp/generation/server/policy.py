@@ -25,7 +25,9 @@ def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> Guar
     policy = replace(own, **changes)
     weaker = policy.weaker_than(own)
     if weaker and not allow_weaker:
-        given = ", ".join(f"{name} {_shown(changes[name])} (here: {_shown(getattr(own, name))})" for name in weaker)
+        given = ", ".join(
+            f"{name} {_shown(getattr(policy, name))} (here: {_shown(getattr(own, name))})" for name in weaker
+        )
         raise PolicyTooWeak(f"the guard of this server can only be made stricter; weaker than it is: {given}")
     return policy
 
