@@ -35,7 +35,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="P",
-        help="a forced one stops from here (default: 0.5)",
+        help="a forced one stops from here (default: 0.5; tools/choose_threshold.py measures which is best)",
     )
     add("--max-new-tokens", type=int, default=256, metavar="N", help="tokens in an answer at most (default: 256)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is the likeliest token (default)")
