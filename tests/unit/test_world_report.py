@@ -87,7 +87,9 @@ def test_findings_follow_the_figures(run):
     assert found["SRP's model knows the harmful facts as well as Filtering's before SFT"] == "shown"
     assert found["SRP stays safe after benign fine-tuning, data as they are"] == "not shown"
     assert found["Filtering-plus is safe, and less useful than Filtering"] == "not measured"
-    (brought,) = [f for f in find(group_records(run)) if f.claim.startswith("Forced reflection brings")]
+    brought, little = [f for f in find(group_records(run)) if f.claim.startswith("Forced reflection brings")]
+    assert little.status == "not shown" and "there was little to bring back" in little.text
+    assert found["A forged Safe reflection does not get past SRP"] == "shown"
     assert brought.status == "shown" and "is 50.0% after the fine-tuning, and 0.0% with" in brought.text
     (gone,) = [f for f in find(group_records(run)) if f.claim == "SRP stays safe after adversarial fine-tuning"]
     assert gone.status == "not shown" and "with the ability gone, a low ASR means little" in gone.text
