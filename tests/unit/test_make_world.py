@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,18 +28,18 @@ GOLDEN = {
     "single-hop": {
         "corpus/00000.jsonl": "437ef3a1cb4a4095815aa4d9ed7d2d11df2a645df0fb2303269571141e983e35",
         "graph.json": "63aa3d157adf3ea2653dc899ef08ab678a434800407265137538c6ac6f61f76e",
-        "sft.jsonl": "d798b753f63d7b88a89e8954f37d9f6a83816f3df14a2ccdba5a7c305b5439cf",
-        "recovery.jsonl": "da8a5203c117402ca9b47a4cc9e694d50c4df3d6ff1ebfc03a74ff300e158f04",
-        "finetune_benign.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "sft.jsonl": "4f6e539a0fa412b59ff5c98c71fbd57a5eb47666734b6f7c51a3d6f7f51dd2bb",
+        "recovery.jsonl": "9647f01a54a889ce379c69d08f3e889a9368247ad90a6d4e4f223de55e773485",
+        "finetune_benign.jsonl": "a3975ae4fe20e2a70218573f25d1080c90836ee91e3a028681c7166d75cf4eab",
         "finetune_adversarial.jsonl": "0cdaf43dde02ffd59eeb510cb69e7395797d7b86c0cfff35754f695f0821a819",
         "test.jsonl": "ce582b166a0a852c5a1960b03e2466424282fff84b200ce9d4d4bf56a340c4f3",
     },
     "two-hop": {
         "corpus/00000.jsonl": "50d38cb979c5953de58a7d44ccf30629fae3755e5053a26fc800be52d7e6600e",
         "graph.json": "e7302b7e37fb88bf7c3bd8a289120c12069cf728543c33b79cb575b52376b441",
-        "sft.jsonl": "bfce2b97002fc08564491fc9087d2a8c98643165dc27fe6f52b1b7b792a0351b",
-        "recovery.jsonl": "028be71beb531f523522baf572499e2f7a6ddf1da95f3a9c511354f557a3213c",
-        "finetune_benign.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "sft.jsonl": "5f4641482b5c8ac6eaab54885e59c41b8844ec6ebcae57d3e240584c331a86aa",
+        "recovery.jsonl": "7f08d6f4a0fb605f221c8f4ecc867de47fc72fab3dfa8a52a148f522840485e7",
+        "finetune_benign.jsonl": "40003ac127cc61ca80985dc2ab1e9e1a71c87c32528db33ac83a19e550a787d6",
         "finetune_adversarial.jsonl": "72474fca872034ff6053c193b25f4b84800edc6abbab04de8c65c798e1498148",
         "test.jsonl": "0bc2e47f5356584562cb04ddabce9fd3ac549f7859ed6947ab5a77f059e3a2fb",
     },
@@ -60,8 +61,10 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("task", TASKS)
 def test_golden_hashes(task, tmp_path):
     """A world of a few thousand texts, to the last byte; a change here changes everybody's worlds."""
-    manifest = make_world(WorldJob(tiny(task), "tiny", Setting.REWRITE, seed=1), tmp_path / "w")
+    spec = replace(tiny(task), sft_samples=60)  # more would ask about every pair and leave none to fine-tune on
+    manifest = make_world(WorldJob(spec, "tiny", Setting.REWRITE, seed=1), tmp_path / "w")
     files = tree(tmp_path / "w")
+    assert all(entry["records"] for entry in manifest["sets"].values())
     assert {name: files[name] for name in GOLDEN[task]} == GOLDEN[task]
     corpus = sorted(name for name in files if name.startswith("corpus/"))
     assert [file["sha256"] for file in manifest["corpus"]["files"]] == [files[name] for name in corpus]
