@@ -152,6 +152,17 @@ def test_a_report_of_a_part(run, tmp_path):
         assert "not measured" in (tmp_path / "report.html").read_text()
 
 
+def test_what_was_left_out_is_named(run, world, tmp_path):
+    both = [*run, *records(world, {("post-only", "sft"): [Script()]})]
+    content = write_report(both, tmp_path)
+    left_out = {entry["what"]: entry["reason"] for entry in content["not_run"]}
+    assert left_out["Filtering-plus"] == "not among the settings of this run" and "SRP" not in left_out
+    assert left_out["after benign fine-tuning, with reflections"] == "not among the stages of this run"
+    (row,) = [row for row in content["summary"] if row["setting"] == "post-only"]
+    before = group_records(run)["filtering", "pretrained"].cell("latent")
+    assert row["latent_before"] == before, "it starts from Filtering's pretrained model"
+
+
 def test_mistakes(run, world, tmp_path):
     with pytest.raises(UsageError, match="given: no measurements"):
         write_report([{"setting": "srp", "seed": 0, "stage": "sft", "reason": "not yet"}], tmp_path)
