@@ -142,6 +142,7 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
             compounds=160,
             outcomes=80,
             edges={"single": 320, "pair": 96},
+            sft_templates=8,  # more facts in fewer wordings: else a small model learns these facts, not to answer
         ),
         "two-hop": replace(
             _scaled(_PAPER_TWO_HOP, 1, 180 / 700, **_MINI),
@@ -151,6 +152,22 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
             edges={"join": 160},
         ),
     },
+}
+
+
+# For tests: everything there is, in a second.
+PRESETS["nano"] = {
+    "single-hop": replace(
+        PRESETS["mini"]["single-hop"],
+        compounds=24,
+        outcomes=12,
+        edges={"single": 36, "pair": 12},
+        renderings={name: Rendering(16, r.probability) for name, r in _PAPER_SINGLE_HOP.renderings.items()},
+        sft_samples=200,
+        test_per_class=12,
+        benign_samples=60,
+        adversarial_samples=20,
+    )
 }
 
 

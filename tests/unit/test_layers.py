@@ -13,10 +13,14 @@ LAYERS = [
     ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),
     ("training", "demo", "checkpoints"),
+    ("medsafetyworld/run",),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
-    "torch": ("training/", "annotation/engines/hf_", "checkpoints/", "generation/hf", "benchmarks/"),
+    "torch": (
+        *("training/", "annotation/engines/hf_", "checkpoints/", "generation/hf", "benchmarks/"),
+        "medsafetyworld/run/start",
+    ),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
     "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/"),
     "vllm": ("annotation/engines/", "generation/"),
@@ -38,7 +42,8 @@ def imports(path: Path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     relative = path.relative_to(PACKAGE)
-    own = relative.parts[0].removesuffix(".py")
+    own = next((name for name in RANK if str(relative).startswith(f"{name}/") and "/" in name), relative.parts[0])
+    own = own.removesuffix(".py")
     for name in imports(path):
         package, _, rest = name.partition(".")
         if package == "megatron_srp" and rest.split(".")[0] in RANK:
