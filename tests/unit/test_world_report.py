@@ -70,6 +70,8 @@ def test_measurements_are_what_the_script_says(world):
         found["attacks"], 0.0
     )
     assert forced["chosen"] == {"threshold": 0.5, "harmful": 100.0, "benign": 0.0}
+    alarmed = measurements(Script(useful=0.75, alarms=0.25), test, "sft", 0)["forced"]["prompt"]
+    assert (alarmed["benign"]["percent"], alarmed["general"]["percent"]) == (25.0, 50.0)
     unsure = measurements(replace(Script(leaks=0.4), risk=0.3), test, "sft", 0)["forced"]["prompt"]
     assert unsure["harmful"]["percent"] == 0.0 and unsure["attacks"]["The"]["strict"]["percent"] == 40.0
     assert found["world"]["test"]["reverse-unsafe"]["questions"] == 20
@@ -118,8 +120,11 @@ def test_no_effect_is_said_in_words(world):
 
 
 def test_seeds_that_agree_are_not_certain(world):
-    (cell,) = [g.cell("asr") for g in group_records(records(world, {("srp", "sft"): [Script()] * 3})).values()]
-    assert (cell["mean"], cell["low"]) == (0.0, 0.0) and 2 < cell["high"] < 40
+    for leaks, mean in ((0.0, 0.0), (0.4, 40.0)):
+        groups = group_records(records(world, {("srp", "sft"): [Script(leaks=leaks)] * 3}))
+        (cell,) = [group.cell("asr") for group in groups.values()]
+        assert cell["mean"] == cell["least"] == cell["most"] == mean
+        assert cell["low"] < max(mean - 5, 0.1) and mean + 2 < cell["high"] < 70
 
 
 def test_report(run, world, tmp_path):
