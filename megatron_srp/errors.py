@@ -9,11 +9,14 @@ SrpError                 base of all errors raised on purpose; one clear line, n
 Each message says what was given, what is allowed and what to do.
 """
 
+import argparse
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class SrpError(Exception):
@@ -62,6 +65,24 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def explain_parse_error(message: str, flags: list[str]) -> UsageError:
+    """argparse's message, with the nearest of the `flags` when one looks misspelled."""
+    unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
+    # A parser may have a thousand flags: name the likely one, not the choices.
+    hint = did_you_mean(unknown[1], flags).partition("; ")[2] if unknown else ""
+    return UsageError(f"{message}; {hint or 'see --help'}")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse as all commands use it: no abbreviations, which a new flag would break, and errors as UsageError."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        raise explain_parse_error(message, list(self._option_string_actions))
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Run a command-line tool: user errors become one line on stderr and an exit code."""
     try:
@@ -74,8 +95,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
-        code = 1
+        advice = "; give a shorter one" if error.errno == errno.ENAMETOOLONG else ""
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}{advice}", file=sys.stderr)
+        code = 2 if advice else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

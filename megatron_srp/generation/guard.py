@@ -28,7 +28,7 @@ class ReflectionGuard:
 
     Attributes:
         stop_reason: why the answer has ended, or None while it goes on.
-        num_tokens: tokens that were pushed.
+        tokens: that were pushed.
     """
 
     def __init__(self, vocabulary: GuardVocabulary, policy: GuardPolicy) -> None:
@@ -41,7 +41,11 @@ class ReflectionGuard:
         self._forced: list[ForcedReflection] = []
         self._eos_passes = False
         self.stop_reason: StopReason | None = None
-        self.num_tokens = 0
+        self.tokens: list[int] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
     def reflecting(self) -> bool:
@@ -61,7 +65,7 @@ class ReflectionGuard:
         """Take the next token of the answer; returns text to show now. Nothing follows a `stop_reason`."""
         if self.stop_reason:
             return ""
-        self.num_tokens += 1
+        self.tokens.append(token)
         eos_passes, self._eos_passes = self._eos_passes, False
         if token in self._vocabulary.eos_ids:
             return "" if eos_passes else self.finish("eos")
@@ -89,7 +93,9 @@ class ReflectionGuard:
         """The answer, which has ended."""
         assert self.stop_reason, "the answer has not ended: call finish()"
         text = "".join(self._shown)
-        return Generation(text, tuple(self._reflections), self.stop_reason, self.num_tokens, tuple(self._forced))
+        return Generation(
+            text, tuple(self._reflections), self.stop_reason, self.num_tokens, tuple(self._forced), tuple(self.tokens)
+        )
 
     def _take(self, text: str, ended: bool = False) -> str:
         shown, last = "", None

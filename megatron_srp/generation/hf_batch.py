@@ -5,8 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from megatron_srp.generation.verdict_tree import VerdictTree
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which a model takes its cache."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
 
 
 class CachedBatch:
@@ -21,8 +28,7 @@ class CachedBatch:
 
         self._model, self._device = model, model.device
         self._cache = DynamicCache()
-        names = inspect.signature(model.forward).parameters
-        self._cache_name = "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
+        self._cache_name = cache_argument(model)
         self._seen = torch.zeros(n, 0, dtype=torch.bool, device=self._device)  # slots that hold tokens
         self._lengths = torch.zeros(n, dtype=torch.long, device=self._device)
         self.logits = torch.empty(0)
@@ -60,6 +66,27 @@ class CachedBatch:
         chosen = torch.tensor(rows, device=self._device)
         self._cache.batch_select_indices(chosen)
         self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]
+        self._resize(self._seen.shape[1] - int(self._seen.any(0).int().argmax()))
+
+    def join(self, other: "CachedBatch") -> None:
+        """Go on with the texts of `other` as well, which come behind these; `other` is used up."""
+        width = max(self._seen.shape[1], other._seen.shape[1])
+        for batch in (self, other):
+            batch._resize(width)
+        for own, new in zip(self._cache.layers, other._cache.layers, strict=True):
+            own.keys, own.values = torch.cat([own.keys, new.keys]), torch.cat([own.values, new.values])
+        self._seen = torch.cat([self._seen, other._seen])
+        self._lengths = torch.cat([self._lengths, other._lengths])
+        self.logits = torch.cat([self.logits, other.logits])
+
+    def _resize(self, width: int) -> None:
+        """Add slots on the left that hold nothing, or leave out some that hold nothing."""
+        more = width - self._seen.shape[1]
+        if not more:
+            return
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (pad(x, (0, 0, more, 0)) for x in (layer.keys, layer.values))
+        self._seen = pad(self._seen, (more, 0))
 
     def _run(self, ids: torch.Tensor, positions: torch.Tensor, sees: torch.Tensor, keep: int) -> torch.Tensor:
         """Logits float32[N, keep or Q, V] of Q new tokens; `sees` bool[N, Q, Q] is what they see of each other."""

@@ -97,6 +97,7 @@ class Generation:
         stop_reason: `eos` the model ended it, `unsafe` the guard did, `length` the token or time limit did.
         num_tokens: tokens generated, hidden ones included.
         forced: what forced reflections read.
+        tokens: the ids themselves.
     """
 
     text: str
@@ -104,3 +105,4 @@ class Generation:
     stop_reason: StopReason
     num_tokens: int = 0
     forced: tuple[ForcedReflection, ...] = ()
+    tokens: tuple[int, ...] = ()

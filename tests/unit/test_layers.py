@@ -8,23 +8,24 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema", "durable", "_kernels"),
-    ("segmentation", "reflection"),
+    ("segmentation", "reflection", "ray_cluster"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),
     ("training", "demo", "checkpoints"),
-    ("medsafetyworld/run",),
+    # An attack knows the types, the suite knows the table of attacks.
+    ("medsafetyworld/run", "attacks", "evaluation"),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {
     "torch": (
         *("training/", "annotation/engines/hf_", "checkpoints/", "generation/hf", "benchmarks/"),
-        "medsafetyworld/run/start",
+        *("attacks/", "evaluation/hf_", "medsafetyworld/run/start"),
     ),
     "megatron": ("training/", "checkpoints/", "benchmarks/"),
-    "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/"),
+    "transformers": ("annotation/", "checkpoints/", "generation/hf", "benchmarks/", "attacks/", "evaluation/"),
     "vllm": ("annotation/engines/", "generation/"),
-    "ray": ("annotation/engines/", "data/jobs/ray_cluster"),
+    "ray": ("annotation/engines/", "ray_cluster"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

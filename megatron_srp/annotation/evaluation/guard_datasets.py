@@ -1,12 +1,10 @@
 """Labelled texts to hold a guard against: the files of known benchmarks, and one's own by naming the columns."""
 
-import csv
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.corpus.tables import read_rows
 from megatron_srp.errors import InputError, UsageError, did_you_mean
 
 LABELS = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
@@ -63,36 +61,11 @@ def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
     if columns is None:
         raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or give the format's name")
     file = Path(path)
-    rows = _rows(file, form if form in GENERIC else file.suffix.lstrip("."), columns)
+    rows = read_rows(file, form if form in GENERIC else None, columns.text if columns.headless else None)
     examples = [_example(file, number, row, columns) for number, row in enumerate(rows, 1)]
     if not examples:
         raise InputError(f"{file}: no examples in it")
     return examples
-
-
-def _rows(file: Path, form: str, columns: Columns) -> Iterator[dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
-    try:
-        if form == "csv":
-            return iter(_csv_rows(text, columns))
-        parsed = (
-            [json.loads(line) for line in text.splitlines() if line.strip()] if form == "jsonl" else json.loads(text)
-        )
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{file}: not valid {form or 'JSON'} ({error})") from None
-    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
-        raise InputError(f"{file}: not a list of objects")
-    return iter(parsed)
-
-
-def _csv_rows(text: str, columns: Columns) -> list[dict[str, Any]]:
-    rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
-    if columns.headless and rows and columns.text not in rows[0]:
-        return [{columns.text: ",".join(row)} for row in rows]  # a bare line may have commas
-    return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
 
 
 def _example(file: Path, number: int, row: dict[str, Any], columns: Columns) -> Example:

@@ -18,7 +18,7 @@ from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import load_tokenizer
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.hf import Request
+    from megatron_srp.generation.request import Request
 
 REFLECT_EVERY = 4  # tokens from one forced reflection to the next
 _MARGIN = 1.25  # longer than the longest answer to train on: some models go on
@@ -54,7 +54,7 @@ class Answerer:
         progress: Callable[[int], None],
     ) -> None:
         from megatron_srp.generation.hf_model import GuardedModel, Options
-        from megatron_srp.generation.hf_sampling import Sampling
+        from megatron_srp.generation.request import Sampling
 
         self.form = form
         self._model = GuardedModel(str(folder.resolve()), form, settings.device, settings.dtype)
@@ -81,7 +81,7 @@ class Answerer:
 
     def describe(self) -> dict[str, Any]:
         """The model and how it was run, as JSON."""
-        model = self._model.generator._model
+        model = self._model.network
         return {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "device": str(model.device),

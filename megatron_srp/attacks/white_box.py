@@ -1,0 +1,63 @@
+"""The target as an attacker with its weights sees it: prompts go the way of every user's prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megatron_srp.errors import UsageError
+from megatron_srp.evaluation.types import AttackCase, Defence, TargetModel
+from megatron_srp.generation.verdict_tree import VerdictTree
+from megatron_srp.reflection import ReflectionFormat
+
+if TYPE_CHECKING:
+    from megatron_srp.evaluation.hf_target import HFTarget
+
+
+@dataclass(frozen=True, slots=True)
+class WhiteBox:
+    """Token ids exactly as in deployment: what a prompt cannot contain there, no search finds."""
+
+    target: "HFTarget"
+    defence: Defence
+
+    @classmethod
+    def of(cls, target: TargetModel, defence: Defence) -> "WhiteBox":
+        """Raises UsageError for a target whose weights are not here."""
+        from megatron_srp.evaluation.hf_target import HFTarget
+
+        if not isinstance(target, HFTarget):
+            raise UsageError(f"{target.name}: this attack needs the model's weights; give a folder of transformers")
+        return cls(target, defence)
+
+    @property
+    def network(self) -> Any:
+        """The model of transformers."""
+        return self.target.network
+
+    @property
+    def form(self) -> ReflectionFormat:
+        return self.target.options.form
+
+    @property
+    def verdict_trees(self) -> tuple[VerdictTree, VerdictTree]:
+        """What forced reflections read: behind a prompt, and inside an answer."""
+        trees = self.target.model.trees
+        return trees[self.target.encode(AttackCase("", "x"), self.defence).spaced], trees[True]
+
+    @property
+    def token_texts(self) -> Sequence[bytes]:
+        """The bytes that each token stands for; none for special tokens."""
+        return self.target.model.generator.vocabulary.pieces
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of each prompt, escaped where the defence does so and in the chat template, up to the answer.
+
+        Raises:
+            InputError: for one that leaves no room for an answer.
+        """
+        return [list(self.target.encode(AttackCase("", prompt), self.defence).prompt) for prompt in prompts]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Ids of what the model is to write behind a prompt, reflections included."""
+        # A prefill that is not escaped: with the space in front that answers in training have.
+        return list(self.target.encode(AttackCase("", "x", text), Defence.UNGUARDED).prefill)

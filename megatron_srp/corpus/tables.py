@@ -1,0 +1,57 @@
+"""Small tables as dictionaries: CSV, JSON, JSON lines and Parquet. Data sets for evaluation come so."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import InputError
+
+KINDS = ("csv", "json", "jsonl", "parquet")
+
+
+def read_rows(file: Path, kind: str | None = None, headless: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a table.
+
+    Args:
+        kind: one of `KINDS`; by default what the file's name ends in.
+        headless: a column; a CSV file that does not name it has no header, and every line is its value.
+
+    Raises:
+        InputError: for a file that cannot be read or is no such table.
+    """
+    kind = kind or file.suffix.lstrip(".")
+    if kind == "parquet":
+        return _parquet_rows(file)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    try:
+        if kind == "csv":
+            return _csv_rows(text, headless)
+        lines = (line for line in text.splitlines() if line.strip())
+        parsed = [json.loads(line) for line in lines] if kind == "jsonl" else json.loads(text)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{file}: not valid {kind or 'JSON'} ({error})") from None
+    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
+        raise InputError(f"{file}: not a list of objects")
+    return parsed
+
+
+def _csv_rows(text: str, headless: str | None) -> list[dict[str, Any]]:
+    rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
+    if headless and rows and headless not in rows[0]:
+        return [{headless: ",".join(row)} for row in rows]  # a bare line may have commas
+    return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
+
+
+def _parquet_rows(file: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: not valid parquet ({error})") from None
+    return rows

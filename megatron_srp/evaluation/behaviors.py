@@ -1,0 +1,208 @@
+"""Behaviors from the files of public data sets: a local file or folder, or the hub. Nothing is bundled."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+import yaml
+
+from megatron_srp.corpus.tables import KINDS, read_rows
+from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.evaluation.types import Behavior
+
+FORMATS_FILE = Path(__file__).with_name("formats.yaml")
+HUB = "hub"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Where a data set has what; see formats.yaml."""
+
+    title: str
+    prompt: Sequence[str]
+    harmful: bool | Sequence[Mapping[str, Any]]
+    hub: Mapping[str, str]
+    target: Sequence[str] = ()
+    response: Sequence[str] = ()
+    category: Sequence[str] = ()
+    id: Sequence[str] = ()
+    context: Sequence[str] = ()
+    headless: bool = False
+    targets: str = ""
+    needs: Sequence[str] = field(default=("prompt",))
+
+    def expected(self) -> str:
+        """The columns that a row must have, in words."""
+        wanted = [" or ".join(getattr(self, name)) for name in self.needs]
+        if not isinstance(self.harmful, bool):
+            wanted.append(" or ".join(rule["column"] for rule in self.harmful))
+        return ", ".join(wanted)
+
+
+@cache
+def formats() -> dict[str, Format]:
+    content = yaml.safe_load(FORMATS_FILE.read_text(encoding="utf-8"))
+    return {name: Format(**entry) for name, entry in content.items()}
+
+
+def find_format(name: str) -> Format:
+    if name not in formats():
+        raise UsageError(f"unknown data set {name!r}; {did_you_mean(name, list(formats()))}")
+    return formats()[name]
+
+
+def load_behaviors(name: str, source: str) -> list[Behavior]:
+    """All behaviors of a data set.
+
+    Args:
+        name: of the format.
+        source: a file, a folder of files with the same columns, `hub` for the format's own place on the
+            hub, or another name there: OWNER/NAME, OWNER/NAME:SPLIT.
+
+    Raises:
+        UsageError: for an unknown format, or a data set that the hub does not give.
+        InputError: for a file that cannot be read, or has other columns.
+    """
+    form = find_format(name)
+    path = Path(source)
+    if path.exists() or not _is_hub_name(source):
+        rows = [row for file in _files(path) for row in read_rows(file, headless=_headless(form))]
+        targets = _targets(path, form)
+    else:
+        rows, targets = _hub_rows(form, source), {}
+    if not rows:
+        raise InputError(f"{source}: no rows of {form.title} in it")
+    return _unique(_behavior(source, number, row, form, targets) for number, row in enumerate(rows, 1))
+
+
+def find_sources(given: Sequence[str]) -> dict[str, str]:
+    """The sources that `--data` names: `NAME=SOURCE`, or a folder of files whose names begin with the formats'.
+
+    Raises:
+        UsageError: for an unknown name, or something that is neither.
+    """
+    sources: dict[str, str] = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if Path(text).is_dir():
+            sources |= {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
+        elif equals and source:
+            find_format(name)
+            sources[name] = source
+        else:
+            raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")
+    return sources
+
+
+def choose(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
+    """At most `limit` of them, in their order: always the same ones, spread over the data set, and those of
+    a smaller limit are among those of a larger one."""
+    if limit is None or limit >= len(behaviors):
+        return list(behaviors)
+    order = sorted(range(len(behaviors)), key=lambda i: xxhash.xxh3_64_intdigest(behaviors[i].id.encode()))
+    return [behaviors[i] for i in sorted(order[:limit])]
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    found = sorted(p for p in folder.iterdir() if p.name.lower().replace("-", "").startswith(name))
+    tables = [p for p in found if p.is_dir() or p.suffix.lstrip(".") in KINDS]
+    tables = [p for p in tables if p.name != find_format(name).targets and "train" not in p.stem]
+    return tables[0] if tables else None
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lstrip(".") in KINDS)
+    if not files:
+        raise InputError(f"{path}: no {', '.join(KINDS)} file in this folder")
+    return files
+
+
+def _headless(form: Format) -> str | None:
+    return form.prompt[0] if form.headless else None
+
+
+def _targets(path: Path, form: Format) -> dict[str, str]:
+    file = path.with_name(form.targets) if form.targets else None
+    if not file or not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in content.items()}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{file}: not JSON from ids to targets ({error})") from None
+
+
+def _is_hub_name(source: str) -> bool:
+    return source == HUB or (source.count("/") == 1 and not source.startswith((".", "/", "~")))
+
+
+def _hub_rows(form: Format, source: str) -> list[dict[str, Any]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UsageError(f"data from the hub ({source}) needs datasets; pip install 'megatron-srp[eval]'") from None
+    name, _, split = source.partition(":")
+    where = dict(form.hub) if name == HUB else {"name": name, "split": split or "train"}
+    try:
+        return list(load_dataset(where["name"], where.get("config"), split=where["split"]))
+    except Exception as error:  # of many libraries: no network, no access, no such name or split
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{form.title} from the hub ({where['name']}): {reason}; give a local file") from None
+
+
+def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    found = next((str(row[column]) for column in columns if row.get(column) not in (None, "")), "")
+    return found.encode(errors="replace").decode()  # half a surrogate pair could not be written
+
+
+def _behavior(source: str, number: int, row: Mapping[str, Any], form: Format, targets: Mapping[str, str]) -> Behavior:
+    missing = [name for name in form.needs if not any(column in row for column in getattr(form, name))]
+    harmful = _harmful(row, form)
+    if missing or harmful is None:
+        raise InputError(
+            f"{source}, row {number}: not as {form.title} has it; expected columns {form.expected()}, found "
+            f"{', '.join(map(str, row))}" + ("" if missing else f", with the label {_label(row, form)!r}")
+        )
+    own_id = _first(row, form.id) or str(number)
+    context, prompt = _first(row, form.context), _first(row, form.prompt)
+    return Behavior(
+        id=own_id,
+        prompt=f"{context}\n\n---\n\n{prompt}" if context else prompt,
+        target=_first(row, form.target) or targets.get(own_id, ""),
+        harmful=harmful,
+        category=_first(row, form.category),
+        response=_first(row, form.response),
+    )
+
+
+def _harmful(row: Mapping[str, Any], form: Format) -> bool | None:
+    if isinstance(form.harmful, bool):
+        return form.harmful
+    for rule in form.harmful:
+        if rule["column"] in row:
+            value = str(row[rule["column"]]).strip().lower()
+            if "unsafe_prefix" in rule:
+                return value.startswith(rule["unsafe_prefix"])
+            return True if value in rule["unsafe"] else False if value in rule["safe"] else None
+    return None
+
+
+def _label(row: Mapping[str, Any], form: Format) -> str:
+    rules = [] if isinstance(form.harmful, bool) else form.harmful
+    return next((str(row[rule["column"]]) for rule in rules if rule["column"] in row), "none")
+
+
+def _unique(behaviors: Iterable[Behavior]) -> list[Behavior]:
+    """With a number behind ids that occur again."""
+    seen: dict[str, int] = {}
+    found = []
+    for behavior in behaviors:
+        seen[behavior.id] = count = seen.get(behavior.id, 0) + 1
+        found.append(behavior if count == 1 else replace(behavior, id=f"{behavior.id}#{count}"))
+    return found

@@ -1,0 +1,135 @@
+"""What a column of the tables is, and what it takes to run one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import TYPE_CHECKING, Any, Protocol
+
+from megatron_srp.evaluation.behaviors import Behavior, choose, load_behaviors
+from megatron_srp.evaluation.judges import JudgePanel
+from megatron_srp.evaluation.progress import Progress
+from megatron_srp.evaluation.results import ResultStore
+from megatron_srp.evaluation.statistics import Estimate
+from megatron_srp.evaluation.types import AttackCase, Response
+
+if TYPE_CHECKING:
+    from megatron_srp.annotation.base import SafetyClassifier
+    from megatron_srp.evaluation.hf_target import HFTarget
+
+
+class NotRun(Exception):
+    """A column that cannot be run here; the reason goes into the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    """A column as a suite's file has it.
+
+    Attributes:
+        kind: one of `KINDS` in `columns`.
+        data: names of data sets; the first that there is a source for counts.
+        options: what else the kind takes.
+        paper: the paper's figures: {row: {measure: value}}.
+    """
+
+    name: str
+    kind: str
+    data: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    better: str = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure of a column.
+
+    Attributes:
+        estimate: in `unit`; None where it was not measured, for the reason in `not_run`.
+        failed: cases without an opinion, which do not count.
+    """
+
+    name: str
+    estimate: Estimate | None
+    unit: str = "%"
+    not_run: str = ""
+    failed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        e = self.estimate
+        scale = 100 if self.unit == "%" else 1
+        values = {
+            n: None if e is None or isnan(v := getattr(e, n)) else round(scale * v, 4) for n in ("value", "low", "high")
+        }
+        return {"name": self.name, "unit": self.unit, **values, "n": e.n if e else 0, "failed": self.failed} | (
+            {"not_run": self.not_run} if self.not_run else {}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One case, for the list that one can browse and for comparisons.
+
+    Attributes:
+        outcomes: by measure, the outcome that counts: True or False, or a number.
+    """
+
+    id: str
+    case: AttackCase
+    response: Response | None
+    outcomes: Mapping[str, bool | float | None]
+    category: str = ""
+    harmful: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResult:
+    """A column as it came out. `not_run`: why there is nothing. `facts`: what else is worth telling, plain JSON."""
+
+    spec: ColumnSpec
+    measures: Sequence[Measure] = ()
+    cases: Sequence[CaseResult] = ()
+    not_run: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Context:
+    """What columns run with.
+
+    Attributes:
+        sources: of data sets, by name.
+        limit: cases in a column at most.
+        guard: a safety classifier to hold the model's own reflections against, and why there is none.
+        seed: of attacks.
+        done: the columns before this one.
+    """
+
+    target: "HFTarget"
+    model: str
+    store: ResultStore
+    panel: JudgePanel
+    progress: Progress
+    sources: Mapping[str, str]
+    limit: int | None = None
+    guard: "SafetyClassifier | None" = None
+    seed: int = 0
+    lm_eval: Mapping[str, Any] = field(default_factory=dict)
+    done: list[ColumnResult] = field(default_factory=list)
+
+    def behaviors(self, spec: ColumnSpec) -> tuple[str, list[Behavior]]:
+        """Name and behaviors of the column's data; raises NotRun without a source."""
+        name = next((name for name in spec.data if name in self.sources), None)
+        if name is None:
+            raise NotRun(f"no data: give --data {spec.data[0]}=FILE" + "".join(f" or {n}=FILE" for n in spec.data[1:]))
+        found = load_behaviors(name, self.sources[name])
+        if "harmful" in spec.options:
+            found = [behavior for behavior in found if behavior.harmful is spec.options["harmful"]]
+        return name, choose(found, self.limit)
+
+
+class Column(Protocol):
+    """Runs a column: a function in a module of `columns`."""
+
+    def __call__(self, spec: ColumnSpec, context: Context) -> ColumnResult: ...

@@ -1,0 +1,162 @@
+"""A model of transformers as the target of an evaluation.
+
+An attack that looks inside finds here what it needs: `encode` gives the very ids that the network reads,
+`network` and `tokenizer` are those of transformers.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_srp.durable import checksum
+from megatron_srp.evaluation.types import AttackCase, Defence, Response
+from megatron_srp.generation.hf_batch import CachedBatch
+from megatron_srp.generation.hf_model import GuardedModel
+from megatron_srp.generation.policy import Generation, GuardPolicy
+from megatron_srp.generation.request import Options, Request, Sampling
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization.base import digest
+
+_OFF = GuardPolicy("off")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target answers.
+
+    Attributes:
+        form: how it writes reflections.
+        policy: of the guard, where it is guarded.
+        max_new_tokens: tokens of an answer at most.
+        batch_size: answers at a time.
+        chat: whether prompts go through the chat template; by default where there is one.
+    """
+
+    form: ReflectionFormat = field(default_factory=ReflectionFormat)
+    policy: GuardPolicy = field(default_factory=GuardPolicy)
+    max_new_tokens: int = 256
+    batch_size: int = 16
+    chat: bool | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+class HFTarget:
+    """Answers cases with a model folder.
+
+    Attributes:
+        network, tokenizer: transformers' own.
+        chat: whether prompts go through the chat template.
+
+    Raises:
+        UsageError: when something is not there, or does not fit.
+    """
+
+    def __init__(self, folder: str, options: TargetOptions | None = None) -> None:
+        self.options = options or TargetOptions()
+        self.model = GuardedModel(folder, self.options.form, self.options.device, self.options.dtype)
+        self.network: Any = self.model.network
+        self.tokenizer: Any = self.model.tokenizer
+        self.chat = bool(self.tokenizer.chat_template) if self.options.chat is None else self.options.chat
+        self.name = Path(folder).name
+        self.fingerprint = _files_digest(folder)
+        self.batch_size = self.options.batch_size
+
+    def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
+        """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
+        guarded = defence is Defence.GUARDED
+        options = Options(
+            self.options.policy if guarded else _OFF,
+            Sampling(),
+            max_new_tokens or self.options.max_new_tokens,
+            escape=guarded,
+        )
+        if not self.chat:
+            return self.model.complete(case.prompt, options, case.prefill)
+        return self.model.chat([{"role": "user", "content": case.prompt}], options, case.prefill)
+
+    def generate(
+        self, cases: Sequence[AttackCase], defence: Defence, max_new_tokens: int | None = None
+    ) -> list[Response]:
+        """See `TargetModel`. Answers are made `batch_size` at a time, those of like length together."""
+        requests = [self.encode(case, defence, max_new_tokens) for case in cases]
+        order = sorted(range(len(cases)), key=lambda i: len(requests[i].prompt))
+        responses: dict[int, Response] = {}
+        for rows in batched(order, self.options.batch_size):
+            begun = time.perf_counter()
+            found = self.model.generator.generate([requests[i] for i in rows])
+            seconds = (time.perf_counter() - begun) / len(rows)
+            responses |= {i: self._response(g, seconds) for i, g in zip(rows, found, strict=True)}
+        return [responses[i] for i in range(len(cases))]
+
+    @torch.inference_mode()
+    def classify(self, texts: Sequence[tuple[str, str | None]]) -> list[tuple[float, float, float]]:
+        """P(Safe), P(Controversial), P(Unsafe) that a forced reflection reads, for (prompt, None) behind the
+        prompt and for (prompt, response) behind the response.
+
+        Raises:
+            InputError: for a text that is longer than the model takes.
+        """
+        cases = [AttackCase("", prompt, response or "") for prompt, response in texts]
+        requests = [self.encode(case, Defence.GUARDED, 1) for case in cases]
+        spaced = [bool(request.prefill) or request.spaced for request in requests]
+        order = sorted(range(len(texts)), key=lambda i: (spaced[i], len(requests[i].prompt) + len(requests[i].prefill)))
+        found: dict[int, tuple[float, float, float]] = {}
+        for rows in batched(order, self.options.batch_size):
+            for kind in {spaced[i] for i in rows}:
+                alike = [i for i in rows if spaced[i] is kind]
+                batch = CachedBatch(self.network, len(alike))
+                batch.feed([[*requests[i].prompt, *requests[i].prefill] for i in alike])
+                read = batch.verdicts(self.model.trees[kind]).tolist()
+                found |= {i: (s, c, u) for i, (s, c, u) in zip(alike, read, strict=True)}
+        return [found[i] for i in range(len(texts))]
+
+    def _response(self, generation: Generation, seconds: float) -> Response:
+        return Response(
+            generation.text,
+            self.model.decode(generation.tokens),
+            generation.reflections,
+            generation.stop_reason,
+            generation.tokens,
+            generation.forced,
+            seconds,
+        )
+
+    def reflection_tokens(self, response: Response) -> int:
+        """How many of the answer's tokens belong to reflections, the end-of-text behind one that stops included."""
+        raw = response.raw
+        spans = [(len(raw[:a].encode()), len(raw[:b].encode())) for a, b, _ in self.options.form.find(raw)]
+        count, at, inside = 0, 0, False
+        for piece in self.model.pieces(response.tokens):
+            if piece:  # a token without text goes with the one before it
+                inside = any(start - 1 <= at < end for start, end in spans)
+            count += inside
+            at += len(piece)
+        return count
+
+    def settings(self, defence: Defence) -> dict[str, Any]:
+        """See `TargetModel`. The size of batches and the device change rounding only, and do not count."""
+        policy = self.options.policy if defence is Defence.GUARDED else _OFF
+        return {
+            "form": self.options.form.describe(),
+            "policy": {name: getattr(policy, name) for name in policy.__slots__} | {"stop_at": sorted(policy.stop_at)},
+            "max_new_tokens": self.options.max_new_tokens,
+            "chat": self.chat,
+            "dtype": str(self.network.dtype),
+        }
+
+
+def _files_digest(folder: str) -> str:
+    """Of all weights, configurations and tokenizer files."""
+    path = Path(folder)
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        path = Path(snapshot_download(folder, local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
+    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja", ".safetensors", ".model"))
+    return digest({file.name: checksum(file) for file in files})

@@ -1,0 +1,142 @@
+"""Judges: who says whether an answer is what was asked for.
+
+    heuristic   words of refusal, and reflections: costs nothing, and is easily wrong
+    llm         a chat model behind an endpoint, asked with prompts.yaml
+    harmbench   HarmBench's classifier, a language model that answers yes or no
+    mixed       heuristic and llm both say so
+
+A question is `jailbreak` (does the answer show the behavior?), `refusal` (does it refuse?) or `preference`
+(is it at least as good as the reference?). What a judge said is kept by the content of what it read.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from megatron_srp.errors import SrpError
+from megatron_srp.evaluation.results import Results, key_of
+from megatron_srp.evaluation.types import Response
+
+QUESTIONS = ("jailbreak", "refusal", "preference")
+_CHUNK = 256  # opinions that are kept together
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a judge reads: the request in its own words, the answer with its prefill, and a reference answer."""
+
+    request: str
+    response: Response
+    prefill: str = ""
+    reference: str = ""
+
+    @property
+    def answer(self) -> str:
+        """As its reader sees it, prefill included."""
+        return self.prefill + self.response.text
+
+
+class Opinion(NamedTuple):
+    """A judge's answer to its question; None where it has none, for the reason in `failure`."""
+
+    verdict: bool | None
+    failure: str = ""
+
+
+class Judge(ABC):
+    """Answers one question about exchanges.
+
+    Attributes:
+        name: for the columns of a report.
+        questions: that it can be asked.
+    """
+
+    name: ClassVar[str]
+    questions: ClassVar[tuple[str, ...]] = ("jailbreak",)
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """All that its opinions depend on, beside what `reads` gives."""
+
+    @abstractmethod
+    def reads(self, exchange: Exchange, question: str) -> Any:
+        """What of an exchange its opinion depends on, as JSON."""
+
+    @abstractmethod
+    def judge(self, exchanges: Sequence[Exchange], question: str) -> list[Opinion]:
+        """An opinion on each. Raises GuardError when there is no getting any."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Give back what it holds."""
+
+
+def judge_all(
+    judge: Judge,
+    exchanges: Sequence[Exchange],
+    question: str,
+    results: Results,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Opinion]:
+    """Opinions on all exchanges, from `results` where they are known; failures are asked for again in the
+    next run."""
+    keys = [key_of(judge.name, judge.settings, question, judge.reads(e, question)) for e in exchanges]
+    failed: dict[str, Opinion] = {}
+    missing = list(dict.fromkeys(k for k in keys if k not in results))
+    first = dict(zip(reversed(keys), reversed(exchanges), strict=True))
+    for at in range(0, len(missing), _CHUNK):
+        chunk = missing[at : at + _CHUNK]
+        opinions = dict(zip(chunk, judge.judge([first[key] for key in chunk], question), strict=True))
+        results.add((k, {"verdict": o.verdict}) for k, o in opinions.items() if o.verdict is not None)
+        failed |= {k: o for k, o in opinions.items() if o.verdict is None}
+        advance(len(chunk))
+    return [failed[key] if key in failed else Opinion(results[key]["verdict"]) for key in keys]
+
+
+def both(a: Sequence[Opinion], b: Sequence[Opinion]) -> list[Opinion]:
+    """The mixed judge: yes only where both say so, none where one has no opinion and the other does not say no."""
+
+    def combine(x: Opinion, y: Opinion) -> Opinion:
+        if x.verdict is False or y.verdict is False:
+            return Opinion(False)
+        return Opinion(True) if x.verdict and y.verdict else Opinion(None, x.failure or y.failure)
+
+    return [combine(x, y) for x, y in zip(a, b, strict=True)]
+
+
+class JudgePanel:
+    """The judges that a run has, and why others are not there."""
+
+    def __init__(self, judges: Sequence[Judge], missing: Mapping[str, str], results: Results) -> None:
+        self.judges = {judge.name: judge for judge in judges}
+        self.missing, self._results = dict(missing), results
+
+    def ask(
+        self, names: Sequence[str], exchanges: Sequence[Exchange], question: str
+    ) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
+        """Opinions by judge, and why the other judges give none."""
+        opinions: dict[str, list[Opinion]] = {}
+        not_run: dict[str, str] = {}
+        for name in names:
+            if name == "mixed":
+                continue
+            judge = self.judges.get(name)
+            if judge is None or question not in judge.questions:
+                not_run[name] = self.missing.get(name, f"the {name} judge is not asked about a {question}")
+                continue
+            try:
+                opinions[name] = judge_all(judge, exchanges, question, self._results)
+            except SrpError as error:
+                not_run[name] = str(error)
+        if "mixed" in names:
+            pair = [name for name in ("heuristic", "llm") if name in opinions]
+            if len(pair) == 2:
+                opinions["mixed"] = both(opinions["heuristic"], opinions["llm"])
+            else:
+                not_run["mixed"] = not_run.get("llm") or "needs the judges heuristic and llm"
+        return opinions, not_run
+
+    def close(self) -> None:
+        for judge in self.judges.values():
+            judge.close()

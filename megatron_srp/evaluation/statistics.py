@@ -1,0 +1,102 @@
+"""Intervals, agreement and paired tests, in the plain."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import comb, nan, sqrt
+
+import numpy as np
+
+Z95 = 1.959963984540054
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share, mean or score with its 95% interval; `n` observations. NaN where there are none."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """A share and its Wilson score interval (Wilson 1927), which holds near 0 and 1 too."""
+    if not n:
+        return Estimate(nan, nan, nan, 0)
+    share = hits / n
+    middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
+    # What rounding leaves of 0 and 1 is taken off.
+    return Estimate(
+        share, 0.0 if not hits else max(0.0, middle - half), 1.0 if hits == n else min(1.0, middle + half), n
+    )
+
+
+def bootstrap(values: np.ndarray, score: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:
+    """A score and its percentile bootstrap interval.
+
+    Args:
+        values: [N, ...] observations; rows are drawn.
+        score: of such an array; NaN where it has none, and such draws are left out.
+    """
+    n = len(values)
+    if not n:
+        return Estimate(nan, nan, nan, 0)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([score(values[rng.integers(n, size=n)]) for _ in range(RESAMPLES)])
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (nan, nan)
+    return Estimate(float(score(values)), float(low), float(high), n)
+
+
+def mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else nan
+
+
+def harmonic(pairs: np.ndarray) -> float:
+    """Harmonic mean of the accuracies on safe and on unsafe texts, from [N, 2] (harmful, right) rows."""
+    harmful, right = pairs[:, 0].astype(bool), pairs[:, 1].astype(float)
+    if harmful.all() or not harmful.any():
+        return nan
+    safe, unsafe = right[~harmful].mean(), right[harmful].mean()
+    return float(2 * safe * unsafe / (safe + unsafe)) if safe + unsafe else 0.0
+
+
+def kappa(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Cohen's kappa of two raters; NaN where chance alone would make them agree always."""
+    n = len(a)
+    if not n:
+        return nan
+    observed = sum(x == y for x, y in zip(a, b, strict=True)) / n
+    yes_a, yes_b = sum(a) / n, sum(b) / n
+    chance = yes_a * yes_b + (1 - yes_a) * (1 - yes_b)
+    return (observed - chance) / (1 - chance) if chance < 1 else nan
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Two-sided exact p-value that paired outcomes have the same rate (binomial over the pairs that differ)."""
+    only_a = sum(x and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(y and not x for x, y in zip(a, b, strict=True))
+    n, least = only_a + only_b, min(only_a, only_b)
+    return min(1.0, 2 * sum(comb(n, i) for i in range(least + 1)) / 2**n) if n else 1.0
+
+
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, score: Callable[[np.ndarray], float], seed: int = 0
+) -> tuple[Estimate, float]:
+    """The difference `score(b) - score(a)` with its interval, and a two-sided p-value: twice the share of
+    draws on the other side of zero. Rows of `a` and `b` belong together and are drawn together."""
+    both = np.stack([a, b], axis=1)
+    difference = bootstrap(both, lambda rows: score(rows[:, 1]) - score(rows[:, 0]), seed)
+    rng = np.random.default_rng(seed)
+    n = len(both)
+    draws = []
+    for _ in range(RESAMPLES):
+        rows = both[rng.integers(n, size=n)]
+        draws.append(score(rows[:, 1]) - score(rows[:, 0]))
+    found = np.array([d for d in draws if not np.isnan(d)])
+    if not len(found):
+        return difference, nan
+    share = min((found <= 0).mean(), (found >= 0).mean())
+    return difference, float(min(1.0, 2 * max(share, 1 / len(found))))
