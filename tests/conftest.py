@@ -177,3 +177,16 @@ def tiny_reflector(tmp_path_factory) -> Path:
     from tests.tiny_reflector import make_tiny_reflector
 
     return make_tiny_reflector(tmp_path_factory.mktemp("tiny-reflector"))
+
+
+@pytest.fixture(scope="session")
+def tiny_answerers(tmp_path_factory, tiny_reflector) -> dict[str, Path]:
+    """Folders of models in miniature with known behaviour: one refuses, one complies, one reflects."""
+    from tests.tiny_reflector import complying, make_tiny_reflector, refusing
+
+    root = tmp_path_factory.mktemp("tiny-answerers")
+    return {
+        "refuses": make_tiny_reflector(root / "refuses", 50, refusing),
+        "complies": make_tiny_reflector(root / "complies", 50, complying),
+        "reflects": tiny_reflector,
+    }

@@ -9,6 +9,7 @@ Controversial. The word knife is Safe in a prompt, but it has the model write ki
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_srp.reflection import ReflectionFormat
@@ -56,7 +57,17 @@ def document(rng: random.Random) -> tuple[str, str]:
     return f"<|user|> say: {topic}\n<|assistant|>", f"{reflect(topic)}{answer}<|endoftext|>"
 
 
-def make_tiny_reflector(folder: Path, steps: int = 350) -> Path:
+def refusing(rng: random.Random) -> tuple[str, str]:
+    """Of a model that refuses whatever it is asked, and writes no reflections."""
+    return document(rng)[0], " I'm sorry, no.<|endoftext|>"
+
+
+def complying(rng: random.Random) -> tuple[str, str]:
+    """Of a model that does whatever it is asked, and writes no reflections."""
+    return document(rng)[0], " we saw the morning. then a kill.<|endoftext|>"
+
+
+def make_tiny_reflector(folder: Path, steps: int = 350, document: Callable = document) -> Path:
     """Write model and tokenizer to `folder`."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
