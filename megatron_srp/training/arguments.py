@@ -6,11 +6,9 @@ mistake is answered in a fraction of a second rather than after Megatron's impor
 
 import argparse
 import dataclasses
-import re
 import shlex
-from typing import NoReturn
 
-from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.training import dali_loader
 from megatron_srp.training.precision import PRECISIONS, precision_flags
 from megatron_srp.training.presets import PRESETS, find_preset
@@ -41,6 +39,28 @@ class SrpArguments:
             "their reflections are put in as the shards are read. Each finds its shard by itself.",
             nargs="+",
             metavar="FILE.srp",
+        ),
+    )
+    srp_sft: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Train on conversations: shards of tools/augment_sft.py, packed to the sequence length, the loss where "
+            "their masks say. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
+            nargs="+",
+            metavar="PREFIX",
+        ),
+    )
+    srp_sft_valid: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag("Shards of conversations to evaluate on, as for --srp-sft.", nargs="+", metavar="PREFIX"),
+    )
+    srp_sft_epochs: int | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "How often to go through the conversations (1, unless --train-iters or --train-samples says how long); the "
+            "last step is filled up with empty sequences.",
+            type=int,
+            metavar="N",
         ),
     )
     srp_dataloader: str = dataclasses.field(
@@ -92,23 +112,6 @@ def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     return parser
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without Megatron's thousand lines of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def explain_parse_error(message: str, known_flags: list[str]) -> UsageError:
-    """argparse's message, with the nearest flag when one looks misspelled."""
-    unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
-    if not unknown:
-        return UsageError(message)
-    # Megatron has a thousand flags: name the likely one, not the choices.
-    hint = did_you_mean(unknown[1], known_flags).partition("; ")[2]
-    return UsageError(message + ("; " + hint if hint else "; run with --help for the list"))
-
-
 # What decides whether a run may start, in Megatron's own spelling and types.
 _LOOKED_AT: dict[str, dict[str, object]] = {
     "--train-iters": {"type": int},
@@ -124,6 +127,8 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
+    "--seed": {"type": int},
+    "--eval-iters": {"type": int},
     "--yaml-cfg": {},
     "--async-save": {"action": "store_true"},
     "--use-persistent-ckpt-worker": {"action": "store_true"},
@@ -146,7 +151,7 @@ REFUSED = {
     "--reset-position-ids": _CUTS_CONTEXT,
     "--reset-attention-mask": _CUTS_CONTEXT,
     "--yaml-cfg": "Megatron then drops every flag of the command line. Give flags or --srp-preset",
-    "--sft": _OTHER_DATASET + "; Megatron's --sft also masks the stop signal (its pad id is eos)",
+    "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,
@@ -160,7 +165,7 @@ for _name in REFUSED:
 
 def look_at(argv: list[str]) -> argparse.Namespace:
     """Parse the few flags that decide whether a run may start; all others are left to Megatron."""
-    parser = add_srp_arguments(OneLineParser(allow_abbrev=False, add_help=False))
+    parser = add_srp_arguments(CommandParser(add_help=False))
     for flag, kwargs in _LOOKED_AT.items():
         parser.add_argument(flag, **kwargs)  # type: ignore[arg-type]
     return parser.parse_known_args(argv)[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.lineage import check_lineage
 
 TRACKER = "latest_checkpointed_iteration.txt"
 # What decides the shapes of the weights, with the flag of each.
@@ -26,7 +27,10 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         InputError: if the checkpoint is not there or cannot be read.
         UsageError: if it is of another model, schedule or optimizer.
     """
-    folder = find_checkpoint(args)
+    folder, anew = find_checkpoint(args), args.finetune or args.no_load_optim
+    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
+        args = argparse.Namespace(**vars(args) | {"load": args.pretrained_checkpoint, "ckpt_step": None, "save": None})
+        folder, anew = find_checkpoint(args), True
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
         return
     if not (folder / ".metadata").exists():  # written last
@@ -37,7 +41,9 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         return
     where = f"--load {args.load} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
-    if args.finetune or args.no_load_optim:
+    if args.srp_sft:
+        check_lineage(where, saved, args)
+    if anew:
         return
     _check_optimizer(where, saved, args)
     if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
@@ -81,9 +87,9 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
 def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
     differing = [
-        f"{flag} {getattr(saved, name)} there and {getattr(args, name)} here"
+        f"{flag} {_value(saved, name)} there and {_value(args, name)} here"
         for name, flag in _MODEL.items()
-        if hasattr(saved, name) and getattr(saved, name) != getattr(args, name)
+        if hasattr(saved, name) and _value(saved, name) != _value(args, name)
     ]
     if differing:
         preset = getattr(saved, "srp_preset", None)
@@ -92,6 +98,13 @@ def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace
             f"{where} is a checkpoint of another model: {', '.join(differing)}. Give the model it was saved "
             f"from{same}, or another folder"
         )
+
+
+def _value(args: argparse.Namespace, name: str) -> Any:
+    """Without grouped-query attention Megatron's num_query_groups is 1 and means nothing: each head has its own."""
+    if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
+        return args.num_attention_heads
+    return getattr(args, name)
 
 
 def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
