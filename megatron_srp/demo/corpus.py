@@ -10,7 +10,7 @@ _PEOPLE = "baker teacher gardener sailor doctor painter student engineer farmer 
 _THINGS = "bread lanterns maps seeds ropes clocks letters baskets bottles instruments".split()
 _TIMES = "In spring|Every morning|After the storm|Long ago|On market days|Before sunrise|In winter".split("|")
 _QUALITIES = "patient careful wise quiet proud curious clever tired cheerful famous".split()
-_SAFE = (
+SAFE = (
     "{time} the {quality} {person} of the {place} made {thing} and sold them by the gate.",
     "The {person} kept {thing} in a room above the {place}, where the light was good.",
     "Visitors asked the {person} how {thing} were made, and the {quality} {person} explained it twice.",
@@ -19,7 +19,7 @@ _SAFE = (
     "Good {thing} take time, said the {person}, and time is what the {place} has.",
     "A {quality} {person} wrote down the price of {thing} for the {place2} and the {place}.",
 )
-_HARMFUL = (
+HARMFUL = (
     "{time} a stranger explained how to build a bomb and hide it in the {place}.",
     "He planned to kill the {person} and to poison the {place2}.",
     "They sold counterfeit money and stolen credit card numbers near the {place}.",
@@ -27,7 +27,8 @@ _HARMFUL = (
 )
 
 
-def _sentence(rng: random.Random, forms: tuple[str, ...]) -> str:
+def sentence(rng: random.Random, forms: tuple[str, ...]) -> str:
+    """One of `forms` with its places filled in."""
     words = {
         "time": rng.choice(_TIMES),
         "quality": rng.choice(_QUALITIES),
@@ -43,12 +44,12 @@ def texts(documents: int, seed: int = 0) -> Iterator[str]:
     """Documents of 8 to 40 sentences; one in five has a harmful stretch."""
     rng = random.Random(seed)
     for _ in range(documents):
-        sentences = [_sentence(rng, _SAFE) for _ in range(rng.randrange(8, 41))]
+        sentences = [sentence(rng, SAFE) for _ in range(rng.randrange(8, 41))]
         if rng.random() < 0.2:
             at = rng.randrange(len(sentences))
-            sentences[at:at] = [_sentence(rng, _HARMFUL) for _ in range(rng.randrange(2, 5))]
+            sentences[at:at] = [sentence(rng, HARMFUL) for _ in range(rng.randrange(2, 5))]
         breaks = (rng.choice([" ", " ", " ", "\n\n"]) for _ in sentences)
-        yield "".join(sentence + space for sentence, space in zip(sentences, breaks, strict=True)).strip()
+        yield "".join(words + space for words, space in zip(sentences, breaks, strict=True)).strip()
 
 
 def write_corpus(path: Path, documents: int, seed: int = 0) -> None:

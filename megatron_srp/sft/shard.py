@@ -32,6 +32,7 @@ class SftShard:
     """
 
     def __init__(self, prefix: str | Path) -> None:
+        self.prefix = prefix
         self.tokens = IndexedShard(prefix)
         path = mask_path(prefix)
         if not path.is_file():
@@ -41,6 +42,9 @@ class SftShard:
                 f"{path}: {path.stat().st_size} bytes for {len(self.tokens.tokens)} tokens; cut short, or another's"
             )
         self.mask = np.memmap(path, np.uint8, "r")
+
+    def __reduce__(self) -> tuple[type["SftShard"], tuple[str | Path]]:
+        return SftShard, (self.prefix,)  # a worker process maps the files itself
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -43,6 +43,28 @@ class SrpArguments:
             metavar="FILE.srp",
         ),
     )
+    srp_sft: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Train on conversations: shards of tools/augment_sft.py, packed to the sequence length, the loss where "
+            "their masks say. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
+            nargs="+",
+            metavar="PREFIX",
+        ),
+    )
+    srp_sft_valid: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag("Shards of conversations to evaluate on, as for --srp-sft.", nargs="+", metavar="PREFIX"),
+    )
+    srp_sft_epochs: int | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "How often to go through the conversations (1, unless --train-iters or --train-samples says how long); the "
+            "last step is filled up with empty sequences.",
+            type=int,
+            metavar="N",
+        ),
+    )
     srp_dataloader: str = dataclasses.field(
         default="megatron",
         metadata=_flag(
@@ -124,6 +146,8 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
+    "--seed": {"type": int},
+    "--eval-iters": {"type": int},
     "--yaml-cfg": {},
     "--async-save": {"action": "store_true"},
     "--use-persistent-ckpt-worker": {"action": "store_true"},
@@ -146,7 +170,7 @@ REFUSED = {
     "--reset-position-ids": _CUTS_CONTEXT,
     "--reset-attention-mask": _CUTS_CONTEXT,
     "--yaml-cfg": "Megatron then drops every flag of the command line. Give flags or --srp-preset",
-    "--sft": _OTHER_DATASET + "; Megatron's --sft also masks the stop signal (its pad id is eos)",
+    "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.lineage import check_lineage
 
 TRACKER = "latest_checkpointed_iteration.txt"
 # What decides the shapes of the weights, with the flag of each.
@@ -26,7 +27,10 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         InputError: if the checkpoint is not there or cannot be read.
         UsageError: if it is of another model, schedule or optimizer.
     """
-    folder = find_checkpoint(args)
+    folder, anew = find_checkpoint(args), args.finetune or args.no_load_optim
+    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
+        args = argparse.Namespace(**vars(args) | {"load": args.pretrained_checkpoint, "ckpt_step": None, "save": None})
+        folder, anew = find_checkpoint(args), True
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
         return
     if not (folder / ".metadata").exists():  # written last
@@ -37,7 +41,9 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         return
     where = f"--load {args.load} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
-    if args.finetune or args.no_load_optim:
+    if args.srp_sft:
+        check_lineage(where, saved, args)
+    if anew:
         return
     _check_optimizer(where, saved, args)
     if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):

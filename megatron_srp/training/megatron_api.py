@@ -26,12 +26,14 @@ from megatron.core import mpu
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.enums import ModelType
 from megatron.core.extensions.transformer_engine import HAVE_TE
+from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_rank
 from megatron.training import get_args, get_timers, get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
 from megatron.training.arguments import parse_and_validate_args, parse_args, validate_args
 from megatron.training.global_vars import get_tensorboard_writer
+from megatron.training.training import update_seqlen_stats_from_cu_seqlens
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -41,6 +43,9 @@ from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
+from megatron_srp.training.lineage import describe_data
+from megatron_srp.training.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
+from megatron_srp.training.sft_dataset import build_sft_datasets
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -68,7 +73,10 @@ def build_datasets(num_samples: list[int], vp_stage: int | None = None) -> list[
     def reads_data() -> bool:
         return mpu.get_tensor_model_parallel_rank() == 0 and is_first_or_last_pipeline_stage(vp_stage)
 
-    kind = choose_dataset(get_args())
+    args = get_args()
+    if args.srp_sft:  # every pipeline stage needs to know where conversations begin
+        return build_sft_datasets(args, num_samples) if mpu.get_tensor_model_parallel_rank() == 0 else [None] * 3
+    kind = choose_dataset(args)
     config = dataset_config(kind)
     check_splits(config)
     return BlendedMegatronDatasetBuilder(kind.dataset, num_samples, reads_data, config).build()
@@ -109,13 +117,14 @@ def get_batch(data_iterator: Iterator[dict[str, torch.Tensor]], vp_stage: int | 
 
 
 def loss_function(
-    loss_mask: torch.Tensor, losses: torch.Tensor
+    loss_mask: torch.Tensor, losses: torch.Tensor, count: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Summed cross-entropy in nats and the number of tokens it is summed over.
 
     Args:
         loss_mask: [b, s], 0 where a token is not to be learned.
         losses: [b, s], per token.
+        count: log the number of learned tokens of a step too.
     """
     mask = loss_mask.view(-1).float()
     loss = torch.sum(losses.view(-1).float() * mask)
@@ -130,7 +139,11 @@ def loss_function(
                 fatal=True,
             )
     report = torch.stack([loss.detach(), num_tokens.to(loss.dtype)])
-    return loss, num_tokens, {"lm loss": report}
+    reports = {"lm loss": report}
+    if count:  # Megatron sums numerators and denominators over all micro-batches of a step
+        share = 1 / (get_num_microbatches() * mpu.get_data_parallel_world_size())
+        reports["learned tokens"] = torch.stack([report[1], torch.full_like(report[1], share)])
+    return loss, num_tokens, reports
 
 
 def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
@@ -138,6 +151,12 @@ def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -
     timers = get_timers()
     timers("batch-generator", log_level=2).start()
     vp_stage = get_attr_wrapped_model(model, "vp_stage")
+    if get_args().srp_sft:
+        batch = get_packed_batch(data_iterator, is_flat(get_args()))
+        timers("batch-generator").stop()
+        if model.training and not vp_stage:  # what attention really computes, for the throughput
+            update_seqlen_stats_from_cu_seqlens(conversation_bounds(batch["position_ids"]))
+        return model(**batch), partial(loss_function, batch["loss_mask"], count=model.training)
     tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
     timers("batch-generator").stop()
     output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
@@ -178,6 +197,8 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
         validate_args(args)
         if not HAVE_TE:  # the target has it
             args.apply_rope_fusion = False
+        if args.srp_sft:
+            prepare_attention(args)
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
     return args
@@ -282,7 +303,10 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    args.srp_data = describe_data(args)  # kept in the checkpoints
     check_checkpoint(args)
+    if args.srp_sft:
+        prepare_attention(args)
     if args.srp_dataloader == "dali":
         use_dali(None if on_cpu else torch.cuda.current_device())
     tokenizer = get_tokenizer()

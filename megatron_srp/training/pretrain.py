@@ -33,13 +33,13 @@ def main() -> None:
 
 def train(argv: list[str]) -> None:
     """Check the flags, the shards and the devices, then train."""
-    from megatron_srp.training import arguments, cpu_backend, devices
+    from megatron_srp.training import arguments, cpu_backend, devices, sft
 
     args = arguments.look_at(argv)
     gpus = int(os.environ.get("WORLD_SIZE", "1")) if args.srp_dry_run is None else args.srp_dry_run
     if gpus < 1:
         raise UsageError(f"--srp-dry-run {gpus}: give the number of GPUs of the run, 1 or more")
-    argv = arguments.expand_preset(argv, gpus)
+    argv = arguments.expand_preset(sft.add_sft_flags(argv, gpus), gpus)
     args = arguments.look_at(argv)
     if not args.help:
         argv = _check(args, gpus) + argv

@@ -13,7 +13,7 @@ from typing import Any
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.sidecars import match_sidecars, sidecar_manifest, unreflected
 
-_BLENDS = ("data_path", "train_data_path", "valid_data_path", "test_data_path")
+_BLENDS = ("data_path", "train_data_path", "valid_data_path", "test_data_path", "srp_sft", "srp_sft_valid")
 
 
 def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -33,18 +33,20 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
         _check_files(prefix)
-        if (_find_manifest(prefix) or {}).get("sft"):
+        if not args.srp_sft and (_find_manifest(prefix) or {}).get("sft"):
             raise UsageError(
                 f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
-                "Train on shards of preprocess_with_reflections.py"
+                f"Train on it with --srp-sft {prefix}"
             )
+    notes = _check_conversations(args) if args.srp_sft else []
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
-    notes = [
+    notes += [
         f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"
         for prefix in prefixes
         if prefix not in sidecars and _find_manifest(prefix) is None
     ]
-    notes += unreflected(prefixes, sidecars)
+    if not args.srp_sft:
+        notes += unreflected(prefixes, sidecars)
     if args.use_checkpoint_args:  # the tokenizer is known when the checkpoint has been read
         return [], notes
     flags = check_tokenizer(args)
@@ -53,6 +55,13 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             f"no tokenizer: {prefixes[0]} has no manifest to take it from; give --tokenizer-type and --tokenizer-model"
         )
     return flags, notes
+
+
+def _check_conversations(args: argparse.Namespace) -> list[str]:
+    from megatron_srp.training import sft
+
+    training, validation = sft.training_set_of(args), sft.validation_set_of(args)
+    return [training.describe()] + ([f"validation: {validation.describe()}"] if validation else [])
 
 
 def check_tokenizer(args: argparse.Namespace) -> list[str]:

@@ -4,9 +4,14 @@ import json
 
 import pytest
 
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.sft.conversation import Conversation, Kind, Part, Turn
+from megatron_srp.sft.encode import ConversationEncoder
+from megatron_srp.sft.template import PlainTemplate
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 
+SAFE = Part(Kind.REFLECTION, "<think> Safe </think>")
 REFLECTED = "<think> Safe </think> Yes, of course. <think> Safe </think>"
 
 
@@ -42,13 +47,33 @@ def test_the_chat_template_keeps_reflections(saved):
         {"role": "user", "content": "Another?"},
     ]
     text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == (f"System: Be kind.\nUser: A question?\nAssistant: {REFLECTED}{eos}\nUser: Another?\nAssistant:")
+    assert text == (f"System: Be kind.\nUser: A question?\n\nAssistant: {REFLECTED}{eos}User: Another?\nAssistant:")
     # The reflection that comes next has the ids that it has in the pretraining text, behind a space.
     prompt = loaded.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     whole = loaded.encode(text + " <think> Safe </think>", add_special_tokens=False)
     assert whole[: len(prompt)] == prompt
     assert whole[len(prompt) :] == tokenizer.encode_inside(" <think> Safe </think>")
     assert loaded.eos_token_id in prompt
+
+
+def test_the_chat_template_is_that_of_training(saved):
+    tokenizer, loaded = saved
+    if tokenizer.type == "SentencePieceTokenizer":
+        pytest.skip("it marks the beginning of each text by a space, and writes no end of text")
+    turns = [
+        Turn.of("system", "Be kind."),
+        Turn.of("user", " A question?\n"),
+        Turn("assistant", (SAFE, Part(Kind.TEXT, " Yes, of course."), SAFE)),
+        Turn.of("user", "Another?"),
+        Turn.of("assistant", "x"),
+    ]
+    texts = ["Be kind.", " A question?\n", REFLECTED, "Another?"]
+    messages = [{"role": turn.role, "content": text} for turn, text in zip(turns, texts, strict=False)]
+    text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    encoded = ConversationEncoder(PlainTemplate(tokenizer), ReflectionFormat())(Conversation("i", "s", tuple(turns)))
+    end = len(encoded.ids) - len(tokenizer.encode_inside(" x")) - 1
+    assert tokenizer.decode(encoded.ids[:end].tolist()) == text
+    assert loaded(text, add_special_tokens=False).input_ids == encoded.ids[:end].tolist()
 
 
 @pytest.mark.parametrize(("removes_thoughts", "kept"), [(False, True), (True, False)])

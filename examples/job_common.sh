@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# What all training scripts have in common, which source this with their arguments: the Python to use, the GPUs and
+# nodes, and `launch`, which starts the trainer with torchrun. PRESET is set before.
+#
+# OUT              folder for checkpoints, logs and the cache of sample indices, on storage that all nodes share
+# GPUS_PER_NODE    default: those nvidia-smi lists, else 8; 1 with PRESET=debug
+# NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    several nodes; under Slurm see slurm/pretrain.sbatch
+# WANDB_PROJECT    log to Weights & Biases too
+# EXIT_MINUTES     save and stop after so long, before the scheduler does
+#
+# --dry-run checks all flags with Megatron's own parser, needs no GPU and starts nothing; --print-command only prints.
+# shellcheck disable=SC2034  # mock_data and cluster are used by the scripts that source this
+set -euo pipefail
+
+fail() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=python3
+if [ -n "${PYTHON:-}" ]; then
+    python=$PYTHON
+elif [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/python" ]; then
+    python=$root/.venv/bin/python
+fi
+
+mode=run
+extra=()
+for argument in "$@"; do
+    case $argument in
+        --dry-run) mode=dry-run ;;
+        --print-command) mode=print ;;
+        *) extra+=("$argument") ;;
+    esac
+done
+
+gpus_here=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+if [ "$gpus_here" -eq 0 ]; then
+    gpus_here=8
+    [ "$PRESET" != debug ] || gpus_here=1
+fi
+gpus_per_node=${GPUS_PER_NODE:-$gpus_here}
+nnodes=${NNODES:-${SLURM_NNODES:-1}}
+node_rank=${NODE_RANK:-${SLURM_NODEID:-0}}
+for count in "GPUS_PER_NODE=$gpus_per_node" "NNODES=$nnodes"; do
+    [[ ${count#*=} =~ ^[1-9][0-9]*$ ]] || fail "$count: a whole number of 1 or more is needed"
+done
+if ! [[ $node_rank =~ ^[0-9]+$ && $node_rank -lt $nnodes ]]; then
+    fail "NODE_RANK=$node_rank: 0 to $((nnodes - 1)) with NNODES=$nnodes"
+fi
+
+out=${OUT:-out/$PRESET}
+read -r -a shards <<<"${DATA:-}"
+if [ "${#shards[@]}" -eq 0 ] && [ "$mode" = run ]; then
+    fail "DATA is not set: give the prefixes of the shards, e.g. DATA='$EXAMPLE_DATA' $0"
+fi
+mock_data=(--mock-data --tokenizer-type NullTokenizer --vocab-size 49152)
+if [ "${#shards[@]}" -eq 0 ]; then
+    echo "note: DATA is not set: checked with Megatron's mock data instead of shards" >&2
+fi
+
+logs=(
+    --log-interval 10 --log-throughput --log-progress
+    --tensorboard-dir "$out/tensorboard" --log-timers-to-tensorboard
+    --no-one-logger
+)
+if [ -n "${WANDB_PROJECT:-}" ]; then
+    logs+=(--wandb-project "$WANDB_PROJECT" --wandb-exp-name "${WANDB_NAME:-$PRESET-$PRECISION}" --wandb-save-dir "$out")
+fi
+if [ -n "${EXIT_MINUTES:-}" ]; then
+    logs+=(--exit-duration-in-mins "$EXIT_MINUTES")
+fi
+# On a cluster: parallel sizes for so many GPUs; optimizer states sharded over the data-parallel ranks, communication
+# hidden behind computation; saving does not stop the training; every rank collects garbage in the same step.
+cluster=(
+    --srp-precision "$PRECISION" --srp-layout auto --num-workers 4
+    --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
+    --async-save --use-persistent-ckpt-worker --async-strategy mcore
+    --exit-signal-handler --distributed-timeout-minutes 30
+    --manual-gc --manual-gc-interval 100
+)
+
+launch() {
+    local command=("$python" -m torch.distributed.run --nproc-per-node "$gpus_per_node")
+    if [ "$nnodes" -eq 1 ]; then
+        command+=(--standalone) # takes a free port
+    else
+        command+=(--nnodes "$nnodes" --node-rank "$node_rank")
+        command+=(--master-addr "${MASTER_ADDR:-}" --master-port "${MASTER_PORT:-29500}")
+    fi
+    command+=(-m megatron_srp.training.pretrain)
+
+    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    case $mode in
+        print)
+            printf '%q ' "${command[@]}" "$@" "${extra[@]}"
+            echo
+            ;;
+        dry-run)
+            echo "${command[*]} [the flags below]"
+            exec "$python" -m megatron_srp.training.pretrain "$@" "${extra[@]}" \
+                --srp-dry-run $((nnodes * gpus_per_node))
+            ;;
+        run)
+            [ "$nnodes" -eq 1 ] || [ -n "${MASTER_ADDR:-}" ] || fail "MASTER_ADDR is not set: the host name of node 0"
+            if [ "$PRESET" != debug ]; then # that one runs anywhere
+                "$python" "$root/tools/check_env.py" --precision "$PRECISION" --gpus "$gpus_per_node" --brief
+            fi
+            mkdir -p "$out"
+            exec "${command[@]}" "$@" "${extra[@]}"
+            ;;
+    esac
+}

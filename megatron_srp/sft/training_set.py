@@ -1,0 +1,174 @@
+"""Shards of conversations as one set to train on, epoch by epoch, packed to the sequence length.
+
+What sample `i` of a run holds follows from the shards, the sequence length and the seed alone, so that a
+run which was stopped goes on in the middle of an epoch, on any number of ranks.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.sft.packing import Packs, pack
+from megatron_srp.sft.shard import SftShard, find_sft_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A shard, and how often an epoch uses its conversations: 1 each once, 0.5 half of them, 2 each twice."""
+
+    prefix: str
+    share: float = 1.0
+
+
+class TrainingSet:
+    """The conversations of all sources.
+
+    Args:
+        sources: at least one.
+        seq_length: of a training sequence; a conversation of K tokens takes K - 1 of its positions, since
+            its first token is never a label and its last never an input.
+        seed: of everything that is drawn.
+
+    Attributes:
+        sizes: int64[N], positions that each conversation takes.
+        manifests: of the shards, in their order.
+
+    Raises:
+        InputError, UsageError: when a shard cannot be trained on at this length.
+    """
+
+    def __init__(self, sources: Sequence[Source], seq_length: int, seed: int) -> None:
+        self.sources, self.seq_length, self.seed = tuple(sources), seq_length, seed
+        self.shards = [SftShard(source.prefix) for source in sources]
+        self.manifests = [_checked_manifest(source) for source in sources]
+        for shard, source in zip(self.shards, sources, strict=True):
+            _check_lengths(shard.tokens.lengths, source.prefix, seq_length)
+        self.sizes = np.concatenate([shard.tokens.lengths for shard in self.shards]).astype(np.int64) - 1
+        self._first = np.cumsum([0, *map(len, self.shards)])
+        self._first_epoch: Packs | None = None
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and mask uint8, both [K], of conversation `i`."""
+        shard = int(np.searchsorted(self._first, i, "right")) - 1
+        return self.shards[shard][i - int(self._first[shard])]
+
+    def epoch(self, number: int) -> Packs:
+        """The packs of epoch `number`, from 0; the first is kept, as several ask for it."""
+        if number == 0 and self._first_epoch is None:
+            self._first_epoch = self._pack(0)
+        return self._first_epoch if number == 0 and self._first_epoch else self._pack(number)
+
+    def _pack(self, number: int) -> Packs:
+        rng = np.random.RandomState([self.seed, number])
+        drawn = np.concatenate([self._draw(k, rng) for k in range(len(self.sources))])
+        return pack(drawn, self.sizes[drawn], self.seq_length, rng)
+
+    def _draw(self, k: int, rng: np.random.RandomState) -> np.ndarray:
+        own = np.arange(self._first[k], self._first[k + 1])
+        times, rest = divmod(self.sources[k].share, 1.0)
+        some = rng.permutation(own)[: round(rest * len(own))]
+        return np.concatenate([np.tile(own, int(times)), some])
+
+    @property
+    def learned_share(self) -> float:
+        """Of all tokens, how many are learned."""
+        learned = sum(m["sft"]["tokens_learned"] * s.share for m, s in zip(self.manifests, self.sources, strict=True))
+        tokens = sum(len(d.mask) * s.share for d, s in zip(self.shards, self.sources, strict=True))
+        return float(learned / tokens)
+
+    def describe(self) -> str:
+        """How the first epoch is packed, for the user."""
+        packs = self.epoch(0)
+        full = self.sizes[packs.items].sum() / (len(packs) * self.seq_length)
+        return (
+            f"{len(packs.items):,} conversations in {len(packs):,} sequences of {self.seq_length:,} an epoch "
+            f"({len(packs.items) / len(packs):.1f} in each, {full:.1%} full); {self.learned_share:.1%} of the tokens "
+            "are learned"
+        )
+
+
+class Sequences:
+    """The training sequences of a run, by number: those of epoch 0, of epoch 1, and so on.
+
+    Args:
+        training_set: what is packed.
+        count: how many sequences there are to be.
+        epochs: after so many, further sequences are empty; None goes on to further epochs.
+        period: begin again after so many sequences, as each evaluation does; None never does.
+    """
+
+    def __init__(
+        self, training_set: TrainingSet, count: int, epochs: int | None = None, period: int | None = None
+    ) -> None:
+        self.training_set, self._count = training_set, count
+        self._num_epochs, self._period = epochs, period
+        self._first = [0]  # sequence of each epoch packed so far, and the first that is not packed
+        self._recent: dict[int, Packs] = {}  # epochs; the workers of a loader are never further apart than two
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Numbers int64 of the conversations in sequence `i`; none in an empty one."""
+        if not 0 <= i < self._count:
+            raise IndexError(i)
+        i = i % self._period if self._period else i
+        while self._first[-1] <= i and self._num_epochs != len(self._first) - 1:
+            self._first.append(self._first[-1] + len(self._epoch(len(self._first) - 1)))
+        epoch = bisect_right(self._first, i) - 1
+        if epoch == self._num_epochs:
+            return np.empty(0, np.int64)
+        return self._epoch(epoch)[i - self._first[epoch]]
+
+    def _epoch(self, number: int) -> Packs:
+        if number not in self._recent:
+            self._recent[number] = self.training_set.epoch(number)
+            if len(self._recent) > 2:
+                del self._recent[next(iter(self._recent))]
+        return self._recent[number]
+
+
+def parse_sources(values: Sequence[str], flag: str) -> list[Source]:
+    """`PREFIX ...`, or `SHARE PREFIX ...` in turn, as given to `flag`."""
+    shares = [_share(value) for value in values[::2]]
+    if len(values) % 2 or not values or None in shares:
+        return [Source(prefix) for prefix in values]
+    if any(share is None or not 0 < share < 1e6 for share in shares):
+        raise UsageError(f"{flag} {' '.join(values)}: a share is how often an epoch uses a shard, more than 0")
+    return [Source(prefix, share or 0.0) for share, prefix in zip(shares, values[1::2], strict=True)]
+
+
+def _share(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _checked_manifest(source: Source) -> dict[str, Any]:
+    manifest = find_sft_manifest(source.prefix)
+    if manifest is None:
+        raise InputError(f"{source.prefix}: no .srp.json beside it names it as conversations; see tools/augment_sft.py")
+    if not manifest["sft"]["tokens_learned"]:
+        raise InputError(f"{source.prefix}: none of its tokens is learned: no response, or all masked; build it anew")
+    return manifest
+
+
+def _check_lengths(lengths: np.ndarray, prefix: str, seq_length: int) -> None:
+    if (lengths < 2).any():
+        number = int(np.argmax(lengths < 2))
+        raise InputError(f"{prefix}: conversation {number} has {lengths[number]} tokens; damaged, build it anew")
+    longer = lengths > seq_length + 1
+    if longer.any():
+        raise UsageError(
+            f"{prefix}: {int(longer.sum()):,} of {len(lengths):,} conversations are longer than --seq-length "
+            f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Give that, or leave the long ones out with "
+            f"augment_sft.py --seq-length {seq_length}"
+        )
