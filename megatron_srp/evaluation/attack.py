@@ -1,6 +1,6 @@
 """The table of attacks, each imported when it is asked for, and the one that only asks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -38,7 +38,7 @@ class DirectRequest:
     name = "direct"
 
     def __init__(self, seed: int = 0) -> None:
-        self.settings: dict[str, Any] = {}  # nothing is drawn
+        self.settings: Mapping[str, Any] = {}  # nothing is drawn
 
     def cases(self, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence) -> Iterator[AttackCase]:
         for behavior in behaviors:

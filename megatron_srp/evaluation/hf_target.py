@@ -128,6 +128,18 @@ class HFTarget:
             seconds,
         )
 
+    def reflection_tokens(self, response: Response) -> int:
+        """How many of the answer's tokens belong to reflections, the end-of-text behind one that stops included."""
+        raw = response.raw
+        spans = [(len(raw[:a].encode()), len(raw[:b].encode())) for a, b, _ in self.options.form.find(raw)]
+        count, at, inside = 0, 0, False
+        for piece in self.model.pieces(response.tokens):
+            if piece:  # a token without text goes with the one before it
+                inside = any(start - 1 <= at < end for start, end in spans)
+            count += inside
+            at += len(piece)
+        return count
+
     def settings(self, defence: Defence) -> dict[str, Any]:
         """See `TargetModel`. The size of batches and the device change rounding only, and do not count."""
         policy = self.options.policy if defence is Defence.GUARDED else _OFF

@@ -104,12 +104,16 @@ class GuardedModel:
             prefill = f" {prefill}"
         return self._request(ids, prefill, options, spaced=False)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, with reflections as they are written and without special tokens."""
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token's text, with reflections as they are written; none for special tokens."""
         vocabulary = self.generator.vocabulary
         words = {OPEN_MARK: self._form.open, CLOSE_MARK: self._form.close}
         marks = {token: words[mark].encode() for token, mark in vocabulary.marks.items()}
-        return b"".join(marks.get(token) or vocabulary.piece(token) for token in tokens).decode(errors="replace")
+        return [marks.get(token) or vocabulary.piece(token) for token in tokens]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, with reflections as they are written and without special tokens."""
+        return b"".join(self.pieces(tokens)).decode(errors="replace")
 
     def _clean(self, text: str, options: Options) -> str:
         return self._escape(text) if options.escape else text

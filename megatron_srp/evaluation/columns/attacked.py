@@ -1,0 +1,110 @@
+"""Attack success: how many of the answers to an attack's cases are what the attacker wanted, by each judge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from megatron_srp.errors import UsageError
+from megatron_srp.evaluation.answers import answer, attack_cases
+from megatron_srp.evaluation.attack import load_attack
+from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
+from megatron_srp.evaluation.judges import Exchange, Opinion
+from megatron_srp.evaluation.statistics import wilson
+from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
+
+JUDGES = ("heuristic", "llm", "harmbench", "mixed")
+
+
+def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
+    """Options: `attack` and its own `options`, `defence`, `judges`, `max_new_tokens`, `make_targets`."""
+    options = spec.options
+    if options.get("base_only") and context.target.chat:
+        raise NotRun("for base models: this one has a chat template (--no-chat asks it without)")
+    name, behaviors = context.behaviors(spec)
+    if options.get("make_targets"):
+        behaviors = [with_target(behavior) for behavior in behaviors]
+    attack = load_attack(options["attack"], **{"seed": context.seed, **options.get("options", {})})
+    if not hasattr(attack, "cases"):
+        raise UsageError(f"column {spec.name}: attack {options['attack']} changes the model; its kind is finetune")
+    defence = Defence(options.get("defence", "unguarded"))
+    cases = attack_cases(cast(Attack, attack), behaviors, context.target, defence, context)
+    return judged(spec, context, context.target, behaviors, cases, defence, {"data": name})
+
+
+def with_target(behavior: Behavior) -> Behavior:
+    """With a target made from the request where the data set has none, as is usual: Sure, here is ..."""
+    request = behavior.prompt.strip().rstrip(".?!")
+    return (
+        behavior
+        if behavior.target
+        else replace(behavior, target=f"Sure, here is how to {request[:1].lower()}{request[1:]}")
+    )
+
+
+def judged(
+    spec: ColumnSpec,
+    context: Context,
+    target: TargetModel,
+    behaviors: Sequence[Behavior],
+    cases: Sequence[AttackCase],
+    defence: Defence,
+    facts: Mapping[str, Any],
+) -> ColumnResult:
+    """The column of these cases: answered, judged and counted."""
+    responses, reasons = answer(cases, target, defence, context, spec.name, spec.options.get("max_new_tokens"))
+    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses)
+    names = spec.options.get("judges", JUDGES)
+    measures = [
+        rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
+    ]
+    results = [
+        CaseResult(
+            behavior.id,
+            case,
+            response,
+            {name: opinions[name][i].verdict for name in names if name in opinions},
+            behavior.category,
+            behavior.harmful,
+            reason or "; ".join(opinions[name][i].failure for name in opinions if opinions[name][i].failure),
+        )
+        for i, (behavior, case, response, reason) in enumerate(zip(behaviors, cases, responses, reasons, strict=True))
+    ]
+    return ColumnResult(spec, measures, results, facts={**facts, **speed(responses), "defence": str(defence)})
+
+
+def opinions_on(
+    spec: ColumnSpec,
+    context: Context,
+    behaviors: Sequence[Behavior],
+    cases: Sequence[AttackCase],
+    responses: Sequence[Response | None],
+    question: str = "jailbreak",
+) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
+    """Opinions by judge on all cases, none on those that got no answer."""
+    answered = [i for i, response in enumerate(responses) if response is not None]
+    exchanges = [
+        Exchange(behaviors[i].prompt, cast(Response, responses[i]), cases[i].prefill, behaviors[i].response)
+        for i in answered
+    ]
+    found, not_run = context.panel.ask(spec.options.get("judges", JUDGES), exchanges, question)
+    spread = {name: [Opinion(None, "no answer")] * len(cases) for name in found}
+    for name, given in found.items():
+        for i, opinion in zip(answered, given, strict=True):
+            spread[name][i] = opinion
+    return spread, not_run
+
+
+def rate(name: str, opinions: Sequence[Opinion]) -> Measure:
+    """The share of yes among the opinions that there are."""
+    verdicts = [opinion.verdict for opinion in opinions if opinion.verdict is not None]
+    return Measure(name, wilson(sum(verdicts), len(verdicts)), failed=len(opinions) - len(verdicts))
+
+
+def speed(responses: Sequence[Response | None]) -> dict[str, Any]:
+    """Answers and tokens per second of generation, as it was when they were made."""
+    made = [response for response in responses if response is not None]
+    seconds = sum(response.seconds for response in made)
+    if not seconds:
+        return {}
+    tokens = sum(len(response.tokens) for response in made)
+    return {"answers_per_s": round(len(made) / seconds, 3), "tokens_per_s": round(tokens / seconds, 1)}

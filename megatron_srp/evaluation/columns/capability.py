@@ -1,0 +1,95 @@
+"""Capability through lm-eval: the model is handed over as it is, one task at a time, and every result is kept."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import sqrt
+
+import numpy as np
+
+from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
+from megatron_srp.evaluation.results import key_of
+from megatron_srp.evaluation.statistics import Z95, Estimate, mean
+from megatron_srp.evaluation.types import AttackCase, Defence
+
+
+def capability(spec: ColumnSpec, context: Context) -> ColumnResult:
+    """Options: `tasks`, from lm-eval's names to the metric that counts, or those of `--lm-eval-tasks`."""
+    try:
+        import lm_eval  # noqa: F401  (whether it is there)
+    except ImportError:
+        raise NotRun("lm-eval is not installed; pip install 'megatron-srp[eval]'") from None
+    tasks: Mapping[str, str] = context.lm_eval.get("tasks") or spec.options["tasks"]
+    runner = _Runner(context)
+    measures, cases = [], []
+    for task, metric in tasks.items():
+        try:
+            scores = runner.scores(task, metric)
+        except NotRun as error:
+            measures.append(Measure(task, None, not_run=str(error)))
+            continue
+        measures.append(Measure(task, _normal(np.array(list(scores.values())))))
+        cases += [CaseResult(f"{task}/{i}", AttackCase(i, ""), None, {task: score}) for i, score in scores.items()]
+    averaged = [m for m in measures if m.name in spec.options.get("mean_of", tasks)]
+    return ColumnResult(spec, [*measures, _average(averaged)], cases, facts={"metrics": dict(tasks)})
+
+
+def _normal(values: np.ndarray) -> Estimate:
+    """A mean and its normal interval, as lm-eval's own standard error gives it."""
+    half = Z95 * values.std(ddof=1) / sqrt(len(values)) if len(values) > 1 else float("nan")
+    middle = mean(values)
+    return Estimate(middle, middle - half, middle + half, len(values))
+
+
+def _average(measures: list[Measure]) -> Measure:
+    estimates = [m.estimate for m in measures if m.estimate]
+    if not estimates or len(estimates) < len(measures):
+        return Measure("mean", None, not_run="not all of its tasks were run")
+    middle = float(np.mean([e.value for e in estimates]))
+    half = sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / len(estimates)
+    return Measure("mean", Estimate(middle, middle - half, middle + half, sum(e.n for e in estimates)))
+
+
+class _Runner:
+    def __init__(self, context: Context) -> None:
+        self._context, self._model, self._manager = context, None, None
+        self._results = context.store.file("capability")
+
+    def scores(self, task: str, metric: str) -> dict[str, float]:
+        """The metric for each document, by its number; raises NotRun with lm-eval's reason."""
+        context = self._context
+        dtype = context.target.settings(Defence.UNGUARDED)["dtype"]
+        key = key_of(context.target.fingerprint, dtype, task, metric, context.limit, version("lm_eval"))
+        if key not in self._results:
+            context.progress.step(f"lm-eval: {task}", 1)
+            self._results.add([(key, self._evaluate(task, metric))])
+            context.progress.advance()
+        found: dict[str, float] = self._results[key]
+        return found
+
+    def _evaluate(self, task: str, metric: str) -> dict[str, float]:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        target = self._context.target
+        try:
+            self._manager = self._manager or TaskManager(include_path=self._context.lm_eval.get("include"))
+            self._model = self._model or HFLM(
+                pretrained=target.network, tokenizer=target.tokenizer, batch_size=target.batch_size
+            )
+            found = lm_eval.simple_evaluate(
+                model=self._model,
+                tasks=[task],
+                limit=self._context.limit,
+                task_manager=self._manager,
+                log_samples=True,
+                bootstrap_iters=0,
+                verbosity="ERROR",
+            )
+        except Exception as error:  # of lm-eval, datasets, the network
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise NotRun(f"lm-eval cannot run it: {reason}") from None
+        samples = found["samples"][task]
+        if any(metric not in sample for sample in samples):
+            raise NotRun(f"lm-eval has no metric {metric} for it")
+        return {str(sample["doc_id"]): float(sample[metric]) for sample in samples}
