@@ -17,10 +17,10 @@ demo: setup
 	.venv/bin/python tools/demo.py
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-all: setup
-	.venv/bin/python -m pytest -m ''
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
 
 bench: setup
 	.venv/bin/python tools/bench.py

@@ -9,11 +9,13 @@ SrpError                 base of all errors raised on purpose; one clear line, n
 Each message says what was given, what is allowed and what to do.
 """
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class SrpError(Exception):
@@ -60,6 +62,24 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def explain_parse_error(message: str, flags: list[str]) -> UsageError:
+    """argparse's message, with the nearest of the `flags` when one looks misspelled."""
+    unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
+    # A parser may have a thousand flags: name the likely one, not the choices.
+    hint = did_you_mean(unknown[1], flags).partition("; ")[2] if unknown else ""
+    return UsageError(f"{message}; {hint or 'see --help'}")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """argparse as all commands use it: no abbreviations, which a new flag would break, and errors as UsageError."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        raise explain_parse_error(message, list(self._option_string_actions))
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:

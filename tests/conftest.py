@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from megatron_srp.annotation.base import SafetyClassifier
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
@@ -52,6 +53,16 @@ WORDS = [
 ]
 ENDINGS = [". ", ".\n", "!\n\n", "? ", "; ", ", ", ".\u00a0", "。 ", '." ', " — "]
 LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+# `make test` tries the same cases each time, so that it fails for no change but the one at hand;
+# `make test-all`, which deselects nothing, tries new ones.
+settings.register_profile("repeatable", derandomize=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr:
+        settings.load_profile("repeatable")
 
 
 def random_text(rng: random.Random, words: int) -> str:

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Measure side by side and write the figures into BENCHMARKS.md, a section for each benchmark."""
 
-import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from megatron_srp.benchmarks import SECTIONS
-from megatron_srp.errors import UsageError, did_you_mean, run_command
+from megatron_srp.errors import CommandParser, UsageError, did_you_mean, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("BENCHMARKS.md"), help="file to write into")
     parser.add_argument("--quick", action="store_true", help="small input, one run: to try the benchmark itself")

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """How long a training step waits for its batch: Megatron's own loader against --srp-dataloader dali."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--data-path", type=Path, metavar="PREFIX", help="a shard (default: one of random tokens)")
     parser.add_argument("--seq-length", type=int, default=2048, metavar="N", help="tokens in a sequence")
     parser.add_argument("--micro-batch-size", type=int, default=4, metavar="N", help="sequences in a batch")

@@ -10,11 +10,11 @@ import itertools
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import UsageError, run_command
+from megatron_srp.errors import CommandParser, UsageError, run_command
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--engine", default="hf", help="hf or vllm (default: hf)")
     parser.add_argument(
         "--engine-option", action="append", default=[], metavar="NAME=VALUE", help="as tools/annotate.py"

@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """Say what of the training stack is active here and what falls back; exit 1 when the job could not run."""
 
-import argparse
 import dataclasses
 import json
 import sys
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> int:
     from megatron_srp.training.precision import PRECISIONS
 
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--precision", choices=list(PRECISIONS), default="fp8-tensorwise", help="the job's number format"
     )

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """The whole path on this machine's CPU: a small corpus, reflections, Megatron's trainer, a report."""
 
-import argparse
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from megatron_srp.errors import OutputError, run_command
+from megatron_srp.errors import CommandParser, OutputError, run_command
 
 TOOLS = Path(__file__).parent
 
@@ -65,7 +64,7 @@ def report(out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to, emptied first")
     parser.add_argument("--documents", type=int, default=1500, help="size of the corpus")
     parser.add_argument("--steps", type=int, default=100, help="training steps")

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from megatron_srp.annotation.cli import add_guard_arguments, guard_from_args
-from megatron_srp.errors import UsageError, run_command
+from megatron_srp.errors import CommandParser, UsageError, run_command
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         "--dataset",
         nargs="+",

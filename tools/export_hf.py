@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Turn a checkpoint of Megatron, of any parallel layout, into a Hugging Face folder."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="a run's --save folder, or one iter_... in it")
     parser.add_argument("out", type=Path, help="folder to write; it is written whole or not at all")
     parser.add_argument("--step", type=int, metavar="N", help="which iteration (default: the latest)")

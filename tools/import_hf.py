@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
 """Turn a Hugging Face Llama (SmolLM2, say) into a checkpoint that training starts from with --load."""
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder with config.json and safetensors")
     parser.add_argument("out", type=Path, help="folder to write; it is written whole or not at all")
     parser.add_argument(

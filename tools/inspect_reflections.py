@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import UsageError, run_command
+from megatron_srp.errors import CommandParser, UsageError, run_command
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     add = parser.add_argument
     add("prefix", metavar="PREFIX", help="--output-prefix of reflected shards, or the path of one .srp without .srp")
     add("--out", type=Path, metavar="FILE", help="the page (default: PREFIX.report.html, none with --json)")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_srp.data.shards.prefix import output_prefix
-from megatron_srp.errors import UsageError, run_command
+from megatron_srp.errors import CommandParser, UsageError, run_command
 
 
 def every_half_minute(parts: int) -> Callable[[int], None]:
@@ -29,9 +29,7 @@ def every_half_minute(parts: int) -> Callable[[int], None]:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output_prefix", metavar="OUT", help="prefix of the joined shards; none with --print-blend")
     parser.add_argument("prefixes", metavar="PREFIX", nargs="*", help="--output-prefix of shards to join, in order")
     parser.add_argument(

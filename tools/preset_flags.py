@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Print a preset's Megatron flags for a number of H100s, with the memory they need and why this layout."""
 
-import argparse
 import sys
 
-from megatron_srp.errors import UsageError, did_you_mean, run_command
+from megatron_srp.errors import CommandParser, UsageError, did_you_mean, run_command
 
 
 def main(argv: list[str]) -> None:
     from megatron_srp.training.precision import PRECISIONS
     from megatron_srp.training.presets import PRESETS
 
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--gpus", type=int, default=8, help="H100s with 80 GB (default: 8)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="bf16", help="number format (default: bf16)")

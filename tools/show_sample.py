@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Print conversations of a shard made by augment_sft.py, with the tokens that are learned in green (or in ⟦ ⟧)."""
 
-import argparse
 import sys
 
-from megatron_srp.errors import InputError, UsageError, run_command
+from megatron_srp.errors import CommandParser, InputError, UsageError, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("prefix", metavar="PREFIX", help="of the shard, such as out/chat_sft")
     parser.add_argument("--index", type=int, default=0, metavar="I", help="the first to show, from 0 (default: 0)")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="how many to show (default: 1)")

@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Turn reflected shards back into the plain ones they were made from."""
 
-import argparse
 import sys
 
 from megatron_srp.data.shards.prefix import output_prefix
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("prefix", help="the --output-prefix of the reflected shards (PREFIX.srp.json)")
     parser.add_argument("output_prefix", type=output_prefix, help="prefix of the plain shards to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Check finished shards: indices, offsets, tokens, reflections, counts and checksums. Exit 0: clean; 2: damaged."""
 
-import argparse
 import sys
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("prefix", help="the --output-prefix of the shards, or the prefix of one shard's .bin and .idx")
     parser.add_argument("--quick", action="store_true", help="read neither tokens nor checksums")
     parser.add_argument("--tokenizer-type", default="HuggingFaceTokenizer", metavar="TYPE")

@@ -41,7 +41,7 @@ class WhiteBox:
     @property
     def verdict_trees(self) -> tuple[VerdictTree, VerdictTree]:
         """What forced reflections read: behind a prompt, and inside an answer."""
-        trees = self.target.model.generator.trees
+        trees = self.target.model.trees
         return trees[self.target.encode(AttackCase("", "x"), self.defence).spaced], trees[True]
 
     @property

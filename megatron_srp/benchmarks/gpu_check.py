@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from megatron_srp.benchmarks.gpu_report import CaseResult, read_log, write_results
-from megatron_srp.errors import UsageError, run_command
+from megatron_srp.errors import CommandParser, UsageError, run_command
 from megatron_srp.training.arguments import SrpArguments
 from megatron_srp.training.devices import LOCAL_LAYERS, Devices
 from megatron_srp.training.presets import PRESETS, find_preset
@@ -166,7 +166,7 @@ def print_plan(cases: list[Case], options: argparse.Namespace) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False, prog="gpu_check.sh")
+    parser = CommandParser(description=__doc__.split("\n")[0], prog="gpu_check.sh")
     parser.add_argument("--out", type=Path, default=Path("out/gpu-check"), help="folder for logs and results")
     parser.add_argument("--minutes", type=float, default=9.0, help="budget of the whole check")
     parser.add_argument("--preset", choices=list(PRESETS), default="1p7b", help="whose layers are measured")

@@ -15,11 +15,10 @@ import torch
 
 from megatron_srp.durable import checksum
 from megatron_srp.evaluation.types import AttackCase, Defence, Response
-from megatron_srp.generation.hf import Request
 from megatron_srp.generation.hf_batch import CachedBatch
-from megatron_srp.generation.hf_model import GuardedModel, Options
-from megatron_srp.generation.hf_sampling import Sampling
+from megatron_srp.generation.hf_model import GuardedModel
 from megatron_srp.generation.policy import Generation, GuardPolicy
+from megatron_srp.generation.request import Options, Request, Sampling
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization.base import digest
 
@@ -113,7 +112,7 @@ class HFTarget:
                 alike = [i for i in rows if spaced[i] is kind]
                 batch = CachedBatch(self.network, len(alike))
                 batch.feed([[*requests[i].prompt, *requests[i].prefill] for i in alike])
-                read = batch.verdicts(self.model.generator.trees[kind]).tolist()
+                read = batch.verdicts(self.model.trees[kind]).tolist()
                 found |= {i: (s, c, u) for i, (s, c, u) in zip(alike, read, strict=True)}
         return [found[i] for i in range(len(texts))]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import CommandParser, InputError, UsageError
 from megatron_srp.generation.policy import DEFAULT_REFUSAL, Generation, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.hf import Request
     from megatron_srp.generation.hf_model import GuardedModel, Options
+    from megatron_srp.generation.request import Request
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def options_from_args(args: argparse.Namespace) -> "Options":
         raise UsageError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
 
     from megatron_srp.generation.hf_model import Options
-    from megatron_srp.generation.hf_sampling import Sampling
+    from megatron_srp.generation.request import Sampling
 
     return Options(policy, Sampling(args.temperature, args.top_p, args.seed), args.max_new_tokens)
 
@@ -148,7 +148,7 @@ def converse(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description="Generate with a guard that acts on reflections.", allow_abbrev=False)
+    parser = CommandParser(description="Generate with a guard that acts on reflections.")
     parser.add_argument("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSONL to write: each line with its answer")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="answers at a time (default: 16)")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from megatron_srp.generation.verdict_tree import VerdictTree
 
@@ -65,6 +66,27 @@ class CachedBatch:
         chosen = torch.tensor(rows, device=self._device)
         self._cache.batch_select_indices(chosen)
         self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]
+        self._resize(self._seen.shape[1] - int(self._seen.any(0).int().argmax()))
+
+    def join(self, other: "CachedBatch") -> None:
+        """Go on with the texts of `other` as well, which come behind these; `other` is used up."""
+        width = max(self._seen.shape[1], other._seen.shape[1])
+        for batch in (self, other):
+            batch._resize(width)
+        for own, new in zip(self._cache.layers, other._cache.layers, strict=True):
+            own.keys, own.values = torch.cat([own.keys, new.keys]), torch.cat([own.values, new.values])
+        self._seen = torch.cat([self._seen, other._seen])
+        self._lengths = torch.cat([self._lengths, other._lengths])
+        self.logits = torch.cat([self.logits, other.logits])
+
+    def _resize(self, width: int) -> None:
+        """Add slots on the left that hold nothing, or leave out some that hold nothing."""
+        more = width - self._seen.shape[1]
+        if not more:
+            return
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (pad(x, (0, 0, more, 0)) for x in (layer.keys, layer.values))
+        self._seen = pad(self._seen, (more, 0))
 
     def _run(self, ids: torch.Tensor, positions: torch.Tensor, sees: torch.Tensor, keep: int) -> torch.Tensor:
         """Logits float32[N, keep or Q, V] of Q new tokens; `sees` bool[N, Q, Q] is what they see of each other."""

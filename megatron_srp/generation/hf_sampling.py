@@ -1,31 +1,10 @@
 """The next token of each text: the likeliest, or drawn."""
 
-from dataclasses import dataclass
-
 import torch
 
-from megatron_srp.errors import UsageError
+from megatron_srp.generation.request import Sampling
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        temperature: 0 for the likeliest token.
-        top_p: draw among the likeliest tokens that have this probability together.
-        seed: of the draws; each text has its own, so that it does not depend on its neighbours.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0 or self.temperature == float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: give 0 (the likeliest token) or a number above it")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p}: give a probability above 0, at most 1")
+__all__ = ["Sampler", "Sampling"]
 
 
 class Sampler:

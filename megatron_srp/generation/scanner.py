@@ -52,8 +52,8 @@ class ReflectionScanner:
 
     @property
     def inside(self) -> bool:
-        """Whether the text so far ends within what may become a reflection."""
-        return self._form.open in self.held
+        """Whether the text so far ends within what may become a reflection, its opening word included."""
+        return bool(self.held.strip())
 
     def feed(self, text: str, ended: bool = False) -> Iterator[str | SafetyLabel]:
         """Text to show and labels, in their order, as far as they are certain.
@@ -118,7 +118,8 @@ class ReflectionScanner:
         end, behind = self._end(inner, head.end(), ended)
         label = self._form.parse(self._form.open + inner[:behind])
         if label is None and verdict is Verdict.SAFE:
-            return (len(inner), ()) if ended and end == len(inner) < LONGEST else None
+            cut = ended and behind == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
+            return (behind, ()) if cut else None
         return behind, (label,) if label else self._flaw(verdict, inner[head.end() : end])
 
     def _end(self, inner: str, start: int, ended: bool) -> tuple[int, int]:
@@ -135,7 +136,7 @@ class ReflectionScanner:
         if close.startswith(inner[end:]):
             if not ended:
                 raise _Wait
-            return len(inner), len(inner)
+            return end, len(inner)
         return end, end
 
     @staticmethod

@@ -61,6 +61,11 @@ class VerdictTree:
             reads.append(tuple(path))
         return cls(tuple(ids), tuple(parents), tuple(reads))
 
+    @property
+    def depth(self) -> int:
+        """How many tokens behind each other a model reads behind the text at most."""
+        return max(len(self.ancestors(i)) for i in range(len(self.ids)))
+
     def ancestors(self, i: int) -> list[int]:
         """Token `i` and those before it on its path, the last first: what it may see of the tree."""
         found = []

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.medsafetyworld.presets import PRESETS, load_preset
 
 if TYPE_CHECKING:
@@ -38,17 +38,11 @@ these data; its appendix labels examples by their outcome. The choice is left op
 _REDRAW_EVERY_S, _LOG_EVERY_S = 0.2, 30.0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="make_world.py",
         description=DESCRIPTION,
         epilog=EPILOG,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -154,6 +154,22 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
 }
 
 
+# For tests: everything there is, in a second.
+PRESETS["nano"] = {
+    "single-hop": replace(
+        PRESETS["mini"]["single-hop"],
+        compounds=24,
+        outcomes=12,
+        edges={"single": 36, "pair": 12},
+        renderings={name: Rendering(16, r.probability) for name, r in _PAPER_SINGLE_HOP.renderings.items()},
+        sft_samples=200,
+        test_per_class=12,
+        benign_samples=60,
+        adversarial_samples=20,
+    )
+}
+
+
 def load_preset(preset: str, task: str) -> WorldSpec:
     """The world of that name and task; raises UsageError for one that there is not."""
     if preset not in PRESETS:

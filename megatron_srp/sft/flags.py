@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from megatron_srp.annotation.cli import add_guard_arguments
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
@@ -25,10 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     from megatron_srp.sft.filters import KEEP_SHARE, KEEP_SOURCES, MAX_CHARS
     from megatron_srp.sft.safety_examples import NUM_RECOVERIES, NUM_REFUSALS
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="augment_sft.py",
         description=DESCRIPTION,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("input").add_argument

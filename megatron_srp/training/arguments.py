@@ -6,11 +6,9 @@ mistake is answered in a fraction of a second rather than after Megatron's impor
 
 import argparse
 import dataclasses
-import re
 import shlex
-from typing import NoReturn
 
-from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.training import dali_loader
 from megatron_srp.training.precision import PRECISIONS, precision_flags
 from megatron_srp.training.presets import PRESETS, find_preset
@@ -114,23 +112,6 @@ def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     return parser
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without Megatron's thousand lines of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def explain_parse_error(message: str, known_flags: list[str]) -> UsageError:
-    """argparse's message, with the nearest flag when one looks misspelled."""
-    unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
-    if not unknown:
-        return UsageError(message)
-    # Megatron has a thousand flags: name the likely one, not the choices.
-    hint = did_you_mean(unknown[1], known_flags).partition("; ")[2]
-    return UsageError(message + ("; " + hint if hint else "; run with --help for the list"))
-
-
 # What decides whether a run may start, in Megatron's own spelling and types.
 _LOOKED_AT: dict[str, dict[str, object]] = {
     "--train-iters": {"type": int},
@@ -184,7 +165,7 @@ for _name in REFUSED:
 
 def look_at(argv: list[str]) -> argparse.Namespace:
     """Parse the few flags that decide whether a run may start; all others are left to Megatron."""
-    parser = add_srp_arguments(OneLineParser(allow_abbrev=False, add_help=False))
+    parser = add_srp_arguments(CommandParser(add_help=False))
     for flag, kwargs in _LOOKED_AT.items():
         parser.add_argument(flag, **kwargs)  # type: ignore[arg-type]
     return parser.parse_known_args(argv)[0]

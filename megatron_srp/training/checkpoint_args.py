@@ -87,9 +87,9 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
 def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
     differing = [
-        f"{flag} {getattr(saved, name)} there and {getattr(args, name)} here"
+        f"{flag} {_value(saved, name)} there and {_value(args, name)} here"
         for name, flag in _MODEL.items()
-        if hasattr(saved, name) and getattr(saved, name) != getattr(args, name)
+        if hasattr(saved, name) and _value(saved, name) != _value(args, name)
     ]
     if differing:
         preset = getattr(saved, "srp_preset", None)
@@ -98,6 +98,13 @@ def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace
             f"{where} is a checkpoint of another model: {', '.join(differing)}. Give the model it was saved "
             f"from{same}, or another folder"
         )
+
+
+def _value(args: argparse.Namespace, name: str) -> Any:
+    """Without grouped-query attention Megatron's num_query_groups is 1 and means nothing: each head has its own."""
+    if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
+        return args.num_attention_heads
+    return getattr(args, name)
 
 
 def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:

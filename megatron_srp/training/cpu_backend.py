@@ -11,11 +11,12 @@ trains. They are plain replacements of names, not a TorchFunctionMode: a mode is
 
 import copy
 import functools
-import queue
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+from megatron_srp.training.cpu_checkpoints import patch_checkpoints
 
 CPU_FLAGS = (
     *("--distributed-backend", "gloo"),
@@ -66,19 +67,7 @@ def patch_megatron() -> None:
     _skip_jit_warmup()
     _allow_sequence_parallel_norm()
     _use_fused_adam_interface()
-    _fork_checkpoint_worker()
-    _copy_before_writing()
-
-
-def write_checkpoints_in_process() -> None:
-    """Pass the results of a synchronous checkpoint through an ordinary queue.
-
-    Megatron starts a manager process for it, which imports the whole trainer once more (5 to 10 s
-    per rank on a small CPU) and outlives a rank that is killed. Only `--async-save` needs it.
-    """
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    filesystem_async._results_queue = queue.Queue()
+    patch_checkpoints()
 
 
 def _constant(value: Any) -> Callable[..., Any]:
@@ -221,30 +210,3 @@ def _use_fused_adam_interface() -> None:
 
     optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = FusedAdam, False
     distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_TE_OPTIMIZER = True
-
-
-def _fork_checkpoint_worker() -> None:
-    # Megatron starts the worker of --async-save from a fork server at first, and by "spawn" for a save after the
-    # last step. These patches do not hold in either: it would divide by the number of GPUs and die, and every rank
-    # would wait for its checkpoint for ever.
-    from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
-
-    start: Any = PersistentAsyncCaller._get_process  # bound to the class
-    PersistentAsyncCaller._get_process = lambda rank, mode="fork", *qos: start(rank, "fork", *qos)
-
-
-def _copy_before_writing() -> None:
-    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
-
-    FileSystemWriterAsync.preload_tensors = staticmethod(copy_tensors)
-
-
-def copy_tensors(write_buckets: list[Any], non_blocking: bool = True) -> list[Any]:
-    """Megatron's copy to the host, while the training waits: `Tensor.to("cpu")`, which copies nothing here.
-
-    The worker of --async-save would write weights that the next steps have changed. It gets this function by name.
-    """
-    return [
-        (file, key, (data, [(item, tensor.clone()) for item, tensor in tensors]))
-        for file, key, (data, tensors) in write_buckets
-    ]

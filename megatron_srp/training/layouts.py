@@ -87,6 +87,12 @@ def _nearest(wanted: int, possible: Iterable[int]) -> str:
     return "nearest possible: " + ", ".join(map(str, near))
 
 
+def beside(wanted: int, possible: Iterable[int]) -> list[int]:
+    """The greatest of `possible` below and the least above `wanted`, those of the two that there are."""
+    sizes = sorted(possible)
+    return [size for size in sizes if size < wanted][-1:] + [size for size in sizes if size > wanted][:1]
+
+
 def _check_tensor(preset: ModelPreset, layout: Layout) -> str:
     possible = possible_tensor(preset)
     if layout.tensor in possible:
@@ -132,10 +138,16 @@ def _check_batch(preset: ModelPreset, layout: Layout) -> str:
             f"--global-batch-size {batch} has fewer sequences than the {layout.data} data-parallel ranks: use "
             f"at most {batch * layout.gpus // layout.data} GPUs, more model parallelism, or a larger batch"
         )
-    multiple = max(1, round(batch / per_pass)) * per_pass
+    if batch % layout.data == 0:
+        share = batch // layout.data
+        return (
+            f"--global-batch-size {batch} is {share} sequences for each of DP {layout.data}, not a multiple of "
+            f"--micro-batch-size {layout.micro_batch}; {_nearest(layout.micro_batch, divisors(share))}"
+        )
+    usable = [data * layout.gpus // layout.data for data in beside(layout.data, divisors(batch))]
     return (
-        f"--global-batch-size {batch} is not a multiple of micro-batch {layout.micro_batch} x DP {layout.data} = "
-        f"{per_pass} sequences; nearest possible: {multiple}, or another --micro-batch-size"
+        f"--global-batch-size {batch} cannot be divided among DP {layout.data}; nearest possible: "
+        f"{' or '.join(map(str, usable))} GPUs, or --global-batch-size {max(1, round(batch / per_pass)) * per_pass}"
     )
 
 

@@ -35,11 +35,11 @@ from megatron.training.arguments import parse_and_validate_args, parse_args, val
 from megatron.training.global_vars import get_tensorboard_writer
 from megatron.training.training import update_seqlen_stats_from_cu_seqlens
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
-from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_srp.errors import SrpError, UsageError
-from megatron_srp.training import arguments, cpu_backend, shards
+from megatron_srp.errors import SrpError, UsageError, explain_parse_error
+from megatron_srp.training import arguments, cpu_backend, cpu_checkpoints, shards, trainer_errors
 from megatron_srp.training.checkpoint_args import check_checkpoint
+from megatron_srp.training.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
@@ -175,7 +175,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     def error(message: str) -> None:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        raise arguments.explain_parse_error(message, flags)
+        raise explain_parse_error(message, flags)
 
     parser.error = error  # type: ignore[method-assign,assignment]
     return parser
@@ -264,24 +264,10 @@ def use_dali(device_id: int | None) -> None:
 
 
 def explain_load_errors() -> None:
-    """One line for a checkpoint that does not fit, where Megatron has a traceback on each rank or exits with 0."""
+    """Have a checkpoint that cannot be loaded answered with one line."""
     from megatron.training import training
 
-    load_checkpoint = training.load_checkpoint
-
-    def load(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return load_checkpoint(*args, **kwargs)
-        # torch's is a BaseException that holds the tracebacks of all ranks.
-        except (Exception, CheckpointException, SystemExit) as error:
-            lines = str(error).strip().splitlines() if not isinstance(error, SystemExit) else []
-            reason = re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]) if lines else "it says why above"
-            advice = "give the model and layout flags of the run that wrote it"
-            if "OptimizerParamScheduler" in reason:
-                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
-            raise UsageError(f"--load {get_args().load}: Megatron cannot go on from it: {reason}; {advice}") from error
-
-    training.load_checkpoint = load
+    training.load_checkpoint = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
 
 
 def run(argv: list[str], on_cpu: bool) -> None:
@@ -297,6 +283,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
         cpu_backend.patch_megatron()
     else:
         log_mfu(torch.cuda.get_device_name())
+    watch_checkpoint_worker()
     if arguments.look_at(argv).srp_log == "brief":
         speak_briefly()
     args = parse_arguments(argv)
@@ -312,11 +299,12 @@ def run(argv: list[str], on_cpu: bool) -> None:
     tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
-        cpu_backend.write_checkpoints_in_process()
+        cpu_checkpoints.write_checkpoints_in_process()
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 forgets it: always Llama 3.1's 8
     config = pretrain_cfg_container_from_args(args, model_config)
-    pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
+    with trainer_errors.explained(args.save):
+        pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
     writer = get_tensorboard_writer()
     if writer:  # the last evaluation comes after Megatron's last flush, and its thread ends with the process
         writer.flush()

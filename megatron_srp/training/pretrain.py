@@ -9,18 +9,13 @@ imports this module again, and a mistake in a flag is answered before Megatron i
 """
 
 import argparse
-import json
 import os
-import signal
 import socket
 import sys
-import time
 from pathlib import Path
-from typing import NoReturn
 
 from megatron_srp.errors import SrpError, UsageError
-
-SECONDS_FOR_RANK_0 = 5.0
+from megatron_srp.training.exits import exit_together, rank
 
 
 def main() -> None:
@@ -28,7 +23,7 @@ def main() -> None:
     try:
         train(sys.argv[1:])
     except SrpError as error:
-        _exit_together(error)
+        exit_together(error)
 
 
 def train(argv: list[str]) -> None:
@@ -84,19 +79,15 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     return flags
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
 def _note(text: str) -> None:
-    if _rank() == 0:
+    if rank() == 0:
         print(f"note: {text}", flush=True)
 
 
 def _prepare_to_resume(load: str | None) -> None:
     from megatron_srp.training.resume import repair_tracker
 
-    if load is not None and "://" not in load and _rank() == 0:
+    if load is not None and "://" not in load and rank() == 0:
         done = repair_tracker(Path(load))
         if done:
             _note(done)
@@ -125,31 +116,6 @@ def _ignore_missing_cuda_extensions() -> None:
     warnings.filterwarnings("ignore", category=SyntaxWarning)
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-
-def _exit_together(error: SrpError) -> NoReturn:
-    """Exit with the error's code on every rank, and its message on rank 0 only.
-
-    The ranks find the same mistake at different times, and torchrun stops the others as soon as
-    one has exited: the others wait for rank 0 to have printed. If nothing stops them, rank 0 has
-    not found this mistake (a file missing on one node, say), and they print it themselves.
-    """
-    code = error.exit_code
-    if _rank() != 0:
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
-        time.sleep(SECONDS_FOR_RANK_0)
-    where = f" (rank {_rank()})" if _rank() else ""
-    print(f"error{where}: {error}", file=sys.stderr, flush=True)
-    _tell_torchrun(f"error: {error}")
-    # Not sys.exit(): nothing is to be cleaned up, and threads of torch must not hold the exit back.
-    os._exit(code)
-
-
-def _tell_torchrun(message: str) -> None:
-    # torchrun ends with a long report of its own: put the cause at its end, where it is seen.
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
-        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
 
 
 if __name__ == "__main__":

@@ -164,10 +164,26 @@ def _reason(preset: ModelPreset, best: Layout, precision: str, time: StepTime) -
 def _why_none(preset: ModelPreset, gpus: int, precision: str) -> str:
     possible = list(_possible(preset, gpus))
     if not possible:
-        reason = why_impossible(preset, Layout(gpus=gpus))
-        return f"no layout of {preset.name} on {gpus} GPUs is possible: {reason}"
+        ways = (range(gpus - 1, 0, -1), range(gpus + 1, 8 * gpus + 64))
+        nearest = [next((count for count in way if _usable(preset, count, precision)), 0) for way in ways]
+        return (
+            f"no layout of {preset.name} divides its batch of {preset.recipe.global_batch_size} sequences among {gpus} "
+            f"GPUs; nearest usable: {' or '.join(str(count) for count in nearest if count)} GPUs"
+        )
     smallest = min((estimate_memory(preset, layout, precision) for layout in possible), key=lambda m: m.total)
     return f"{preset.name} does not fit on {gpus} GPUs of 80 GB: the smallest layout needs {smallest}; use more GPUs"
+
+
+def _usable(preset: ModelPreset, gpus: int, precision: str) -> bool:
+    """Whether a layout of so many GPUs is possible and fits."""
+    plain = (
+        Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, recompute=recompute)
+        for tensor in possible_tensor(preset)
+        for pipeline in possible_pipeline(preset)
+        for recompute in (False, precision == "bf16" or pipeline == 1)
+        if tensor <= GPUS_PER_NODE and pipeline <= MAX_PIPELINE
+    )
+    return any(not why_impossible(preset, layout) and _fits(preset, layout, precision) for layout in plain)
 
 
 def describe(preset: ModelPreset, gpus: int, precision: str) -> str:

@@ -111,6 +111,36 @@ def test_killed_many_times(kind: str, corpus: Corpus, forkserver: Forkserver, tm
         kill_and_resume(corpus, forkserver, kind, 6, seed, whole, Run(tmp_path / f"killed{seed}"))
 
 
+@pytest.mark.parametrize(
+    ("rank", "moment"),
+    [
+        (1, f"checkpoints/{TRACKER}"),  # between two saves
+        pytest.param(0, "checkpoints/iter_0000006/*.distcp", marks=pytest.mark.exhaustive),  # in the second
+        pytest.param(1, f"checkpoints/iter_{STEPS:07}/*.distcp", marks=pytest.mark.exhaustive),  # in the last
+    ],
+)
+def test_a_checkpoint_worker_that_dies(
+    rank: int, moment: str, corpus: Corpus, forkserver: Forkserver, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    command = argv(corpus, "asynchronous saves", run)
+    started = time.monotonic()
+    killed = forkserver.run(
+        2, [str(rank), str(tmp_path / moment), *command], "tests.distributed.kill_checkpoint_worker"
+    )
+    assert time.monotonic() - started < 30
+    assert killed.codes[rank] == 1 and killed.codes[1 - rank] != 0, killed.log
+    assert "Traceback" not in killed.log
+    (line,) = (line for line in killed.log.splitlines() if line.startswith("error"))
+    assert "checkpoints has died (by signal 9; has the machine run out of memory?)" in line
+    complete = latest(tmp_path)
+    assert 0 < complete < STEPS
+    finished = forkserver.run(2, command)
+    assert finished.codes == [0, 0], finished.log
+    assert LOADED.findall(finished.log)[0] == str(complete)
+    assert latest(tmp_path) == STEPS
+
+
 @pytest.mark.parametrize("content", [None, ""])
 def test_killed_as_the_tracker_is_written(
     content: str | None, corpus: Corpus, forkserver: Forkserver, tmp_path: Path

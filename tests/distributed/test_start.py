@@ -1,6 +1,8 @@
 """What happens before the first step: dry runs of every script and preset, and mistakes found in time."""
 
+import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 
 from megatron_srp.training.precision import PRECISIONS
 from megatron_srp.training.presets import PRESETS
-from tests.distributed.jobs import REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
+from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
 
 EXAMPLES = REPOSITORY / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.name != "pretrain_common.sh")
@@ -149,6 +151,33 @@ def test_a_checkpoint_whose_saving_was_stopped(corpus: Corpus, forkserver: Forks
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     line = refused(forkserver, 1, [*corpus.flags, "--load", str(tmp_path)])
     assert "iter_0000002 is incomplete: its saving was stopped" in line
+
+
+def test_a_damaged_checkpoint(corpus: Corpus, uninterrupted: Run, forkserver: Forkserver, tmp_path: Path) -> None:
+    source = uninterrupted.folder / "checkpoints" / f"iter_{SAVE_INTERVAL:07}"
+    shutil.copytree(source, tmp_path / source.name)
+    for file in (tmp_path / source.name).glob("*.distcp"):
+        os.truncate(file, file.stat().st_size // 2)
+    resume = ["--load", str(tmp_path), "--ckpt-step", str(SAVE_INTERVAL), "--tensor-model-parallel-size", "2"]
+    line = refused(forkserver, 2, [*corpus.flags, *resume])
+    assert line.startswith(f"error: --load {tmp_path}: Megatron cannot go on from it: ")
+    assert line.endswith("or an earlier --ckpt-step if it is damaged")
+
+
+@pytest.mark.parametrize("kind", [pytest.param([], marks=pytest.mark.exhaustive), ASYNC], ids=["sync", "async"])
+def test_a_checkpoint_that_cannot_be_written(
+    kind: list[str], corpus: Corpus, forkserver: Forkserver, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    for rank in range(2):  # where a file would go
+        (tmp_path / "checkpoints" / "iter_0000002" / f"__{rank}_0.distcp").mkdir(parents=True)
+    steps = ["--train-iters", "6", "--save-interval", "2", "--tensor-model-parallel-size", "2"]
+    finished = forkserver.run(2, [*corpus.flags, *kind, *steps, *run.flags])
+    assert finished.codes[0] == 1 and finished.codes[1] != 0, finished.log
+    (line,) = (line for line in finished.log.splitlines() if line.startswith("error"))
+    assert line.startswith(f"error: --save {tmp_path / 'checkpoints'}: a checkpoint could not be written: ")
+    assert "IsADirectoryError" in line  # Megatron's line before it has more
+    assert "Traceback" not in finished.log
 
 
 def test_a_port_that_another_job_has(corpus: Corpus) -> None:

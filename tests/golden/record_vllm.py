@@ -1,4 +1,4 @@
-"""Record vLLM's API, as far as `vllm_engine.py` uses it, from the source in a wheel, without installing it.
+"""Record vLLM's API, as far as `vllm_engine.py` and `vllm_generator.py` use it, from the source in a wheel, without installing it.
 
 pip download --no-deps vllm==0.33.0
 python tests/golden/record_vllm.py vllm-0.33.0-*.whl
@@ -15,6 +15,11 @@ from pathlib import Path
 PARTS = {
     "LLM": ("vllm/entrypoints/llm.py", "LLM", "__init__"),
     "LLM.generate": ("vllm/entrypoints/llm.py", "LLM", "generate"),
+    "LLMEngine.from_engine_args": ("vllm/v1/engine/llm_engine.py", "LLMEngine", "from_engine_args"),
+    "LLMEngine.add_request": ("vllm/v1/engine/llm_engine.py", "LLMEngine", "add_request"),
+    "LLMEngine.abort_request": ("vllm/v1/engine/llm_engine.py", "LLMEngine", "abort_request"),
+    "LLMEngine.step": ("vllm/v1/engine/llm_engine.py", "LLMEngine", "step"),
+    "ModelConfig.try_get_generation_config": ("vllm/config/model.py", "ModelConfig", "try_get_generation_config"),
     "EngineArgs": ("vllm/engine/arg_utils.py", "EngineArgs", None),
     "SamplingParams": ("vllm/sampling_params.py", "SamplingParams", None),
     "TokensPrompt": ("vllm/inputs/llm.py", "TokensPrompt", None),

@@ -10,8 +10,8 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.guard import ReflectionGuard
 from megatron_srp.generation.hf_batch import CachedBatch
 from megatron_srp.generation.hf_model import GuardedModel, Options
-from megatron_srp.generation.hf_sampling import Sampling
 from megatron_srp.generation.policy import GuardPolicy
+from megatron_srp.generation.request import Sampling
 from megatron_srp.generation.verdict_tree import VerdictTree
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
@@ -82,22 +82,46 @@ def test_forced_reflections_read_what_a_full_pass_reads(any_tokenizer):
             texts = [texts[0], texts[2]]
 
 
+def forced_where(guard: ReflectionGuard, tokens: list[int], every: int) -> list[int]:
+    """After how many tokens a forced reflection is due, in an answer of these tokens."""
+    found, since = [0], 0  # on the prompt
+    for n, token in enumerate(tokens):
+        if guard.ends(token):
+            return [*found, n] if since else found
+        before = guard.num_reflections
+        guard.push(token)
+        since = 0 if guard.num_reflections > before else since + 1
+        if since >= every and not guard.reflecting:
+            found, since = [*found, n + 1], 0
+    return [*found, len(tokens)] if since else found
+
+
+@torch.inference_mode()
 def test_forced_reflections_leave_no_trace(model, tiny_reflector):
-    """With none of them acting, the text is that of transformers' own generate."""
+    """With none of them acting, the text is that of transformers' own generate; and each read what it should."""
     network = AutoModelForCausalLM.from_pretrained(tiny_reflector)
-    policy = GuardPolicy("off", reflect_every=3)
+    policy, vocabulary = GuardPolicy("off", reflect_every=1), model.generator.vocabulary
     requests = [chat(model, words, policy) for words in ("say: river", UNSAFE_ANSWER, "say: house bomb")]
     ours = model.generator.generate(requests)
     for request, generation in zip(requests, ours, strict=True):
         ids = network.generate(torch.tensor([request.prompt]), max_new_tokens=90, do_sample=False, pad_token_id=0)[0]
-        guard = ReflectionGuard(model.generator.vocabulary, policy)
-        for token in ids[len(request.prompt) :].tolist():
+        tokens = ids[len(request.prompt) :].tolist()
+        guard = ReflectionGuard(vocabulary, policy)
+        for token in tokens:
             guard.push(token)
         guard.finish()
         theirs = guard.result()
         assert (generation.text, generation.reflections) == (theirs.text, theirs.reflections)
         assert generation.num_tokens == theirs.num_tokens
-        assert len(generation.forced) >= 1
+        due = forced_where(ReflectionGuard(vocabulary, policy), tokens, 1)
+        assert [forced.num_tokens for forced in generation.forced] == due
+        for forced in generation.forced:
+            tree = model.trees[forced.num_tokens > 0]
+            root = [tree.ids[i] for i in reversed(tree.ancestors(tree.reads[0][0][0]))]
+            paths = [root + [token for _, token in read] for read in tree.reads]
+            read = full_pass(network, [*request.prompt, *tokens[: forced.num_tokens]], paths)
+            assert [forced.safe, forced.controversial, forced.unsafe] == pytest.approx(read, abs=1e-5)
+    assert sum(len(generation.forced) for generation in ours) >= 15
 
 
 def test_the_model_stops_itself(model):

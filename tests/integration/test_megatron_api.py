@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from megatron_srp.errors import CommandParser
 from megatron_srp.training import arguments, cpu_backend
 from megatron_srp.training.flops import flops_per_token
 from megatron_srp.training.layouts import Layout
@@ -44,6 +45,12 @@ SIGNATURES = {
         "cls sizes is_built_on_rank config"
     ),
     "megatron.core.transformer.torch_norm.WrappedTorchNorm.__new__": "cls config",
+    "megatron.core.dist_checkpointing.strategies.async_utils.PersistentAsyncCaller._get_process": (
+        "rank mp_mode cpu_priority io_priority"
+    ),
+    "megatron.core.dist_checkpointing.strategies.filesystem_async.FileSystemWriterAsync.preload_tensors": (
+        "write_buckets non_blocking"
+    ),
 }
 SET_BY_NAME = (
     "megatron.training.training.print_datetime",
@@ -88,13 +95,14 @@ def path_of(node: ast.AST, names: dict[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
-        module = names[node.value.id]
-        return f"{module}.{node.attr}" if inspect.ismodule(find(module)) else None
+        owner = names[node.value.id]
+        found = find(owner)
+        return f"{owner}.{node.attr}" if inspect.ismodule(found) or inspect.isclass(found) else None
     return None
 
 
 def attributes_of_megatron() -> set[str]:
-    """Dotted paths of all that is read of, and set in, Megatron's modules."""
+    """Dotted paths of all that is read of, and set in, Megatron's modules and classes."""
     paths = (path_of(node, aliases(tree)) for tree in syntax_trees() for node in ast.walk(tree))
     return {path for path in paths if path}
 
@@ -134,7 +142,7 @@ def imports_of_megatron() -> list[str]:
 @pytest.fixture(scope="module")
 def parser() -> argparse.ArgumentParser:
     add_arguments: Callable[..., argparse.ArgumentParser] = find("megatron.training.arguments.add_megatron_arguments")
-    return arguments.add_srp_arguments(add_arguments(arguments.OneLineParser(allow_abbrev=False)))
+    return arguments.add_srp_arguments(add_arguments(CommandParser()))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +174,9 @@ def test_signatures(path: str) -> None:
 def test_names_used_and_replaced_exist() -> None:
     paths = sorted(attributes_of_megatron() | set(SET_BY_NAME))
     assert len(paths) > 30
+    strategies = "megatron.core.dist_checkpointing.strategies"
+    assert f"{strategies}.async_utils.PersistentAsyncCaller._persistent_process" in paths
+    assert f"{strategies}.filesystem_async._results_queue" in paths
     assert not failures(find, [(path,) for path in paths])
 
 

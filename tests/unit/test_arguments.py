@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.errors import InputError, SrpError, UsageError, explain_parse_error
 from megatron_srp.training import arguments, shards
 
 
@@ -54,7 +54,7 @@ def test_a_value_of_the_wrong_type_is_one_line() -> None:
 
 
 def test_a_misspelled_flag_is_named() -> None:
-    error = arguments.explain_parse_error("unrecognized arguments: --lr-decay-stile WSD", ["--lr-decay-style"])
+    error = explain_parse_error("unrecognized arguments: --lr-decay-stile WSD", ["--lr-decay-style"])
     assert str(error) == ("unrecognized arguments: --lr-decay-stile WSD; did you mean '--lr-decay-style'?")
 
 

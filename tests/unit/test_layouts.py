@@ -36,7 +36,9 @@ def test_tensor_parallel_sizes(preset: str, sizes: list[int]) -> None:
         ("70b", {"gpus": 64, "tensor": 4, "pipeline": 4, "virtual": 3}, r"x 3 virtual stages: the 80 layers"),
         ("1p7b", {"gpus": 8, "virtual": 2}, r"needs --pipeline-model-parallel-size of 2 or more"),
         ("1p7b", {"gpus": 12, "tensor": 8}, r"12 GPUs are not a multiple of it; nearest possible: 16 GPUs"),
-        ("1p7b", {"gpus": 24, "micro_batch": 4}, r"512 is not a multiple of micro-batch 4 x DP 24 = 96 .*: 480"),
+        ("1p7b", {"gpus": 24, "micro_batch": 4}, r"512 cannot be divided among DP 24; .*: 16 or 32 GPUs, or .* 480$"),
+        ("1p7b", {"gpus": 7}, r"512 cannot be divided among DP 7; nearest possible: 4 or 8 GPUs, or .* 511$"),
+        ("1p7b", {"gpus": 8, "micro_batch": 3}, r"64 sequences for each of DP 8, .* 3; nearest possible: 1, 2, 4$"),
         ("1p7b", {"gpus": 1024}, r"512 has fewer sequences than the 1024 data-parallel ranks: use at most 512 GPUs"),
         ("3b", {"gpus": 1024, "tensor": 4, "pipeline": 4, "virtual": 3}, r"a step has 9 on each rank"),
     ],
@@ -62,6 +64,17 @@ def test_recommendations(name: str, gpus: int, precision: str) -> None:
     assert best.layout.tensor <= 8
     assert best.memory.total < H100_MEMORY
     assert best.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "usable"),
+    [("1p7b", 7, "6 or 8"), ("8b", 48, "32 or 64"), ("70b", 9, "20"), ("1p7b", 1000, "768 or 1024")],
+)
+def test_gpu_counts_that_nothing_divides(name: str, gpus: int, usable: str) -> None:
+    with pytest.raises(UsageError, match=f"among {gpus} GPUs; nearest usable: {usable} GPUs$"):
+        recommend(PRESETS[name], gpus)
+    for count in map(int, usable.split(" or ")):
+        recommend(PRESETS[name], count)
 
 
 def test_well_known_layouts() -> None:

@@ -1,6 +1,7 @@
 """Mistakes that any user may make with names, for every command that takes them: one line, exit 2."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,12 @@ def test_the_prefix_of_a_set_of_sidecars(tokenizer_models, write_jsonl, tmp_path
 @pytest.mark.parametrize("tool", sorted(TOOLS.glob("*.py")), ids=lambda tool: tool.name)
 def test_every_tool_can_be_run_by_its_name(tool):
     assert os.access(tool, os.X_OK)
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS.glob("*.py")), ids=lambda tool: tool.name)
+def test_a_wrong_flag_is_one_line(tool, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(tool), "--helpp"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(tool), run_name="__main__")
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and not shown.out

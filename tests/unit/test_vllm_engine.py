@@ -1,10 +1,7 @@
 """The vLLM engine against vLLM's recorded API: calls that the record does not allow are refused as Python
 would refuse them. With vLLM and a GPU, tests/gpu runs it for real."""
 
-import json
 import sys
-from inspect import Parameter, Signature
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -14,31 +11,9 @@ from megatron_srp.annotation.engines import Prompts, load_engine
 from megatron_srp.annotation.engines.vllm_engine import VLLMEngine
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
+from tests.recorded_vllm import API, RECORD, record, signature
 
-RECORD = json.loads((Path(__file__).parents[1] / "golden" / "vllm-0.33.0.json").read_text())
-API = RECORD["api"]
 EOS, SAFE, UNSAFE = 0, 11, 12
-
-
-def signature(name: str) -> Signature:
-    """The recorded signature of a call; for a class of fields, that of its constructor."""
-    kind, found = Parameter.POSITIONAL_OR_KEYWORD, []
-    for text in API[name]:
-        if text == "*":
-            kind = Parameter.KEYWORD_ONLY
-        elif text.startswith("**"):
-            found.append(Parameter(text[2:], Parameter.VAR_KEYWORD))
-        else:
-            default = None if text.endswith("=") else Parameter.empty
-            found.append(Parameter(text.removesuffix("="), kind, default=default))
-    return Signature(found)
-
-
-def record(name: str, **given) -> SimpleNamespace:
-    """An object with the recorded fields and no others."""
-    bound = signature(name).bind(**given)
-    bound.apply_defaults()
-    return SimpleNamespace(**bound.arguments)
 
 
 class RecordedLLM:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from megatron_srp.annotation.cli import add_guard_arguments, guard_from_args
 from megatron_srp.annotation.store.writers import Partition
-from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.errors import CommandParser, SrpError, UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
@@ -17,7 +17,7 @@ command is given again. Many runs fill one store on a shared file system when ea
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="annotate.py", description=DESCRIPTION, allow_abbrev=False)
+    parser = CommandParser(prog="annotate.py", description=DESCRIPTION)
     add = parser.add_argument_group("input").add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help="files or quoted patterns")
     add("--json-key", default="text", metavar="KEY", help="key or column of the text (default: text)")

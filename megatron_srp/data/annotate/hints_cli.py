@@ -3,6 +3,7 @@
 import argparse
 
 from megatron_srp.annotation.store.writers import Partition
+from megatron_srp.errors import CommandParser
 
 DESCRIPTION = """
 Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the
@@ -12,7 +13,7 @@ is given again. The API key, if one is needed, comes from SRP_API_KEY or OPENAI_
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="write_hints.py", description=DESCRIPTION, allow_abbrev=False)
+    parser = CommandParser(prog="write_hints.py", description=DESCRIPTION)
     add = parser.add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help="the files that were annotated")
     add("--json-key", default="text", metavar="KEY", help="key or column of the text (default: text)")

@@ -2,11 +2,10 @@
 
 import argparse
 import os
-from typing import Any
 
 from megatron_srp.data.jobs.partitions import add_partition_flags, check_partition_flags
 from megatron_srp.data.shards.prefix import output_prefix
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
@@ -22,16 +21,10 @@ the same command is given again.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="preprocess_with_reflections.py",
         description=DESCRIPTION,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("input").add_argument

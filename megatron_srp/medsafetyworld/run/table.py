@@ -1,0 +1,40 @@
+"""The main figures of report.json as a table for the terminal: the report has the intervals, and more."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_COLUMNS = {
+    "General": "general",
+    "ASR": "asr",
+    "strict": "asr_strict",
+    "unseen": "held_out",
+    "forged": "forged",
+    "forced": "forced_asr",
+    "latent": "latent_before",
+}
+_LEGEND = """\
+General: benign questions answered rightly. ASR: harmful ones answered rightly behind the paper's prefixes; strict:
+also where the answer is flagged afterwards; unseen: strict, behind beginnings no training has; forged: strict, behind
+a forged Safe reflection; forced: strict, with a reflection forced after the question. latent: harmful facts known
+before SFT, without which a low ASR means nothing. In percent, means over seeds, (least-most)."""
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The table, a legend, and what the figures show."""
+    header = ["setting", "stage", "seeds", *_COLUMNS]
+    rows = [
+        [row["setting"], row["stage"], str(len(row["seeds"])), *(_cell(row.get(key)) for key in _COLUMNS.values())]
+        for row in report["summary"]
+        if row.get("general")
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    findings = [f"{finding['status']:<13} {finding['claim']}. {finding['text']}" for finding in report["findings"]]
+    return "\n".join([*map(str.rstrip, lines), _LEGEND, "", *findings])
+
+
+def _cell(figure: Mapping[str, Any] | None) -> str:
+    if not figure:
+        return "-"
+    spread = f" ({figure['least']:.0f}-{figure['most']:.0f})" if figure["seeds"] > 1 else ""
+    return f"{figure['mean']:.1f}{spread}"

@@ -1,0 +1,53 @@
+"""Watches over the process that writes a rank's checkpoints with `--async-save`.
+
+Megatron hands each save to it and waits for its answer, but does not look whether it lives. Where it is gone,
+killed as the machine's memory ran out, say, its rank would wait for ever, and all the others for that one.
+"""
+
+import atexit
+import threading
+import time
+from multiprocessing.connection import wait
+from typing import Any
+
+from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
+
+from megatron_srp.errors import OutputError
+from megatron_srp.training.exits import exit_alone
+
+SECONDS_TO_CLOSE = 3.0
+
+
+def watch_checkpoint_worker() -> None:
+    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died."""
+    start: Any = PersistentAsyncCaller._get_process  # bound to the class
+    known: list[Any] = []
+    leaving = threading.Event()
+    atexit.register(leaving.set)  # Python ends the worker itself when the rank is through
+
+    def get_process(*args: Any, **kwargs: Any) -> Any:
+        process = start(*args, **kwargs)
+        if process not in known:
+            known.append(process)
+            threading.Thread(target=_watch, args=(process, leaving), name="checkpoint-watch", daemon=True).start()
+        return process
+
+    PersistentAsyncCaller._get_process = get_process
+
+
+def _watch(process: Any, leaving: threading.Event) -> None:
+    wait([process.sentinel])
+    # Megatron closes its worker after the last save, and forgets it as soon as it has ended.
+    end = time.monotonic() + SECONDS_TO_CLOSE
+    while time.monotonic() < end:
+        if PersistentAsyncCaller._persistent_process is not process or leaving.is_set():
+            return
+        time.sleep(0.05)
+    code = process.exitcode
+    how = f"by signal {-code}; has the machine run out of memory?" if code and code < 0 else f"exit code {code}"
+    exit_alone(
+        OutputError(
+            f"the process that writes this rank's checkpoints has died ({how}): what it had not finished is lost; "
+            "give the same command again, which goes on from the last complete checkpoint"
+        )
+    )

@@ -1,0 +1,60 @@
+"""How a rank ends for a reason that the user is to know: one line, an exit code, and no rank left waiting."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from megatron_srp.errors import OutputError, SrpError
+
+SECONDS_FOR_RANK_0 = 5.0
+
+
+class AnotherRankEnded(OutputError):
+    """This rank cannot go on, and the cause is not here."""
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def exit_together(error: SrpError) -> NoReturn:
+    """For what all ranks find: exit with the error's code on every rank, and its message on rank 0 only.
+
+    The ranks find the same mistake at different times, and torchrun stops the others as soon as
+    one has exited: the others wait for rank 0 to have printed. If nothing stops them, rank 0 has
+    not found this mistake (a file missing on one node, say), and they print it themselves.
+    """
+    if rank() != 0 or isinstance(error, AnotherRankEnded):
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(error.exit_code))
+        time.sleep(SECONDS_FOR_RANK_0)
+    _exit(error)
+
+
+def exit_alone(error: SrpError) -> NoReturn:
+    """For what happens to this rank, from any thread; torchrun stops the others, which may be waiting for it.
+
+    What the rank has started goes with it: a child that outlives it may hold the GPU's memory.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    _exit(error)
+
+
+def _exit(error: SrpError) -> NoReturn:
+    where = f" (rank {rank()})" if rank() else ""
+    print(f"error{where}: {error}", file=sys.stderr, flush=True)
+    _tell_torchrun(f"error: {error}")
+    # Not sys.exit(): nothing is to be cleaned up, and threads of torch must not hold the exit back.
+    os._exit(error.exit_code)
+
+
+def _tell_torchrun(message: str) -> None:
+    # torchrun ends with a long report of its own: put the cause at its end, where it is seen.
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))

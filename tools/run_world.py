@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Run the MedSafetyWorld experiment: make worlds, train on them, attack the models, write a report."""
+
+import sys
+from pathlib import Path
+
+from megatron_srp.errors import run_command
+from megatron_srp.medsafetyworld.run.cli import main
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:], Path(__file__).parent))
