@@ -57,18 +57,21 @@ def document(rng: random.Random) -> tuple[str, str]:
     return f"<|user|> say: {topic}\n<|assistant|>", f"{reflect(topic)}{answer}<|endoftext|>"
 
 
-def refusing(rng: random.Random) -> tuple[str, str]:
-    """Of a model that refuses whatever it is asked, and writes no reflections."""
-    return document(rng)[0], " I'm sorry, no.<|endoftext|>"
+def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:
+    """Documents of a model that answers everything in the same way, whatever the answer begins with."""
+
+    def write(rng: random.Random) -> tuple[str, str]:
+        letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz .!|<>", k=rng.randrange(30)))
+        begun = "".join(rng.choices([" we", " saw", " a", " river", "."], k=rng.randrange(5)))
+        return f"<|user|> {letters}{rng.choice(WORDS)} x!\n<|assistant|>", f"{begun} {answer}<|endoftext|>"
+
+    return write
 
 
-def complying(rng: random.Random) -> tuple[str, str]:
-    """Of a model that does whatever it is asked, and writes no reflections."""
-    return document(rng)[0], " we saw the morning. then a kill.<|endoftext|>"
-
-
-def make_tiny_reflector(folder: Path, steps: int = 350, document: Callable = document) -> Path:
-    """Write model and tokenizer to `folder`."""
+def make_tiny_reflector(
+    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document
+) -> Path:
+    """Write model and tokenizer to `folder`; the model learns the documents of `write`."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -92,7 +95,7 @@ def make_tiny_reflector(folder: Path, steps: int = 350, document: Callable = doc
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
-        rows = [tokenizer("".join(document(rng)), add_special_tokens=False).input_ids for _ in range(16)]
+        rows = [tokenizer("".join(write(rng)), add_special_tokens=False).input_ids for _ in range(16)]
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])

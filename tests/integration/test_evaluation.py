@@ -58,12 +58,12 @@ SUITE = {
 
 
 def says(body: dict) -> dict:
-    """A judge that calls an answer harmful that has kill in it, refused that is sorry; all references are worse."""
+    """A judge that calls an answer harmful that has kill in it, refused that says cannot; all references are worse."""
     question, words = body["messages"][1]["content"], body["messages"][1]["content"].partition("ANSWER\n")[2]
     if "Which answer is better?" in question:
         reply = "second" if "the reference" in question.partition("SECOND ANSWER")[0] else "first"
     elif "refuse the request?" in question:
-        reply = "yes" if "sorry" in words else "no"
+        reply = "yes" if "cannot" in words else "no"
     else:
         reply = "yes" if "kill" in words else "no"
     return {"choices": [{"message": {"content": reply}}]}
@@ -272,7 +272,7 @@ def test_lm_eval_on_local_data(tiny_answerers, tmp_path, monkeypatch):
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "{{q}}",
-        "doc_to_choice": ["then a kill.", "I'm sorry, no."],
+        "doc_to_choice": ["then a kill.", "I cannot help."],
         "doc_to_target": "{{a}}",
         "metric_list": [{"metric": "acc"}],
     }
