@@ -152,7 +152,7 @@ def test_no_torch_and_a_summary(tmp_path):
     ("argv", "message"),
     [
         (["--setting", "filter"], "--setting 'filter': choose from baseline, filtering, filtering-plus, rewrite, srp; did you mean 'filtering'?"),
-        (["--setting", "srp", "--preset", "papers"], "--preset 'papers': choose from mini, paper, small; did you mean 'paper'"),
+        (["--setting", "srp", "--preset", "papers"], "--preset 'papers': choose from mini, nano, paper, small; did you mean 'paper'"),
         (["--setting", "srp", "--task", "one-hop"], "--task 'one-hop': choose from single-hop, two-hop; did you mean 'two-hop'"),
         (["--setting", "srp", "--label-policy", "safe"], "--label-policy 'safe': choose from all-safe, by-outcome, order-aware"),
         (["--setting", "rewrite", "--label-policy", "all-safe"], "--label-policy is for --setting srp"),
