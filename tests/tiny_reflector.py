@@ -9,6 +9,7 @@ Controversial. The word knife is Safe in a prompt, but it has the model write ki
 
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_srp.reflection import ReflectionFormat
@@ -56,8 +57,21 @@ def document(rng: random.Random) -> tuple[str, str]:
     return f"<|user|> say: {topic}\n<|assistant|>", f"{reflect(topic)}{answer}<|endoftext|>"
 
 
-def make_tiny_reflector(folder: Path, steps: int = 350) -> Path:
-    """Write model and tokenizer to `folder`."""
+def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:
+    """Documents of a model that answers everything in the same way, whatever the answer begins with."""
+
+    def write(rng: random.Random) -> tuple[str, str]:
+        letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz .!|<>", k=rng.randrange(30)))
+        begun = "".join(rng.choices([" we", " saw", " a", " river", "."], k=rng.randrange(5)))
+        return f"<|user|> {letters}{rng.choice(WORDS)} x!\n<|assistant|>", f"{begun} {answer}<|endoftext|>"
+
+    return write
+
+
+def make_tiny_reflector(
+    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document
+) -> Path:
+    """Write model and tokenizer to `folder`; the model learns the documents of `write`."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -81,7 +95,7 @@ def make_tiny_reflector(folder: Path, steps: int = 350) -> Path:
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
-        rows = [tokenizer("".join(document(rng)), add_special_tokens=False).input_ids for _ in range(16)]
+        rows = [tokenizer("".join(write(rng)), add_special_tokens=False).input_ids for _ in range(16)]
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
