@@ -40,14 +40,18 @@ def bootstrap(values: np.ndarray, score: Callable[[np.ndarray], float], seed: in
         values: [N, ...] observations; rows are drawn.
         score: of such an array; NaN where it has none, and such draws are left out.
     """
-    n = len(values)
-    if not n:
+    if not len(values):
         return Estimate(nan, nan, nan, 0)
-    rng = np.random.default_rng(seed)
-    drawn = np.array([score(values[rng.integers(n, size=n)]) for _ in range(RESAMPLES)])
-    drawn = drawn[~np.isnan(drawn)]
+    drawn = _drawn(values, score, seed)
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (nan, nan)
-    return Estimate(float(score(values)), float(low), float(high), n)
+    return Estimate(float(score(values)), float(low), float(high), len(values))
+
+
+def _drawn(values: np.ndarray, score: Callable[[np.ndarray], float], seed: int) -> np.ndarray:
+    """float[R] scores of so many draws of the rows, without NaN."""
+    rng, n = np.random.default_rng(seed), len(values)
+    drawn = np.array([score(values[rng.integers(n, size=n)]) for _ in range(RESAMPLES)])
+    return drawn[~np.isnan(drawn)]
 
 
 def mean(values: np.ndarray) -> float:
@@ -88,15 +92,14 @@ def paired_bootstrap(
     """The difference `score(b) - score(a)` with its interval, and a two-sided p-value: twice the share of
     draws on the other side of zero. Rows of `a` and `b` belong together and are drawn together."""
     both = np.stack([a, b], axis=1)
-    difference = bootstrap(both, lambda rows: score(rows[:, 1]) - score(rows[:, 0]), seed)
-    rng = np.random.default_rng(seed)
-    n = len(both)
-    draws = []
-    for _ in range(RESAMPLES):
-        rows = both[rng.integers(n, size=n)]
-        draws.append(score(rows[:, 1]) - score(rows[:, 0]))
-    found = np.array([d for d in draws if not np.isnan(d)])
-    if not len(found):
-        return difference, nan
-    share = min((found <= 0).mean(), (found >= 0).mean())
-    return difference, float(min(1.0, 2 * max(share, 1 / len(found))))
+
+    def difference(rows: np.ndarray) -> float:
+        return score(rows[:, 1]) - score(rows[:, 0])
+
+    drawn = _drawn(both, difference, seed)
+    if not len(drawn):
+        return Estimate(difference(both), nan, nan, len(both)), nan
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    other_side = min((drawn <= 0).mean(), (drawn >= 0).mean())
+    p = min(1.0, 2 * max(float(other_side), 1 / len(drawn)))
+    return Estimate(difference(both), float(low), float(high), len(both)), p
