@@ -8,7 +8,9 @@ import pytest
 
 from megatron_srp.attacks.finetune import FineTuningAttack
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.evaluation.behaviors import find_sources
 from megatron_srp.evaluation.hf_target import HFTarget
+from megatron_srp.evaluation.suite import load_suite
 from megatron_srp.evaluation.types import AttackCase, Defence
 
 # As the miniature's own, but answers begin in training where they begin in inference.
@@ -63,6 +65,16 @@ def test_the_modes_are_those_of_augment_sft(data: Path, tmp_path: Path) -> None:
     assert len({json.dumps(dict(attack.settings)) for attack in made.values()}) == 3
     data.write_text(data.read_text() * 2)
     assert FineTuningAttack("benign", "original", str(data)).settings != made["original"].settings
+
+
+def test_the_suite_has_what_the_modes_need(data: Path) -> None:
+    columns = [c for c in load_suite("paper").columns if c.kind == "finetune"]
+    sources = find_sources([f"{name}={data}" for name in ("gsm8k", "hexphi", "sft")])
+    for column in columns:
+        options = column.options["options"].items()
+        given = {name: sources[value["source"]] if isinstance(value, dict) else value for name, value in options}
+        assert FineTuningAttack(**given).settings["mode"] == given["mode"]
+    assert len(columns) == 6
 
 
 @pytest.mark.parametrize(
