@@ -16,6 +16,7 @@ from megatron_srp.evaluation.types import Behavior
 
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
+POST_TRAINING = "sft"  # no data set: what augment_sft.py --output wrote, of which fine-tuning mixes in some
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
         if Path(text).is_dir():
             sources |= {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
         elif equals and source:
-            find_format(name)
+            if name != POST_TRAINING:
+                find_format(name)
             sources[name] = source
         else:
             raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")
