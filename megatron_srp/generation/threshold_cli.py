@@ -1,6 +1,5 @@
 """`tools/choose_threshold.py`: the curve of two files of answers, and the threshold that it recommends."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
