@@ -48,7 +48,7 @@ class Gap:
 
 
 def find(groups: Groups) -> list[Finding]:
-    """All findings, the main claim first."""
+    """All findings, the main claim first, and last those that nothing was measured for."""
     srp, filtering = groups.get(("srp", SFT)), groups.get(("filtering", SFT))
     found = [
         _leaks(groups, "filtering"),
@@ -63,7 +63,7 @@ def find(groups: Groups) -> list[Finding]:
         _forged(groups),
         *(_brought_back(groups, stage) for stage in ("benign-original", "adversarial")),
     ]
-    return [finding for finding in found if finding]
+    return sorted(filter(None, found), key=lambda finding: finding.status == "not measured")
 
 
 def compare(a: Group, b: Group, metric: str) -> Gap | None:
