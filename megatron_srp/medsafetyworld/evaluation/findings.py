@@ -1,15 +1,10 @@
-"""What the figures show, in words computed from them; where they do not show it, the words say that.
-
-A comparison of two settings is over the seeds that both have. Its interval spans Student's t of the seeds'
-differences and Newcombe's of the two shares; with one seed it is Newcombe's alone, which knows nothing of other
-seeds, and the words say so.
-"""
+"""What the figures show, in words computed from them; where they do not show it, the words say that."""
 
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from megatron_srp.medsafetyworld.evaluation.intervals import difference, mean_over_seeds
+from megatron_srp.medsafetyworld.evaluation.comparison import compare
 from megatron_srp.medsafetyworld.evaluation.paper import POST_ONLY
 from megatron_srp.medsafetyworld.evaluation.summary import PRETRAINED, SETTINGS, SFT, STAGES, Group, Groups
 from megatron_srp.medsafetyworld.queries import HARMFUL
@@ -33,21 +28,6 @@ class Finding:
         return {"claim": self.claim, "status": self.status, "text": self.text}
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """A difference in points with its interval, over a number of seeds."""
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-    @property
-    def says(self) -> str:
-        over = f"{self.seeds} seeds" if self.seeds > 1 else "one seed: the interval is over questions only"
-        return f"{self.mean:+.1f} points (95% interval {self.low:+.1f} to {self.high:+.1f}, {over})"
-
-
 def find(groups: Groups) -> list[Finding]:
     """All findings, the main claim first, and last those that nothing was measured for."""
     srp, filtering = groups.get(("srp", SFT)), groups.get(("filtering", SFT))
@@ -65,19 +45,6 @@ def find(groups: Groups) -> list[Finding]:
         *(_brought_back(groups, stage) for stage in ("benign-original", "adversarial")),
     ]
     return sorted(filter(None, found), key=lambda finding: finding.status == "not measured")
-
-
-def compare(a: Group, b: Group, metric: str) -> Gap | None:
-    """`a` minus `b`, over the seeds that both have; None where there is none."""
-    of_a, of_b = a.values(metric), b.values(metric)
-    seeds = sorted(set(of_a) & set(of_b))
-    if not seeds:
-        return None
-    mean, low, high = difference(a.pooled(metric, seeds), b.pooled(metric, seeds))
-    if len(seeds) > 1:
-        over = mean_over_seeds([of_a[seed] - of_b[seed] for seed in seeds])
-        low, high = min(low, over["low"]), max(high, over["high"])
-    return Gap(mean, low, high, len(seeds))
 
 
 def _cell(group: Group | None, metric: str) -> dict[str, Any] | None:
