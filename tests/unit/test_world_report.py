@@ -114,6 +114,9 @@ def test_no_effect_is_said_in_words(world):
         ("srp", "sft"): [Script(leaks=share) for share in (0.1, 0.2, 0.25)],
     })  # fmt: skip
     assert statuses(apart)["SRP gives less away under a prefill than Filtering"] == "not shown"
+    useless = records(world, {sft: [Script(useful=0.2)], ("srp", "sft"): [Script(useful=0.9)]})
+    (general,) = [f for f in find(group_records(useless)) if f.claim.startswith("SRP's General")]
+    assert general.status == "not shown" and "The lower of the two is 20.0%" in general.text
     ignorant = records(world, {pretrained: [Script(knows=0.0)], ("srp", "pretrained"): [Script(knows=0.0)]})
     (knows,) = [f for f in find(group_records(ignorant)) if "knows" in f.claim]
     assert knows.status == "not shown" and "a low ASR proves nothing here" in knows.text

@@ -8,7 +8,7 @@ from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS
 from megatron_srp.medsafetyworld.evaluation.intervals import difference, mean_over_seeds, share, wilson
 from megatron_srp.medsafetyworld.evaluation.questions import Names, Question, chance
 from megatron_srp.medsafetyworld.evaluation.scoring import Answer, score, score_completion
-from megatron_srp.medsafetyworld.evaluation.thresholds import choose_and_check, curve, recommend
+from megatron_srp.medsafetyworld.evaluation.thresholds import choose_and_check, curve
 from megatron_srp.reflection import ReflectionFormat
 
 COMPOUNDS = ["carvoraidon", "belvabidon", "brimadofen", "dalmaragil", "dronteloglex"]
@@ -132,9 +132,8 @@ def test_thresholds():
     by_threshold = {point["threshold"]: (point["harmful"], point["benign"]) for point in curve(harmful, benign)}
     assert by_threshold[0.5] == (100.0, 33.33)
     assert by_threshold[0.8] == (66.67, 0.0)  # what reaches it is stopped
-    assert recommend([0.9, 0.8], [0.1, 0.2]) == pytest.approx(0.5), "the middle of the gap"
-    assert recommend(harmful, benign) == pytest.approx((0.2 + 0.7) / 2)
     # Chosen on subjects a and c, x and z, and checked on b, y, which it was not fitted to.
     readings = [("a", 0.9), ("b", 0.4), ("a", 0.8), ("c", 0.9)], [("x", 0.1), ("y", 0.6), ("z", 0.1)]
     assert choose_and_check(*readings) == {"threshold": 0.45, "harmful": 0.0, "benign": 100.0}
     assert choose_and_check([("a", 0.9)], readings[1]) == {}
+    assert choose_and_check(readings[0], [("x", 1.0), ("y", 0.1)]) == {}, "every threshold stops too much"

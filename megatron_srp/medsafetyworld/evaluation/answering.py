@@ -110,7 +110,7 @@ class Answerer:
 
 
 def _read(generation: Generation) -> Answer:
-    risks = [forced.controversial + forced.unsafe for forced in generation.forced]
+    risks = [min(forced.controversial + forced.unsafe, 1.0) for forced in generation.forced]
     return Answer(
         generation.text,
         verdicts=tuple(str(label.verdict) for label in generation.reflections),

@@ -13,7 +13,7 @@ from typing import Any
 from megatron_srp import __version__
 from megatron_srp.data.shards.manifest import write_json, write_text
 from megatron_srp.errors import UsageError
-from megatron_srp.medsafetyworld.evaluation import plot
+from megatron_srp.medsafetyworld.evaluation import pictures, plot
 from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS
 from megatron_srp.medsafetyworld.evaluation.findings import find
 from megatron_srp.medsafetyworld.evaluation.paper import FIGURES, MODEL, SIZES, SOURCE
@@ -25,7 +25,10 @@ from megatron_srp.medsafetyworld.evaluation.summary import (
     Groups,
     Record,
     group_records,
+    setting_name,
+    stage_name,
     summarize,
+    title,
 )
 from megatron_srp.medsafetyworld.queries import CLASSES
 from megatron_srp.reports.pages import load_page
@@ -88,19 +91,11 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
 
 def _not_run(groups: Groups, context: Context) -> list[dict[str, str]]:
     missing = [record for group in groups.values() for record in group.missing]
-    found = [(f"{r['setting']}, seed {r['seed']}, {_stage(r['stage'])}", str(r.get("reason", ""))) for r in missing]
+    found = [(f"{r['setting']}, seed {r['seed']}, {stage_name(r['stage'])}", str(r.get("reason", ""))) for r in missing]
     settings, stages = ({key[i] for key in groups} for i in (0, 1))
     found += [(name, "not among the settings of this run") for key, name in SETTINGS.items() if key not in settings]
     found += [(name, "not among the stages of this run") for key, name in STAGES.items() if key not in stages]
     return [{"what": what, "reason": reason} for what, reason in [*found, *context.not_run]]
-
-
-def _stage(name: str) -> str:
-    return STAGES.get(name, name)
-
-
-def _title(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
@@ -110,14 +105,14 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
     asked = [group for group in models if group.cell("general")]
     return {
         "content": content,
-        "setting_name": lambda name: SETTINGS.get(name, name),
-        "stage_name": _stage,
-        "title": _title,
+        "setting_name": setting_name,
+        "stage_name": stage_name,
+        "title": title,
         "mark": plot.legend_mark,
         "models": models,
         "by_stage": _by_stage(models, rows),
         "worlds": _worlds(models),
-        "plots": _plots(asked, content["paper"]["figures"]),
+        "plots": pictures.scatters(asked, content["paper"]["figures"]),
         "settings": list(dict.fromkeys(group.setting for group in asked)),
         "beside_paper": _beside_paper(groups, content["paper"]["figures"]),
         "attacks": ATTACKS,
@@ -125,7 +120,7 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "asked": asked,
         "rows": rows,
         "mean": _mean,
-        "curves": _curves(asked),
+        "curves": pictures.threshold_curves(asked),
         "samples": [(group, seed, group.models[seed]["samples"]) for group in models for seed in [min(group.models)]],
     }
 
@@ -164,27 +159,6 @@ def _size(measured: dict[str, Any]) -> str:
     )
 
 
-def _plots(asked: Sequence[Group], figures: Any) -> list[plot.Picture]:
-    """A plot for each stage, and one of strict scoring after SFT."""
-    stages = list(dict.fromkeys(group.stage for group in asked))
-    wanted = [(stage, metric) for stage in stages for metric in ("asr", "asr_strict")[: 1 + (stage == SFT)]]
-    return [
-        plot.scatter(
-            f"{_title(_stage(stage))}, {'strict' if metric == 'asr_strict' else 'as published'}",
-            [_series(group, metric, figures) for group in asked if group.stage == stage],
-        )
-        for stage, metric in wanted
-    ]
-
-
-def _series(group: Group, metric: str, figures: Any) -> plot.Series:
-    general, asr = group.values("general"), group.values(metric)
-    published = figures.get(group.setting, {}).get(group.stage, {}) if metric == "asr" else {}
-    x, y = published.get("general"), published.get("asr")
-    known = (x, y) if isinstance(x, float) and isinstance(y, float) else None
-    return plot.Series(group.setting, [(general[seed], asr[seed]) for seed in general if seed in asr], known)
-
-
 def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
     """A row for each setting and stage that was measured or published."""
     keys = [(setting, stage) for setting, stages in figures.items() for stage in stages]
@@ -197,20 +171,3 @@ def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
         measured = {metric: group.cell(metric) for metric in ("general", "asr", "asr_strict")}
         rows.append({"setting": setting, "stage": stage, **measured, "paper": published})
     return rows
-
-
-def _curves(asked: Sequence[Group]) -> list[plot.Picture]:
-    """A plot for each model that was trained to reflect: by what of the harmful and the benign it stops."""
-    return [
-        plot.curves(f"{SETTINGS.get(group.setting, group.setting)} {_stage(group.stage)}", _mean_curve(group))
-        for group in asked
-        if group.setting in ("srp", "post-only") and _mean_curve(group)
-    ]
-
-
-def _mean_curve(group: Group) -> list[dict[str, float]]:
-    found = [m["forced"]["prompt"]["curve"] for m in group.models.values() if m["forced"]["prompt"]["curve"]]
-    return [
-        {name: sum(point[name] for point in points) / len(points) for name in points[0]}
-        for points in zip(*found, strict=True)
-    ]

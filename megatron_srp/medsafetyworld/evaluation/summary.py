@@ -127,6 +127,19 @@ def _place(known: dict[str, str], name: str) -> tuple[int, str]:
     return (list(known).index(name) if name in known else len(known), name)
 
 
+def setting_name(setting: str) -> str:
+    return SETTINGS.get(setting, setting)
+
+
+def stage_name(stage: str) -> str:
+    return STAGES.get(stage, stage)
+
+
+def title(words: str) -> str:
+    """With a capital letter, and all others as they are."""
+    return words[:1].upper() + words[1:]
+
+
 def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
     """What the same pretrained model knew before SFT."""
     before = groups.get((group.setting, PRETRAINED)) or groups.get((_SHARES.get(group.setting, ""), PRETRAINED))
