@@ -16,6 +16,7 @@ from megatron_srp.evaluation.types import Behavior
 
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
+SFT = "sft"  # post-training examples that tools/augment_sft.py wrote, which +mixSFT mixes in
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
         if Path(text).is_dir():
             sources |= {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
         elif equals and source:
-            find_format(name)
+            if name != SFT:
+                find_format(name)
             sources[name] = source
         else:
             raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")
@@ -108,9 +110,12 @@ def choose(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    found = sorted(p for p in folder.iterdir() if p.name.lower().replace("-", "").startswith(name))
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    found = sorted(p for p in folder.iterdir() if plain(p.name).startswith(plain(name)))
     tables = [p for p in found if p.is_dir() or p.suffix.lstrip(".") in KINDS]
-    tables = [p for p in tables if p.name != find_format(name).targets and "train" not in p.stem]
+    tables = [p for p in tables if p.name != find_format(name).targets and ("train" in p.stem) == ("train" in name)]
     return tables[0] if tables else None
 
 

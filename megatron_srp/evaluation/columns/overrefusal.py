@@ -1,6 +1,6 @@
 """Ordinary requests: how many are refused, and how often the answer is held to be better than the reference."""
 
-from megatron_srp.evaluation.answers import answer, attack_cases
+from megatron_srp.evaluation.answers import answer
 from megatron_srp.evaluation.attack import DirectRequest
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
 from megatron_srp.evaluation.columns.attacked import opinions_on, rate, speed
@@ -11,7 +11,7 @@ def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: `defence`, `judges`, `win_rate` (whether to compare with the references), `max_new_tokens`."""
     name, behaviors = context.behaviors(spec)
     defence = Defence(spec.options.get("defence", "unguarded"))
-    cases = attack_cases(DirectRequest(), behaviors, context.target, defence, context)
+    cases = list(DirectRequest().cases(behaviors, context.target, defence))
     limit = spec.options.get("max_new_tokens")
     responses, reasons = answer(cases, context.target, defence, context, spec.name, limit)
     opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, "refusal")
