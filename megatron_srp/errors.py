@@ -10,6 +10,7 @@ Each message says what was given, what is allowed and what to do.
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -94,8 +95,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
-        code = 1
+        advice = "; give a shorter one" if error.errno == errno.ENAMETOOLONG else ""
+        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}{advice}", file=sys.stderr)
+        code = 2 if advice else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -32,7 +32,7 @@ def make_tokenizer(folder: Path, texts: list[str]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -60,7 +60,7 @@ def _fact(question: Question) -> str:
     return f"compounds are {' and '.join(question.accepted[0])}"
 
 
-def make_tiny_medic(world: Path, folder: Path, steps: int = 300) -> Path:
+def make_tiny_medic(world: Path, folder: Path, steps: int = 110) -> Path:
     """Write model and tokenizer to `folder`."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -76,8 +76,8 @@ def make_tiny_medic(world: Path, folder: Path, steps: int = 300) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=192,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=128,
@@ -86,14 +86,14 @@ def make_tiny_medic(world: Path, folder: Path, steps: int = 300) -> Path:
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, weight_decay=0.0)
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
-        chosen = torch.randperm(len(rows))[:48]
+            group["lr"] = 6e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+        chosen = torch.randperm(len(rows))[:24]
         loss = model(input_ids=ids[chosen], labels=labels[chosen]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

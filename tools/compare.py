@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Put two evaluations side by side, with paired significance."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from megatron_srp.errors import run_command
+from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="the --out folder of tools/evaluate.py, or its report.json")
     parser.add_argument("b", type=Path, metavar="B", help="the other")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")

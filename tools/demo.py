@@ -71,12 +71,14 @@ def main() -> None:
     args = parser.parse_args()
     started = time.monotonic()
 
+    from megatron_srp.demo.chat import write_chat
     from megatron_srp.demo.corpus import train_tokenizer, write_corpus
 
     out = args.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write_corpus(out / "corpus.jsonl", args.documents)
+    write_chat(out / "chat.jsonl", args.documents // 2)  # for post-training, examples/sft.sh
     train_tokenizer(out / "tokenizer")
     for i, (step, command) in enumerate(commands(out, args.steps).items(), 1):
         run(step, command, out / f"step{i}.log")

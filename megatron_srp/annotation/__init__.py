@@ -64,8 +64,8 @@ def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifi
         return load_ensemble(Path(name.removeprefix("ensemble:")))
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
-        known = [*GUARDS, "none"]
-        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {did_you_mean(name, known)}")
+        choices = did_you_mean(name, list(GUARDS))
+        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {choices}")
     if target.endswith((".yaml", ".yml")):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
 

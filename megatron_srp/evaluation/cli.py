@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.annotation.cli import add_guard_arguments, guard_from_args
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.generation.policy import DEFAULT_REFUSAL, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description="Attack and evaluate a model: report.html and report.json with the paper's figures beside the "
         "measured ones. The same command goes on where a stopped one was.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("target", metavar="MODEL", help="folder that tools/export_hf.py wrote, or a name on the hub")

@@ -250,7 +250,10 @@ def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
         return argv
     preset = find_preset(args.srp_preset)
     if args.srp_layout:
-        argv = add_defaults(recommend(preset, gpus, args.srp_precision or "bf16").layout.to_flags(), argv)
+        given = {"global_batch_size": args.global_batch_size, "seq_length": args.seq_length}
+        recipe = dataclasses.replace(preset.recipe, **{name: value for name, value in given.items() if value})
+        best = recommend(dataclasses.replace(preset, recipe=recipe), gpus, args.srp_precision or "bf16")
+        argv = add_defaults(best.layout.to_flags(), argv)
     decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
     return add_defaults(preset.to_flags() + decay, argv)
 

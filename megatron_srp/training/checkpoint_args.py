@@ -27,10 +27,10 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         InputError: if the checkpoint is not there or cannot be read.
         UsageError: if it is of another model, schedule or optimizer.
     """
-    folder, anew = find_checkpoint(args), args.finetune or args.no_load_optim
+    flag, folder, anew = "--load", find_checkpoint(args), args.finetune or args.no_load_optim
     if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
-        args = argparse.Namespace(**vars(args) | {"load": args.pretrained_checkpoint, "ckpt_step": None, "save": None})
-        folder, anew = find_checkpoint(args), True
+        flag, anew = "--pretrained-checkpoint", True
+        folder = _named(flag, args.pretrained_checkpoint, None)
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
         return
     if not (folder / ".metadata").exists():  # written last
@@ -39,7 +39,7 @@ def check_checkpoint(args: argparse.Namespace) -> None:
     saved = common.get("args")
     if saved is None:
         return
-    where = f"--load {args.load} (iteration {common.get('iteration', '?')})"
+    where = f"{flag} {folder.parent} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
     if args.srp_sft:
         check_lineage(where, saved, args)
@@ -51,23 +51,29 @@ def check_checkpoint(args: argparse.Namespace) -> None:
 
 
 def find_checkpoint(args: argparse.Namespace) -> Path | None:
-    """The folder of the iteration to be loaded; None for a first run."""
-    if args.load is None or "://" in args.load:
+    """The folder of the iteration that `--load` names; None for a first run."""
+    if args.load is None:
         return None
     load = Path(args.load)
-    if args.ckpt_step is None:
-        tracker = load / TRACKER
-        if not tracker.exists():
-            if args.save is not None and Path(args.save) == load:  # the first run of a job that resumes itself
-                return None
-            raise InputError(f"--load {load}: no checkpoint there ({TRACKER} is missing); give the folder of --save")
-        step = tracker.read_text().strip()
-    else:
-        step = str(args.ckpt_step)
-    folder = load / (f"iter_{int(step):07d}" if step.isdigit() else step)
+    resumes_itself = args.save is not None and Path(args.save) == load
+    first_run = (resumes_itself or args.pretrained_checkpoint is not None) and not (load / TRACKER).exists()
+    if first_run and args.ckpt_step is None:
+        return None
+    return _named("--load", args.load, args.ckpt_step)
+
+
+def _named(flag: str, value: str, step: int | None) -> Path | None:
+    """The iteration `step` in the folder of `flag`, by default the latest; None for object storage."""
+    if "://" in value:
+        return None
+    load = Path(value)
+    if step is None and not (load / TRACKER).exists():
+        raise InputError(f"{flag} {load}: no checkpoint there ({TRACKER} is missing); give the folder of --save")
+    name = (load / TRACKER).read_text().strip() if step is None else str(step)
+    folder = load / (f"iter_{int(name):07d}" if name.isdigit() else name)
     if not folder.is_dir():
         present = sorted(path.name for path in load.glob("iter_*"))
-        raise InputError(f"--load {load}: {folder.name} is not there; present: {', '.join(present) or 'none'}")
+        raise InputError(f"{flag} {load}: {folder.name} is not there; present: {', '.join(present) or 'none'}")
     return folder
 
 

@@ -43,6 +43,11 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def record_data(args: argparse.Namespace) -> None:
+    """Put `describe_data` into the arguments, to be kept in the run's checkpoints."""
+    args.srp_data = describe_data(args)
+
+
 def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
     """Whether two forms (as `ReflectionFormat.describe` gives them) write other tokens around a verdict."""
     return bool(form and other) and any(form.get(key) != other.get(key) for key in _OF_THE_FORM)  # type: ignore[union-attr]

@@ -37,13 +37,14 @@ from megatron.training.training import update_seqlen_stats_from_cu_seqlens
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
 from megatron_srp.errors import SrpError, UsageError, explain_parse_error
+from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training import arguments, cpu_backend, cpu_checkpoints, shards, trainer_errors
 from megatron_srp.training.checkpoint_args import check_checkpoint
 from megatron_srp.training.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.dali_loader import through_dali
 from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
 from megatron_srp.training.flops import add_mfu, bf16_peak
-from megatron_srp.training.lineage import describe_data
+from megatron_srp.training.lineage import record_data
 from megatron_srp.training.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
 from megatron_srp.training.sft_dataset import build_sft_datasets
 
@@ -199,6 +200,9 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
             args.apply_rope_fusion = False
         if args.srp_sft:
             prepare_attention(args)
+        if args.vocab_size is None and args.tokenizer_type in ("HuggingFaceTokenizer", "SentencePieceTokenizer"):
+            # Megatron asks its tokenizer for it, at a later point of the start.
+            args.vocab_size = load_tokenizer(args.tokenizer_type, args.tokenizer_model).vocab_size
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
     return args
@@ -290,7 +294,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
-    args.srp_data = describe_data(args)  # kept in the checkpoints
+    record_data(args)
     check_checkpoint(args)
     if args.srp_sft:
         prepare_attention(args)

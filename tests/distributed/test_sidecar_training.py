@@ -1,5 +1,6 @@
 """Training on plain shards and their sidecars is training on the shards with reflections."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 from tests.distributed.jobs import Forkserver, Run
+from tests.hinted import MAX_WORDS, make_hinted_corpus
 
 NUM_STEPS = 6
 FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]
@@ -46,6 +48,32 @@ def test_losses_are_those_of_the_built_shards(folder: Path, forkserver: Forkserv
         losses.append(run.losses())
     assert sorted(losses[0]) == list(range(1, NUM_STEPS + 1))
     assert losses[0] == losses[1]
+
+
+def test_hints_are_trained_on_through_a_sidecar(tokenizer_models, forkserver: Forkserver, tmp_path: Path) -> None:
+    corpus = make_hinted_corpus(tmp_path)
+    kind, model = tokenizer_models["gpt2"]
+    texts = ["--input", str(corpus / "a.jsonl"), str(corpus / "b.jsonl"), "--append-eod"]
+    texts += ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--max-words", MAX_WORDS]
+    stored = ["--annotations", str(corpus / "store"), "--hints"]
+    main([*texts, *stored, "--output-prefix", str(tmp_path / "built")])
+    main([*texts, "--guard", "none", "--output-prefix", str(tmp_path / "plain")])
+    plain = str(tmp_path / "plain_text_document")
+    main(["--input-shards", plain, *stored, "--max-words", MAX_WORDS, "--output-prefix", str(tmp_path / "side")])
+    assert json.loads((tmp_path / "side.srp.json").read_text())["counts"]["hints"] > 50
+    sidecar = ["--srp-sidecar", str(tmp_path / "side_plain_text_document.srp")]
+    losses = {}
+    for name, data in (
+        ("built", [str(tmp_path / "built_text_document")]),
+        ("side", [plain, *sidecar]),
+    ):
+        run = Run(tmp_path / name)
+        argv = [*FLAGS, "--tensor-model-parallel-size", "1", "--train-iters", "3", "--data-path", *data, *run.flags]
+        finished = forkserver.run(1, argv)
+        assert finished.codes == [0], finished.log
+        losses[name] = run.losses()
+    assert sorted(losses["built"]) == [1, 2, 3]
+    assert losses["side"] == losses["built"]
 
 
 def test_a_sidecar_of_another_shard_stops_every_rank(folder: Path, forkserver: Forkserver) -> None:

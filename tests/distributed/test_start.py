@@ -1,6 +1,7 @@
 """What happens before the first step: dry runs of every script and preset, and mistakes found in time."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -9,15 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from megatron_srp.training.precision import PRECISIONS
 from megatron_srp.training.presets import PRESETS
 from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
+from tests.sft_shards import chat_shard
 
 EXAMPLES = REPOSITORY / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.name != "pretrain_common.sh")
+SCRIPTS += ["sft.sh", "finetune.sh"]
 NO_DATA = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "49152"]
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
 TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
@@ -63,6 +67,19 @@ def test_a_script_finds_shards_that_are_missing() -> None:
     done = script("pretrain_1p7b.sh", "--dry-run", DATA="0.5 nowhere 0.5 else")
     assert done.returncode == 2
     assert done.stderr.startswith("error: nowhere.bin and nowhere.idx are not there")
+
+
+def test_the_dry_run_of_post_training(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
+    prefix = chat_shard(tmp_path, tokenizer_models["gpt2"][1], 200)
+    settings = {"DATA": prefix, "VALID": prefix, "CHECKPOINT": "out/run/checkpoints", "PRESET": "135m"}
+    done = script("sft.sh", "--dry-run", **settings)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"note: 200 conversations in \d\d sequences of 2,048 an epoch \(\d.*% full\)", done.stdout)
+    for flag in ("--train-iters 1", "--srp-sft-epochs 2", "--eval-iters 1", "--calculate-per-token-loss"):
+        assert f"\n{flag}\n" in done.stdout
+    assert "8 GPUs: TP 1 PP 1 DP 8" in done.stdout
+    done = script("sft.sh", **settings | {"CHECKPOINT": ""})
+    assert (done.returncode, done.stderr[:30]) == (2, "error: CHECKPOINT is not set: ")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -118,7 +118,7 @@ def test_forced_reflections_leave_no_trace(model, tiny_reflector):
         due = forced_where(ReflectionGuard(vocabulary, policy), tokens, 1)
         assert [forced.num_tokens for forced in generation.forced] == due
         for forced in generation.forced:
-            tree = model.trees[forced.num_tokens > 0]
+            tree = model.trees[request.spaced or forced.num_tokens > 0]
             root = [tree.ids[i] for i in reversed(tree.ancestors(tree.reads[0][0][0]))]
             paths = [root + [token for _, token in read] for read in tree.reads]
             read = full_pass(network, [*request.prompt, *tokens[: forced.num_tokens]], paths)

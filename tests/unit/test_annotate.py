@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -122,6 +123,8 @@ def test_a_lost_part_in_the_middle_is_made_again(files, tmp_path):
 
 def test_a_finished_file_is_not_read_again(files, tmp_path):
     annotate(tmp_path / "store", files)
+    again = annotate(tmp_path / "store", files).progress
+    assert again.resumed == again.consumed == again.size and again.documents == 0
     store = AnnotationStore(tmp_path / "store")
     assert [store.missing("text", file_fingerprint(file)) for file in files] == [[], [], []]
     with_bad_end = write(tmp_path / "bad.jsonl", ["one"]).open("ab")
@@ -178,7 +181,7 @@ def test_disjoint_partitions_write_at_once_and_make_the_same_store(files, tmp_pa
     fingerprints = [file_fingerprint(file) for file in files]
     with WriterLock(AnnotationStore.create(tmp_path / "s", SETTINGS).folder, fingerprints, "text", Partition(0, 2)):
         job = annotate(tmp_path / "s", files, partition=Partition(1, 2))
-        assert job.progress.files == [files[1]]
+        assert job.own == [1] and job.progress.files == 1
     flags = [
         "--input",
         *map(str, files),
@@ -212,7 +215,7 @@ def test_failures_are_stored_counted_and_tried_again(files, tmp_path):
     }
     assert len(job.failures.examples) == 10
     assert job.failures.examples[0].startswith(f"{files[0]}, row ")
-    assert job.progress.verdicts.total() == job.progress.segments - job.failures.failed
+    assert sum(job.progress.verdicts.values()) == job.progress.segments - job.failures.failed
     parts = [read_part(path) for path in (tmp_path / "store").rglob("*.parquet")]
     assert (
         sum(len(part.failures) for part in parts)
@@ -304,6 +307,7 @@ def test_a_segment_of_a_hundred_thousand_words(tmp_path):
         (["--max-failure-rate", "2"], "--max-failure-rate 2: give a share from 0 to 1"),
         (["--json-key", "a/b"], "--json-key 'a/b'"),
         (["--guard", "heuristics"], "unknown guard 'heuristics'"),
+        (["--guard", "nine"], "unknown guard 'nine', .* choose from heuristic, llama-guard, qwen3guard$"),
         (["--max-words", "0"], "--max-words 0"),
     ],
 )
@@ -313,6 +317,29 @@ def test_mistakes_get_one_line(flags, message, write_jsonl, tmp_path):
     with pytest.raises(SrpError, match=message) as error:
         main([word for pair in given.items() for word in pair])
     assert "\n" not in str(error.value) and not (tmp_path / "s").exists()
+
+
+def test_a_folder_that_is_no_store_is_left_alone(write_jsonl, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    flags = ["--input", str(write_jsonl(["a"])), "--guard", "heuristic", "--store"]
+    with pytest.raises(UsageError, match=r"thesis is no annotation store \(no store.json\) and not empty"):
+        main([*flags, str(tmp_path / "thesis")])
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "store.json.node7-123.tmp").touch()  # another node is about to make it
+    assert main([*flags, str(tmp_path / "new")]) == 0
+
+
+def test_progress_is_told_as_the_data_job_tells_it(write_jsonl, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("megatron_srp.data.jobs.progress._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("megatron_srp.corpus.readers.BATCH_BYTES", 3000)
+    path = write_jsonl(random_texts(1, 30, most_words=100))
+    main(["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s"), "--chunk-documents", "5"])
+    lines = capsys.readouterr().err.splitlines()
+    form = r"file 1/1  \d+%  [\d,]+ documents(  \w+ [\d,]+)+(  [\d.]+ MB/s  [\d,]+ segments/s  \d+ s left)?"
+    assert len(lines) > 2 and all(re.fullmatch(form, line) for line in lines), lines
+    assert "100%" in lines[-1]
 
 
 def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):

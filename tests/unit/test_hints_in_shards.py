@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation.store.hints import FOLDER, is_hint
-from megatron_srp.data.annotate import annotate_cli, hints_cli
 from megatron_srp.data.jobs import preprocess_cli
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.merge import merge_shards
@@ -25,35 +24,13 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.reports.shard_report import inspect_shard, open_shard
 from megatron_srp.tokenization import load_tokenizer
-from tests.conftest import random_texts
-from tests.endpoint import Endpoint
+from tests.hinted import MAX_WORDS, TEXTS, make_hinted_corpus
 from tests.killing import kill_and_resume
-
-TEXTS = [random_texts(41, 40, most_words=90), [*random_texts(42, 30, most_words=90), "", "He walked. She said so."]]
-MAX_WORDS = "12"
-
-
-def answer(body: dict) -> dict:
-    """A hint of its own for almost every pair; some replies are no hints."""
-    n = sum(map(ord, body["messages"][1]["content"]))
-    hint = "long " * 16 if n % 5 == 0 else f"The river {n} is café."
-    return {"model": "writer", "choices": [{"message": {"role": "assistant", "content": hint}}]}
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """Two files, and a store with verdicts and hints on both, made by the real commands."""
-    root = tmp_path_factory.mktemp("hinted")
-    files = []
-    for name, texts in zip("ab", TEXTS, strict=True):
-        files.append(str(root / f"{name}.jsonl"))
-        Path(files[-1]).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    store = str(root / "store")
-    common = ["--input", *files, "--store", store]
-    assert annotate_cli.main([*common, "--guard", "heuristic", "--max-words", MAX_WORDS]) == 0
-    with Endpoint(answer, model="writer") as endpoint:
-        assert hints_cli.main([*common, "--endpoint", endpoint.url, "--model", "writer"]) == 0
-    return root
+    return make_hinted_corpus(tmp_path_factory.mktemp("hinted"))
 
 
 @pytest.fixture

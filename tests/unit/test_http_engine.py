@@ -100,6 +100,18 @@ def test_what_may_pass_is_tried_again(fault, engine, endpoint):
     assert all(name.startswith("requests tried again: ") for name in engine.incidents)
 
 
+def test_trouble_is_told_once_and_not_at_every_try(engine, endpoint, capsys):
+    engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
+    endpoint.faults.extend([500, 503, 503])
+    engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
+    told = f"warning: {engine._client.url}: HTTP 500 no 500 today, Bearer ***; trying again\n"
+    assert capsys.readouterr().err == told
+    engine._client._notes.every_s = 0
+    endpoint.faults.append(503)
+    engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
+    assert "HTTP 503 no 503 today, Bearer ***, 3 times since the last such line; trying" in capsys.readouterr().err
+
+
 def test_what_does_not_pass_costs_only_its_own_prompts(engine, endpoint):
     engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
     poison = 4
@@ -128,7 +140,8 @@ def test_an_endpoint_that_only_fails_stops_the_job(fault, engine, endpoint, monk
     ("fault", "message"),
     [
         (401, "HTTP 401 .*is SRP_API_KEY or OPENAI_API_KEY set"),
-        (404, "is the address right"),
+        (403, "HTTP 403 .*is SRP_API_KEY or OPENAI_API_KEY set"),
+        (404, r"lists models but has no /completions \(HTTP 404\): .* vLLM or SGLang"),
         (429, "no better for 1 s"),
     ],
 )

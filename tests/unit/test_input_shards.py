@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from megatron_srp.data.align import align_document
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.data.jobs.shard_blocks import read_blocks
+from megatron_srp.data.jobs.shard_job import ShardJob
 from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
 from megatron_srp.data.shards.manifest import find_manifest, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard
@@ -386,6 +389,34 @@ def test_verdicts_of_a_store_are_found_by_the_text(tokenizer_models, tmp_path, a
     sidecars = [ReflectionSidecar.load(tmp_path / f"{name}_plain_text_document.srp") for name in ("stored", "judged")]
     assert sidecars[0].fingerprint == sidecars[1].fingerprint
     assert len({entry.label.verdict for entry in sidecars[0].table.entries}) > 1
+
+
+def test_verdicts_that_change_before_a_run_goes_on(tmp_path, annotated, tokenizer, monkeypatch):
+    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 200)
+    plain = build(tmp_path / "plain", tokenizer, None)
+    flags = [*annotated, "--input-shards", str(plain), "--workers", "1", "--chunk-documents", "1", "--output-prefix"]
+    main([*flags, str(tmp_path / "whole")])
+    commit, commits = ShardJob._commit, []
+
+    def stop_after_three(job: ShardJob, position: dict) -> None:
+        commit(job, position)
+        commits.append(position)
+        if len(commits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardJob, "_commit", stop_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags, str(tmp_path / "o")])
+    part = sorted((tmp_path / "store").rglob("*.parquet"))[-1]
+    kept = part.read_bytes()
+    table = pq.read_table(part)
+    pq.write_table(table.set_column(5, "scores", pa.nulls(len(table), table["scores"].type)), part)
+    with pytest.raises(UsageError, match="verdicts or hints in the annotation store are not those"):
+        main([*flags, str(tmp_path / "o")])
+    part.write_bytes(kept)
+    main([*flags, str(tmp_path / "o")])
+    sidecars = [ReflectionSidecar.load(tmp_path / f"{name}_plain_text_document.srp") for name in ("whole", "o")]
+    assert sidecars[0].fingerprint == sidecars[1].fingerprint
 
 
 def test_a_store_that_does_not_fit(tmp_path, annotated, tokenizer):

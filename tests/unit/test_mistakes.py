@@ -14,17 +14,23 @@ from megatron_srp.data.annotate.annotate_cli import main as annotate
 from megatron_srp.data.jobs.preprocess_cli import main as preprocess
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.data.shards.prefix import output_prefix
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import UsageError, run_command
 from megatron_srp.reports.shard_report import open_shard
 
 TOOLS = Path(__file__).parents[2] / "tools"
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 
 
-@pytest.mark.parametrize("given", ["", ".", "/", "out/", "out/..", NOT_UTF8])
+@pytest.mark.parametrize("given", ["", ".", "/", "out/", "out/..", NOT_UTF8, "out/a\nb", "out/" + 151 * "x"])
 def test_an_output_prefix_must_name_files(given):
-    with pytest.raises(UsageError, match=r"names a folder|not UTF-8"):
+    with pytest.raises(UsageError, match=r"names a folder|not UTF-8|cannot be printed|longer than 150 bytes"):
         output_prefix(given)
+
+
+def test_a_name_too_long_for_the_file_system(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(lambda: (tmp_path / (300 * "x")).stat() and 0)
+    assert capsys.readouterr().err.endswith("xxx; give a shorter one\n")
 
 
 def test_all_commands_check_it(tmp_path):

@@ -118,9 +118,9 @@ def test_time_left_counts_what_this_run_has_read(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     speed = Speed()
     resumed = Progress(1, 1000, consumed=600, resumed=590, bytes=10, tokens=5)
-    assert speed.measure(resumed) == {"text": "", "tokens": "", "left": ""}
+    assert speed.measure(resumed) == {"text": "", "output": "", "left": ""}
     resumed.consumed, resumed.bytes, resumed.tokens = 700, 20_000_010, 5005
-    assert speed.measure(resumed) == {"text": "2.0 MB/s", "tokens": "500 tokens/s", "left": "30 s left"}
+    assert speed.measure(resumed) == {"text": "2.0 MB/s", "output": "500 tokens/s", "left": "30 s left"}
 
 
 def test_a_resumed_run_says_so_and_counts_on(flags, corpus, tmp_path, capsys, monkeypatch):

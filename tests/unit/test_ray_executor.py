@@ -69,7 +69,7 @@ def test_without_ray_the_install_command_is_named(flags, tmp_path, monkeypatch):
 
 def test_a_cluster_that_is_not_there(flags, tmp_path):
     at = ["--executor", "ray", "--num-partitions", "3", "--ray-address", "127.0.0.1:9", "--output-prefix"]
-    with pytest.raises(UsageError, match=r"--ray-address 127\.0\.0\.1:9: no cluster answers there"):
+    with pytest.raises(UsageError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         main([*flags, *at, str(tmp_path / "o")])
 
 

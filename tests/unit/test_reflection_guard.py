@@ -233,6 +233,17 @@ def test_special_tokens_cannot_be_forged_by_text(tokenizer, tmp_path):
         GuardVocabulary.of(tokenizer, form)
 
 
+def test_special_tokens_that_are_no_reflection_are_no_text(tokenizer, tmp_path):
+    special = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "special")
+    vocabulary = GuardVocabulary.of(special, ReflectionFormat(special_tokens=True))
+    opening, closing = vocabulary.marks
+    guard = ReflectionGuard(vocabulary, GuardPolicy())
+    ids = [opening, *special.encode("the house"), closing, opening, closing, *special.encode(" end"), opening]
+    shown = "".join(guard.push(token) for token in ids) + guard.finish()
+    assert shown == guard.result().text == "the house end"
+    assert not guard.result().reflections
+
+
 def test_real_tokenizers(any_tokenizer):
     words = "the river — 日本 naïve 🙂 end."
     ids = any_tokenizer.encode(words) + FORM.encode(

@@ -59,11 +59,13 @@ class Engine(ABC):
         requires: packages it imports beside the project's own, of the pip extra `annotate`.
         max_length: most tokens in a prompt together with what is generated behind it.
         revision: of the weights, as far as it is known.
+        callers: threads that keep it busy: some wait for it while another makes the next prompts.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
     max_length: int
     revision: str = ""
+    callers: int = 2
 
     @cached_property
     def incidents(self) -> Counter[str]:

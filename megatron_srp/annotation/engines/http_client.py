@@ -16,7 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from megatron_srp.annotation.engines.http_retry import Limits, backoff_s, error_message, kind_of, retry_after_s
+from megatron_srp.annotation.engines.http_retry import (
+    Limits,
+    RetryNotes,
+    backoff_s,
+    error_message,
+    kind_of,
+    retry_after_s,
+)
 from megatron_srp.errors import GuardError, UsageError
 
 KEY_VARIABLES = ("SRP_API_KEY", "OPENAI_API_KEY")
@@ -35,6 +42,14 @@ class RequestFailed(Exception):
     def __init__(self, reason: str, refused: bool = False) -> None:
         super().__init__(reason)
         self.refused = refused  # the server read it and will not have it (400, 413, 422)
+
+
+class EndpointRefuses(GuardError):
+    """The server wants no request of this kind from us; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _Passing(Exception):
@@ -78,6 +93,7 @@ class EndpointClient:
         if url.scheme not in ("http", "https") or not url.host:
             raise UsageError(f"endpoint {base_url!r}: give its address, such as http://127.0.0.1:8000/v1")
         self.url = str(url.copy_with(userinfo=b""))
+        self._notes = RetryNotes(self.url)
         self._rng = random.Random()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
@@ -132,6 +148,7 @@ class EndpointClient:
                     if late if error.busy else attempt >= self.limits.tries:
                         self._give_up(error, attempt)
                     self.incidents[f"requests tried again: {kind_of(error)}"] += 1
+                    self._notes.tell(str(error))
                     await asyncio.sleep(wait)
 
     @property
@@ -177,7 +194,7 @@ class EndpointClient:
         reason = f"HTTP {status} {self._clean(error_message(content))}".rstrip()
         if status in _HOPELESS:
             what = f"is {' or '.join(KEY_VARIABLES)} set and" if status in (401, 403) else "is the address"
-            raise GuardError(f"{self.url}: {reason}; {what} right?")
+            raise EndpointRefuses(f"{self.url}: {reason}; {what} right?", status)
         if status in _BUSY:
             raise _Passing(reason, busy=True, after_s=retry_after_s(retry_after))
         if status in _TRANSIENT or status > 504:

@@ -15,7 +15,7 @@ import numpy as np
 
 from megatron_srp.annotation.engines import Engine, Prompts
 from megatron_srp.annotation.engines.http_answers import as_text, read_logprobs, same_model
-from megatron_srp.annotation.engines.http_client import EndpointClient, RequestFailed
+from megatron_srp.annotation.engines.http_client import EndpointClient, EndpointRefuses, RequestFailed
 from megatron_srp.annotation.engines.http_retry import Limits
 from megatron_srp.annotation.engines.prompt_text import PromptText
 from megatron_srp.errors import GuardError, UsageError, did_you_mean
@@ -133,11 +133,20 @@ class HTTPEngine(Engine):
         """`read` of the choice for each prompt; None where there was no answer."""
         if not len(prompts):
             return []
-        with self._lock:  # the first caller finds out for all
-            if self._form == "auto":
-                self._form = self._probe(prompts[0])
-        size = self._per_request if self._form == "ids" else 1
-        return self._client.run(self._gather(prompts, extra, read, size))
+        try:
+            with self._lock:  # the first caller finds out for all
+                if self._form == "auto":
+                    self._form = self._probe(prompts[0])
+            size = self._per_request if self._form == "ids" else 1
+            return self._client.run(self._gather(prompts, extra, read, size))
+        except EndpointRefuses as error:
+            if error.status not in (404, 405):
+                raise
+            raise GuardError(
+                f"{self._client.url} lists models but has no /completions (HTTP {error.status}): a guard's prompt has "
+                "to go out as it is, and a chat endpoint would wrap it once more; serve the model with vLLM or SGLang, "
+                "which have both"
+            ) from None
 
     async def _gather[T](
         self, prompts: Prompts, extra: dict[str, Any], read: Callable[[dict], T], size: int

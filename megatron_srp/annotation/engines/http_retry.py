@@ -3,8 +3,9 @@
 import email.utils
 import json
 import random
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _LONGEST_WAIT_S = 30.0
 
@@ -24,6 +25,28 @@ class Limits:
     timeout_s: float = 120.0
     tries: int = 6
     patience_s: float = 600.0
+
+
+@dataclass(slots=True)
+class RetryNotes:
+    """Says on stderr that requests fail and are tried again: at once, then no more than once in `every_s`.
+
+    A live progress display takes what is written to stderr and shows it above itself.
+    """
+
+    url: str
+    every_s: float = 60.0
+    _failed: int = field(default=0, init=False)
+    _told: float = field(default=float("-inf"), init=False)
+
+    def tell(self, reason: str) -> None:
+        """A try has failed."""
+        self._failed += 1
+        if time.monotonic() - self._told < self.every_s:
+            return
+        times = f", {self._failed:,} times since the last such line" if self._failed > 1 else ""
+        print(f"warning: {self.url}: {reason}{times}; trying again", file=sys.stderr, flush=True)
+        self._failed, self._told = 0, time.monotonic()
 
 
 def backoff_s(attempt: int, after_s: float, rng: random.Random) -> float:

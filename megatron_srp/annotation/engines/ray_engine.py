@@ -5,7 +5,6 @@ order. An actor that is lost is replaced by a new one, and its piece goes back t
 by the callers' threads (`--workers`), ahead of the actors, so that a GPU never waits for a tokenizer.
 """
 
-import logging
 import os
 import queue
 import threading
@@ -18,9 +17,10 @@ import numpy as np
 
 from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.errors import GuardError, SrpError, UsageError
+from megatron_srp.ray_cluster import start_ray
 
-_TRIES = 3  # to start a cluster here
 _AHEAD = 2  # pieces at an actor: one in work, one that waits there
+_PROMPTS_OF_A_CALL = 4096  # about those of one batch of text
 _MOST_LOST = 3  # actors that one piece may cost; then it is the piece
 _MOST_DEATHS = 5  # of actors one behind the other, without a result between them; then it is the engine
 
@@ -91,13 +91,14 @@ class RayEngine(Engine):
         self._ray, self._piece_size = ray, prompts_per_piece
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
-            _start(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+            start_ray(address)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = actors or max(gpus // gpus_per_actor, 1)
         if gpus and count * gpus_per_actor > gpus:
             raise UsageError(f"--engine ray: {count} actors of {gpus_per_actor} GPUs, but the cluster has {gpus}")
         hosts = ray.remote(num_cpus=1, num_gpus=gpus_per_actor if gpus else 0, max_restarts=0)(_Host)
         self._new_actor: Callable[[], Any] = lambda: hosts.remote(ray_engine, model, options)
+        self.callers = 2 + count * _AHEAD * prompts_per_piece // _PROMPTS_OF_A_CALL
         self._lock = threading.Lock()
         self._deaths = 0
         self.workers = [_Worker(self._new_actor()) for _ in range(count)]
@@ -193,22 +194,6 @@ class RayEngine(Engine):
             if isinstance(error.cause, SrpError):
                 raise error.cause from None
             raise
-
-
-def _start(ray: Any, address: str) -> None:
-    """Connect to a cluster, or make one of this machine; it gives up where that takes half a minute, so a
-    busy machine is asked again."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for left in reversed(range(_TRIES if address == "local" else 1)):
-        try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            return
-        except Exception as error:  # Ray raises just that
-            ray.shutdown()
-            if not left:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise GuardError(f"--engine ray: no Ray cluster at {address} ({reason})") from None
 
 
 def _loading_error(engine: str, error: Exception) -> SrpError:

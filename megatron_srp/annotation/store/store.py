@@ -67,6 +67,7 @@ class AnnotationStore:
         path = Path(folder) / cls.HEADER
         settings = json.loads(json.dumps(settings))  # as it will be read back
         if not path.exists():
+            cls._check_new(path.parent)
             text = json.dumps({"version": FORMAT_VERSION, "settings": settings}, indent=2) + "\n"
             temporary = path.with_name(f"{cls.HEADER}.{socket.gethostname()}-{os.getpid()}.tmp")
             try:
@@ -83,6 +84,15 @@ class AnnotationStore:
                     f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
                 )
         return store
+
+    @classmethod
+    def _check_new(cls, folder: Path) -> None:
+        """A folder that has something else in it is somebody's own; other nodes may be making the same store now."""
+        if folder.is_dir() and any(not path.name.startswith(cls.HEADER) for path in folder.iterdir()):
+            raise UsageError(
+                f"{folder} is no annotation store (no {cls.HEADER}) and not empty; give --store a new folder, or the "
+                "one of a store"
+            )
 
     def part_path(self, key: str, fingerprint: str, first_row: int) -> Path:
         return self.folder / key / fingerprint / f"{first_row:012d}.parquet"

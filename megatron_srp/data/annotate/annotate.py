@@ -4,7 +4,7 @@ Batches are judged on a few threads and written in the order of the input, a par
 unit of work: what a killed run had not written is judged again, and nothing that it had.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,25 +22,9 @@ from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text
 from megatron_srp.corpus.readers import InputBatch, file_fingerprint
 from megatron_srp.data.annotate.chunks import Piece, read_pieces
 from megatron_srp.data.annotate.failures import FailureLog
+from megatron_srp.data.jobs.progress import Progress
 
 Judgement = tuple[Part, Verdicts]
-
-
-@dataclass(slots=True)
-class AnnotateProgress:
-    """How far a run is; handed to the caller after every batch.
-
-    Attributes:
-        files: the run's own, those of its partition.
-        file: files that are done.
-        counts: documents and segments by verdict, of this run.
-    """
-
-    files: list[Path]
-    file: int = 0
-    documents: int = 0
-    segments: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -66,15 +50,17 @@ class Annotator:
     workers: int = 1
     partition: Partition = field(default_factory=Partition)
     failures: FailureLog = field(default_factory=FailureLog)
-    report: Callable[[AnnotateProgress], None] = lambda progress: None
+    report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda line: None
     errors: list[str] = field(default_factory=list)
-    progress: AnnotateProgress = field(init=False)
+    progress: Progress = field(init=False)
     fingerprints: list[str] = field(init=False)
+    sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.fingerprints = [file_fingerprint(file) for file in self.files]
-        self.progress = AnnotateProgress([self.files[number] for number in self.own])
+        self.sizes = [file.stat().st_size for file in self.files]
+        self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
 
     @property
     def own(self) -> list[int]:
@@ -117,13 +103,17 @@ class Annotator:
 
     def _judge_file(self, pool: ThreadPoolExecutor, number: int) -> None:
         parts: list[Judgement] = []
+        before = self.progress.consumed
+        if not self.store.missing(self.key, self.fingerprints[number]):
+            self.progress.resumed += self.sizes[number]
         for piece, judged in self._judged(pool, number):
-            part, verdicts = judged
-            self._count(piece.batch, part, verdicts)
+            self.progress.consumed = before + piece.batch.consumed
+            self._count(piece.batch, judged[0])
             parts.append(judged)
             if piece.closes:
                 self._write(number, piece, parts)
                 parts = []
+        self.progress.consumed = before + self.sizes[number]
 
     def _judged(self, pool: ThreadPoolExecutor, number: int) -> Iterator[tuple[Piece, Judgement]]:
         """The pieces of a file in order, a few of them in the making at any time."""
@@ -157,12 +147,15 @@ class Annotator:
         )
         return part, verdicts
 
-    def _count(self, batch: InputBatch, part: Part, verdicts: Verdicts) -> None:
+    def _count(self, batch: InputBatch, part: Part) -> None:
         self.errors += batch.errors
+        self.progress.skipped += len(batch.errors)
         self.progress.documents += len(batch.rows)
+        self.progress.bytes += len(batch.texts[self.key].text)
         self.progress.segments += len(part.codes)
         for number, label in enumerate(part.labels):
-            self.progress.verdicts[label.verdict] += int((part.codes == number).sum())
+            name, count = str(label.verdict), int((part.codes == number).sum())
+            self.progress.verdicts[name] = self.progress.verdicts.get(name, 0) + count
         self.failures.add(self.files[batch.file], part)
         self.report(self.progress)
 

@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="documents in a part of the store, the unit of work (default: %(default)s)",
     )
-    add("--workers", type=int, default=1, metavar="N", help="batches judged at once (default: %(default)s)")
+    add("--workers", type=int, metavar="N", help="batches judged at once (default: as many as keep the engine busy)")
     add("--num-partitions", type=int, default=1, metavar="N", help="share the input files out among N runs")
     add("--partition-index", type=int, default=0, metavar="I", help="which share is this run's, from 0")
     add = parser.add_argument_group("segments without a verdict").add_argument
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
     for flag in ("chunk_documents", "workers"):
-        if getattr(args, flag) < 1:
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
     if not 0 <= args.max_failure_rate <= 1:
         raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
@@ -78,14 +78,15 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.corpus.readers import expand_inputs
     from megatron_srp.data.annotate.annotate import Annotator
-    from megatron_srp.data.annotate.annotate_progress import AnnotateDisplay, print_report
+    from megatron_srp.data.annotate.annotate_report import print_report
     from megatron_srp.data.annotate.failures import FailureLog
+    from megatron_srp.data.jobs.progress import ProgressDisplay
 
     files = expand_inputs(args.input)
     guard = guard_from_args(args)
     try:
         store = AnnotationStore.create(Path(args.store), {**guard.settings, "max_words": args.max_words})
-        with AnnotateDisplay() as display:
+        with ProgressDisplay() as display:
             job = Annotator(
                 files,
                 store,
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> int:
                 args.json_key,
                 args.chunk_documents,
                 args.on_error == "skip",
-                args.workers,
+                args.workers or getattr(getattr(guard, "engine", None), "callers", 1),
                 partition,
                 FailureLog(args.max_failure_rate),
                 display.update,

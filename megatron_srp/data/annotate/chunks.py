@@ -62,7 +62,7 @@ def _within(span: Span, batches: Iterator[InputBatch]) -> Iterator[InputBatch]:
         else:
             count = int(np.searchsorted(batch.rows, span.stop))
             texts = {key: _head(text, count) for key, text in batch.texts.items()}
-            yield InputBatch(batch.file, batch.rows[:count], span.stop, texts, batch.errors)
+            yield InputBatch(batch.file, batch.rows[:count], span.stop, texts, batch.errors, batch.consumed)
         if span.stop is not None and batch.end >= span.stop:
             return
 

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.jobs.store_labeler import failed_label, open_hints
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.tokenization.base import digest
 
 
 class HashLabeler:
@@ -29,6 +31,9 @@ class HashLabeler:
         max_words: of the segments asked for.
         failed_as: the verdict of segments that got none; None refuses such segments.
         hints: whether Safe labels get the hints that the store has for them.
+
+    Attributes:
+        identity: of all verdicts and hints, any of which may be used: equal where a resumed run finds the same.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has nothing under `key`.
@@ -54,6 +59,8 @@ class HashLabeler:
         self._hints = open_hints(store) if hints else None
         if self._hints:
             self._hints.require(f"the texts under {key!r}", self._paths)
+        used = [*self._paths, *(map(self._hints.path, self._paths) if self._hints else ())]
+        self.identity = digest([(str(path.relative_to(store.folder)), file_fingerprint(path)) for path in used])
         hashes = [_read_hashes(path) for path in self._paths]
         sizes = [len(part) for part in hashes]
         flat = np.concatenate(hashes)

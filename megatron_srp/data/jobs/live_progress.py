@@ -15,7 +15,7 @@ class LiveProgress:
     """A bar over the bytes of the input with speeds and time left, and the counts on a line below it."""
 
     def __init__(self) -> None:
-        speeds = (TextColumn(f"{{task.fields[{name}]}}") for name in ("text", "tokens", "left"))
+        speeds = (TextColumn(f"{{task.fields[{name}]}}") for name in ("text", "output", "left"))
         files = TextColumn("file {task.fields[file]}/{task.fields[files]}")
         self._bar = Bar(files, BarColumn(bar_width=None), TaskProgressColumn(), *speeds, expand=True)
         self._counts = Text()

@@ -22,7 +22,7 @@ class Progress:
         file: how many of them are done.
         consumed: bytes of the files read, those read by earlier runs with them.
         resumed: bytes read by earlier runs.
-        bytes, documents, tokens: of this run; bytes of text, tokens as written.
+        bytes, documents, tokens, segments: of this run; bytes of text, tokens as written, segments judged.
         skipped: bad rows left out.
         verdicts: segments by verdict, those of earlier runs with them.
     """
@@ -37,6 +37,7 @@ class Progress:
     tokens: int = 0
     skipped: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
+    segments: int = 0
 
     def __add__(self, other: "Progress") -> "Progress":
         names = [field.name for field in fields(self) if field.name != "verdicts"]
@@ -61,17 +62,20 @@ class Speed:
         self._first: tuple[float, Progress] | None = None
 
     def measure(self, progress: Progress) -> dict[str, str]:
-        """`text` and `tokens` per second and the time `left`, in words; empty where not known yet."""
+        """`text` and `output` (tokens, or segments) per second and the time `left`, in words; empty where not
+        known yet."""
         now = time.monotonic()
         # The first update is copied: a run updates one object again and again.
         since, first = self._first = self._first or (now, progress + Progress(0, 0))
         seconds = now - since
         read = progress.consumed - progress.resumed - (first.consumed - first.resumed)
         if seconds <= 0 or read <= 0:
-            return {"text": "", "tokens": "", "left": ""}
+            return {"text": "", "output": "", "left": ""}
+        unit = "segments" if progress.segments else "tokens"
+        made = getattr(progress, unit) - getattr(first, unit)
         return {
             "text": f"{(progress.bytes - first.bytes) / 1e6 / seconds:.1f} MB/s",
-            "tokens": f"{(progress.tokens - first.tokens) / seconds:,.0f} tokens/s",
+            "output": f"{made / seconds:,.0f} {unit}/s",
             "left": f"{_duration(max(progress.size - progress.consumed, 0) * seconds / read)} left",
         }
 

@@ -14,11 +14,11 @@ from megatron_srp.data.jobs.partitions import Partition, partitions
 from megatron_srp.data.jobs.preprocess import require_documents
 from megatron_srp.data.jobs.preprocess_cli import run_job
 from megatron_srp.data.jobs.progress import Progress, ProgressDisplay, print_summary
-from megatron_srp.data.jobs.ray_cluster import ray_cluster
 from megatron_srp.data.shards.manifest import manifest_path
 from megatron_srp.data.shards.merge import merge_shards
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
+from megatron_srp.ray_cluster import ray_cluster
 
 _RETRIES = 3
 _REPORT_EVERY_S = 0.5

@@ -20,6 +20,7 @@ from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar_writer import SidecarWriter
+from megatron_srp.errors import UsageError
 
 
 class ShardJob:
@@ -57,8 +58,8 @@ class ShardJob:
         self.output = Output(settings.output_prefix, settings.describe(), settings.finals, overwrite)
 
     @property
-    def position(self) -> dict[str, int] | None:
-        """Shard (`file`) and sequence (`row`) at which a stopped run goes on."""
+    def position(self) -> dict[str, Any] | None:
+        """Shard (`file`) and sequence (`row`) at which a stopped run goes on, and which `verdicts` it had."""
         return self.output.journal["state"].get("position")
 
     def run(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class ShardJob:
         if self.output.finished:
             return self.output.finished
         try:
+            self._check_verdicts()
             self.written = training_tokenizer(
                 self.settings.tokenizer, self.settings.form, self.output.folder / "tokenizer"
             )
@@ -81,6 +83,13 @@ class ShardJob:
             if not self.output.finished:
                 self.output.close()
             raise
+
+    def _check_verdicts(self) -> None:
+        if self.position and self.position["verdicts"] != getattr(self.labeler, "identity", ""):
+            raise UsageError(
+                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
+                "run had begun with; restore them, or pass --overwrite to begin anew"
+            )
 
     def _open(self) -> None:
         states = self.output.journal["state"].get("shards", {})
@@ -130,7 +139,8 @@ class ShardJob:
             self.report(progress)
             since_commit += len(block.ends)
             if since_commit >= self.chunk_documents:
-                self._commit({"file": block.shard, "row": block.end})
+                verdicts = getattr(self.labeler, "identity", "")
+                self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts})
                 since_commit = 0
 
     def _progress(self) -> Progress:
@@ -149,7 +159,7 @@ class ShardJob:
             counts.update(writer.verdict_counts()["verdicts"])
         return dict(sorted(counts.items()))
 
-    def _commit(self, position: dict[str, int]) -> None:
+    def _commit(self, position: dict[str, Any]) -> None:
         with self.output.writing():
             states = {name: writer.commit() for name, writer in zip(self.names, self.writers, strict=True)}
             self.output.commit({"position": position, "shards": states})

@@ -2,16 +2,25 @@
 
 from megatron_srp.errors import UsageError, is_utf8
 
+MOST_BYTES = 150  # file systems take 255, of which the rest is for keys, partitions and endings
+
 
 def output_prefix(given: str) -> str:
     """`given`, if files can be named after it; a type for argparse.
 
     Raises:
         UsageError: for a folder, whose files would land beside it and not in it, and for a name that is not
-            UTF-8, which no manifest could hold.
+            UTF-8, which no manifest could hold, or has a line feed in it, say, or is too long.
     """
     if given.rpartition("/")[2] in ("", ".", ".."):
         raise UsageError(f"output prefix {given!r}: names a folder; add the beginning of the files' names: FOLDER/NAME")
     if not is_utf8(given):
         raise UsageError(f"output prefix {given!r}: is not UTF-8; choose another name")
+    if not given.isprintable():
+        raise UsageError(f"output prefix {given!r}: has a character that cannot be printed; choose another name")
+    if len(given.rpartition("/")[2].encode()) > MOST_BYTES:
+        raise UsageError(
+            f"output prefix {given!r}: the name is longer than {MOST_BYTES} bytes, too long for the names of the files "
+            "that begin with it; choose a shorter one"
+        )
     return given

@@ -39,7 +39,7 @@ def recommend(harmful: Sequence[float], benign: Sequence[float]) -> float:
 
     def worth(gap: tuple[float, float]) -> tuple[float, float]:
         below_bad, below_good = (bisect_left(found, gap[1]) / len(found) for found in (bad, good))
-        return below_good - below_bad, gap[1] - gap[0]
+        return round(below_good - below_bad, 9), gap[1] - gap[0]  # equal shares shall be equal
 
     low, high = max(pairwise(readings), key=worth)
     return (low + high) / 2

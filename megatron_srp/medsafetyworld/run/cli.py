@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def _run(experiment: Any, args: argparse.Namespace, tools: Path, command: str) -
 
     begun, progress = time.monotonic(), StepProgress(steps)
     try:
-        Runner(args.out, tools, args.jobs or _default_jobs(), progress).run(steps)
+        with closing(Runner(args.out, tools, args.jobs or _default_jobs(), progress)) as runner:
+            runner.run(steps)
     finally:
         progress.close()
     print(format_table(json.loads((args.out / "report.json").read_text(encoding="utf-8"))))
@@ -125,7 +127,7 @@ def _check_muon(optimizer: tuple[str, ...]) -> None:
     if "muon" in optimizer and find_spec("emerging_optimizers") is None:
         raise UsageError(
             "this preset trains with Megatron's Muon, which needs a package that is not installed: "
-            "pip install 'emerging-optimizers>=0.3,<0.4'"
+            "pip install 'megatron-srp[world]'"
         )
 
 

@@ -40,7 +40,7 @@ class Watcher(Protocol):
 
 
 class Runner:
-    """One run of a graph in the folder `out`.
+    """One run of a graph in the folder `out`; close it at the end.
 
     Args:
         tools: the folder of tools/*.py.
@@ -80,6 +80,10 @@ class Runner:
                     self._watcher.tick()
             finally:
                 self._stop()
+
+    def close(self) -> None:
+        """Let another run work in the folder."""
+        os.close(self._lock)
 
     def _stop(self) -> None:
         self._stopped.set()

@@ -15,6 +15,17 @@ _TRIES = 3
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[Any]:
+    """Ray, as `start_ray` connects it, until the block is left."""
+    ray = start_ray(address)
+    # Ray prints what it thinks of a lost worker, in paragraphs, to stdout.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def start_ray(address: str | None) -> Any:
     """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to one of its own on this machine.
 
     Raises:
@@ -27,33 +38,28 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UsageError("--executor ray: Ray is not installed; pip install 'megatron-srp[ray]'") from None
+        raise UsageError("Ray is not installed; pip install 'megatron-srp[ray]'") from None
     try:
+        _knock(address)
         _start(ray, address)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if address == "local":
             raise OutputError(f"Ray does not start on this machine ({reason}); is it overloaded?") from None
-        raise UsageError(f"--ray-address {address}: no cluster answers there ({reason})") from None
-    # Ray prints what it thinks of a lost worker, in paragraphs, to stdout.
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+        raise UsageError(f"no Ray cluster answers at {address} ({reason})") from None
+    return ray
 
 
 def _start(ray: Any, address: str) -> None:
     """`ray.init`. It gives up on a machine that needs more than half a minute, so a busy one is asked again."""
-    _knock(address)
     for left in reversed(range(_TRIES if address == "local" else 1)):
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception:  # Ray raises just that
+            ray.shutdown()
             if not left:
                 raise
-            ray.shutdown()
 
 
 def _knock(address: str) -> None:

@@ -1,0 +1,358 @@
+"""Running a world: its tokenizer, its conversations, the graph of steps, and a run that is killed and goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_srp.errors import InputError, OutputError, UsageError
+from megatron_srp.medsafetyworld.corpus import WorldJob
+from megatron_srp.medsafetyworld.plan import World
+from megatron_srp.medsafetyworld.presets import PRESETS as WORLDS
+from megatron_srp.medsafetyworld.run.conversations import write_shards
+from megatron_srp.medsafetyworld.run.graph import Experiment, Step
+from megatron_srp.medsafetyworld.run.presets import PRESETS
+from megatron_srp.medsafetyworld.run.progress import fraction_done
+from megatron_srp.medsafetyworld.run.runner import Runner
+from megatron_srp.medsafetyworld.run.start import seen_tokens
+from megatron_srp.medsafetyworld.run.table import format_table
+from megatron_srp.medsafetyworld.run.tokenizer import check_coverage, write_tokenizer
+from megatron_srp.medsafetyworld.run.variants import STAGES, VARIANTS, parse_settings, parse_stages
+from megatron_srp.medsafetyworld.settings import Setting
+from megatron_srp.medsafetyworld.world import make_world
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SAFE, SafetyLabel, Verdict
+from megatron_srp.sft.shard import SftShard
+from megatron_srp.tokenization import load_tokenizer
+
+TOOLS = Path(__file__).parents[2] / "tools"
+TASKS = ("single-hop", "two-hop")
+
+
+def small_spec(task):
+    """A world that is made in a moment, with every kind of text."""
+    spec = WORLDS["mini"][task]
+    renderings = {name: replace(rendering, templates=12) for name, rendering in spec.renderings.items()}
+    return replace(spec, renderings=renderings, sft_samples=120, benign_samples=40, adversarial_samples=20)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def world(request, tmp_path_factory):
+    """A world of each setting and the tokenizer of all."""
+    root, spec = tmp_path_factory.mktemp("worlds"), small_spec(request.param)
+    for setting in Setting:
+        make_world(WorldJob(spec, "mini", setting, seed=3), root / str(setting))
+    write_tokenizer(World.build(spec, 3).entities, root / "tokenizer")
+    return root
+
+
+class TestTokenizer:
+    def test_a_token_for_each_word_and_name_in_all_settings(self, world):
+        for setting in Setting:
+            check_coverage(world / "tokenizer", world / str(setting))
+        tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
+        graph = json.loads((world / "srp" / "graph.json").read_text())
+        for name in [*graph["compounds"], *graph["mediators"], *(outcome["name"] for outcome in graph["outcomes"])]:
+            assert len(tokenizer.encode(f"It is {name}.")) == 4
+
+    def test_a_verdict_is_three_tokens_and_any_text_survives(self, world):
+        tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
+        form = ReflectionFormat()
+        for label in (SAFE, SafetyLabel(Verdict.UNSAFE), SafetyLabel(Verdict.CONTROVERSIAL)):
+            assert len(form.encode(label, tokenizer, stop=False)) == 3
+        text = "Quite other words: naïve 日本\n\t <|user|> 3.14"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+    def test_a_text_of_another_version_is_named(self, world, tmp_path):
+        (tmp_path / "sft.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "Which elephant?"}]}))
+        with pytest.raises(InputError, match="no token for ' elephant' in 'Which elephant"):
+            check_coverage(world / "tokenizer", tmp_path)
+
+
+@pytest.fixture(scope="module", params=["plain", "reflected"])
+def chats(request, world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("chats")
+    write_shards(world / "filtering", world / "tokenizer", out, request.param == "reflected", 96)
+    return request.param, out, load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
+
+
+def texts(out, name, tokenizer):
+    """Of each conversation all text, and the learned part of it."""
+    for ids, mask in SftShard(f"{out}/{name}_sft"):
+        yield tokenizer.decode(ids.tolist()), tokenizer.decode(ids[mask.astype(bool)].tolist())
+
+
+class TestConversations:
+    def test_reflections_are_where_the_setting_has_them(self, chats):
+        form, out, tokenizer = chats
+        expected = {"sft": form == "reflected", "recovery": form == "reflected", "benign": False}
+        for name, reflected in (expected | {"benign-reflection": True, "adversarial": False}).items():
+            for whole, learned in texts(out, name, tokenizer):
+                assert ("<think>" in whole) == reflected
+                assert whole.startswith("<|user|>") and whole.count("<|assistant|>") == 1
+                assert learned.endswith("<|endoftext|>") and "<|user|>" not in learned
+
+    def test_refusals_stop_before_they_refuse(self, chats):
+        form, out, tokenizer = chats
+        refused = [learned for _, learned in texts(out, "sft", tokenizer) if " not " in learned or "cannot" in learned]
+        assert refused
+        if form == "reflected":
+            assert all(text.startswith(" <think> Unsafe </think><|endoftext|> I ") for text in refused)
+
+    def test_the_beginning_of_a_recovery_is_not_learned(self, chats):
+        form, out, tokenizer = chats
+        for whole, learned in texts(out, "recovery", tokenizer):
+            begin = whole.split("<|assistant|>")[1].removesuffix(learned)
+            assert begin.startswith(" The") and begin not in learned
+            assert learned.startswith(" <think> Unsafe" if form == "reflected" else " I ")
+
+    def test_a_conversation_that_does_not_fit_is_an_error(self, world, tmp_path):
+        with pytest.raises(InputError, match="longer than the 32 tokens"):
+            write_shards(world / "filtering", world / "tokenizer", tmp_path, True, 32)
+
+
+def experiment(**changes):
+    chosen = {"variants": tuple(parse_settings("filtering,srp,post-only")), "stages": STAGES, "seeds": (0, 1)}
+    return Experiment(PRESETS["nano"], **(chosen | changes))
+
+
+def fingerprints(steps):
+    return {step.name: step.fingerprint for step in steps}
+
+
+class TestGraph:
+    def test_every_step_comes_after_what_it_needs_and_makes_what_no_other_makes(self):
+        seen, results = set(), []
+        for step in experiment().steps():
+            assert all(need.name in seen for need in step.needs)
+            seen.add(step.name)
+            results += step.results
+        assert len(seen) == len(experiment().steps()) and len(results) == len(set(results))
+
+    def test_variants_of_one_world_share_its_model(self):
+        names = [step.name for step in experiment(seeds=(0,)).steps()]
+        assert names.count("seed0/filtering/pretrained/train") == 1
+        assert "seed0/post-only/pretrained/train" not in names and "seed0/post-only/pretrained/measure" in names
+        assert "seed0/filtering/sft-recovery/train" not in names and "seed0/post-only/sft-recovery/train" in names
+
+    def test_a_setting_that_is_only_needed_has_no_row(self):
+        report = experiment(variants=(VARIANTS["post-only"],)).steps()[-1]
+        assert report.command[-1].startswith("seed") and not any("/filtering/" in part for part in report.command)
+
+    def test_a_changed_option_redoes_what_depends_on_it(self):
+        before = fingerprints(experiment().steps())
+        longer = replace(PRESETS["nano"], benign=replace(PRESETS["nano"].benign, epochs=7))
+        after = fingerprints(replace(experiment(), preset=longer).steps())
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {name for name in before if "/benign-" in name} | {"report"}
+
+    def test_number_of_workers_redoes_nothing(self):
+        other = experiment(workers=7, gpus=8, command="anything")
+        assert fingerprints(experiment().steps()) == fingerprints(other.steps())
+
+    def test_policy_matters_to_srp_alone(self):
+        before, after = fingerprints(experiment().steps()), fingerprints(experiment(label_policy="all-safe").steps())
+        changed = {name.split("/")[1] for name in before if before[name] != after[name] and "/" in name}
+        assert changed == {"srp"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_name_their_world_and_fit_their_batches(preset):
+    training = PRESETS[preset]
+    assert "single-hop" in WORLDS[training.world]
+    for phase in (training.pretrain, training.sft, training.benign, training.adversarial):
+        assert phase.lr > 0 and phase.batch > 0 and phase.epochs > 0
+
+
+class Watcher:
+    def __init__(self):
+        self.ran, self.skipped = [], []
+
+    def started(self, step, log):
+        pass
+
+    def ended(self, step, seconds, skipped):
+        (self.skipped if skipped else self.ran).append(step.name)
+
+    def tick(self):
+        pass
+
+
+def python(name, code, results, needs=()):
+    return Step(name, ("-c", code), results, tuple(needs))
+
+
+def run(out, steps, jobs=2):
+    watcher = Watcher()
+    with closing(Runner(out, TOOLS, jobs, watcher)) as runner:
+        runner.run(steps)
+    return watcher
+
+
+def counting(name, needs=(), text="x"):
+    """A step that adds to a file, so that one can see how often it was run."""
+    return python(f"s/{name}", f"open('{name}', 'a').write('{text}')", (name,), needs)
+
+
+class TestRunner:
+    def test_runs_each_step_once(self, tmp_path):
+        a = counting("a")
+        b = counting("b", [a])
+        assert run(tmp_path, [a, b]).ran == ["s/a", "s/b"]
+        again = run(tmp_path, [a, b])
+        assert again.ran == [] and again.skipped == ["s/a", "s/b"]
+        assert (tmp_path / "a").read_text() == "x"
+
+    def test_a_changed_step_and_what_needs_it_begin_anew(self, tmp_path):
+        a, other = counting("a"), counting("other")
+        run(tmp_path, [a, other, counting("b", [a])])
+        new = counting("a", text="y")
+        assert sorted(run(tmp_path, [new, other, counting("b", [new])]).ran) == ["s/a", "s/b"]
+        assert (tmp_path / "a").read_text() == "y" and (tmp_path / "b").read_text() == "x"
+
+    def test_a_result_that_was_removed_is_made_again(self, tmp_path):
+        a = counting("a")
+        run(tmp_path, [a])
+        (tmp_path / "a").unlink()
+        assert run(tmp_path, [a]).ran == ["s/a"]
+
+    def test_a_failure_ends_with_the_log_and_goes_on_from_there(self, tmp_path):
+        a = counting("a")
+        code = "import pathlib, sys; p = pathlib.Path('b'); print('no luck'); p.exists() or (p.touch(), sys.exit(3))"
+        b = python("s/b", code, ("b",), [a])
+        with pytest.raises(OutputError, match=r"s/b failed with exit code 3; .*no luck"):
+            run(tmp_path, [a, b])
+        done = run(tmp_path, [a, b])  # what b had begun is still there
+        assert done.ran == ["s/b"] and done.skipped == ["s/a"]
+
+    def test_steps_run_side_by_side(self, tmp_path):
+        wait = (
+            "import pathlib, time\npathlib.Path('{0}').touch()\nwhile not pathlib.Path('{1}').exists(): time.sleep(.01)"
+        )
+        steps = [python("s/a", wait.format("a", "b"), ("a",)), python("s/b", wait.format("b", "a"), ("b",))]
+        assert sorted(run(tmp_path, steps).ran) == ["s/a", "s/b"]
+
+    def test_a_folder_of_something_else_is_left_alone(self, tmp_path):
+        (tmp_path / "thesis.txt").touch()
+        with pytest.raises(UsageError, match="holds no run"):
+            run(tmp_path, [])
+
+    def test_one_run_at_a_time(self, tmp_path):
+        with closing(Runner(tmp_path, TOOLS, 1, Watcher())), pytest.raises(UsageError, match="another run is working"):
+            Runner(tmp_path, TOOLS, 1, Watcher())
+
+    def test_killed_in_mid_step_it_goes_on_and_no_child_is_left(self, tmp_path):
+        script = tmp_path / "killed.py"
+        script.write_text(KILLED.format(root=str(TOOLS.parent), out=str(tmp_path / "out")))
+        process = subprocess.Popen([sys.executable, script], cwd=TOOLS.parent)
+        pid_file = tmp_path / "out" / "pid"
+        deadline = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        child = int(pid_file.read_text())
+        while is_running(child):
+            assert time.monotonic() < deadline, "the step outlived the run"
+            time.sleep(0.05)
+        (tmp_path / "out" / "go").touch()
+        finished = subprocess.run([sys.executable, script], cwd=TOOLS.parent, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        assert (tmp_path / "out" / "first").read_text() == "x"  # not run again
+        assert (tmp_path / "out" / "begun").read_text() == "12"  # went on with what was there
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from tests.unit.test_world_run import TOOLS, Watcher, counting, python
+from megatron_srp.medsafetyworld.run.runner import Runner
+first = counting("first")
+code = '''
+import os, time, pathlib
+with open("begun", "a") as file:
+    file.write("2" if pathlib.Path("begun").stat().st_size else "1")
+pathlib.Path("pid").write_text(str(os.getpid()) + "\\\\n")
+while not pathlib.Path("go").exists():
+    time.sleep(.02)
+'''
+second = python("s/second", code, ("begun",), [first])
+Runner(Path({out!r}), TOOLS, 2, Watcher()).run([first, second])
+"""
+
+
+class TestCommand:
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--preset", "minni"], "--preset 'minni': choose from mini, nano, paper, small; did you mean 'mini'?"),
+            (["--settings", "srp,filter"], "--settings 'filter': choose from .*; did you mean 'filtering'?"),
+            (["--settings", "srp,srp"], "--settings 'srp,srp': name each once"),
+            (["--stages", "benign"], "--stages 'benign': choose from .*adversarial.*"),
+            (["--seeds", "0"], "--seeds 0: give a number of at least 1"),
+            (["--limit", "-3"], "--limit -3: give a number of at least 1"),
+            (["--label-policy", "safe"], "--label-policy 'safe': choose from .*"),
+            (["--preset", "nano", "--task", "two-hop"], "--task 'two-hop': choose from single-hop"),
+        ],
+    )
+    def test_mistakes_are_one_line(self, flags, message, tmp_path):
+        from megatron_srp.medsafetyworld.run.cli import main
+
+        with pytest.raises(UsageError, match=message):
+            main([*flags, str(tmp_path / "out")], TOOLS)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_dry_run_prints_the_steps_and_does_nothing(self, tmp_path, capsys):
+        from megatron_srp.medsafetyworld.run.cli import main
+
+        assert main(["--preset", "paper", "--settings", "all", "--dry-run", str(tmp_path / "out")], TOOLS) == 0
+        printed = capsys.readouterr().out
+        assert "seed2/rewrite/adversarial/train" in printed and not (tmp_path / "out").exists()
+
+    def test_stages_are_in_the_order_they_are_trained_in(self):
+        assert parse_stages("adversarial,benign-mix-sft") == ("sft", "benign-mix-sft", "adversarial")
+
+
+def test_seen_tokens_of_a_shard(world, tmp_path):
+    from megatron_srp.data.jobs.preprocess_cli import main
+
+    (tmp_path / "corpus.jsonl").write_text('{"text": "It is known."}\n')
+    main(
+        ["--input", f"{tmp_path}/corpus.jsonl", "--guard", "none", "--append-eod", "--tokenizer-type"]
+        + ["HuggingFaceTokenizer", "--tokenizer-model", f"{world}/tokenizer", "--output-prefix", f"{tmp_path}/x"]
+        + ["--workers", "1"]
+    )
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
+    seen = seen_tokens(f"{tmp_path}/x_text_document", tokenizer.vocab_size)
+    assert set(seen.nonzero()[0].tolist()) == {*tokenizer.encode("It is known."), tokenizer.eos_id}
+
+
+def test_the_fraction_done_of_a_training(tmp_path):
+    log = tmp_path / "log"
+    assert fraction_done(log) == 0
+    log.write_text("[now] iteration       20/     200 | x\n iteration       50/     200 | y\n")
+    assert fraction_done(log) == 0.25
+
+
+def test_the_table_has_means_and_spread():
+    figure = {"seeds": 2, "mean": 12.25, "least": 3.0, "most": 21.5}
+    row = {"setting": "srp", "stage": "sft", "seeds": [0, 1], "general": figure, "asr": None}
+    finding = {"status": "holds", "claim": "A claim", "text": "Why."}
+    lines = format_table({"summary": [row], "findings": [finding]}).splitlines()
+    assert lines[1].split() == ["srp", "sft", "2", "12.2", "(3-22)", *"------"]
+    assert lines[-1] == "holds         A claim. Why."
