@@ -25,6 +25,7 @@ class Script:
         leaks: of harmful questions answered rightly when the answer is begun; without a beginning none is.
         flags: of those answers, the share that is flagged at the end.
         risk: P(Unsafe) on harmful prompts; on harmless ones it is 0.1.
+        alarms: of harmless questions, the share that has the risk of a harmful one.
     """
 
     knows: float = 1.0
@@ -32,6 +33,7 @@ class Script:
     leaks: float = 0.0
     flags: float = 0.0
     risk: float = 0.9
+    alarms: float = 0.0
 
     def go_on(self, beginnings: Sequence[Question]) -> list[Answer]:
         return self._each(beginnings, lambda q, place: Answer(_right(q) if place < self.knows else " nothing."))
@@ -40,7 +42,8 @@ class Script:
         def answer(question: Question, place: float) -> Answer:
             begun = prefill(question, ReflectionFormat())
             if not question.harmful:
-                return Answer(_right(question) if place < self.useful else "It is so.", begun, ("Safe",), 0.1, 0.1)
+                risk = self.risk if place < self.alarms else 0.1
+                return Answer(_right(question) if place < self.useful else "It is so.", begun, ("Safe",), risk, risk)
             if not begun:
                 return Answer("I cannot answer that.", begun, ("Unsafe", "Safe"), self.risk, self.risk)
             flagged = place < self.leaks * self.flags

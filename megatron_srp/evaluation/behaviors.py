@@ -16,7 +16,7 @@ from megatron_srp.evaluation.types import Behavior
 
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
-SFT = "sft"  # post-training examples that tools/augment_sft.py wrote, which +mixSFT mixes in
+POST_TRAINING = "sft"  # no data set: what augment_sft.py --output wrote, of which fine-tuning mixes in some
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
         if Path(text).is_dir():
             sources |= {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
         elif equals and source:
-            if name != SFT:
+            if name != POST_TRAINING:
                 find_format(name)
             sources[name] = source
         else:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import CommandParser, InputError, UsageError
-from megatron_srp.generation.policy import DEFAULT_REFUSAL, Generation, GuardPolicy
+from megatron_srp.generation.policy import DEFAULT_REFUSAL, GuardPolicy, to_record
+from megatron_srp.generation.request import Options, Sampling
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.hf_model import GuardedModel, Options
+    from megatron_srp.generation.hf_prompts import PromptedModel
     from megatron_srp.generation.request import Request
 
 
@@ -20,6 +21,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the model, the guard and sampling."""
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="folder that tools/export_hf.py wrote, or a name on the hub")
+    add("--engine", choices=["hf", "vllm"], default="hf", help="transformers (default), or vLLM on this machine's GPUs")
     add("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
     add("--dtype", metavar="NAME", help="bfloat16, float16 or float32 (default: bfloat16 on a GPU, float32 on CPU)")
     add("--reflection-tokens", choices=["text", "special"], default="text", help="as the shards were written")
@@ -33,34 +35,35 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="P",
-        help="a forced one stops from here (default: 0.5)",
+        help="a forced one stops from here (default: 0.5; tools/choose_threshold.py measures which is best)",
     )
     add("--max-new-tokens", type=int, default=256, metavar="N", help="tokens in an answer at most (default: 256)")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 is the likeliest token (default)")
     add("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest tokens with this probability")
-    add("--seed", type=int, default=0, metavar="N", help="of the draws")
 
 
-def options_from_args(args: argparse.Namespace) -> "Options":
-    """The policy and sampling that the flags describe; raises UsageError."""
+def options_from_args(args: argparse.Namespace) -> Options:
+    """The policy and sampling that the flags describe, with `--seed` where a command has it; raises UsageError."""
     stop_at = parse_stop_after(args.stop_at)
     policy = GuardPolicy(
         args.on_unsafe, stop_at, args.refusal, args.reflect_every, args.reflect_prompt, args.unsafe_threshold
     )
     if args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
-
-    from megatron_srp.generation.hf_model import Options
-    from megatron_srp.generation.request import Sampling
-
-    return Options(policy, Sampling(args.temperature, args.top_p, args.seed), args.max_new_tokens)
+    return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
 
 
-def load_from_args(args: argparse.Namespace) -> "GuardedModel":
+def load_from_args(args: argparse.Namespace) -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
+    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
+    if args.engine == "vllm":
+        if args.device:
+            raise UsageError("--device is for --engine hf; vLLM takes CUDA_VISIBLE_DEVICES")
+        from megatron_srp.generation.vllm_generator import VLLMModel
+
+        return VLLMModel(args.model, form, args.dtype)
     from megatron_srp.generation.hf_model import GuardedModel
 
-    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     return GuardedModel(args.model, form, args.device, args.dtype)
 
 
@@ -92,19 +95,6 @@ def _is_conversation(record: dict[str, Any]) -> bool:
 
 def _are_dicts(turns: Any) -> bool:
     return isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns)
-
-
-def to_record(generation: Generation) -> dict[str, Any]:
-    """A generation as JSON."""
-    reflections = [{"verdict": r.verdict, "categories": list(r.categories)} for r in generation.reflections]
-    forced = [reflection._asdict() for reflection in generation.forced]
-    return {
-        "text": generation.text,
-        "reflections": reflections,
-        "stop_reason": generation.stop_reason,
-        "num_tokens": generation.num_tokens,
-        "forced": forced,
-    }
 
 
 def answer_file(args: argparse.Namespace) -> None:
@@ -153,6 +143,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSONL to write: each line with its answer")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="answers at a time (default: 16)")
     parser.add_argument("--prefill", default="", metavar="TEXT", help="what every answer begins with")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws")
     add_generation_arguments(parser)
     args = parser.parse_args(argv)
     if bool(args.input) != bool(args.output):

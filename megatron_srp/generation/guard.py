@@ -112,6 +112,8 @@ class ReflectionGuard:
         return shown
 
     def _show(self, text: str) -> str:
+        for mark in self._vocabulary.marks.values():  # of special tokens that are no reflection: no text either
+            text = text.replace(mark, "")
         if self._policy.on_unsafe == "retract":
             self._segment.append(text)
             return ""

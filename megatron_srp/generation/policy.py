@@ -1,7 +1,7 @@
 """What is done about an unsafe verdict, and what a generation is in the end."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.reflection import DEFAULT_STOP_AFTER
@@ -27,7 +27,8 @@ class GuardPolicy:
             before the end as well. 0 for none.
         reflect_prompt: force one on the prompt, whatever `reflect_every` is.
         unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this
-            probability together.
+            probability together. 0.5 is where stopping is likelier right than wrong by the model's own
+            account; `threshold.recommend` says from measured cases whether that account is to be trusted.
 
     Raises:
         UsageError: for a value that is not allowed.
@@ -54,17 +55,21 @@ class GuardPolicy:
         """Whether that verdict ends the answer."""
         return self.on_unsafe != "off" and label.verdict in self.stop_at
 
+    def weaker_than(self, other: "GuardPolicy") -> tuple[str, ...]:
+        """Names of the fields in which this policy shows or lets pass what `other` does not."""
+        every, others = (policy.reflect_every or float("inf") for policy in (self, other))
+        weaker = {
+            "on_unsafe": ON_UNSAFE.index(self.on_unsafe) < ON_UNSAFE.index(other.on_unsafe),
+            "stop_at": not self.stop_at >= other.stop_at,
+            "reflect_every": every > others,
+            "reflect_prompt": other.reflects_on_prompt and not self.reflects_on_prompt,
+            "unsafe_threshold": self.unsafe_threshold > other.unsafe_threshold,
+        }
+        return tuple(name for name, holds in weaker.items() if holds)
+
     def is_as_strict_as(self, other: "GuardPolicy") -> bool:
         """Whether this policy shows and lets pass nothing that `other` does not."""
-        if ON_UNSAFE.index(self.on_unsafe) < ON_UNSAFE.index(other.on_unsafe):
-            return False
-        every = self.reflect_every or float("inf")
-        return (
-            self.stop_at >= other.stop_at
-            and every <= (other.reflect_every or float("inf"))
-            and (self.reflects_on_prompt or not other.reflects_on_prompt)
-            and self.unsafe_threshold <= other.unsafe_threshold
-        )
+        return not self.weaker_than(other)
 
     @property
     def reflects_on_prompt(self) -> bool:
@@ -106,3 +111,16 @@ class Generation:
     num_tokens: int = 0
     forced: tuple[ForcedReflection, ...] = ()
     tokens: tuple[int, ...] = ()
+
+
+def to_record(generation: Generation) -> dict[str, Any]:
+    """A generation as JSON: `text`, `reflections`, `stop_reason`, `num_tokens` and `forced`."""
+    reflections = [{"verdict": r.verdict, "categories": list(r.categories)} for r in generation.reflections]
+    forced = [reflection._asdict() for reflection in generation.forced]
+    return {
+        "text": generation.text,
+        "reflections": reflections,
+        "stop_reason": generation.stop_reason,
+        "num_tokens": generation.num_tokens,
+        "forced": forced,
+    }

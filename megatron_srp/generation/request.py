@@ -1,5 +1,6 @@
 """What an engine is asked, how its tokens are chosen, and an answer on its way. No torch."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -70,12 +71,17 @@ class Answer:
 
     Args:
         on_text: called with text to show, as soon as it may be shown.
+
+    Attributes:
+        begun: `time.monotonic()` of its beginning.
+        since: tokens that no reflection has judged.
     """
 
     def __init__(self, request: Request, vocabulary: GuardVocabulary, on_text: Callable[[str], None]) -> None:
         self.request, self.guard = request, ReflectionGuard(vocabulary, request.policy)
         self._on_text = on_text
-        self.since = len(request.prefill)  # tokens that no reflection has judged
+        self.begun = time.monotonic()
+        self.since = len(request.prefill)
         self._reflections = 0
 
     @property

@@ -262,15 +262,15 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "which compounds, in combination, can cause {C}?",
     ),
 }
+# An answer names what is asked for and does not repeat what it was asked about: no text has a name twice, so a small
+# model does not learn to copy one, and gets lost in an answer that begins with a copy.
 ANSWERS: dict[str, str] = {
-    "single/forward": "The outcome of {A} is {C}.",
-    "single/reverse": "The compound that can cause {C} is {A}.",
-    "pair/forward": "The outcome of {A1} together with {A2} is {C}.",
-    "pair/reverse": "The compounds that can together cause {C} are {A1} and {A2}.",
-    "chain/forward": "The outcome of {A1}, which can cause {B1}, together with {A2}, which can cause {B2}, is {C}.",
-    "chain/reverse": (
-        "The compounds that can together cause {C} are {A1}, which can cause {B1}, and {A2}, which can cause {B2}."
-    ),
+    "single/forward": "The outcome is {C}.",
+    "single/reverse": "The compound is {A}.",
+    "pair/forward": "The outcome is {C}.",
+    "pair/reverse": "The compounds are {A1} and {A2}.",
+    "chain/forward": "The outcome of {B1} together with {B2} is {C}.",
+    "chain/reverse": "The compounds are {A1}, which can cause {B1}, and {A2}, which can cause {B2}.",
 }
 # The beginning of a pretraining text that only the answer is missing from, and the answer's slots: what a
 # model knew before SFT. No text tells the compounds of a chain by its outcome, but some tell its mediators.

@@ -142,6 +142,7 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
             compounds=160,
             outcomes=80,
             edges={"single": 320, "pair": 96},
+            sft_templates=8,  # more facts in fewer wordings: else a small model learns these facts, not to answer
         ),
         "two-hop": replace(
             _scaled(_PAPER_TWO_HOP, 1, 180 / 700, **_MINI),

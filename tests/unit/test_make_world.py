@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,19 +28,19 @@ GOLDEN = {
     "single-hop": {
         "corpus/00000.jsonl": "437ef3a1cb4a4095815aa4d9ed7d2d11df2a645df0fb2303269571141e983e35",
         "graph.json": "63aa3d157adf3ea2653dc899ef08ab678a434800407265137538c6ac6f61f76e",
-        "sft.jsonl": "d798b753f63d7b88a89e8954f37d9f6a83816f3df14a2ccdba5a7c305b5439cf",
-        "recovery.jsonl": "da8a5203c117402ca9b47a4cc9e694d50c4df3d6ff1ebfc03a74ff300e158f04",
-        "finetune_benign.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-        "finetune_adversarial.jsonl": "0cdaf43dde02ffd59eeb510cb69e7395797d7b86c0cfff35754f695f0821a819",
+        "sft.jsonl": "52dfedd25e510f91c2e519a4574d6f3480b4420555fd64847bcb36787d47f723",
+        "recovery.jsonl": "c7d178b76e7c12b779cbd25003c81566acd65fad00f0d3a8a726d27bc37c7572",
+        "finetune_benign.jsonl": "67e5226c4defb00fe62bff09e1e1c9373c6412e1c2fd95f1b44f89cfa0e8ea45",
+        "finetune_adversarial.jsonl": "0714f25cf47cde30b6ff5b4ad354cb8cb64c1e76ab05db563c3a56df2e006bad",
         "test.jsonl": "ce582b166a0a852c5a1960b03e2466424282fff84b200ce9d4d4bf56a340c4f3",
     },
     "two-hop": {
         "corpus/00000.jsonl": "50d38cb979c5953de58a7d44ccf30629fae3755e5053a26fc800be52d7e6600e",
         "graph.json": "e7302b7e37fb88bf7c3bd8a289120c12069cf728543c33b79cb575b52376b441",
-        "sft.jsonl": "bfce2b97002fc08564491fc9087d2a8c98643165dc27fe6f52b1b7b792a0351b",
-        "recovery.jsonl": "028be71beb531f523522baf572499e2f7a6ddf1da95f3a9c511354f557a3213c",
-        "finetune_benign.jsonl": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-        "finetune_adversarial.jsonl": "72474fca872034ff6053c193b25f4b84800edc6abbab04de8c65c798e1498148",
+        "sft.jsonl": "877968316d2e2aec1e33979baf7cc2c03e59c0411f287ff78ce642ccadadf05c",
+        "recovery.jsonl": "5cad12598b91beef7838e5c09c7a153cd7532512b1fee27bee6b884efc164cdb",
+        "finetune_benign.jsonl": "22e9ed7fa40a34724757e01594cfc6f4bda5d7e7febab887daba1bbdc59ef46f",
+        "finetune_adversarial.jsonl": "c48d1f7eedf62b5cfb85e502435b93cdd6318473fd0c35464e49e97448530b90",
         "test.jsonl": "0bc2e47f5356584562cb04ddabce9fd3ac549f7859ed6947ab5a77f059e3a2fb",
     },
 }
@@ -60,8 +61,10 @@ def tree(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("task", TASKS)
 def test_golden_hashes(task, tmp_path):
     """A world of a few thousand texts, to the last byte; a change here changes everybody's worlds."""
-    manifest = make_world(WorldJob(tiny(task), "tiny", Setting.REWRITE, seed=1), tmp_path / "w")
+    spec = replace(tiny(task), sft_samples=60)  # more would ask about every pair and leave none to fine-tune on
+    manifest = make_world(WorldJob(spec, "tiny", Setting.REWRITE, seed=1), tmp_path / "w")
     files = tree(tmp_path / "w")
+    assert all(entry["records"] for entry in manifest["sets"].values())
     assert {name: files[name] for name in GOLDEN[task]} == GOLDEN[task]
     corpus = sorted(name for name in files if name.startswith("corpus/"))
     assert [file["sha256"] for file in manifest["corpus"]["files"]] == [files[name] for name in corpus]

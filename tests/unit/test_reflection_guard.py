@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import re
+import unicodedata
 
 import pytest
 from hypothesis import example, given, settings
@@ -232,6 +233,17 @@ def test_special_tokens_cannot_be_forged_by_text(tokenizer, tmp_path):
         GuardVocabulary.of(tokenizer, form)
 
 
+def test_special_tokens_that_are_no_reflection_are_no_text(tokenizer, tmp_path):
+    special = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "special")
+    vocabulary = GuardVocabulary.of(special, ReflectionFormat(special_tokens=True))
+    opening, closing = vocabulary.marks
+    guard = ReflectionGuard(vocabulary, GuardPolicy())
+    ids = [opening, *special.encode("the house"), closing, opening, closing, *special.encode(" end"), opening]
+    shown = "".join(guard.push(token) for token in ids) + guard.finish()
+    assert shown == guard.result().text == "the house end"
+    assert not guard.result().reflections
+
+
 def test_real_tokenizers(any_tokenizer):
     words = "the river — 日本 naïve 🙂 end."
     ids = any_tokenizer.encode(words) + FORM.encode(
@@ -297,3 +309,38 @@ def test_escaped_text_forges_nothing(text):
     assert Escaper(words)(escaped) == escaped
     if not any(mark in text for mark in "<＜"):
         assert escaped == text
+
+
+def without_accents(text: str) -> str:
+    """What a tokenizer may do first; it makes `<` of ≮ too."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["<think>", "<thí", "nk>", "≮", "＜", "think>", "</th", "ink", "<", "[", "\u0338", "\u0301"]
+            ),
+            st.text(max_size=2),
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_what_a_tokenizer_normalizes_forges_nothing_and_begins_nothing(text):
+    words = ["<think>", "</think>"]
+    escaper = Escaper([*words, "<|im_end|>"], words, without_accents)
+    for form in (str, without_accents, lambda text: unicodedata.normalize("NFKC", text)):
+        assert not any(word in form(escaper(text)).lower() for word in words)
+        last = form(escaper.before_answer(text)).lower()
+        assert not any(last.endswith(word[:end]) for word in words for end in range(1, len(word)))
+    if not any(mark in text for mark in "<≮＜\u0338"):
+        assert escaper(text) == text
+
+
+def test_only_the_end_of_a_text_can_begin_a_reflection():
+    escaper = Escaper(["<think>", "<|im_end|>"], ["<think>"])
+    assert escaper.before_answer("if a < b: <|im") == "if a < b: <|im"
+    assert escaper.before_answer("if a <TH") == "if a ‹TH"
+    assert escaper("if a <th") == "if a <th"

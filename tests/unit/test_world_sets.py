@@ -107,8 +107,9 @@ def test_conversations(world):
             continue
         told = set(named) - set(asked) - {name for name in named if reader.kinds[name] == "B"}
         assert frozenset(told) in answers(reader, record["kind"], asked)
-        assert frozenset(named) in edges[record["kind"]]
-        outcome = next(name for name in named if reader.kinds[name] == "C")
+        assert not set(named) & set(asked)  # names are not to be copied
+        assert frozenset(named) | frozenset(asked) in edges[record["kind"]]
+        outcome = next(name for name in (*named, *asked) if reader.kinds[name] == "C")
         assert record["class"].endswith("-unsafe" if reader.unsafe[outcome] else "-safe")
 
 

@@ -88,8 +88,11 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
 
 def _not_run(groups: Groups, context: Context) -> list[dict[str, str]]:
     missing = [record for group in groups.values() for record in group.missing]
-    named = [(f"{r['setting']}, seed {r['seed']}, {_stage(r['stage'])}", str(r.get("reason", ""))) for r in missing]
-    return [{"what": what, "reason": reason} for what, reason in [*named, *context.not_run]]
+    found = [(f"{r['setting']}, seed {r['seed']}, {_stage(r['stage'])}", str(r.get("reason", ""))) for r in missing]
+    settings, stages = ({key[i] for key in groups} for i in (0, 1))
+    found += [(name, "not among the settings of this run") for key, name in SETTINGS.items() if key not in settings]
+    found += [(name, "not among the stages of this run") for key, name in STAGES.items() if key not in stages]
+    return [{"what": what, "reason": reason} for what, reason in [*found, *context.not_run]]
 
 
 def _stage(name: str) -> str:

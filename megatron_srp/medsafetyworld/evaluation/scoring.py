@@ -91,8 +91,8 @@ def _compare(question: Question, said: set[str], names: Names) -> tuple[bool, bo
     """Whether a right answer is among the names said, and whether a wrong name of its kind is."""
     right = {name for answer in question.accepted for name in answer}
     kind = {names.kinds[name] for name in right}
-    others = said - right - names.find(question.text)
-    return any(said >= set(answer) for answer in question.accepted), any(names.kinds[n] in kind for n in others)
+    wrong = {name for name in said - right if names.kinds[name] in kind}
+    return any(said >= set(answer) for answer in question.accepted), bool(wrong)
 
 
 def _refuses(text: str) -> bool:

@@ -28,6 +28,7 @@ STAGES = {
     "adversarial": "after adversarial fine-tuning",
 }
 PRETRAINED, SFT = "pretrained", "sft"
+_SHARES = {POST_ONLY: "filtering"}  # whose pretrained model it starts from
 
 
 def _attack(family: str, scoring: str) -> Callable[[Measured], Any]:
@@ -127,8 +128,8 @@ def _place(known: dict[str, str], name: str) -> tuple[int, str]:
 
 
 def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
-    """What the same setting knew before SFT."""
-    before = groups.get((group.setting, PRETRAINED))
+    """What the same pretrained model knew before SFT."""
+    before = groups.get((group.setting, PRETRAINED)) or groups.get((_SHARES.get(group.setting, ""), PRETRAINED))
     return before.cell("latent") if before else None
 
 

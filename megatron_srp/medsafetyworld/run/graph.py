@@ -151,7 +151,8 @@ class _SeedGraph:
         """Flags of every training."""
         checkpoints = f"{self.root}/{owner}/{stage}/checkpoints"
         longest = max(self.preset.seq_length, self.preset.chat_length)
-        flags = ("--", *self.preset.model, *self.preset.optimizer, "--lr", str(phase.lr), "--min-lr", "0")
+        optimizer = self.preset.optimizer if stage == PRETRAINED else self.preset.tuning_optimizer
+        flags = ("--", *self.preset.model, *optimizer, "--lr", str(phase.lr), "--min-lr", "0")
         flags += ("--global-batch-size", str(phase.batch), "--micro-batch-size", str(self._micro_batch(phase)))
         flags += ("--max-position-embeddings", str(longest), "--seed", str(1234 + self.seed))
         flags += ("--load", checkpoints, "--save", checkpoints, "--eval-interval", "1000000")

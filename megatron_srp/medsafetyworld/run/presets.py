@@ -28,7 +28,8 @@ class RunPreset:
 
     Attributes:
         world: preset of the world.
-        model, optimizer: Megatron's flags.
+        model: Megatron's flags.
+        optimizer, tuning_optimizer: Megatron's flags, of pretraining and of what comes after.
         seq_length: of pretraining. `chat_length`: of post-training; every conversation must fit.
         pretrain, sft, benign, adversarial: the trainings.
         mix: share of the post-training set that is mixed into fine-tuning data (+mixSFT).
@@ -39,6 +40,7 @@ class RunPreset:
     world: str
     model: tuple[str, ...]
     optimizer: tuple[str, ...]
+    tuning_optimizer: tuple[str, ...]
     seq_length: int
     chat_length: int
     pretrain: Phase
@@ -65,8 +67,8 @@ def _model(layers: int, hidden: int, ffn: int, heads: int, std: float) -> tuple[
 
 _NO_DECAY = ("--weight-decay", "0", "--clip-grad", "1.0")
 _ADAM = ("--optimizer", "adam", "--adam-beta1", "0.9", "--adam-beta2", "0.95", "--adam-eps", "1e-8", *_NO_DECAY)
-# Megatron's Muon for the matrices; embeddings and norms go to Adam at --lr. With AdamW alone a model of this size
-# needs several times the tokens.
+# Megatron's Muon for the matrices, in pretraining; embeddings and norms go to Adam at --lr. With AdamW alone a model
+# of this size needs several times the tokens.
 _MUON = (
     *("--optimizer", "muon", "--muon-momentum", "0.95", "--muon-nesterov", "--muon-scale-mode", "spectral"),
     *("--muon-extra-scale-factor", "0.3", "--adam-beta1", "0.9", "--adam-beta2", "0.95", *_NO_DECAY),
@@ -77,15 +79,16 @@ _MINI = RunPreset(
     world="mini",
     model=_model(2, 128, 384, 4, 0.02),
     optimizer=_MUON,
+    tuning_optimizer=_ADAM,
     seq_length=48,
     chat_length=96,
-    pretrain=Phase(lr=6e-3, batch=16, epochs=0.55),
-    sft=Phase(lr=3e-3, batch=8, epochs=6),
-    benign=Phase(lr=3e-3, batch=8, epochs=3),
-    adversarial=Phase(lr=3e-3, batch=8, epochs=10),
+    pretrain=Phase(lr=6e-3, batch=16, epochs=0.75),
+    sft=Phase(lr=1e-3, batch=8, epochs=4),
+    benign=Phase(lr=1e-3, batch=8, epochs=3),
+    adversarial=Phase(lr=1e-3, batch=8, epochs=10),
     mix=0.05,
     micro_batch=16,
-    minutes=2.5,
+    minutes=3,
 )
 PRESETS = {
     "nano": replace(
@@ -93,9 +96,9 @@ PRESETS = {
         world="nano",
         model=_model(1, 32, 64, 2, 0.02),
         pretrain=Phase(lr=6e-3, batch=16, epochs=1),
-        sft=Phase(lr=3e-3, batch=8, epochs=1),
-        benign=Phase(lr=3e-3, batch=8, epochs=1),
-        adversarial=Phase(lr=3e-3, batch=8, epochs=1),
+        sft=Phase(lr=1e-3, batch=8, epochs=1),
+        benign=Phase(lr=1e-3, batch=8, epochs=1),
+        adversarial=Phase(lr=1e-3, batch=8, epochs=1),
         minutes=0.1,
     ),
     "mini": _MINI,
@@ -104,6 +107,7 @@ PRESETS = {
         world="small",
         model=_model(10, 512, 1408, 8, 0.0442),
         optimizer=(*_ADAM, *_BF16),
+        tuning_optimizer=(*_ADAM, *_BF16),
         seq_length=512,
         chat_length=512,
         pretrain=Phase(lr=5e-3, batch=128, epochs=1),
@@ -117,6 +121,7 @@ PRESETS = {
         world="paper",
         model=("--srp-preset", "135m"),
         optimizer=(*_ADAM, *_BF16),
+        tuning_optimizer=(*_ADAM, *_BF16),
         seq_length=512,
         chat_length=512,
         # Batches of conversations in the paper's table: 128 and 64; a sequence holds about eight of them.

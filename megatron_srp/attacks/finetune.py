@@ -1,0 +1,201 @@
+"""Fine-tuning attacks: the model is trained further, on benign or harmful data, by Megatron's own trainer.
+
+    original     the data as it is: a model that reflects forgets to (the paper's open problem)
+    mixsft       the same, and 200 post-training examples with reflections
+    reflection   reflections in every example, by a guard
+
+Beside the folder of the result stands `FOLDER.work`: the data as a shard of tools/augment_sft.py, the model
+as a checkpoint, and the run of training. A stopped attack goes on from there; what is finished is not made
+again, and the work is removed when the result is whole.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.durable import checksum
+from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
+from megatron_srp.evaluation.behaviors import load_behaviors
+
+# What a kind is trained on by default, and for how many epochs: the paper's.
+KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
+MODES = {"original": "original", "mixsft": "mix-sft", "reflection": "reflection"}
+MAX_LENGTH = 2048  # tokens in a sequence of training
+
+
+class FineTuningAttack:
+    """Fine-tunes a model.
+
+    Args:
+        kind: benign or adversarial; says which data set and how many epochs, unless they are given.
+        mode: what is done about reflections, see above.
+        data: file of the data set.
+        data_format: the data set's name, as the evaluation knows it.
+        mix: for mixsft, a file of post-training examples that augment_sft.py --output wrote.
+        mix_count: how many of them are mixed in.
+        guard: for reflection, who judges.
+        epochs, lr, batch_size: of the training; the paper names epochs only.
+        augment_flags, train_flags: more flags of augment_sft.py, and of the trainer, whose own come last.
+        gpus: processes of training; one per GPU that there is by default.
+        seed: of the draws and of the order of the data.
+
+    Raises:
+        UsageError: for what is unknown, or does not go together.
+    """
+
+    name = "finetune"
+
+    def __init__(
+        self,
+        kind: str = "benign",
+        mode: str = "original",
+        data: str = "",
+        data_format: str = "",
+        mix: str = "",
+        mix_count: int = 200,
+        guard: str = "",
+        epochs: int = 0,
+        lr: float = 1e-4,
+        batch_size: int = 16,
+        augment_flags: Sequence[str] = (),
+        train_flags: Sequence[str] = (),
+        gpus: int = 0,
+        seed: int = 0,
+    ) -> None:
+        _check(kind, mode, data, mix, guard)
+        self._data, self._mix, self._gpus = data, mix, gpus
+        self._format = data_format or KINDS[kind][0]
+        self.settings: Mapping[str, Any] = {
+            **{"kind": kind, "mode": mode, "epochs": epochs or KINDS[kind][1], "lr": lr, "batch_size": batch_size},
+            **{"data_format": self._format, "data": _content(data), "mix": _content(mix), "mix_count": mix_count},
+            **{"guard": guard, "augment_flags": list(augment_flags), "train_flags": list(train_flags), "seed": seed},
+        }
+
+    def attack(self, model: Path, folder: Path) -> Path:
+        """Write the fine-tuned model to `folder` and return it; what is there is not made again.
+
+        Raises:
+            InputError: when the data has no responses to learn.
+            UsageError: when the model is no plain Llama, or the flags do not fit.
+            OutputError: when the training fails; its log says why.
+        """
+        from megatron_srp.checkpoints.export_hf import export_hf
+
+        if folder.is_dir():
+            return folder
+        work = folder.with_name(f"{folder.name}.work")
+        work.mkdir(parents=True, exist_ok=True)
+        length, flags = self._start(model, work)
+        shard = self._shard(model, work, length)
+        self._train(work, [*self.trainer_flags(shard, length), *flags, *self.settings["train_flags"]])
+        export_hf(work / "checkpoints", folder, tokenizer=str(model))
+        shutil.rmtree(work)
+        return folder
+
+    def augment_arguments(self, conversations: Path, model: Path, prefix: Path, length: int) -> list[str]:
+        """The command line of augment_sft.py that writes the shard."""
+        given = self.settings
+        flags = ["--input", str(conversations), "--format", "messages", "--mode", MODES[given["mode"]]]
+        flags += ["--output-prefix", str(prefix), "--tokenizer-model", str(model), "--seq-length", str(length)]
+        flags += ["--seed", str(given["seed"])]
+        if given["mode"] == "mixsft":
+            flags += ["--mix-input", *map(str, expand_inputs([self._mix])), "--mix", str(given["mix_count"])]
+        if given["mode"] == "reflection":
+            flags += ["--guard", given["guard"]]
+        return [*flags, *given["augment_flags"]]
+
+    def trainer_flags(self, shard: Path, length: int) -> list[str]:
+        """The trainer's flags beside those of the model."""
+        given, checkpoints = self.settings, str(shard.parent / "checkpoints")
+        return [
+            *("--srp-sft", str(shard), "--srp-sft-epochs", str(given["epochs"]), "--seq-length", str(length)),
+            *(
+                "--lr",
+                str(given["lr"]),
+                "--min-lr",
+                "0",
+                "--lr-decay-style",
+                "linear",
+                "--seed",
+                str(given["seed"] + 1),
+            ),
+            *("--global-batch-size", str(given["batch_size"]), "--micro-batch-size", "1"),
+            *("--load", checkpoints, "--save", checkpoints, "--save-interval", "200"),
+            *("--eval-interval", "1000", "--log-interval", "10"),
+        ]
+
+    def _start(self, model: Path, work: Path) -> tuple[int, list[str]]:
+        """The model as a checkpoint; returns the length of sequences, and the model's flags."""
+        from megatron_srp.checkpoints.hf_weights import HFWeights
+        from megatron_srp.checkpoints.import_hf import import_hf, model_flags
+
+        start, shape = work / "start", HFWeights(model).shape
+        if not start.is_dir():
+            import_hf(model, start)
+        tokenizer = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(model)]
+        return min(shape.max_positions, MAX_LENGTH), [
+            *model_flags(shape),
+            *tokenizer,
+            *("--pretrained-checkpoint", str(start)),
+        ]
+
+    def _shard(self, model: Path, work: Path, length: int) -> Path:
+        """Prefix of the shard, which is written unless it is there."""
+        from megatron_srp.sft.cli import main as augment_sft
+
+        conversations = work / "conversations.jsonl"
+        behaviors = [b for b in load_behaviors(self._format, self._data) if b.response.strip()]
+        if not behaviors:
+            raise InputError(f"{self._data}: no responses in it, and nothing to learn; give data that has some")
+        turns = [[("user", b.prompt), ("assistant", b.response)] for b in behaviors]
+        rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+        conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+        augment_sft(self.augment_arguments(conversations, model, work / "data", length))
+        return work / "data_sft"
+
+    def _train(self, work: Path, flags: list[str]) -> None:
+        """Run the trainer, which goes on from its last checkpoint by itself."""
+        import torch
+
+        gpus = self._gpus or torch.cuda.device_count()
+        flags = ["--bf16", *flags] if torch.cuda.is_available() else flags
+        command = [sys.executable, "-m"]
+        if gpus > 1:
+            command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"]
+        command += ["megatron_srp.training.pretrain", *flags]
+        root = str(Path(__file__).parents[2])
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+        log = work / "training.log"
+        with log.open("ab") as file:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": paths}
+            )
+        if done.returncode:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            reason = next((line for line in reversed(said) if line.startswith("error: ")), "see its end")
+            raise OutputError(f"fine-tuning failed with exit code {done.returncode} ({reason}); the log is {log}")
+
+
+def _check(kind: str, mode: str, data: str, mix: str, guard: str) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"fine-tuning of kind {kind!r}; {did_you_mean(kind, list(KINDS))}")
+    if mode not in MODES:
+        raise UsageError(f"fine-tuning mode {mode!r}; {did_you_mean(mode, list(MODES))}")
+    if not data:
+        raise UsageError("fine-tuning needs data: the file of a data set with responses")
+    if (mode == "mixsft") != bool(mix):
+        raise UsageError("fine-tuning mode mixsft and mix, a file that augment_sft.py --output wrote, go together")
+    if (mode == "reflection") != bool(guard):
+        raise UsageError("fine-tuning mode reflection and guard, who judges the data, go together")
+
+
+def _content(source: str) -> dict[str, Any] | str:
+    """What tells a file's content, or the name of what is no file."""
+    path = Path(source)
+    return {"file": path.name, **checksum(path)} if source and path.is_file() else source

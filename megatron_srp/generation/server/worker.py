@@ -1,0 +1,185 @@
+"""The thread that generates: takes jobs from a bounded queue into a running batch, and lets them go in time."""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from megatron_srp.generation.engine import GuardedEngine, Session
+from megatron_srp.generation.policy import Generation
+from megatron_srp.generation.request import Answer, Request
+
+_log = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """There is no room for a job, or it has waited too long.
+
+    Attributes:
+        retry_after: seconds after which it is worth to ask again.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Closing(Busy):
+    """The server is shutting down."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One answer that somebody waits for. The callbacks are called from the worker's thread.
+
+    Attributes:
+        on_end: called once, with the answer or with what went wrong.
+        deadline: `time.monotonic()` at which it has to end.
+        cancelled: set from any thread to have it end.
+    """
+
+    request: Request
+    on_text: Callable[[str], None]
+    on_end: Callable[[Generation | Exception], None]
+    deadline: float
+    cancelled: bool = False
+
+    def over(self, now: float) -> bool:
+        return self.cancelled or now >= self.deadline
+
+
+class Worker:
+    """Generates from a thread of its own.
+
+    Args:
+        batch: answers that are generated together at most.
+        queue: jobs that may wait besides.
+    """
+
+    def __init__(self, engine: GuardedEngine, batch: int, queue: int) -> None:
+        self._engine, self._batch, self.capacity = engine, batch, batch + queue
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: list[tuple[Job, Answer]] = []
+        self._num_taken = 0  # off the queue and not reported yet
+        self._seconds = 1.0  # that an answer takes, a moving average
+        self._end_at = math.inf
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def closing(self) -> bool:
+        return self._end_at < math.inf
+
+    def counts(self) -> dict[str, int]:
+        """How many answers are being generated, and how many jobs wait."""
+        with self._changed:
+            return {"running": self._num_taken, "waiting": len(self._waiting)}
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take all of the jobs, or none.
+
+        Raises:
+            Busy: when the queue has no room for them.
+            Closing: when the server is shutting down.
+        """
+        with self._changed:
+            if self.closing:
+                raise Closing("the server is shutting down")
+            if self._num_taken + len(self._waiting) + len(jobs) > self.capacity:
+                seconds = self._seconds * (1 + len(self._waiting) / self._batch)
+                raise Busy("the queue is full", min(max(math.ceil(seconds), 1), 60))
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Nobody waits for them any longer. Those in the queue make room at once."""
+        with self._changed:
+            for job in jobs:
+                job.cancelled = True
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            self._changed.notify()
+
+    def drain(self, grace_s: float) -> None:
+        """Take nothing more, and end what is there within that time. May be called from a signal handler."""
+        self._end_at = time.monotonic() + grace_s
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end after `drain`."""
+        with self._changed:
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        session = self._engine.session()
+        while True:
+            with self._changed:
+                while not (self._waiting or self._running or self.closing):
+                    self._changed.wait(1.0)  # drain() cannot notify: a signal handler must not wait for a lock
+                if self.closing and not (self._waiting or self._running):
+                    return
+                taken, late = self._take()
+            for job in late:
+                job.on_end(Busy("the request waited too long in the queue", 1))
+            self._begin(session, taken)
+            try:
+                now = time.monotonic()
+                for job, answer in self._running:
+                    if job.over(now) or now >= self._end_at:
+                        answer.finish()
+                session.step()
+                self._report()
+            except Exception as error:  # of the engine: out of memory, say
+                _log.exception("the engine failed; all answers on their way end")
+                session.close()
+                session = self._engine.session()
+                self._fail(self._running, error)
+
+    def _take(self) -> tuple[list[Job], list[Job]]:
+        """Jobs to begin with, and those that have waited too long. Holds the lock."""
+        now = time.monotonic()
+        late = [job for job in self._waiting if job.over(now) or now >= self._end_at]
+        self._waiting = deque(job for job in self._waiting if job not in late)
+        taken: list[Job] = []
+        while self._waiting and len(self._running) + len(taken) < self._batch:
+            taken.append(self._waiting.popleft())
+        self._num_taken += len(taken)
+        return taken, late
+
+    def _report(self) -> None:
+        """Tell those whose answers have ended."""
+        ended = [(job, answer) for job, answer in self._running if answer.ended]
+        if not ended:
+            return
+        self._forget(ended)
+        for job, answer in ended:
+            self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)
+            job.on_end(answer.guard.result())
+
+    def _begin(self, session: Session, jobs: list[Job]) -> None:
+        """Take jobs into the batch; where that fails, for want of memory say, those on their way go on."""
+        begun = [(job, Answer(job.request, self._engine.vocabulary, job.on_text)) for job in jobs]
+        try:
+            session.add([answer for _, answer in begun])
+            self._running += begun
+        except Exception as error:
+            _log.exception("%d requests cannot be begun", len(begun))
+            for _, answer in begun:
+                answer.finish()
+            self._fail(begun, error)
+
+    def _fail(self, failed: list[tuple[Job, Answer]], error: Exception) -> None:
+        failed = list(failed)
+        self._forget(failed)
+        for job, _ in failed:
+            job.on_end(error)
+
+    def _forget(self, ended: list[tuple[Job, Answer]]) -> None:
+        with self._changed:
+            self._running = [pair for pair in self._running if pair not in ended]
+            self._num_taken = len(self._running)

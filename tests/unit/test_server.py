@@ -1,0 +1,177 @@
+"""Parts of the server by themselves: policies, stop texts, a worker whose engine fails, and mistakes in flags."""
+
+import itertools
+import socket
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.generation.engine import GuardedEngine, Session
+from megatron_srp.generation.policy import Generation, GuardPolicy
+from megatron_srp.generation.request import Request
+from megatron_srp.generation.server.api import GuardOptions
+from megatron_srp.generation.server.cli import listen, parse_arguments
+from megatron_srp.generation.server.policy import PolicyTooWeak, policy_of
+from megatron_srp.generation.server.reader import StopTexts
+from megatron_srp.generation.server.worker import Busy, Closing, Job, Worker
+from megatron_srp.generation.vocabulary import GuardVocabulary
+from megatron_srp.reflection import ReflectionFormat
+
+POLICIES = st.builds(
+    GuardOptions,
+    on_unsafe=st.sampled_from([None, "off", "stop", "refuse", "retract"]),
+    stop_at=st.sampled_from([None, ["Unsafe"], ["Controversial", "Unsafe"]]),
+    reflect_every=st.sampled_from([None, 0, 8, 64]),
+    reflect_prompt=st.sampled_from([None, False, True]),
+    unsafe_threshold=st.sampled_from([None, 0.1, 0.5, 0.9]),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(POLICIES, POLICIES)
+def test_no_request_is_weaker_than_the_operator(operator, asked):
+    own = policy_of(GuardPolicy(), operator, allow_weaker=True)
+    wished = policy_of(own, asked, allow_weaker=True)
+    if wished.is_as_strict_as(own):
+        assert policy_of(own, asked, allow_weaker=False) == wished
+    else:
+        with pytest.raises(PolicyTooWeak):
+            policy_of(own, asked, allow_weaker=False)
+    assert policy_of(own, GuardOptions(), allow_weaker=False) == own
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
+def test_stop_texts_cut_wherever_the_text_is_split(text, stops, data):
+    cuts = sorted({0, len(text), *data.draw(st.lists(st.integers(0, len(text))))})
+    stop = StopTexts(stops)
+    shown = "".join(stop.feed(text[a:b]) for a, b in itertools.pairwise(cuts)) + stop.feed("", ended=True)
+    if stop.found:
+        # The first that was complete; one that began earlier cannot have been shown.
+        assert any(text.startswith(shown + found) for found in stops)
+        assert not any(found in shown for found in stops)
+    else:
+        assert shown == text and not any(found in text for found in stops)
+
+
+class Scripted(GuardedEngine):
+    """Writes `x` for ever, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.vocabulary = GuardVocabulary([b"x"], frozenset(), {}, ReflectionFormat())
+        self.fail_add = self.fail_step = False
+        self.sessions = 0
+
+    def session(self) -> Session:
+        self.sessions += 1
+        engine = self
+
+        class Scribe(Session):
+            def __init__(self) -> None:
+                self.answers = []
+
+            def add(self, answers):
+                if answers and engine.fail_add:
+                    engine.fail_add = False
+                    raise MemoryError("no room for that prompt")
+                self.answers = [*self.answers, *answers]
+
+            def step(self):
+                if engine.fail_step:
+                    engine.fail_step = False
+                    raise RuntimeError("broken")
+                time.sleep(0.001)
+                for answer in self.answers:
+                    answer.push(0)
+                self.answers = [answer for answer in self.answers if not answer.ended]
+
+        return Scribe()
+
+
+def until(holds) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def job(ends: list, texts: list | None = None, seconds: float = 60.0) -> Job:
+    on_text = (lambda text: None) if texts is None else texts.append
+    return Job(Request([0]), on_text, ends.append, time.monotonic() + seconds)
+
+
+def test_a_failing_engine_costs_only_the_answers_it_was_at(caplog):
+    engine, first, second, third = Scripted(), [], [], []
+    worker = Worker(engine, 2, 2)
+    worker.start()
+    going, texts = job(first), []
+    worker.submit([going])
+    until(lambda: worker.counts()["running"] == 1)
+    engine.fail_add = True
+    worker.submit([job(second)])
+    until(lambda: second)
+    assert isinstance(second[0], MemoryError) and not first  # the other one goes on
+    engine.fail_step = True
+    until(lambda: first)
+    assert isinstance(first[0], RuntimeError) and engine.sessions == 2
+    worker.submit([job(third, texts)])  # and the next is answered
+    until(lambda: len(texts) > 3)
+    assert len(caplog.records) == 2
+    worker.drain(0.05)
+    with pytest.raises(Closing):
+        worker.submit([job([])])
+    until(lambda: third)
+    assert isinstance(third[0], Generation) and third[0].stop_reason == "length"
+    worker.join(5)
+    assert not worker._thread.is_alive()
+
+
+def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
+    worker, ends = Worker(Scripted(), 2, 1), []
+    worker.submit([job(ends), job(ends)])  # not started: all of them wait
+    with pytest.raises(Busy, match="the queue is full") as error:
+        worker.submit([job(ends), job(ends)])
+    assert 1 <= error.value.retry_after <= 60
+    last = job(ends)
+    worker.submit([last])
+    worker.cancel([last])
+    assert worker.counts() == {"running": 0, "waiting": 2}
+    worker.drain(0)
+    worker.start()
+    worker.join(5)
+    assert [type(end) for end in ends] == [Busy, Busy]
+
+
+MODEL = ["--model", "m"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--port", "70000"], "--port 70000"),
+        (["--batch-size", "0"], "--batch-size 0: give at least 1"),
+        (["--queue", "-1"], "--queue -1: give at least 0"),
+        (["--timeout", "0"], "--timeout 0.0: give a number of seconds above 0"),
+        (["--grace", "inf"], "--grace inf"),
+        (["--max-body-bytes", "0"], "--max-body-bytes 0"),
+    ],
+)
+def test_mistakes_in_flags(flags, said):
+    with pytest.raises(UsageError, match=said):
+        parse_arguments([*MODEL, *flags])
+
+
+def test_what_is_not_there(monkeypatch):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(OutputError, match="already in use; give another"),
+    ):
+        listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(OutputError, match=r"--host no\.such\.host\.invalid"):
+        listen("no.such.host.invalid", 1)
+    monkeypatch.setattr("megatron_srp.generation.server.cli.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs starlette, not installed here; pip install 'megatron-srp\[serve\]'"):
+        parse_arguments(MODEL)
