@@ -227,6 +227,7 @@ def test_compare(reports):
     assert (direct.cases, direct.a, direct.b, direct.p) == (4, 0, 100, pytest.approx(0.125))
     same, _ = compare(reports["reflects"][1], reports["reflects"][1] / "report.json")
     assert {c.p for c in same if c.measure == "heuristic"} == {1.0}
+    assert {c.better for c in found if c.column == "overrefusal"} == {"lower", "higher"}  # refusals, and the win rate
     text = to_text(found, ["x: only in one"], ("a", "b"))
     assert "| direct | heuristic | 4 | 0.00 | 100.00 | +100.00 (+100.00 to +100.00) | 0.125 |  |" in text
     with pytest.raises(InputError, match=r"no report of tools/evaluate\.py"):
