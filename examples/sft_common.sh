@@ -22,9 +22,13 @@ if [ -n "${CHECKPOINT:-}" ]; then
 elif [ "$mode" = run ]; then
     fail "CHECKPOINT is not set: give the model to start from, the --save folder of a run or import_hf.py's output"
 fi
-data=("${mock_data[@]}" --train-iters 100)
+data=(--train-iters 100 "${mock_data[@]}")
 if [ "${#shards[@]}" -gt 0 ]; then
-    data=(--srp-sft "${shards[@]}" --srp-sft-epochs "$EPOCHS")
+    data=(--srp-sft "${shards[@]}")
+    case " ${extra[*]} " in
+        *" --train-iters "* | *" --train-samples "*) ;; # the command line says how long
+        *) data+=(--srp-sft-epochs "$EPOCHS") ;;
+    esac
 fi
 if [ -n "${VALID:-}" ]; then
     read -r -a held_out <<<"$VALID"

@@ -6,7 +6,7 @@ the path of a YAML file that describes a chat model which answers with a verdict
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
@@ -53,8 +53,12 @@ class GuardOptions:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
 
 
-def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifier:
-    """The guard of that name; raises UsageError for an unknown one, and for options it does not take."""
+def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[str] = ()) -> SafetyClassifier:
+    """The guard of that name; raises UsageError for an unknown one, and for options it does not take.
+
+    Args:
+        also: other names that the user might have given, for the message.
+    """
     options = options or GuardOptions()
     if name.startswith("ensemble:"):
         from megatron_srp.annotation.guards.ensemble import load_ensemble
@@ -64,7 +68,7 @@ def load_guard(name: str, options: GuardOptions | None = None) -> SafetyClassifi
         return load_ensemble(Path(name.removeprefix("ensemble:")))
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
-        choices = did_you_mean(name, list(GUARDS))
+        choices = did_you_mean(name, [*GUARDS, *also])
         raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {choices}")
     if target.endswith((".yaml", ".yml")):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard

@@ -1,11 +1,10 @@
 """`tools/choose_threshold.py`: the curve of two files of answers, and the threshold that it recommends."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import CommandParser, InputError, UsageError
 from megatron_srp.generation.policy import GuardPolicy
 from megatron_srp.generation.threshold import (
     MAX_FALSE_STOPS,
@@ -56,11 +55,10 @@ def to_text(curve: Sequence[Point], best: Point | None, max_false_stops: float) 
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description="Choose --unsafe-threshold from answers to harmful and to benign prompts, written by "
         "tools/generate.py --on-unsafe off --reflect-every N. A harmful line with `jailbroken: false` is an attack "
         "that fails in any case.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--harmful", type=Path, required=True, metavar="FILE", help="answers to harmful prompts")

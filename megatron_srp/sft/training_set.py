@@ -61,13 +61,18 @@ class TrainingSet:
 
     def epoch(self, number: int) -> Packs:
         """The packs of epoch `number`, from 0; the first is kept, as several ask for it."""
-        if number == 0 and self._first_epoch is None:
+        if number > 0:
+            return self._pack(number)
+        if self._first_epoch is None:
             self._first_epoch = self._pack(0)
-        return self._first_epoch if number == 0 and self._first_epoch else self._pack(number)
+        return self._first_epoch
 
     def _pack(self, number: int) -> Packs:
         rng = np.random.RandomState([self.seed, number])
         drawn = np.concatenate([self._draw(k, rng) for k in range(len(self.sources))])
+        if not len(drawn):
+            shares = ", ".join(f"{source.share:g} of {source.prefix}" for source in self.sources)
+            raise UsageError(f"--srp-sft: an epoch of {shares} has no conversation; give larger shares")
         return pack(drawn, self.sizes[drawn], self.seq_length, rng)
 
     def _draw(self, k: int, rng: np.random.RandomState) -> np.ndarray:

@@ -14,12 +14,15 @@ from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAs
 
 from megatron_srp.errors import OutputError
 from megatron_srp.training.exits import exit_alone
+from megatron_srp.training.process_ends import end_forks_with_this_process, end_with_maker
 
+_LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
 SECONDS_TO_CLOSE = 3.0
 
 
 def watch_checkpoint_worker() -> None:
-    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died."""
+    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died; and the
+    worker, with all that the rank has forked, when the rank has."""
     start: Any = PersistentAsyncCaller._get_process  # bound to the class
     known: list[Any] = []
     leaving = threading.Event()
@@ -33,6 +36,14 @@ def watch_checkpoint_worker() -> None:
         return process
 
     PersistentAsyncCaller._get_process = get_process
+    PersistentAsyncCaller.async_loop = staticmethod(worker_loop)
+    end_forks_with_this_process()
+
+
+def worker_loop(*args: Any) -> None:
+    """What the worker runs. Megatron's own loop waits for its next save for ever, whatever becomes of the rank."""
+    end_with_maker()
+    _LOOP(*args)
 
 
 def _watch(process: Any, leaving: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -69,6 +70,12 @@ class Job:
         """Holds the id of the ranks' process group, and a line feed, once they have started."""
         return Path(f"{self.log}.group")
 
+    @property
+    def ended(self) -> bool:
+        """Whether its ranks have."""
+        assert self.server.process.stdout is not None
+        return bool(select.select([self.server.process.stdout], [], [], 0)[0])
+
     def wait(self) -> Finished:
         """Wait for its end."""
         return Finished(self.server.answer(), self.log.read_text())
@@ -84,17 +91,32 @@ class Forkserver:
         """Run a job to its end: `module`'s `main()` on each rank."""
         return self._start(world_size, argv, module).wait()
 
-    def run_and_kill(self, world_size: int, argv: list[str], moment: Callable[[], bool]) -> Finished:
+    def run_and_kill(
+        self, world_size: int, argv: list[str], moment: Callable[[], bool], module: str = ENTRY_POINT[1]
+    ) -> Finished:
         """SIGKILL for all processes of a job as soon as `moment()`, asked every millisecond, is true."""
-        job = self._start(world_size, argv, ENTRY_POINT[1])
+        job = self._start(world_size, argv, module)
         while not job.group_file.exists() or not (group := job.group_file.read_text()).endswith("\n"):
             time.sleep(0.001)
         deadline = time.monotonic() + 120
-        while not moment() and time.monotonic() < deadline:
+        while not moment() and time.monotonic() < deadline and not job.ended:
             time.sleep(0.001)
         with suppress(ProcessLookupError):  # it has ended by itself
             os.killpg(int(group), signal.SIGKILL)
         return job.wait()
+
+    def wait_for_all_to_end(self) -> None:
+        """Wait until none of the processes of the latest job is left, its ranks' children included."""
+        group = int((self.folder / f"run-{self.num_runs}.log.group").read_text())
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.02)
+        os.killpg(group, signal.SIGKILL)
+        raise AssertionError("processes of the job are left")
 
     def _start(self, world_size: int, argv: list[str], module: str) -> "Job":
         self.num_runs += 1

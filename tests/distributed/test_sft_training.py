@@ -83,6 +83,20 @@ def test_the_loss_is_the_average_over_learned_tokens(
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in weights) < 1e-5
 
 
+def test_each_evaluation_goes_through_the_whole_set_once(
+    flags: list[str], forkserver: Forkserver, tmp_path: Path
+) -> None:
+    """At a learning rate of 0, its loss is that of an epoch of training, averaged over the learned tokens."""
+    prefix = flags[flags.index("--srp-sft") + 1]
+    one_epoch = ["--srp-sft-epochs", "1", "--lr", "0", "--srp-sft-valid", prefix, "--eval-interval", "1"]
+    run = train(forkserver, 2, [*flags, *one_epoch], Run(tmp_path))
+    losses, tokens = run.losses(), run.losses("learned tokens")
+    average = sum(losses[step] * tokens[step] for step in losses) / sum(tokens.values())
+    evaluated = run.losses("lm loss validation")
+    assert sorted(evaluated) == sorted(losses) == [1, 2, 3]
+    assert evaluated[1] == evaluated[2] == evaluated[3] == pytest.approx(average, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def recorded(flags: list[str], forkserver: Forkserver, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("recorded") / "experiments"

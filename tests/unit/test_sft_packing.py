@@ -121,6 +121,7 @@ def test_a_worker_process_maps_the_files_itself(tmp_path: Path) -> None:
         (["--seq-length", "30"], "a: 2 of 3 conversations are longer than --seq-length 30; the longest needs 49. Give"),
         (["--srp-sft", "SHARD/none"], "none.bin: no such file"),
         (["--srp-sft", "-1", "SHARD/a"], "a share is how often an epoch uses a shard, more than 0"),
+        (["--srp-sft", "0.01", "SHARD/a"], "an epoch of 0.01 of"),
         (["--srp-sft-epochs", "0"], "--srp-sft-epochs 0: give a number of 1 or more"),
         (["--srp-sft-epochs", "2", "--train-iters", "9"], "both say how long: give one"),
         (["--data-path", "x"], "--data-path and --srp-sft cannot be used together"),
@@ -154,6 +155,19 @@ def test_what_needs_the_shard() -> None:
 def test_shards_that_cannot_be_trained_on(conversations: list, problem: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=problem):
         TrainingSet([Source(write_sft_shard(tmp_path / "a", conversations))], 32, 0)
+
+
+def test_a_shard_without_its_manifest(tmp_path: Path) -> None:
+    prefix = write_sft_shard(tmp_path / "a", of_lengths([9]))
+    (tmp_path / "a.srp.json").unlink()
+    with pytest.raises(InputError, match=r"a: no \.srp\.json beside it names it as conversations"):
+        TrainingSet([Source(prefix)], 32, 0)
+
+
+def test_a_run_without_a_sequence_length(tmp_path: Path) -> None:
+    prefix = write_sft_shard(tmp_path / "a", of_lengths([9]))
+    with pytest.raises(UsageError, match="--srp-sft: give --srp-preset, or --seq-length"):
+        sft.add_sft_flags(["--srp-sft", prefix], 1)
 
 
 def test_a_pretraining_shard_is_no_shard_of_conversations(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
 
 Parts (`part.py`) are written whole or not at all, and are readable by anything that reads Parquet. A part
 depends on the input, the guard and the settings alone, so that a store filled by many nodes, or in many
-runs, is the store of one undisturbed run.
+runs, is the store of one undisturbed run. (The last bits of a model's scores also depend on its arithmetic: on
+another GPU, or with another OMP_NUM_THREADS on a CPU, they differ by some 1e-7.)
 """
 
 import json

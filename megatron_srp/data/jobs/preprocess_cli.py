@@ -101,7 +101,7 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         return None
     from megatron_srp.annotation import load_guard
 
-    return load_guard(args.guard)
+    return load_guard(args.guard, also=["none"])
 
 
 def _judge(args: argparse.Namespace) -> dict[str, Any]:

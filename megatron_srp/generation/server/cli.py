@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.errors import CommandParser, OutputError, UsageError
 from megatron_srp.generation.cli import add_generation_arguments, load_from_args, options_from_args
 from megatron_srp.generation.request import Options
 
@@ -24,10 +24,9 @@ KEY_VARIABLE = "SRP_API_KEY"
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The flags, checked; raises UsageError."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description="Serve guarded answers over HTTP, as OpenAI's API does.",
         epilog=f"With {KEY_VARIABLE} in the environment, requests have to come with that key.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)")
