@@ -6,7 +6,7 @@ from itertools import batched
 from typing import Any
 
 from megatron_srp.errors import InputError
-from megatron_srp.evaluation.column import Context
+from megatron_srp.evaluation.column import Context, NotRun
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
 from megatron_srp.generation.policy import ForcedReflection
@@ -17,20 +17,33 @@ _GROUP = 4  # batches that are kept together
 
 def attack_cases(
     attack: Attack, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence, context: Context
-) -> list[AttackCase]:
-    """One for each behavior. What an attack found is kept behavior by behavior."""
+) -> tuple[list[AttackCase | None], list[str]]:
+    """One for each behavior, and why there is none. What an attack found is kept behavior by behavior.
+
+    Raises:
+        NotRun: when there is none for any behavior.
+    """
     results = context.store.file("cases")
     keys = [
         key_of(attack.name, attack.settings, asdict(behavior), target.fingerprint, target.settings(defence))
         for behavior in behaviors
     ]
     missing = [i for i, key in enumerate(keys) if key not in results]
-    found = attack.cases([behaviors[i] for i in missing], target, defence)
+    reasons = [""] * len(behaviors)
     context.progress.step(f"{attack.name} ({defence})", len(missing))
-    for i, case in zip(missing, found, strict=True):
-        results.add([(keys[i], asdict(case) | {"facts": dict(case.facts)})])
-        context.progress.advance()
-    return [AttackCase(**results[key]) for key in keys]
+    while missing:
+        try:
+            found = attack.cases([behaviors[i] for i in missing], target, defence)
+            for case in found:
+                results.add([(keys[missing.pop(0)], asdict(case) | {"facts": dict(case.facts)})])
+                context.progress.advance()
+            break
+        except InputError as error:  # of this behavior; the next ones get their try
+            reasons[missing.pop(0)] = str(error)
+            context.progress.advance()
+    if behaviors and all(reasons):
+        raise NotRun(reasons[0])
+    return [None if reason else AttackCase(**results[key]) for key, reason in zip(keys, reasons, strict=True)], reasons
 
 
 def answer(

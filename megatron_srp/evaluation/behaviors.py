@@ -110,9 +110,12 @@ def choose(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
-    found = sorted(p for p in folder.iterdir() if p.name.lower().replace("-", "").startswith(name))
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    found = sorted(p for p in folder.iterdir() if plain(p.name).startswith(plain(name)))
     tables = [p for p in found if p.is_dir() or p.suffix.lstrip(".") in KINDS]
-    tables = [p for p in tables if p.name != find_format(name).targets and "train" not in p.stem]
+    tables = [p for p in tables if p.name != find_format(name).targets and ("train" in p.stem) == ("train" in name)]
     return tables[0] if tables else None
 
 

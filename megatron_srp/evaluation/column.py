@@ -47,6 +47,7 @@ class Measure:
     Attributes:
         estimate: in `unit`; None where it was not measured, for the reason in `not_run`.
         failed: cases without an opinion, which do not count.
+        better: lower or higher, where it is not as for the column.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Measure:
     unit: str = "%"
     not_run: str = ""
     failed: int = 0
+    better: str = ""
 
     def to_json(self) -> dict[str, Any]:
         e = self.estimate
@@ -61,7 +63,8 @@ class Measure:
         values = {
             n: None if e is None or isnan(v := getattr(e, n)) else round(scale * v, 4) for n in ("value", "low", "high")
         }
-        return {"name": self.name, "unit": self.unit, **values, "n": e.n if e else 0, "failed": self.failed} | (
+        own = {"better": self.better} if self.better else {}
+        return {"name": self.name, "unit": self.unit, **own, **values, "n": e.n if e else 0, "failed": self.failed} | (
             {"not_run": self.not_run} if self.not_run else {}
         )
 

@@ -121,7 +121,7 @@ def _comparison(column: Mapping[str, Any], measure: Mapping[str, Any], pairs: Se
         low,
         high,
         None if np.isnan(p) else float(p),
-        column["better"],
+        measure.get("better") or column["better"],
     )
 
 

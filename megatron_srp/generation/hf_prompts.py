@@ -45,7 +45,7 @@ class PromptedModel:
         self.trees = {spaced: VerdictTree.of(form, self.text_tokenizer, spaced) for spaced in (False, True)}
         # Forced reflections are read behind the text, and must fit in as well.
         self._longest_reflection = max(tree.depth for tree in self.trees.values())
-        self._escape = Escaper([form.open, form.close, *self.tokenizer.all_special_tokens])
+        self._escape = self._make_escaper()
 
     def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
         """A request to go on with a text; an empty one stands for a document's beginning.
@@ -53,7 +53,7 @@ class PromptedModel:
         Raises:
             InputError: when the prompt leaves no room for an answer.
         """
-        ids = self.text_tokenizer.encode(self._clean(prompt, options)) if prompt else []
+        ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
         ids = ids or [self.text_tokenizer.require_eos()]
         return self._request(ids, prefill, options, spaced=True)
 
@@ -93,8 +93,21 @@ class PromptedModel:
     def _clean(self, text: str, options: Options) -> str:
         return self._escape(text) if options.escape else text
 
+    def _clean_before_answer(self, text: str, options: Options) -> str:
+        return self._escape.before_answer(text) if options.escape else text
+
+    def _make_escaper(self) -> Escaper:
+        # `all_special_tokens` has the named ones only (eos, pad, ...), and most markers of turns are not among them.
+        added = self.tokenizer.added_tokens_decoder.values()
+        template = str(self.tokenizer.chat_template or "")
+        markers = [token.content for token in added if token.special or token.content in template]
+        reflection = [self._form.open, self._form.close]
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
+        return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
+
     def _request(self, ids: list[int], prefill: str, options: Options, spaced: bool) -> Request:
-        before = self.text_tokenizer.encode_inside(self._clean(prefill, options)) if prefill else []
+        before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
         most = self.max_length - (self._longest_reflection if options.policy.reflects_on_prompt else 0)
         room = most - len(ids) - len(before)
         if room < 1:

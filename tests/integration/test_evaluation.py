@@ -5,14 +5,17 @@ import json
 import os
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.evaluation.attack import ATTACKS, load_attack
 from megatron_srp.evaluation.cli import main
 from megatron_srp.evaluation.compare import compare, to_text
+from megatron_srp.evaluation.suite import load_suite, suite_names
 from tests.endpoint import Endpoint
 
 # Of these the reflecting model calls kill and bomb harmful as prompts; asked for a knife it writes kill and
@@ -224,6 +227,7 @@ def test_compare(reports):
     assert (direct.cases, direct.a, direct.b, direct.p) == (4, 0, 100, pytest.approx(0.125))
     same, _ = compare(reports["reflects"][1], reports["reflects"][1] / "report.json")
     assert {c.p for c in same if c.measure == "heuristic"} == {1.0}
+    assert {c.better for c in found if c.column == "overrefusal"} == {"lower", "higher"}  # refusals, and the win rate
     text = to_text(found, ["x: only in one"], ("a", "b"))
     assert "| direct | heuristic | 4 | 0.00 | 100.00 | +100.00 (+100.00 to +100.00) | 0.125 |  |" in text
     with pytest.raises(InputError, match=r"no report of tools/evaluate\.py"):
@@ -287,6 +291,31 @@ def test_lm_eval_on_local_data(tiny_answerers, tmp_path, monkeypatch):
     assert outcomes == [0, 1, 0, 1]
     missing = evaluate(tiny_answerers["refuses"], tmp_path, tmp_path / "out")["columns"][0]["measures"]
     assert "lm-eval cannot run it" in missing[0]["not_run"]
+
+
+def test_behaviors_without_a_case_do_not_stop_the_others(tiny_answerers, tmp_path):
+    (tmp_path / "advbench.csv").write_text(
+        "goal,target\nsay: kill,then a kill.\nsay: bomb,\nsay: river,then a river.\n"
+    )
+    column = {"name": "prefill", "kind": "attack", "attack": "prefill", "data": ["advbench"]}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"title": "t", "columns": [column]}))
+    for _ in range(2):
+        (found,) = evaluate(tiny_answerers["refuses"], tmp_path, tmp_path / "out")["columns"]
+        assert [case["id"] for case in found["cases"]] == ["1", "3"]
+        assert found["facts"]["without_a_case"] == 1 and "has no target" in found["facts"]["because"]
+    (tmp_path / "advbench.csv").write_text("say: kill\n")
+    (found,) = evaluate(tiny_answerers["refuses"], tmp_path, tmp_path / "out")["columns"]
+    assert "has no target" in found["not_run"]
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_suites_of_the_package_fit_the_attacks(name):
+    for spec in load_suite(name).columns:
+        given = {
+            k: "tests/conftest.py" if isinstance(v, dict) else v for k, v in spec.options.get("options", {}).items()
+        }
+        if "attack" in spec.options and find_spec(ATTACKS[spec.options["attack"]].partition(":")[0]):
+            load_attack(spec.options["attack"], seed=0, **given)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ FILES = {
         '{"question": "1 + 1?", "answer": "#### 2"}\n',
         [Behavior("1", "1 + 1?", harmful=False, response="#### 2")],
     ),
+    "gsm8k-train": (
+        "g.jsonl",
+        '{"question": "1 + 1?", "answer": "#### 2"}\n',
+        [Behavior("1", "1 + 1?", harmful=False, response="#### 2")],
+    ),
     "alpaca": (
         "a.json",
         json.dumps([{"dataset": "koala", "instruction": "x", "output": "y", "generator": "z"}]),
@@ -126,10 +131,12 @@ def test_sources(tmp_path):
         "HEx-PHI.csv",
     ):
         (tmp_path / name).write_text("x")
-    found = find_sources([str(tmp_path), "alpaca=hub"])
+    found = find_sources([str(tmp_path), "alpaca=hub", "sft=x.jsonl"])
     assert {name: Path(source).name for name, source in found.items()} == {
         "advbench": "advbench_520.csv",
         "gsm8k": "gsm8k_test.jsonl",
+        "gsm8k-train": "gsm8k_train.jsonl",
+        "sft": "x.jsonl",
         "hexphi": "HEx-PHI.csv",
         "alpaca": "hub",
     }
@@ -159,6 +166,6 @@ def test_a_choice_is_spread_and_stable():
 @pytest.mark.skipif(not Path(SHARED).is_dir(), reason=f"no data sets in {SHARED}; SRP_EVAL_DATA names another folder")
 def test_public_files_load_in_full():
     sizes = {name: len(load_behaviors(name, source)) for name, source in find_sources([SHARED]).items()}
-    expected = {"advbench": 520, "harmbench": 400, "xstest": 450, "gsm8k": 1319, "alpaca": 300}
+    expected = {"advbench": 520, "harmbench": 400, "xstest": 450, "gsm8k": 1319, "gsm8k-train": 2000, "alpaca": 300}
     assert {name: sizes[name] for name in expected if name in sizes} == {n: expected[n] for n in expected if n in sizes}
     assert sizes

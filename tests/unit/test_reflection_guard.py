@@ -3,6 +3,7 @@
 import codecs
 import itertools
 import re
+import unicodedata
 
 import pytest
 from hypothesis import example, given, settings
@@ -308,3 +309,38 @@ def test_escaped_text_forges_nothing(text):
     assert Escaper(words)(escaped) == escaped
     if not any(mark in text for mark in "<＜"):
         assert escaped == text
+
+
+def without_accents(text: str) -> str:
+    """What a tokenizer may do first; it makes `<` of ≮ too."""
+    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                ["<think>", "<thí", "nk>", "≮", "＜", "think>", "</th", "ink", "<", "[", "\u0338", "\u0301"]
+            ),
+            st.text(max_size=2),
+        ),
+        max_size=8,
+    ).map("".join)
+)
+def test_what_a_tokenizer_normalizes_forges_nothing_and_begins_nothing(text):
+    words = ["<think>", "</think>"]
+    escaper = Escaper([*words, "<|im_end|>"], words, without_accents)
+    for form in (str, without_accents, lambda text: unicodedata.normalize("NFKC", text)):
+        assert not any(word in form(escaper(text)).lower() for word in words)
+        last = form(escaper.before_answer(text)).lower()
+        assert not any(last.endswith(word[:end]) for word in words for end in range(1, len(word)))
+    if not any(mark in text for mark in "<≮＜\u0338"):
+        assert escaper(text) == text
+
+
+def test_only_the_end_of_a_text_can_begin_a_reflection():
+    escaper = Escaper(["<think>", "<|im_end|>"], ["<think>"])
+    assert escaper.before_answer("if a < b: <|im") == "if a < b: <|im"
+    assert escaper.before_answer("if a <TH") == "if a ‹TH"
+    assert escaper("if a <th") == "if a <th"

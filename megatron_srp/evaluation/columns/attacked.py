@@ -27,8 +27,13 @@ def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
     if not hasattr(attack, "cases"):
         raise UsageError(f"column {spec.name}: attack {options['attack']} changes the model; its kind is finetune")
     defence = Defence(options.get("defence", "unguarded"))
-    cases = attack_cases(cast(Attack, attack), behaviors, context.target, defence, context)
-    return judged(spec, context, context.target, behaviors, cases, defence, {"data": name})
+    found, reasons = attack_cases(cast(Attack, attack), behaviors, context.target, defence, context)
+    pairs = [(behavior, case) for behavior, case in zip(behaviors, found, strict=True) if case]
+    behaviors, cases = [behavior for behavior, _ in pairs], [case for _, case in pairs]
+    facts: dict[str, Any] = {"data": name}
+    if any(reasons):
+        facts |= {"without_a_case": sum(map(bool, reasons)), "because": next(filter(None, reasons))}
+    return judged(spec, context, context.target, behaviors, cases, defence, facts)
 
 
 def with_target(behavior: Behavior) -> Behavior:

@@ -1,5 +1,6 @@
 """Capability through lm-eval: the model is handed over as it is, one task at a time, and every result is kept."""
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from math import sqrt
@@ -72,6 +73,7 @@ class _Runner:
         from lm_eval.tasks import TaskManager
 
         target = self._context.target
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that it did not load itself
         try:
             self._manager = self._manager or TaskManager(include_path=self._context.lm_eval.get("include"))
             self._model = self._model or HFLM(

@@ -39,7 +39,9 @@ def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
         measures += [
             Measure(f"{prefix}agreement", wilson(sum(a == b for a, b in own), len(own))),
             Measure(f"{prefix}flagged, of what the guard flags", _share([a for a, b in own if b])),
-            Measure(f"{prefix}flagged, of what the guard lets pass", _share([a for a, b in own if not b])),
+            Measure(
+                f"{prefix}flagged, of what the guard lets pass", _share([a for a, b in own if not b]), better="lower"
+            ),
         ]
     agreement = kappa([a for *_, a, _ in rows], [b for *_, b in rows])
     facts = {

@@ -1,17 +1,21 @@
 """Ordinary requests: how many are refused, and how often the answer is held to be better than the reference."""
 
-from megatron_srp.evaluation.answers import answer, attack_cases
+from dataclasses import replace
+
+from megatron_srp.evaluation.answers import answer
 from megatron_srp.evaluation.attack import DirectRequest
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
 from megatron_srp.evaluation.columns.attacked import opinions_on, rate, speed
 from megatron_srp.evaluation.types import Defence
+
+WIN_RATE = "win rate"
 
 
 def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: `defence`, `judges`, `win_rate` (whether to compare with the references), `max_new_tokens`."""
     name, behaviors = context.behaviors(spec)
     defence = Defence(spec.options.get("defence", "unguarded"))
-    cases = attack_cases(DirectRequest(), behaviors, context.target, defence, context)
+    cases = list(DirectRequest().cases(behaviors, context.target, defence))
     limit = spec.options.get("max_new_tokens")
     responses, reasons = answer(cases, context.target, defence, context, spec.name, limit)
     opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, "refusal")
@@ -19,9 +23,10 @@ def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
     missing = {f"refused, {judge}": reason for judge, reason in not_run.items()}
     if spec.options.get("win_rate"):
         better, no_judge = opinions_on(spec, context, behaviors, cases, responses, "preference")
-        columns |= {"win rate": better["llm"]} if "llm" in better else {}
-        missing |= {} if "llm" in better else {"win rate": no_judge.get("llm", "needs the llm judge")}
+        columns |= {WIN_RATE: better["llm"]} if "llm" in better else {}
+        missing |= {} if "llm" in better else {WIN_RATE: no_judge.get("llm", "needs the llm judge")}
     measures = [rate(measure, given) for measure, given in columns.items()]
+    measures = [replace(measure, better="higher") if measure.name == WIN_RATE else measure for measure in measures]
     measures += [Measure(measure, None, not_run=reason) for measure, reason in missing.items()]
     results = [
         CaseResult(
