@@ -1,6 +1,6 @@
 """Runs the steps of a graph, several at a time, and goes on where it stopped.
 
-    OUT/steps/NAME.json    how far a step is: its fingerprint, `started` or `done`, seconds
+    OUT/steps/NAME.json    how far a step is: its fingerprint, `started` or `done`, seconds, CPU seconds
     OUT/steps/NAME.log     what it printed
 
 A step whose marker says `done` with its fingerprint is not run again. One that was started with it goes on with
@@ -104,12 +104,14 @@ class Runner:
         make_folder(marker.parent)
         write_json(marker, {"fingerprint": step.fingerprint, "state": "started", "command": self._command(step)[1:]})
         self._watcher.started(step, self._path(step, "log"))
-        self._execute(step)
+        cpu = self._execute(step)
         seconds = round(time.monotonic() - begun, 1)
-        write_json(marker, {"fingerprint": step.fingerprint, "state": "done", "seconds": seconds})
+        done = {"fingerprint": step.fingerprint, "state": "done", "seconds": seconds, "cpu_seconds": round(cpu, 1)}
+        write_json(marker, done)
         self._watcher.ended(step, seconds, skipped=False)
 
-    def _execute(self, step: Step) -> None:
+    def _execute(self, step: Step) -> float:
+        """Run the command; the CPU time of it and its children, in seconds."""
         for result in step.results:
             make_folder((self.out / result).parent)
         log = self._path(step, "log")
@@ -126,13 +128,15 @@ class Runner:
         self._running[step.name] = process
         if self._stopped.is_set():
             process.kill()
-        code = process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         del self._running[step.name]
         if code and not self._stopped.is_set():
             tail = "; ".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
             raise OutputError(f"{step.name} failed with exit code {code}; the end of {log}: {tail}")
         if code:
             raise OutputError(f"{step.name} was stopped")
+        return usage.ru_utime + usage.ru_stime
 
     def _command(self, step: Step) -> list[str]:
         first, *rest = step.command
