@@ -12,6 +12,7 @@ SECTIONS = {
     "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
     "dataloader": "megatron_srp.benchmarks.dataloader:run",
     "world": "megatron_srp.benchmarks.world:run",
+    "generation": "megatron_srp.benchmarks.generation:run",
 }
 
 

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import CommandParser, InputError, UsageError
+from megatron_srp.generation.chat import converse
 from megatron_srp.generation.policy import DEFAULT_REFUSAL, GuardPolicy, to_record
 from megatron_srp.generation.request import Options, Sampling
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
@@ -122,21 +122,6 @@ def answer_file(args: argparse.Namespace) -> None:
     print(f"{len(requests)} answers in {args.output}: {', '.join(f'{n} {r}' for r, n in sorted(reasons.items()))}")
 
 
-def converse(args: argparse.Namespace) -> None:
-    """Talk in the terminal, until an empty line or the end of input."""
-    options, model = options_from_args(args), load_from_args(args)
-    messages: list[dict[str, str]] = []
-    for line in sys.stdin:
-        if not line.strip():
-            return
-        messages.append({"role": "user", "content": line.strip()})
-        request = model.chat(messages, options, args.prefill)
-        found = model.generator.generate([request], lambda _, text: print(text, end="", flush=True))
-        labels = ", ".join(label.verdict for label in found[0].reflections) or "none"
-        print(f"\n[{found[0].stop_reason}; reflections: {labels}]", flush=True)
-        messages.append({"role": "assistant", "content": found[0].text})
-
-
 def main(argv: list[str]) -> None:
     parser = CommandParser(description="Generate with a guard that acts on reflections.")
     parser.add_argument("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat)")
@@ -148,4 +133,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if bool(args.input) != bool(args.output):
         raise UsageError("--input and --output go together; give both, or neither for a chat")
-    (answer_file if args.input else converse)(args)
+    if args.input:
+        answer_file(args)
+    else:
+        options = options_from_args(args)
+        converse(load_from_args(args), options, args.prefill)

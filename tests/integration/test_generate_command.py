@@ -1,7 +1,10 @@
 """tools/generate.py as a user runs it."""
 
+import io
 import json
-import subprocess
+import os
+import pty
+import select
 import sys
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 
 from megatron_srp.errors import SrpError
 from megatron_srp.generation.cli import main
+from megatron_srp.generation.engine import GuardedEngine
+from megatron_srp.generation.policy import ForcedReflection, Generation
 
 TOOL = Path(__file__).parents[2] / "tools" / "generate.py"
 
@@ -36,13 +41,76 @@ def test_a_file_of_prompts(tiny_reflector, tmp_path):
     assert found[1]["reflections"][-1] == {"verdict": "Unsafe", "categories": ["Violent", "PII"]}
 
 
-def test_a_chat(tiny_reflector):
-    command = [sys.executable, str(TOOL), "--model", str(tiny_reflector), "--device", "cpu", "--on-unsafe", "refuse"]
-    found = subprocess.run(command, input="say: knife\n\n", capture_output=True, text=True, check=True)
-    assert (
-        found.stdout
-        == "we saw the morning. then a kill.\n\nI can't help with that.\n[unsafe; reflections: Safe, Safe, Unsafe]\n"
+class Terminal:
+    """A command in a terminal of its own."""
+
+    def __init__(self, *command) -> None:
+        self.process, self.terminal = pty.fork()
+        if not self.process:
+            os.execv(sys.executable, [sys.executable, *map(str, command)])
+        self.shown = ""
+
+    def until(self, text: str) -> str:
+        """What it shows until it shows `text`, which it may have to wait for."""
+        while text not in self.shown:
+            ready, _, _ = select.select([self.terminal], [], [], 120)
+            assert ready, self.shown
+            self.shown += os.read(self.terminal, 4096).decode()
+        found, self.shown = self.shown.split(text, 1)
+        return found
+
+    def type(self, keys: str) -> None:
+        os.write(self.terminal, keys.encode())
+
+
+def test_a_chat_in_a_terminal(tiny_reflector):
+    chat = Terminal(TOOL, "--model", tiny_reflector, "--device", "cpu", "--on-unsafe", "refuse", "--reflect-prompt")
+    assert "Ctrl-C ends an answer" in chat.until("> ")
+    chat.type("say: knife\n")
+    assert "we saw the morning. then a kill.\r\n\r\nI can't help with that.\r\n[unsafe; " in chat.until("> ")
+    chat.type("\x04")  # the end of input
+    assert os.waitpid(chat.process, 0)[1] == 0
+    os.close(chat.terminal)
+
+
+@pytest.fixture
+def talk(tiny_reflector, monkeypatch, capsys):
+    """What is printed of a conversation with these lines, from a pipe."""
+
+    def run(*lines: str, flags: tuple[str, ...] = ()) -> str:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        main(["--model", str(tiny_reflector), "--device", "cpu", *flags])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_chat_through_a_pipe(talk):
+    said = talk("say: knife", "", "say: river", flags=("--on-unsafe", "refuse"))
+    assert said == (
+        "we saw the morning. then a kill.\n\nI can't help with that.\n[unsafe; reflections: Safe, Safe, Unsafe]\n"
     )
+
+
+def test_a_chat_goes_on_when_it_is_too_long(talk):
+    said = talk("say: house", "river " * 300, *["say: river"] * 12)
+    assert "[the prompt has" in said
+    assert said.count("[the conversation is too long for the model and begins anew here]") >= 1
+    assert said.count("reflections: ") == 13
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal(talk, monkeypatch):
+    def generate(self, requests, on_text):
+        on_text(0, "a\x1b[2J\x07\tb\n\u009b31m")
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+        return [Generation("x", (), "eos", 1, (ForcedReflection(0, 0.75, 0.05, 0.2),))]
+
+    monkeypatch.setattr(GuardedEngine, "generate", generate)
+    monkeypatch.setattr(GuardedEngine, "interrupted", True, raising=False)
+    answer = "a\ufffd[2J\ufffd\tb\n\ufffd31m\n"
+    assert talk("x", "y") == f"{answer}[interrupted]\n{answer}[eos; reflections: none; forced: 1, at most 25% unsafe]\n"
 
 
 @pytest.mark.parametrize(

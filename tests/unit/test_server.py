@@ -92,7 +92,7 @@ class Scripted(GuardedEngine):
 
 
 def until(holds) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)

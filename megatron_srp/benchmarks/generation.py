@@ -1,0 +1,152 @@
+"""What a guard costs an answer: plain generation, the guard, and forced reflections every so many tokens.
+
+The model has random weights in the shape of the paper's smallest, on one CPU thread; it never ends a text, and
+nothing stops it. On a GPU, where a token takes as long as some tens of them, forced reflections cost less.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.benchmarks import Options
+from megatron_srp.benchmarks.guard_cpu import make_tokenizer
+from megatron_srp.benchmarks.made_up_text import make_segments, make_words
+from megatron_srp.benchmarks.sections import Section
+from megatron_srp.benchmarks.timing import spread
+from megatron_srp.generation.hf import HFGenerator
+from megatron_srp.generation.policy import GuardPolicy
+from megatron_srp.generation.request import Request
+from megatron_srp.generation.verdict_tree import VerdictTree
+from megatron_srp.generation.vocabulary import GuardVocabulary
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.training.presets import find_preset
+
+PROMPT = 32  # tokens
+EVERY = (64, 32, 16)
+_FORM = ReflectionFormat()
+
+
+def make_model(vocab_size: int, quick: bool) -> Any:
+    """A Llama in the shape of the preset 135m, with random weights; `quick`, of two layers and few words."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = find_preset("135m")
+    config = LlamaConfig(
+        vocab_size=vocab_size if quick else max(shape.vocab_size, vocab_size),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.ffn_hidden_size,
+        num_hidden_layers=2 if quick else shape.num_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_query_groups,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def load_words(options: Options, folder: Path) -> TextTokenizer:
+    """The tokenizer that was given, or one that knows the words of reflections as a real one would."""
+    if options.tokenizers:
+        return load_tokenizer("HuggingFaceTokenizer", options.tokenizers[0])
+    rng = np.random.default_rng(0)
+    texts = make_segments(rng, make_words(rng, 2_000), 20 if options.quick else 200, 100).to_pylist()
+    reflections = [f" {_FORM.render(SafetyLabel(verdict))}" for verdict in Verdict] * 200
+    make_tokenizer(folder, [*texts, *reflections], 2_000)
+    return load_tokenizer("HuggingFaceTokenizer", folder)
+
+
+class Bench:
+    """One model, and the ways of generating with it."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        words = load_words(options, folder)
+        self._model = make_model(words.vocab_size, options.quick)
+        # No token ends an answer: all are of the same length.
+        vocabulary = GuardVocabulary(words.token_text(), frozenset(), {}, _FORM)
+        self.tree = VerdictTree.of(_FORM, words)
+        self._generator = HFGenerator(self._model, vocabulary, dict.fromkeys((False, True), self.tree))
+
+    def prompts(self, batch: int) -> list[list[int]]:
+        return np.random.default_rng(batch).integers(300, 1_000, (batch, PROMPT)).tolist()
+
+    def plain(self, batch: int, tokens: int) -> None:
+        """transformers' own generate."""
+        import torch
+
+        ids = torch.tensor(self.prompts(batch))
+        with torch.inference_mode():
+            found = self._model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+            )
+        assert found.shape == (batch, PROMPT + tokens)
+
+    def guarded(self, batch: int, tokens: int, every: int) -> int:
+        """Ours; returns how many forced reflections there were."""
+        policy = GuardPolicy("off", reflect_every=every)
+        asked = [Request(prompt, (), policy, max_new_tokens=tokens) for prompt in self.prompts(batch)]
+        found = self._generator.generate(asked)
+        assert all(generation.num_tokens == tokens for generation in found)
+        return sum(len(generation.forced) for generation in found)
+
+
+def run(options: Options) -> Section:
+    """All ways in turn, several times, for one answer at a time and for several."""
+    import torch
+
+    torch.set_num_threads(1)
+    tokens, rounds, batches = (16, 1, (1,)) if options.quick else (64, 5, (1, 4))
+    with TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        lines = [
+            "| answers at a time | generation | tokens/CPU-s | time over plain | forced reflections an answer | tokens "
+            "read for them |",
+            "|---|---|---|---|---|---|",
+        ]
+        for batch in batches:
+            lines += _rows(bench, batch, tokens, rounds)
+    body = f"""
+Answers of {tokens} tokens to prompts of {PROMPT}; a Llama of the shape of the preset 135m with random weights, float32,
+one CPU thread; {rounds} rounds of all ways in turn, medians (least to most). Plain is transformers' own `generate`.
+A forced reflection reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and one before the end come on top
+of those in between. On a GPU, where reading a few tokens takes as long as reading one, each costs about one token.
+
+{chr(10).join(lines)}
+"""
+    packages = ("torch", "transformers", "numpy")
+    return Section("generation", "Guarded generation", "tools/bench.py generation", packages, body)
+
+
+def _rows(bench: Bench, batch: int, tokens: int, rounds: int) -> list[str]:
+    forced: dict[str, int] = {}
+
+    def guarded(name: str, every: int) -> Callable[[], None]:
+        def work() -> None:
+            forced[name] = bench.guarded(batch, tokens, every) // batch
+
+        return work
+
+    ways = {"plain": lambda: bench.plain(batch, tokens), "guard": guarded("guard", 0)}
+    ways |= {f"forced every {every}": guarded(f"forced every {every}", every) for every in EVERY}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    bench.plain(batch, 2)  # to warm up
+    for _ in range(rounds):
+        for name, work in ways.items():
+            began = time.process_time()
+            work()
+            seconds[name].append(time.process_time() - began)
+    lines = []
+    for name, found in seconds.items():
+        ratios = [own / plain for own, plain in zip(found, seconds["plain"], strict=True)]
+        read = forced.get(name, 0) * len(bench.tree.ids)
+        speed = batch * tokens / statistics.median(found)
+        lines.append(f"| {batch} | {name} | {speed:,.1f} | {spread(ratios)} | {forced.get(name, 0)} | {read} |")
+    return lines
