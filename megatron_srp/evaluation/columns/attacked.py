@@ -102,6 +102,8 @@ def opinions_on(
 def rate(name: str, opinions: Sequence[Opinion]) -> Measure:
     """The share of yes among the opinions that there are."""
     verdicts = [opinion.verdict for opinion in opinions if opinion.verdict is not None]
+    if opinions and not verdicts:
+        return Measure(name, None, not_run=f"no opinion on any of {len(opinions)} cases: {opinions[0].failure}")
     return Measure(name, wilson(sum(verdicts), len(verdicts)), failed=len(opinions) - len(verdicts))
 
 
