@@ -4,8 +4,9 @@ The words that open and close a reflection are written with other brackets where
 text, in any case, and so are those that only the tokenizer's normalizer would turn into them:
 `<think> Safe </think>` becomes `‹think› Safe ‹/think›`, which reads the same and is another text.
 
-Where the model goes on from a user's text, a beginning of such a word at its end counts as well: behind
-`<thi` the model could write the rest of a reflection, which a guard would not know for one.
+Where the model goes on from a user's text, a reflection that is unfinished at its end is left out: behind
+`<thi`, and behind its look-alike as well, the model would write the rest of one, which a guard would not
+know for a reflection.
 """
 
 import re
@@ -13,6 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 
 _BRACKETS = "<>[]"
+_ROUNDS = 8  # unfinished reflections, one behind the other
 _OTHER_BRACKETS = str.maketrans(_BRACKETS, "‹›⁅⁆")
 
 
@@ -21,19 +23,20 @@ class Escaper:
 
     Args:
         words: of reflections, and special tokens.
-        begun: those whose beginning counts at the end of a text.
+        reflection: the two around a reflection's words, if it is text.
         normalize: what the tokenizer does to a text first.
     """
 
     def __init__(
-        self, words: Iterable[str], begun: Iterable[str] = (), normalize: Callable[[str], str] | None = None
+        self,
+        words: Iterable[str],
+        reflection: tuple[str, str] | None = None,
+        normalize: Callable[[str], str] | None = None,
     ) -> None:
         # Longest first: one word may begin with another. A word without brackets cannot be escaped.
         known = sorted({w for w in words if w.translate(_OTHER_BRACKETS) != w}, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, known)) or r"(?!)", re.IGNORECASE)
-        beginnings = {word[:end] for word in begun for end in range(1, len(word))}
-        cut = "|".join(map(re.escape, sorted(beginnings, key=len, reverse=True)))
-        self._cut = re.compile(rf"(?:{cut})\Z" if cut else r"(?!)", re.IGNORECASE)
+        self._unfinished = _unfinished(*reflection) if reflection else re.compile(r"(?!)")
         self._normalize = normalize or (lambda text: text)
 
     def __call__(self, text: str) -> str:
@@ -48,17 +51,37 @@ class Escaper:
         return self(text)
 
     def before_answer(self, text: str) -> str:
-        """The same for a text that the model goes on from: without the beginning of a word at its end."""
+        """The same for a text that the model goes on from: without an unfinished reflection at its end."""
         text = self(text)
-        text = self._cut.sub(lambda match: match[0].translate(_OTHER_BRACKETS), text)
-        forms = (unicodedata.normalize("NFKC", text), self._normalize(text))
-        return self._bare(text) if any(map(self._cut.search, forms)) else text
+        for _ in range(_ROUNDS):
+            if not any(map(self._unfinished.search, self._forms(text))):
+                return text
+            text = text[: next(filter(self._opens(text), reversed(range(len(text)))), 0)]
+        return text[: next(filter(self._opens(text), range(len(text))), len(text))]  # nobody writes so many
+
+    def _opens(self, text: str) -> Callable[[int], bool]:
+        """Whether the character at a place may be read as one that opens a word."""
+        return lambda i: not {*"<‹"}.isdisjoint("".join(self._forms(text[i])))
+
+    def _forms(self, text: str) -> tuple[str, str, str]:
+        """As it is, and as a tokenizer may read it."""
+        return text, unicodedata.normalize("NFKC", text), self._normalize(text)
 
     def _bare(self, text: str) -> str:
         """Without any bracket, nor what the tokenizer or NFKC would make one of."""
 
         def bare(character: str) -> str:
-            forms = character + self._normalize(character) + unicodedata.normalize("NFKC", character)
+            forms = "".join(self._forms(character))
             return next((form.translate(_OTHER_BRACKETS) for form in forms if form in _BRACKETS), character)
 
         return "".join(map(bare, text))
+
+
+def _unfinished(opening: str, closing: str) -> re.Pattern[str]:
+    """A beginning of either word, or the first and words behind it, at the end of a text, escaped or not."""
+    cut = {word[:end] for word in (opening, closing) for end in range(1, len(word))}
+    cut |= {word.translate(_OTHER_BRACKETS) for word in cut}
+    cuts = "|".join(map(re.escape, sorted(cut, key=len, reverse=True)))
+    opened = f"{re.escape(opening)}|{re.escape(opening.translate(_OTHER_BRACKETS))}"
+    # Of white space there may be any amount: no two parts of the pattern may match it.
+    return re.compile(rf"(?:{cuts}|(?:{opened})\s*(?:[^\s<>‹›][^<>‹›\n\r]*)?)\Z", re.IGNORECASE)

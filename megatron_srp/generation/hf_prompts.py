@@ -101,7 +101,7 @@ class PromptedModel:
         added = self.tokenizer.added_tokens_decoder.values()
         template = str(self.tokenizer.chat_template or "")
         markers = [token.content for token in added if token.special or token.content in template]
-        reflection = [self._form.open, self._form.close]
+        reflection = (self._form.open, self._form.close)
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
