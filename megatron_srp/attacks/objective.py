@@ -33,11 +33,8 @@ def build_objective(name: str, target: str, box: WhiteBox) -> list[Continuation]
     answer = box.encode_answer(target)
     if name == "plain":
         return [Continuation.of(answer)]
-    asked, inside = box.verdict_trees
-    return [
-        _counting((answer, True), *_safe_verdict(inside)),
-        _counting(*_safe_verdict(asked)),
-    ]
+    verdict = _safe_verdict(box.verdict_tree)
+    return [_counting((answer, True), *verdict), _counting(*verdict)]
 
 
 def check_objective(name: str) -> None:

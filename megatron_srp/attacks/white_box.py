@@ -39,10 +39,9 @@ class WhiteBox:
         return self.target.options.form
 
     @property
-    def verdict_trees(self) -> tuple[VerdictTree, VerdictTree]:
-        """What forced reflections read: behind a prompt, and inside an answer."""
-        trees = self.target.model.trees
-        return trees[self.target.encode(AttackCase("", "x"), self.defence).spaced], trees[True]
+    def verdict_tree(self) -> VerdictTree:
+        """What forced reflections read."""
+        return self.target.model.tree
 
     @property
     def token_texts(self) -> Sequence[bytes]:

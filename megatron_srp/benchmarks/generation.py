@@ -73,7 +73,7 @@ class Bench:
         # No token ends an answer: all are of the same length.
         vocabulary = GuardVocabulary(words.token_text(), frozenset(), {}, _FORM)
         self.tree = VerdictTree.of(_FORM, words)
-        self._generator = HFGenerator(self._model, vocabulary, dict.fromkeys((False, True), self.tree))
+        self._generator = HFGenerator(self._model, vocabulary, self.tree)
 
     def prompts(self, batch: int) -> list[list[int]]:
         return np.random.default_rng(batch).integers(300, 1_000, (batch, PROMPT)).tolist()

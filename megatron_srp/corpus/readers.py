@@ -151,7 +151,7 @@ def _read_jsonl(
 def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from None
     schema = file.schema_arrow
     for key in keys:
@@ -182,7 +182,7 @@ def _read_parquet(
                     batch.consumed = int(bytes_per_row * batch.end)
                     yield batch
                 row += len(table)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
 
 

@@ -52,6 +52,6 @@ def _parquet_rows(file: Path) -> list[dict[str, Any]]:
 
     try:
         rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid parquet ({error})") from None
     return rows

@@ -104,16 +104,13 @@ class HFTarget:
         """
         cases = [AttackCase("", prompt, response or "") for prompt, response in texts]
         requests = [self.encode(case, Defence.GUARDED, 1) for case in cases]
-        spaced = [bool(request.prefill) or request.spaced for request in requests]
-        order = sorted(range(len(texts)), key=lambda i: (spaced[i], len(requests[i].prompt) + len(requests[i].prefill)))
+        order = sorted(range(len(texts)), key=lambda i: len(requests[i].prompt) + len(requests[i].prefill))
         found: dict[int, tuple[float, float, float]] = {}
         for rows in batched(order, self.options.batch_size):
-            for kind in {spaced[i] for i in rows}:
-                alike = [i for i in rows if spaced[i] is kind]
-                batch = CachedBatch(self.network, len(alike))
-                batch.feed([[*requests[i].prompt, *requests[i].prefill] for i in alike])
-                read = batch.verdicts(self.model.trees[kind]).tolist()
-                found |= {i: (s, c, u) for i, (s, c, u) in zip(alike, read, strict=True)}
+            batch = CachedBatch(self.network, len(rows))
+            batch.feed([[*requests[i].prompt, *requests[i].prefill] for i in rows])
+            read = batch.verdicts(self.model.tree).tolist()
+            found |= {i: (s, c, u) for i, (s, c, u) in zip(rows, read, strict=True)}
         return [found[i] for i in range(len(texts))]
 
     def _response(self, generation: Generation, seconds: float) -> Response:

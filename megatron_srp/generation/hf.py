@@ -24,21 +24,21 @@ class HFGenerator(GuardedEngine):
 
     Args:
         model: in evaluation mode, on its device.
-        trees: of reflections that a space sets off, and of those that none does.
+        tree: of forced reflections.
     """
 
-    def __init__(self, model: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
-        self._model, self.vocabulary, self.trees = model, vocabulary, trees
+    def __init__(self, model: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._model, self.vocabulary, self._tree = model, vocabulary, tree
 
     def session(self) -> "HFSession":
-        return HFSession(self._model, self.trees)
+        return HFSession(self._model, self._tree)
 
 
 class HFSession(Session):
     """A batch whose rows come and go: a new answer is read by itself and then joins those on their way."""
 
-    def __init__(self, model: Any, trees: dict[bool, VerdictTree]) -> None:
-        self._model, self._trees = model, trees
+    def __init__(self, model: Any, tree: VerdictTree) -> None:
+        self._model, self._tree = model, tree
         self._batch: CachedBatch
         self._samplers: list[Sampler] = []
         self.answers: list[Answer] = []
@@ -48,7 +48,7 @@ class HFSession(Session):
         """Read the prompts, reflect on them, then read the prefills."""
         if not answers:
             return
-        new = HFSession(self._model, self._trees)
+        new = HFSession(self._model, self._tree)
         new._start(answers)
         if self.answers and new.answers:
             self._batch.join(new._batch)
@@ -62,9 +62,7 @@ class HFSession(Session):
         self._samplers = [Sampler(answer.request.sampling) for answer in answers]
         self._batch = CachedBatch(self._model, len(answers))
         self._batch.feed([answer.request.prompt for answer in answers])
-        for spaced in (False, True):
-            asked = [a for a in answers if a.request.spaced == spaced and a.request.policy.reflects_on_prompt]
-            self._force(asked, spaced)
+        self._force([answer for answer in answers if answer.request.policy.reflects_on_prompt])
         self._drop()
         if any(answer.request.prefill for answer in self.answers):
             self._batch.feed([answer.request.prefill for answer in self.answers])
@@ -90,11 +88,11 @@ class HFSession(Session):
             answer.finish()
         self._drop()
 
-    def _force(self, answers: list[Answer], spaced: bool = True) -> None:
+    def _force(self, answers: list[Answer]) -> None:
         """Reflect on the texts of `answers`: all are read, and these are judged."""
         if not answers:
             return
-        found = self._batch.verdicts(self._trees[spaced]).tolist()
+        found = self._batch.verdicts(self._tree).tolist()
         for answer, probabilities in zip(self.answers, found, strict=True):
             if answer in answers:
                 answer.force(*probabilities)

@@ -42,4 +42,4 @@ class GuardedModel(PromptedModel):
         ends = model.generation_config.eos_token_id
         super().__init__(folder, form, [] if ends is None else [ends] if isinstance(ends, int) else ends)
         self.network: Any = model.to(where).eval()
-        self.generator = HFGenerator(self.network, self.vocabulary, self.trees)
+        self.generator = HFGenerator(self.network, self.vocabulary, self.tree)

@@ -24,7 +24,7 @@ class PromptedModel:
     Attributes:
         tokenizer: transformers' own; `text_tokenizer` is the project's.
         vocabulary: what a guard knows of the tokenizer.
-        trees: the tokens of forced reflections, that a space sets off and that none does.
+        tree: the tokens of forced reflections.
         generator: the engine; set by the subclass that has one.
         max_length: tokens that a prompt and its answer may have together; set by the subclass.
 
@@ -42,9 +42,9 @@ class PromptedModel:
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
-        self.trees = {spaced: VerdictTree.of(form, self.text_tokenizer, spaced) for spaced in (False, True)}
+        self.tree = VerdictTree.of(form, self.text_tokenizer)
         # Forced reflections are read behind the text, and must fit in as well.
-        self._longest_reflection = max(tree.depth for tree in self.trees.values())
+        self._longest_reflection = self.tree.depth
         self._escape = self._make_escaper()
 
     def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
@@ -55,7 +55,7 @@ class PromptedModel:
         """
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
         ids = ids or [self.text_tokenizer.require_eos()]
-        return self._request(ids, prefill, options, spaced=True)
+        return self._request(ids, prefill, options)
 
     def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
         """A request to answer a conversation.
@@ -78,7 +78,7 @@ class PromptedModel:
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and not text[-1:].isspace():
             prefill = f" {prefill}"
-        return self._request(ids, prefill, options, spaced=True)
+        return self._request(ids, prefill, options)
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token's text, with reflections as they are written; none for special tokens."""
@@ -106,7 +106,7 @@ class PromptedModel:
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
 
-    def _request(self, ids: list[int], prefill: str, options: Options, spaced: bool) -> Request:
+    def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
         before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
         most = self.max_length - (self._longest_reflection if options.policy.reflects_on_prompt else 0)
         room = most - len(ids) - len(before)
@@ -115,4 +115,4 @@ class PromptedModel:
                 f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} with "
                 "the answer; shorten it"
             )
-        return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room), spaced)
+        return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))

@@ -55,7 +55,6 @@ class Request:
     Attributes:
         prompt: token ids, at least one.
         prefill: ids that the answer begins with; the guard does not see them.
-        spaced: whether a space sets a reflection right behind the prompt off, as inside a text.
     """
 
     prompt: Sequence[int]
@@ -63,7 +62,6 @@ class Request:
     policy: GuardPolicy = field(default_factory=GuardPolicy)
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 256
-    spaced: bool = True
 
 
 class Answer:

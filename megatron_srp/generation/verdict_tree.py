@@ -32,16 +32,13 @@ class VerdictTree:
     reads: tuple[tuple[tuple[int, int], ...], ...]
 
     @classmethod
-    def of(cls, form: ReflectionFormat, tokenizer: Encoder, spaced: bool = True) -> "VerdictTree":
-        """The tree of that tokenizer.
-
-        Args:
-            spaced: whether a space sets the reflection off from the text before it, as inside a text.
+    def of(cls, form: ReflectionFormat, tokenizer: Encoder) -> "VerdictTree":
+        """The tree of that tokenizer; a space sets the reflection off, as everywhere in training.
 
         Raises:
             UsageError: when the tokens do not tell the verdicts apart.
         """
-        paths = [_verdict_path(form, tokenizer, verdict, spaced) for verdict in Verdict]
+        paths = [_verdict_path(form, tokenizer, verdict) for verdict in Verdict]
         root = _common_beginning(paths)
         branches = [path[len(root) :] for path in paths]
         if not root or not all(branches):
@@ -75,8 +72,8 @@ class VerdictTree:
         return found
 
 
-def _verdict_path(form: ReflectionFormat, tokenizer: Encoder, verdict: Verdict, spaced: bool) -> Sequence[int]:
-    word = f"{' ' if spaced and not form.special_tokens else ''}{form.open} {verdict}"
+def _verdict_path(form: ReflectionFormat, tokenizer: Encoder, verdict: Verdict) -> Sequence[int]:
+    word = f"{'' if form.special_tokens else ' '}{form.open} {verdict}"
     behind = ["", f" {form.close}", *([] if verdict is Verdict.SAFE else [f": Violent {form.close}"])]
     return _common_beginning([tokenizer.encode_inside(word + text) for text in behind])
 

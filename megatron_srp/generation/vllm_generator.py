@@ -59,17 +59,17 @@ class VLLMModel(PromptedModel):
             raise UsageError(f"--engine vllm: {folder} cannot be loaded ({type(error).__name__}: {reason})") from error
         super().__init__(folder, form, _eos_ids(engine.model_config))
         self.max_length = int(engine.model_config.max_model_len) - 1  # vLLM writes a token for each it reads
-        self.generator = VLLMGenerator(engine, self.vocabulary, self.trees)
+        self.generator = VLLMGenerator(engine, self.vocabulary, self.tree)
 
 
 class VLLMGenerator(GuardedEngine):
     """Generates with vLLM's synchronous engine; one session at a time, from one thread."""
 
-    def __init__(self, engine: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
-        self._engine, self.vocabulary, self._trees = engine, vocabulary, trees
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._engine, self.vocabulary, self._tree = engine, vocabulary, tree
 
     def session(self) -> "VLLMSession":
-        return VLLMSession(self._engine, self.vocabulary, self._trees)
+        return VLLMSession(self._engine, self.vocabulary, self._tree)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +85,8 @@ class _Row:
 class VLLMSession(Session):
     """Answers on their way through vLLM."""
 
-    def __init__(self, engine: Any, vocabulary: GuardVocabulary, trees: dict[bool, VerdictTree]) -> None:
-        self._engine, self._trees = engine, trees
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._engine, self._tree = engine, tree
         self._eos_ids = sorted(vocabulary.eos_ids)
         self._names = itertools.count()
         self._on_output: dict[str, Callable[[Any], None]] = {}
@@ -103,7 +103,7 @@ class VLLMSession(Session):
                 self._write(row)
 
             if answer.request.policy.reflects_on_prompt:
-                self._reflect(row, answer.request.spaced, begin)
+                self._reflect(row, begin)
             else:
                 begin()
         self._drop()
@@ -157,7 +157,7 @@ class VLLMSession(Session):
             if answer.ended:
                 return
             if answer.guard.ends(token) and answer.due_at_end():
-                self._reflect(row, True, partial(answer.push, token))
+                self._reflect(row, partial(answer.push, token))
                 return
             row.ids.append(token)
             answer.push(token)
@@ -165,17 +165,17 @@ class VLLMSession(Session):
             return
         if answer.room <= 0:
             if answer.due_at_end():
-                self._reflect(row, True, answer.finish)
+                self._reflect(row, answer.finish)
             else:
                 answer.finish()
         elif answer.due():
-            self._reflect(row, True, lambda: self._write(row))
+            self._reflect(row, lambda: self._write(row))
         else:
             self._write(row)
 
-    def _reflect(self, row: _Row, spaced: bool, then: Callable[[], None]) -> None:
+    def _reflect(self, row: _Row, then: Callable[[], None]) -> None:
         """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
-        tree = self._trees[spaced]
+        tree = self._tree
         wanted: dict[int, list[int]] = {}
         for path in tree.reads:
             for at, token in path:

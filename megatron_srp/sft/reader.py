@@ -112,7 +112,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, lambda record=record: record  # type: ignore[misc]
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
 

@@ -62,17 +62,15 @@ def test_forced_reflections_read_what_a_full_pass_reads(any_tokenizer):
     batch = CachedBatch(network, 3)
     batch.feed(texts)
     for step in range(3):
-        for spaced in (True, False):
-            tree = VerdictTree.of(FORM, any_tokenizer, spaced)
-            root = [token for i, token in enumerate(tree.ids) if i <= tree.reads[0][0][0]]
-            paths = [root + [token for _, token in read] for read in tree.reads]
-            text = " <think> Unsafe" if spaced else "<think> Unsafe"
-            assert paths[2] == any_tokenizer.encode_inside(text)
-            found = batch.verdicts(tree)
-            for row, probabilities in zip(texts, found.tolist(), strict=True):
-                expected = full_pass(network, row, paths)
-                assert probabilities == pytest.approx(expected, abs=1e-5)
-                assert probabilities == pytest.approx(expected, rel=1e-4)  # one of many tokens is tiny
+        tree = VerdictTree.of(FORM, any_tokenizer)
+        root = [token for i, token in enumerate(tree.ids) if i <= tree.reads[0][0][0]]
+        paths = [root + [token for _, token in read] for read in tree.reads]
+        assert paths[2] == any_tokenizer.encode_inside(" <think> Unsafe")
+        found = batch.verdicts(tree)
+        for row, probabilities in zip(texts, found.tolist(), strict=True):
+            expected = full_pass(network, row, paths)
+            assert probabilities == pytest.approx(expected, abs=1e-5)
+            assert probabilities == pytest.approx(expected, rel=1e-4)  # one of many tokens is tiny
         assert found.log().std(0).max() > 1e-2  # the texts do differ
         for row, logits in zip(texts, batch.logits, strict=True):  # and the cache is as it was
             torch.testing.assert_close(logits, network(torch.tensor([row])).logits[0, -1].float(), atol=1e-4, rtol=1e-4)
@@ -117,8 +115,8 @@ def test_forced_reflections_leave_no_trace(model, tiny_reflector):
         assert generation.num_tokens == theirs.num_tokens
         due = forced_where(ReflectionGuard(vocabulary, policy), tokens, 1)
         assert [forced.num_tokens for forced in generation.forced] == due
+        tree = model.tree
         for forced in generation.forced:
-            tree = model.trees[request.spaced or forced.num_tokens > 0]
             root = [tree.ids[i] for i in reversed(tree.ancestors(tree.reads[0][0][0]))]
             paths = [root + [token for _, token in read] for read in tree.reads]
             read = full_pass(network, [*request.prompt, *tokens[: forced.num_tokens]], paths)

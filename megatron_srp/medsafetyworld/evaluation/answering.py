@@ -94,8 +94,7 @@ class Answerer:
         request = self._model.chat([{"role": "user", "content": question.text}], self._options)
         spaced = self._tokenizer.decode(list(request.prompt[-1:])).endswith((" ", "\n"))
         words = self._tokenizer.encode_inside(prefill if spaced else f" {prefill}") if prefill else []
-        # A reflection right behind a prompt has a space before it, as the SFT data have.
-        return replace(request, prefill=words, policy=policy, spaced=True)
+        return replace(request, prefill=words, policy=policy)
 
     def _answer(self, requests: Sequence["Request"]) -> list[Answer]:
         # Alike lengths together: padding is read as well.
