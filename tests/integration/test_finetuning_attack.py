@@ -69,7 +69,7 @@ def test_the_modes_are_those_of_augment_sft(data: Path, tmp_path: Path) -> None:
 
 def test_the_suite_has_what_the_modes_need(data: Path) -> None:
     columns = [c for c in load_suite("paper").columns if c.kind == "finetune"]
-    sources = find_sources([f"{name}={data}" for name in ("gsm8k", "hexphi", "sft")])
+    sources = find_sources([f"{name}={data}" for name in ("gsm8k-train", "hexphi", "sft")])
     for column in columns:
         options = column.options["options"].items()
         given = {name: sources[value["source"]] if isinstance(value, dict) else value for name, value in options}

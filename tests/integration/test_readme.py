@@ -37,7 +37,7 @@ def user_folder(tmp_path_factory) -> Path:
 
 def test_make_commands():
     assert BLOCKS[0].split("\n") == ["make demo", "make test", ""]
-    programs = {"demo": "tools/run_world.py", "smoke": "tools/demo.py", "test": "pytest"}
+    programs = {"demo": "tools/demo.py", "world": "tools/run_world.py", "test": "pytest"}
     for target, program in programs.items():
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True)
         assert program in done.stdout
@@ -79,7 +79,7 @@ def test_the_flags_of_commands_for_other_machines():
                 assert re.search(rf"{flag}\b", helps[command]), f"{command} has no {flag}"
 
 
-def test_the_smoke_test(tmp_path):
+def test_the_demo(tmp_path):
     command = [
         sys.executable,
         ROOT / "tools" / "demo.py",

@@ -1,7 +1,6 @@
 """How a world of each size is trained on. The sizes of the worlds themselves are in `medsafetyworld.presets`.
 
 nano    for tests: a world and a model that learn next to nothing in seconds
-demo    for `make demo`: mini's world and model, half as many tokens
 mini    two CPU cores, some minutes for a setting
 small   one H100 or H200, 10 minutes for five settings by arithmetic: 31M parameters x 116M tokens x 6 are
         2.2e16 FLOP, 110 s a setting at 200 TFLOP/s. Not measured.
