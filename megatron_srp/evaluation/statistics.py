@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb, nan, sqrt
+from math import comb, nan
 
 import numpy as np
 
-Z95 = 1.959963984540054
+from megatron_srp import intervals
+
 RESAMPLES = 2000
 
 
@@ -21,16 +22,10 @@ class Estimate:
 
 
 def wilson(hits: int, n: int) -> Estimate:
-    """A share and its Wilson score interval (Wilson 1927), which holds near 0 and 1 too."""
+    """A share and its Wilson score interval."""
     if not n:
         return Estimate(nan, nan, nan, 0)
-    share = hits / n
-    middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 * sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n)) / (1 + Z95**2 / n)
-    # What rounding leaves of 0 and 1 is taken off.
-    return Estimate(
-        share, 0.0 if not hits else max(0.0, middle - half), 1.0 if hits == n else min(1.0, middle + half), n
-    )
+    return Estimate(hits / n, *intervals.wilson(hits / n, n), n)
 
 
 def bootstrap(values: np.ndarray, score: Callable[[np.ndarray], float], seed: int = 0) -> Estimate:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema", "durable", "_kernels"),
-    ("segmentation", "reflection", "ray_cluster"),
+    ("segmentation", "reflection", "intervals", "ray_cluster"),
     ("corpus", "tokenization", "annotation"),
     ("data", "reports", "medsafetyworld", "generation"),
     ("sft",),

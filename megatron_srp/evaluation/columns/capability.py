@@ -9,8 +9,9 @@ import numpy as np
 
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
-from megatron_srp.evaluation.statistics import Z95, Estimate, mean
+from megatron_srp.evaluation.statistics import Estimate, mean
 from megatron_srp.evaluation.types import AttackCase, Defence
+from megatron_srp.intervals import Z95
 
 
 def capability(spec: ColumnSpec, context: Context) -> ColumnResult:

@@ -9,7 +9,8 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-_Z = 1.959964
+from megatron_srp.intervals import Z95, wilson
+
 # Student's t, two-sided 95%, for 1 to 30 degrees of freedom; beyond those the normal value.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
@@ -31,12 +32,6 @@ def share(values: Sequence[bool], subjects: Sequence[Hashable]) -> dict[str, Any
     return found
 
 
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's score interval of a share `p` of `n`."""
-    middle, wide = p + _Z**2 / (2 * n), _Z * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return max((middle - wide) / (1 + _Z**2 / n), 0.0), min((middle + wide) / (1 + _Z**2 / n), 1.0)
-
-
 def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float, float]:
     """Share `a` minus share `b` as `share` gives them, in points, with Newcombe's interval."""
     gap = a["percent"] - b["percent"]
@@ -51,7 +46,7 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     The interval is of the mean over worlds and trainings, of which the seeds are a sample."""
     found: dict[str, Any] = {"seeds": len(values), "mean": fmean(values), "least": min(values), "most": max(values)}
     if len(values) > 1:
-        t = _T[len(values) - 2] if len(values) - 2 < len(_T) else _Z
+        t = _T[len(values) - 2] if len(values) - 2 < len(_T) else Z95
         wide = t * stdev(values) / sqrt(len(values))
         found |= {"low": found["mean"] - wide, "high": found["mean"] + wide}
     return found

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_srp.medsafetyworld.evaluation.intervals import mean_over_seeds, wilson
+from megatron_srp.intervals import wilson
+from megatron_srp.medsafetyworld.evaluation.intervals import mean_over_seeds
 from megatron_srp.medsafetyworld.evaluation.paper import POST_ONLY
 
 Record = dict[str, Any]
