@@ -117,7 +117,8 @@ def run(options: Options) -> Section:
 Answers of {tokens} tokens to prompts of {PROMPT}; a Llama of the shape of the preset 135m with random weights, float32,
 one CPU thread; {rounds} rounds of all ways in turn, medians (least to most). Plain is transformers' own `generate`.
 A forced reflection reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and one before the end come on top
-of those in between. On a GPU, where reading a few tokens takes as long as reading one, each should cost about one token; not measured.
+of those in between. On a GPU, where reading a few tokens takes as long as reading one, each should cost about one
+token; not measured.
 
 {chr(10).join(lines)}
 """
