@@ -7,11 +7,11 @@ from typing import Any
 
 from megatron_srp.data.shards.manifest import write_json, write_text
 from megatron_srp.errors import InputError
+from megatron_srp.sft.template import PLAIN_JINJA
 from megatron_srp.tokenization import TextTokenizer
 from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
 from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
 
-CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 REFLECTED = "<think> Safe </think> An answer. <think> Safe </think>"
 _SAMPLE = f" The 3.14 café\n\n\t日本 ½ don't {REFLECTED} <|endoftext|> <s> end  "
 # Pieces are joined as SentencePiece itself does it; the conversion leaves this part out.
@@ -43,7 +43,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | No
     from transformers import AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(folder)
-    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    template = PLAIN_JINJA.read_text(encoding="utf-8")
     if isinstance(own_template, str) and _keeps_reflections(loaded, own_template):
         template = own_template
     write_text(folder / "chat_template.jinja", template)

@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from megatron_srp.errors import UsageError
 from megatron_srp.sft.conversation import Turn
@@ -21,6 +22,8 @@ from megatron_srp.tokenization import TextTokenizer
 
 _HOLE = re.compile("\ue000(\\d+)\ue001")
 _USE_PLAIN = "pass --chat-template plain"
+# The plain form as a template of transformers, which exported models carry.
+PLAIN_JINJA = Path(__file__).with_name("plain_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +156,15 @@ def _hole(i: int) -> str:
 
 
 def load_template(tokenizer: TextTokenizer, name: str | None) -> ChatTemplate:
-    """The template `name`, "plain" or "tokenizer"; by default the tokenizer's where it has one.
+    """The template `name`, "plain" or "tokenizer"; by default the tokenizer's where it has one of its own.
 
     Raises:
         UsageError: when the tokenizer has none, or no end-of-text token.
     """
     tokenizer.require_eos()
     template = read_chat_template(tokenizer) if name != "plain" else None
+    if template is not None and template.source == PLAIN_JINJA.read_text(encoding="utf-8"):
+        return PlainTemplate(tokenizer)  # token for token what it says
     if template is not None:
         return TokenizerTemplate(tokenizer, template)
     if name == "tokenizer":

@@ -7,7 +7,7 @@ import pytest
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.conversation import Conversation, Kind, Part, Turn
 from megatron_srp.sft.encode import ConversationEncoder
-from megatron_srp.sft.template import PlainTemplate
+from megatron_srp.sft.template import PLAIN_JINJA, PlainTemplate, load_template
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 
@@ -78,7 +78,7 @@ def test_the_chat_template_is_that_of_training(saved):
 
 @pytest.mark.parametrize(("removes_thoughts", "kept"), [(False, True), (True, False)])
 def test_the_tokenizers_own_template_stays_if_it_keeps_reflections(tokenizer_models, tmp_path, removes_thoughts, kept):
-    from megatron_srp.checkpoints.hf_tokenizer import CHAT_TEMPLATE, save_tokenizer
+    from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
 
     content = "message.content" + (".split('</think>')[-1]" if removes_thoughts else "")
     own = "{% for message in messages %}<|{{ message.role }}|>{{ " + content + " }}{% endfor %}"
@@ -90,4 +90,7 @@ def test_the_tokenizers_own_template_stays_if_it_keeps_reflections(tokenizer_mod
     (tmp_path / "out").mkdir()
     save_tokenizer(model, tmp_path / "out")
     template = (tmp_path / "out" / "chat_template.jinja").read_text()
-    assert template == (own if kept else CHAT_TEMPLATE.read_text())
+    assert template == (own if kept else PLAIN_JINJA.read_text())
+    if not kept:
+        exported = load_tokenizer("HuggingFaceTokenizer", tmp_path / "out")
+        assert isinstance(load_template(exported, None), PlainTemplate)
