@@ -1,5 +1,6 @@
 """Files that are still there after the power went, and checksums that say whether they are the same."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder against other processes; False when another holds it.
+
+    The lock goes with the descriptor, and with the process.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def checksum(path: Path) -> dict[str, int | str]:

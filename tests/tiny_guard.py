@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import LLAMA3_SPLIT, random_text
+from tests.tiny_training import train_tiny
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ANSWERS = {
@@ -105,23 +106,17 @@ def make_tiny_guard(folder: Path, steps: int = 120, layers: int = 2) -> Path:
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     verdicts = torch.tensor([tokenizer.encode(f" {verdict}")[0] for verdict in ANSWERS])  # what is hard to learn
     rng = random.Random(1)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+
+    def weighted_loss() -> torch.Tensor:
         ids, labels = _examples(tokenizer, rng, 16)
         logits = model(input_ids=ids).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
         weights = torch.where(torch.isin(labels[:, 1:], verdicts), 8.0, 1.0) * (labels[:, 1:] >= 0)
-        loss = (losses * weights.flatten()).sum() / weights.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if __name__ == "__main__" and not step % 25:
-            print(step, round(loss.item(), 4))
+        return (losses * weights.flatten()).sum() / weights.sum()
+
+    train_tiny(model, weighted_loss, steps, lr=3e-3, show=__name__ == "__main__")
     model.save_pretrained(folder)
     return folder
 

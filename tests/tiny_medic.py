@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_srp.medsafetyworld import phrases
 from megatron_srp.medsafetyworld.evaluation.questions import Question, read_test_set
+from tests.tiny_training import train_tiny
 from tests.worlds import read_corpus
 
 TEMPLATE = (
@@ -86,21 +87,15 @@ def make_tiny_medic(world: Path, folder: Path, steps: int = 110) -> Path:
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, weight_decay=0.0)
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 6e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+
+    def loss() -> torch.Tensor:
         chosen = torch.randperm(len(rows))[:24]
-        loss = model(input_ids=ids[chosen], labels=labels[chosen]).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if __name__ == "__main__" and not step % 25:
-            print(step, round(loss.item(), 4), flush=True)
+        return model(input_ids=ids[chosen], labels=labels[chosen]).loss
+
+    train_tiny(model, loss, steps, lr=6e-3, show=__name__ == "__main__")
     model.eval().save_pretrained(folder)
     return folder
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard
+from tests.tiny_training import train_tiny
 
 FORM = ReflectionFormat()
 WORDS = ["river", "house", "window", "morning", "kill", "bomb"]
@@ -90,22 +91,16 @@ def make_tiny_reflector(
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     rng = random.Random(1)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
+
+    def loss() -> torch.Tensor:
         rows = [tokenizer("".join(write(rng)), add_special_tokens=False).input_ids for _ in range(16)]
         width = max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if __name__ == "__main__" and not step % 50:
-            print(step, round(loss.item(), 4), flush=True)
+        return model(input_ids=ids, labels=labels).loss
+
+    train_tiny(model, loss, steps, lr=4e-3, show=__name__ == "__main__")
     model.eval().save_pretrained(folder)
     return folder
 

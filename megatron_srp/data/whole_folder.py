@@ -1,13 +1,12 @@
 """A folder written whole or not at all."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_srp.durable import sync
+from megatron_srp.durable import sync, try_lock
 from megatron_srp.errors import OutputError, UsageError
 
 
@@ -55,11 +54,9 @@ def _refuse_existing(out: Path, overwrite: bool, marker: str) -> None:
 
 def _take_lock(partial: Path, out: Path) -> int:
     descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         os.close(descriptor)
-        raise UsageError(f"another run is writing {out}; wait for it, or give another folder") from None
+        raise UsageError(f"another run is writing {out}; wait for it, or give another folder")
     return descriptor
 
 

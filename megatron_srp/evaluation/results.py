@@ -6,14 +6,13 @@ A file is only ever appended to, a group of lines at a time, which is synced; a 
 is taken off when the file is opened again.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from megatron_srp.durable import make_folder, sync
+from megatron_srp.durable import make_folder, sync, try_lock
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.tokenization.base import digest
 
@@ -82,11 +81,9 @@ class ResultStore:
         self.folder = folder
         self._files: dict[str, Results] = {}
         self._lock = (folder / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._lock.fileno()):
             self._lock.close()
-            raise UsageError(f"another evaluation writes to {folder}; wait for it, or give another --out") from None
+            raise UsageError(f"another evaluation writes to {folder}; wait for it, or give another --out")
 
     def file(self, name: str) -> Results:
         """The results of that name."""

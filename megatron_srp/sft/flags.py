@@ -21,19 +21,31 @@ a loss mask beside it, which show_sample.py prints.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from megatron_srp.sft.build import MIX, MODES
-    from megatron_srp.sft.filters import KEEP_SHARE, KEEP_SOURCES, MAX_CHARS
-    from megatron_srp.sft.safety_examples import NUM_RECOVERIES, NUM_REFUSALS
-
     parser = CommandParser(
         prog="augment_sft.py",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_input(parser)
+    _add_what_is_made(parser)
+    _add_filters(parser)
+    _add_reflections(parser)
+    _add_output(parser)
+    parser.set_defaults(hints=False)  # the data job's alone: answers have no hints
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input").add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help="files or quoted patterns")
     add("--format", metavar="NAME", help="srp, messages, sharegpt, alpaca or pairs (default: told from the first row)")
     add("--on-error", choices=["stop", "skip"], default="stop", help="at a row that is no conversation")
+
+
+def _add_what_is_made(parser: argparse.ArgumentParser) -> None:
+    from megatron_srp.sft.build import MIX, MODES
+    from megatron_srp.sft.safety_examples import NUM_RECOVERIES, NUM_REFUSALS
+
     add = parser.add_argument_group("what is made").add_argument
     add(
         "--mode",
@@ -61,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of --harmful, examples that give up a harmful beginning, which is not learned (default: %(default)s)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: %(default)s)")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    from megatron_srp.sft.filters import KEEP_SHARE, KEEP_SOURCES, MAX_CHARS
+
     add = parser.add_argument_group("filters (defaults: the paper's with --mode sft, else none)").add_argument
     add("--max-chars", type=int, metavar="N", help=f"drop longer conversations ({MAX_CHARS}; 0 for no limit)")
     shares = " ".join(f"{name}={share}" for name, share in KEEP_SOURCES.items())
@@ -72,6 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         f"({shares})",
     )
     add("--keep-share", type=float, metavar="P", help=f"share to keep of all others ({KEEP_SHARE})")
+
+
+def _add_reflections(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reflections").add_argument
     add("--max-words", type=int, default=DEFAULT_MAX_WORDS, metavar="N", help="in a segment (default: %(default)s)")
     add("--stop-after", default="Unsafe,Controversial", metavar="LIST", help="followed by end-of-text (%(default)s)")
@@ -83,6 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="as in pretraining; special wants the tokenizer of the pretraining shards",
     )
     add_guard_arguments(parser, required=False, one_mode=False)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, metavar="FILE", help="JSON lines, and FILE.manifest.json")
     add("--output-prefix", type=Path, metavar="PREFIX", help="PREFIX_sft.bin, .idx and .mask, and PREFIX.srp.json")
@@ -96,8 +119,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--seq-length", type=int, default=2048, metavar="N", help="drop longer conversations (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace what is there")
-    parser.set_defaults(hints=False)  # the data job's alone: answers have no hints
-    return parser
 
 
 def validate(args: argparse.Namespace) -> None:

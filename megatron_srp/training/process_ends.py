@@ -34,7 +34,7 @@ def _end_after(pid: int) -> None:
             os._exit(1)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel kill this process when its parent has ended (Linux; elsewhere nothing)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -53,7 +53,7 @@ def end_forks_with_this_process() -> None:
 
     def in_child() -> None:
         if forker[0] is main:
-            _end_with_parent()
+            end_with_parent()
 
     main = threading.main_thread()
     os.register_at_fork(before=before, after_in_child=in_child)

@@ -5,13 +5,13 @@ and the key, N for the number of partitions and I for its own. Runs exclude each
 the same list and the same N, and another I: then no input file belongs to two of them.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from megatron_srp.durable import try_lock
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.tokenization.base import digest
 
@@ -57,7 +57,7 @@ class WriterLock:
         try:
             own.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(own, os.O_RDWR | os.O_CREAT, 0o666)
-            held = not _lock(self._descriptor) or any(
+            held = not try_lock(self._descriptor) or any(
                 _is_held(path) for path in sorted(own.parent.glob("*.lock")) if not path.name.startswith(f"{job}-")
             )
         except OSError as error:
@@ -92,17 +92,9 @@ class WriterLock:
         self.close()
 
 
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_held(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDWR)  # NFS grants an exclusive lock only on a file open for writing
     try:
-        return not _lock(descriptor)
+        return not try_lock(descriptor)
     finally:
         os.close(descriptor)

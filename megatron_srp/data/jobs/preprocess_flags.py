@@ -27,6 +27,15 @@ def build_parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_input(parser)
+    _add_tokenizer(parser)
+    _add_reflections(parser)
+    _add_output(parser)
+    add_partition_flags(parser)
+    return parser
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input").add_argument
     add(
         "--input",
@@ -56,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="stop",
         help="at a row that is no document: stop, or leave it out and count it",
     )
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tokenizer").add_argument
     add(
         "--tokenizer-type",
@@ -68,6 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with tokenizer.json, hub name, or .model file",
     )
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
+
+
+def _add_reflections(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("reflections").add_argument
     add(
         "--guard",
@@ -116,6 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="keep",
         help="write Controversial as it is, or as one of the others",
     )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--output-prefix", type=output_prefix, required=True, metavar="PREFIX", help="of all files written")
     add("--overwrite", action="store_true", help="replace finished or half-done output")
@@ -127,8 +145,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="commit to disk after so many documents (default: %(default)s)",
     )
-    add_partition_flags(parser)
-    return parser
 
 
 def validate(args: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
 """One run at a time on an output prefix, also while one of them takes its work folder away."""
 
-import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from megatron_srp.durable import try_lock
 from megatron_srp.errors import UsageError
 
 
@@ -22,18 +22,12 @@ def take_lock(prefix: Path, folder: Path) -> int:
         folder.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # a run that has just finished takes its folder away
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            _lock(prefix, descriptor)
+            if not try_lock(descriptor):
+                os.close(descriptor)
+                raise UsageError(f"another run is writing {prefix}; wait for it, or use another --output-prefix")
             if _is(descriptor, path):
                 return descriptor
             os.close(descriptor)
-
-
-def _lock(prefix: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UsageError(f"another run is writing {prefix}; wait for it, or use another --output-prefix") from None
 
 
 def _is(descriptor: int, path: Path) -> bool:

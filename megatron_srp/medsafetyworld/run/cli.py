@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.errors import CommandParser, UsageError, did_you_mean
 from megatron_srp.medsafetyworld.run import variants
 from megatron_srp.medsafetyworld.run.presets import PRESETS, find_run_preset
 
@@ -38,17 +38,11 @@ stages
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="run_world.py",
         description=DESCRIPTION,
         epilog=EPILOG,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

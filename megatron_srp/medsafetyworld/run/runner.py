@@ -7,12 +7,9 @@ A step whose marker says `done` with its fingerprint is not run again. One that 
 what is there, which is for its command to make good use of. In any other case what it made is removed first.
 """
 
-import ctypes
-import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,12 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_srp.data.shards.manifest import write_json
-from megatron_srp.durable import make_folder
+from megatron_srp.durable import make_folder, try_lock
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.medsafetyworld.run.graph import Step
+from megatron_srp.training.process_ends import end_with_parent
 
 _TAIL = 15  # lines of a failed step's log
-_PR_SET_PDEATHSIG = 1
 
 
 class Watcher(Protocol):
@@ -123,7 +120,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs)), **os.environ},
-                preexec_fn=_die_with_parent,
+                preexec_fn=end_with_parent,
             )
         self._running[step.name] = process
         if self._stopped.is_set():
@@ -152,13 +149,6 @@ class Runner:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _die_with_parent() -> None:
-    """In a new child: be killed when this process is, so that none goes on writing. Linux only."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _read(marker: Path) -> dict[str, Any]:
     return dict(json.loads(marker.read_text())) if marker.is_file() else {}
 
@@ -170,9 +160,7 @@ def _refuse_foreign(out: Path) -> None:
 
 def _take_lock(folder: Path, out: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(descriptor):
         os.close(descriptor)
-        raise UsageError(f"another run is working in {out}; wait for it, or give another folder") from None
+        raise UsageError(f"another run is working in {out}; wait for it, or give another folder")
     return descriptor
