@@ -1,9 +1,9 @@
-# make demo    the whole path on a small corpus, on this machine's CPU
-# make world   the paper's controlled experiment in small: filtering against SRP, ten minutes on two cores
+# make demo    the paper's controlled experiment in small: Filtering against SRP, on this machine's CPU
+# make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo world test test-all bench lint format docker docker-check
+.PHONY: setup demo smoke test test-all bench lint format docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -15,10 +15,10 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	.venv/bin/python tools/demo.py
+	.venv/bin/python tools/run_world.py --preset mini --settings filtering,srp --stages sft --seeds 1 out/demo
 
-world: setup
-	.venv/bin/python tools/run_world.py --preset mini --settings filtering,srp --stages sft --seeds 1 out/world
+smoke: setup
+	.venv/bin/python tools/smoke.py
 
 test: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile

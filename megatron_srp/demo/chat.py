@@ -1,4 +1,4 @@
-"""Short questions and answers on the subjects of the demo's corpus, some harmful; same seed, same bytes."""
+"""Short questions and answers on the subjects of the small corpus, some harmful; same seed, same bytes."""
 
 import json
 import random

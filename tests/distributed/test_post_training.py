@@ -108,9 +108,9 @@ def test_pretrained_then_post_trained_then_guarded(tokens: str, forkserver: Fork
 
 
 @pytest.mark.exhaustive
-def test_the_demo_and_the_scripts(tmp_path: Path) -> None:
-    """`make demo`, examples/sft.sh and examples/finetune.sh, as a user runs them on a CPU."""
-    demo = tmp_path / "demo"
+def test_the_short_tour_and_the_scripts(tmp_path: Path) -> None:
+    """`make smoke`, examples/sft.sh and examples/finetune.sh, as a user runs them on a CPU."""
+    tour = tmp_path / "smoke"
 
     def run(*command: str, **settings: str) -> str:
         env = environment() | {"PYTHON": sys.executable, "PRESET": "debug"} | settings
@@ -118,20 +118,20 @@ def test_the_demo_and_the_scripts(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    run(sys.executable, "tools/demo.py", "--out", str(demo))
-    augment = [sys.executable, "tools/augment_sft.py", "--input", str(demo / "chat.jsonl"), "--guard", "heuristic"]
+    run(sys.executable, "tools/smoke.py", "--out", str(tour))
+    augment = [sys.executable, "tools/augment_sft.py", "--input", str(tour / "chat.jsonl"), "--guard", "heuristic"]
     augment += ["--mode", "reflection", "--max-words", "20", "--seq-length", "256"]
-    run(*augment, "--tokenizer-model", str(demo / "tokenizer"), "--output-prefix", str(demo / "chat"))
-    files = {"DATA": str(demo / "chat_sft"), "OUT": str(demo / "sft"), "CHECKPOINT": str(demo / "checkpoints")}
+    run(*augment, "--tokenizer-model", str(tour / "tokenizer"), "--output-prefix", str(tour / "chat"))
+    files = {"DATA": str(tour / "chat_sft"), "OUT": str(tour / "sft"), "CHECKPOINT": str(tour / "checkpoints")}
     log = run("bash", "examples/sft.sh", **files)
     assert "conversations in" in log and "attempting to finetune" in log
-    run(sys.executable, "tools/export_hf.py", str(demo / "sft" / "checkpoints"), str(demo / "sft" / "model"))
+    run(sys.executable, "tools/export_hf.py", str(tour / "sft" / "checkpoints"), str(tour / "sft" / "model"))
     # Fine-tuning begins with the exported model, as with one from elsewhere.
-    run(sys.executable, "tools/import_hf.py", str(demo / "sft" / "model"), str(demo / "imported"))
-    tuned = files | {"OUT": str(demo / "tuned"), "CHECKPOINT": str(demo / "imported"), "VALID": files["DATA"]}
+    run(sys.executable, "tools/import_hf.py", str(tour / "sft" / "model"), str(tour / "imported"))
+    tuned = files | {"OUT": str(tour / "tuned"), "CHECKPOINT": str(tour / "imported"), "VALID": files["DATA"]}
     log = run("bash", "examples/finetune.sh", "--train-iters", "30", **tuned)
     (first,) = re.findall(r"iteration +1/ +30 .*lm loss: (\S+)", log)
     assert float(first) < 0.5  # it is the post-trained model
-    run(sys.executable, "tools/export_hf.py", str(demo / "tuned" / "checkpoints"), str(demo / "tuned" / "model"))
+    run(sys.executable, "tools/export_hf.py", str(tour / "tuned" / "checkpoints"), str(tour / "tuned" / "model"))
     for name in ("sft", "tuned"):
-        check(answers(demo / name / "model", "text"))
+        check(answers(tour / name / "model", "text"))

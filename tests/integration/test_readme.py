@@ -37,7 +37,7 @@ def user_folder(tmp_path_factory) -> Path:
 
 def test_make_commands():
     assert BLOCKS[0].split("\n") == ["make demo", "make test", ""]
-    programs = {"demo": "tools/demo.py", "world": "tools/run_world.py", "test": "pytest"}
+    programs = {"demo": "tools/run_world.py", "smoke": "tools/smoke.py", "test": "pytest"}
     for target, program in programs.items():
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True)
         assert program in done.stdout
@@ -79,12 +79,12 @@ def test_the_flags_of_commands_for_other_machines():
                 assert re.search(rf"{flag}\b", helps[command]), f"{command} has no {flag}"
 
 
-def test_the_demo(tmp_path):
+def test_the_short_tour(tmp_path):
     command = [
         sys.executable,
-        ROOT / "tools" / "demo.py",
+        ROOT / "tools" / "smoke.py",
         "--out",
-        tmp_path / "demo",
+        tmp_path / "smoke",
         "--documents",
         "60",
         "--steps",
@@ -93,7 +93,7 @@ def test_the_demo(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "demo" / "report.html").read_text()
+    page = (tmp_path / "smoke" / "report.html").read_text()
     assert "&lt;think&gt; Unsafe" in page and "<think>" not in page
     assert page.count("data:image/png;base64,") == 3
-    shutil.rmtree(tmp_path / "demo")
+    shutil.rmtree(tmp_path / "smoke")

@@ -65,7 +65,7 @@ def report(out: Path) -> None:
 
 def main() -> None:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to, emptied first")
+    parser.add_argument("--out", type=Path, default=Path("out/smoke"), help="folder to write to, emptied first")
     parser.add_argument("--documents", type=int, default=1500, help="size of the corpus")
     parser.add_argument("--steps", type=int, default=100, help="training steps")
     args = parser.parse_args()
