@@ -14,15 +14,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--gpus", type=int, default=8, help="H100s with 80 GB (default: 8)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="bf16", help="number format (default: bf16)")
+    parser.add_argument("--seq-length", type=int, help="tokens (default: the preset's)")
     args = parser.parse_args(argv)
     if args.preset not in PRESETS:
         raise UsageError(f"unknown preset {args.preset!r}; {did_you_mean(args.preset, list(PRESETS))}")
-    if args.gpus < 1:
-        raise UsageError(f"--gpus {args.gpus}: 1 or more are needed")
+    for flag, number in (("--gpus", args.gpus), ("--seq-length", args.seq_length)):
+        if number is not None and number < 1:
+            raise UsageError(f"{flag} {number}: 1 or more are needed")
 
     from megatron_srp.training.recommend import describe
 
-    print(describe(PRESETS[args.preset], args.gpus, args.precision))
+    print(describe(PRESETS[args.preset], args.gpus, args.precision, args.seq_length))
 
 
 if __name__ == "__main__":

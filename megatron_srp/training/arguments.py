@@ -10,6 +10,7 @@ import shlex
 
 from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.training import dali_loader
+from megatron_srp.training.layouts import WHOLE_SEQUENCES
 from megatron_srp.training.precision import PRECISIONS, precision_flags
 from megatron_srp.training.presets import PRESETS, find_preset
 from megatron_srp.training.recommend import recommend
@@ -155,7 +156,8 @@ REFUSED = {
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,
-    "--context-parallel-size": _OTHER_BATCH,
+    "--context-parallel-size": WHOLE_SEQUENCES + ". Leave it out; for long sequences, --srp-layout auto "
+    "or tools/preset_flags.py --seq-length find a layout with tensor parallelism and recomputation",
     "--mtp-num-layers": _OTHER_BATCH,
     "--perform-rl-step": "this entry point only pretrains",
 }
@@ -250,10 +252,11 @@ def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
         return argv
     preset = find_preset(args.srp_preset)
     if args.srp_layout:
-        given = {"global_batch_size": args.global_batch_size, "seq_length": args.seq_length}
-        recipe = dataclasses.replace(preset.recipe, **{name: value for name, value in given.items() if value})
-        best = recommend(dataclasses.replace(preset, recipe=recipe), gpus, args.srp_precision or "bf16")
+        asked = preset.with_batch(args.seq_length, args.global_batch_size)
+        best = recommend(asked, gpus, args.srp_precision or "bf16")
         argv = add_defaults(best.layout.to_flags(), argv)
+    if (args.seq_length or 0) > preset.recipe.seq_length:  # or Megatron refuses it
+        argv = add_defaults(["--max-position-embeddings", str(args.seq_length)], argv)
     decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
     return add_defaults(preset.to_flags() + decay, argv)
 

@@ -3,8 +3,8 @@
     Layout(gpus=64, tensor=2, pipeline=1, micro_batch=4)
     check_layout(preset, layout)      # UsageError: the reason, and the nearest layouts that work
 
-Names of sizes: TP tensor parallel, PP pipeline parallel, VP virtual stages of each pipeline rank, CP context
-parallel, DP data parallel = GPUs / (TP x PP x CP).
+Names of sizes: TP tensor parallel, PP pipeline parallel, VP virtual stages of each pipeline rank, DP data parallel =
+GPUs / (TP x PP). CP, context parallel, is always 1: `pretrain.py` gives every rank whole sequences (`WHOLE_SEQUENCES`).
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +14,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.model_preset import ModelPreset
 
 GPUS_PER_NODE = 8
+WHOLE_SEQUENCES = "context parallelism, which spreads a sequence over GPUs, is not supported by this trainer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,13 @@ class Layout:
     tensor: int = 1
     pipeline: int = 1
     virtual: int = 1  # pipeline stages of each rank, interleaved; 1: none
-    context: int = 1
     micro_batch: int = 1  # sequences
     recompute: bool = False  # every layer's activations, in the backward pass
 
     @property
     def data(self) -> int:
         """Data-parallel size; only whole where `check_layout` passes."""
-        return self.gpus // (self.tensor * self.pipeline * self.context)
+        return self.gpus // (self.tensor * self.pipeline)
 
     def micro_batches(self, preset: ModelPreset) -> int:
         """Forward passes of a rank in one step."""
@@ -45,8 +45,6 @@ class Layout:
         flags += ["--pipeline-model-parallel-size", self.pipeline]
         if self.virtual > 1:
             flags += ["--num-virtual-stages-per-pipeline-rank", self.virtual]
-        if self.context > 1:
-            flags += ["--context-parallel-size", self.context]
         if self.tensor > 1:
             flags += ["--sequence-parallel"]
         if self.recompute:
@@ -56,11 +54,8 @@ class Layout:
     def __str__(self) -> str:
         virtual = f" VP {self.virtual}" if self.virtual > 1 else ""
         recompute = ", recomputed" if self.recompute else ""
-        context = f" CP {self.context}" if self.context > 1 else ""
-        return (
-            f"TP {self.tensor} PP {self.pipeline}{virtual}{context} DP {self.data}, micro-batch {self.micro_batch}"
-            + recompute
-        )
+        sizes = f"TP {self.tensor} PP {self.pipeline}{virtual} CP 1 DP {self.data}"
+        return f"{sizes}, micro-batch {self.micro_batch}{recompute}"
 
 
 def divisors(number: int) -> list[int]:
@@ -68,13 +63,20 @@ def divisors(number: int) -> list[int]:
 
 
 def possible_tensor(preset: ModelPreset) -> list[int]:
-    """TP sizes: they divide the heads and the MLP, and fit the key/value groups as Megatron wants it."""
-    groups = preset.num_query_groups
-    return [
-        tp
-        for tp in divisors(preset.num_attention_heads)
-        if preset.ffn_hidden_size % tp == 0 and (groups % tp == 0 or tp % groups == 0)
-    ]
+    """TP sizes that nothing speaks against."""
+    return [tp for tp in range(1, preset.num_attention_heads + 1) if not _why_not_tensor(preset, tp)]
+
+
+def _why_not_tensor(preset: ModelPreset, tensor: int) -> str:
+    """What of the model cannot be divided among so many ranks; empty if all can."""
+    heads, groups, ffn = preset.num_attention_heads, preset.num_query_groups, preset.ffn_hidden_size
+    if heads % tensor:
+        return f"the {heads} attention heads of {preset.name} cannot be divided by it"
+    if ffn % tensor:
+        return f"it divides the {heads} attention heads of {preset.name}, but not its MLP, {ffn} wide"
+    if groups % tensor and tensor % groups:
+        return f"it neither divides the {groups} key/value groups of {preset.name} nor is a multiple of them"
+    return ""
 
 
 def possible_pipeline(preset: ModelPreset, virtual: int = 1) -> list[int]:
@@ -94,14 +96,10 @@ def beside(wanted: int, possible: Iterable[int]) -> list[int]:
 
 
 def _check_tensor(preset: ModelPreset, layout: Layout) -> str:
-    possible = possible_tensor(preset)
-    if layout.tensor in possible:
+    if not (reason := _why_not_tensor(preset, layout.tensor)):
         return ""
-    return (
-        f"--tensor-model-parallel-size {layout.tensor}: {preset.name} has {preset.num_attention_heads} heads in "
-        f"{preset.num_query_groups} key/value groups and an MLP of {preset.ffn_hidden_size}; TP has to divide heads "
-        f"and MLP, and to divide the groups or be a multiple of them: {', '.join(map(str, possible))}"
-    )
+    possible = ", ".join(map(str, possible_tensor(preset)))
+    return f"--tensor-model-parallel-size {layout.tensor}: {reason}; possible: {possible}"
 
 
 def _check_pipeline(preset: ModelPreset, layout: Layout) -> str:
@@ -118,13 +116,13 @@ def _check_pipeline(preset: ModelPreset, layout: Layout) -> str:
 
 
 def _check_gpus(preset: ModelPreset, layout: Layout) -> str:
-    size = layout.tensor * layout.pipeline * layout.context
+    size = layout.tensor * layout.pipeline
     if layout.gpus % size == 0:
         return ""
     multiple = max(1, round(layout.gpus / size)) * size
     return (
-        f"TP {layout.tensor} x PP {layout.pipeline} x CP {layout.context} = {size} GPUs hold one copy of the model, "
-        f"and {layout.gpus} GPUs are not a multiple of it; nearest possible: {multiple} GPUs"
+        f"TP {layout.tensor} x PP {layout.pipeline} = {size} GPUs hold one copy of the model, and {layout.gpus} GPUs "
+        f"are not a multiple of it; nearest possible: {multiple} GPUs"
     )
 
 
@@ -158,7 +156,7 @@ def _check_schedule(preset: ModelPreset, layout: Layout) -> str:
             f"the interleaved schedule runs micro-batches in groups of PP {layout.pipeline}, and a step has "
             f"{passes} on each rank; give a --global-batch-size that makes it a multiple, or no virtual stages"
         )
-    if layout.tensor > 1 and preset.recipe.seq_length % (layout.tensor * layout.context):
+    if layout.tensor > 1 and preset.recipe.seq_length % layout.tensor:
         return (
             f"--seq-length {preset.recipe.seq_length} cannot be divided among TP {layout.tensor}, as sequence "
             f"parallelism does"

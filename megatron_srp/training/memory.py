@@ -82,7 +82,7 @@ def _stage(preset: ModelPreset, layout: Layout, precision: str, first: bool) -> 
     return MemoryEstimate(
         weights=weight_bytes * params + _fp8_copies(precision) * matrices,
         gradients=4 * params,
-        optimizer=master_bytes * params / layout.data / layout.context,
+        optimizer=master_bytes * params / layout.data,
         activations=_activations(preset, layout, precision, first) * (1 if bf16 else 2),
         logits=_logits(preset, layout) if has_logits else 0,
     )
@@ -108,8 +108,8 @@ def layer_activations(preset: ModelPreset, layout: Layout, precision: str = "bf1
     return _tokens(preset, layout) * (whole + sharded) / layout.tensor
 
 
-def _tokens(preset: ModelPreset, layout: Layout) -> float:
-    return layout.micro_batch * preset.recipe.seq_length / layout.context
+def _tokens(preset: ModelPreset, layout: Layout) -> int:
+    return layout.micro_batch * preset.recipe.seq_length
 
 
 def _activations(preset: ModelPreset, layout: Layout, precision: str, first: bool) -> float:

@@ -1,6 +1,6 @@
 """A model size and its training recipe, and how they become Megatron's flags; `presets.py` has the data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,18 @@ class ModelPreset:
     rotary_base: int = 10_000
     tied_embeddings: bool = True
     extra_flags: tuple[str, ...] = field(default=())
+
+    def with_batch(self, seq_length: int | None, global_batch_size: int | None) -> "ModelPreset":
+        """This size with other sequences (tokens) or another batch (sequences), where one is given."""
+        recipe = self.recipe
+        return replace(
+            self,
+            recipe=replace(
+                recipe,
+                seq_length=seq_length or recipe.seq_length,
+                global_batch_size=global_batch_size or recipe.global_batch_size,
+            ),
+        )
 
     @property
     def num_params(self) -> int:

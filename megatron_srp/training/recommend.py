@@ -12,7 +12,9 @@ each GPU.
 - pipeline: the bubble, (PP - 1) / (micro-batches x VP) of the compute, and what stages send each other.
 - data parallelism: fp32 gradients and bf16 parameters; hidden behind one micro-batch, the rest is added.
 
-Context parallelism is not among them: at 2,048 and 4,096 tokens it only adds communication.
+Context parallelism is not among them: at the presets' 2,048 and 4,096 tokens it would only add communication, and the
+trainer has none (`layouts.WHOLE_SEQUENCES`). Where `--seq-length` asks for more, tensor parallelism and recomputation
+make the room, up to a length that is named when it is passed.
 """
 
 from collections.abc import Iterator
@@ -22,13 +24,14 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.flops import H100, bf16_peak, flops_per_token
 from megatron_srp.training.layouts import (
     GPUS_PER_NODE,
+    WHOLE_SEQUENCES,
     Layout,
     divisors,
     possible_pipeline,
     possible_tensor,
     why_impossible,
 )
-from megatron_srp.training.memory import H100_MEMORY, MemoryEstimate, estimate_memory, stage_params
+from megatron_srp.training.memory import GIB, H100_MEMORY, MemoryEstimate, estimate_memory, stage_params
 from megatron_srp.training.model_preset import ModelPreset
 
 NVLINK = 450e9  # bytes/s in one direction
@@ -78,7 +81,7 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
     peak = bf16_peak(H100)
     assert peak is not None
     passes = layout.micro_batches(preset)
-    tokens = layout.micro_batch * preset.recipe.seq_length / layout.context  # of a rank's pass
+    tokens = layout.micro_batch * preset.recipe.seq_length  # of a rank's pass
     layers = preset.num_layers / layout.pipeline
     one_pass = tokens * flops_per_token(preset) / (layout.pipeline * layout.tensor) / (peak * EFFICIENCY)
     one_pass = one_pass * (4 / 3 if layout.recompute else 1) + layers * SECONDS_PER_LAYER
@@ -171,7 +174,21 @@ def _why_none(preset: ModelPreset, gpus: int, precision: str) -> str:
             f"GPUs; nearest usable: {' or '.join(str(count) for count in nearest if count)} GPUs"
         )
     smallest = min((estimate_memory(preset, layout, precision) for layout in possible), key=lambda m: m.total)
-    return f"{preset.name} does not fit on {gpus} GPUs of 80 GB: the smallest layout needs {smallest}; use more GPUs"
+    why = f"{preset.name} does not fit on {gpus} GPUs of 80 GB: the smallest layout needs {smallest}"
+    return f"{why}; use {_what_fits(preset, gpus, precision)}"
+
+
+def _what_fits(preset: ModelPreset, gpus: int, precision: str) -> str:
+    """More GPUs or shorter sequences, those of the two that would help."""
+    advice = []
+    if any(_usable(preset, gpus << doublings, precision) for doublings in range(1, 8)):
+        advice.append("more GPUs")
+    length = preset.recipe.seq_length
+    shorter = (length >> halvings for halvings in range(1, length.bit_length()))
+    longest = next((tokens for tokens in shorter if _usable(preset.with_batch(tokens, None), gpus, precision)), 0)
+    if longest:
+        advice.append(f"--seq-length {longest} ({WHOLE_SEQUENCES})")
+    return " or ".join(advice) or "a smaller preset"
 
 
 def _usable(preset: ModelPreset, gpus: int, precision: str) -> bool:
@@ -186,12 +203,27 @@ def _usable(preset: ModelPreset, gpus: int, precision: str) -> bool:
     return any(not why_impossible(preset, layout) and _fits(preset, layout, precision) for layout in plain)
 
 
-def describe(preset: ModelPreset, gpus: int, precision: str) -> str:
-    """The flags for that many GPUs, one per line, and comments on what they cost and why."""
+def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
+    kept = f"{best.memory.activations / GIB:.1f} GiB of activations"
+    sequences = f"{best.layout.micro_batch} x {preset.recipe.seq_length:,} tokens"
+    if best.layout.recompute:
+        return f"{sequences} fit with {kept}, the rest recomputed; {WHOLE_SEQUENCES}"
+    return f"{sequences} fit with {kept}; to spread a sequence over GPUs would only add communication"
+
+
+def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | None = None) -> str:
+    """The flags for that many GPUs, one per line, and comments on what they cost and why.
+
+    Args:
+        seq_length: tokens; None for the preset's own.
+    """
     from megatron_srp.training.arguments import expand_preset, format_flags
 
-    best = recommend(preset, gpus, precision)
     asked = ["--srp-preset", preset.name, "--srp-precision", precision, "--srp-layout", "auto"]
+    if seq_length is not None:
+        preset = preset.with_batch(seq_length, None)
+        asked += ["--seq-length", str(seq_length)]
+    best = recommend(preset, gpus, precision)
     tokens = _tokens(preset, best.layout)
     return "\n".join(
         [
@@ -200,6 +232,7 @@ def describe(preset: ModelPreset, gpus: int, precision: str) -> str:
             f"{tokens:,} tokens a step",
             f"# {gpus} x H100: {best.layout}",
             f"# why: {best.reason}",
+            f"# CP 1: {_context_reason(preset, best)}",
             f"# memory of the fullest GPU, estimated: {best.memory}",
             f"# step time, estimated: {best.step_time}",
             format_flags(expand_preset(asked, gpus)),

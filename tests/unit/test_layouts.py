@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,10 @@ def test_tensor_parallel_sizes(preset: str, sizes: list[int]) -> None:
 @pytest.mark.parametrize(
     ("preset", "sizes", "message"),
     [
-        ("135m", {"gpus": 8, "tensor": 2}, r"-size 2: 135m has 9 heads in 3 .*: 1, 3$"),
-        ("8b", {"gpus": 48, "tensor": 3}, r"-size 3: 8b has 32 heads"),
+        ("135m", {"gpus": 8, "tensor": 2}, r"-size 2: the 9 attention heads of 135m .*; possible: 1, 3$"),
+        ("135m", {"gpus": 9, "tensor": 9}, r"-size 9: it divides the 9 .* but not its MLP, 1536 wide; possible: 1, 3$"),
+        ("8b", {"gpus": 48, "tensor": 3}, r"-size 3: the 32 attention heads of 8b cannot"),
+        ("360m", {"gpus": 15, "tensor": 15}, r"-size 15: it divides the 15 .* MLP, 2560 wide; possible: 1, 5$"),
         ("8b", {"gpus": 64, "pipeline": 3}, r"the 32 layers of 8b .* nearest possible: 1, 2, 4"),
         ("70b", {"gpus": 64, "tensor": 4, "pipeline": 4, "virtual": 3}, r"x 3 virtual stages: the 80 layers"),
         ("1p7b", {"gpus": 8, "virtual": 2}, r"needs --pipeline-model-parallel-size of 2 or more"),
@@ -61,6 +64,7 @@ def test_recommendations(name: str, gpus: int, precision: str) -> None:
     best = recommend(preset, gpus, precision)
     check_layout(preset, best.layout)
     assert best.layout.tensor * best.layout.pipeline * best.layout.data == gpus
+    assert " CP 1 " in str(best.layout)
     assert best.layout.tensor <= 8
     assert best.memory.total < H100_MEMORY
     assert best.reason
@@ -88,6 +92,30 @@ def test_well_known_layouts() -> None:
 def test_more_gpus_than_the_batch_can_use() -> None:
     assert "The GPUs mostly wait: use fewer" in recommend(PRESETS["360m"], 1024).reason
     assert "The GPUs mostly wait" not in recommend(PRESETS["1p7b"], 64).reason
+
+
+def test_key_value_groups_that_a_size_neither_divides_nor_multiplies() -> None:
+    odd = replace(PRESETS["8b"], num_attention_heads=24, num_query_groups=6, ffn_hidden_size=4096)
+    with pytest.raises(UsageError, match=r"-size 4: it neither divides the 6 key/value groups .*: 1, 2$"):
+        check_layout(odd, Layout(gpus=8, tensor=4))
+
+
+def test_long_sequences_get_a_layout_without_context_parallelism() -> None:
+    """Tensor parallelism and recomputation make the room: a layer's inputs only are kept, and these in parts."""
+    long = PRESETS["8b"].with_batch(131_072, None)
+    best = recommend(long, 64)
+    assert best.layout.tensor > 1 and best.layout.recompute
+    assert best.memory.fits(0.9 * H100_MEMORY)
+    assert not estimate_memory(long, Layout(gpus=64, tensor=8)).fits()
+
+
+def test_sequences_too_long_for_any_layout() -> None:
+    with pytest.raises(UsageError, match=r"needs .*; use --seq-length 262144 \(context parallelism, .* not supported"):
+        recommend(PRESETS["8b"].with_batch(2**20, None), 64)
+    recommend(PRESETS["8b"].with_batch(262_144, None), 64)
+    # Where the weights are what does not fit, shorter sequences are no way out.
+    with pytest.raises(UsageError, match=r"fragmentation\); use more GPUs$"):
+        recommend(PRESETS["70b"], 8)
 
 
 def test_memory_by_hand() -> None:
@@ -155,6 +183,11 @@ def test_preset_flags_tool() -> None:
     assert "10.9 GFLOP per token" in done.stdout
     assert "--tensor-model-parallel-size 1\n" in done.stdout
     assert f"GiB of {H100_MEMORY // GIB}" in done.stdout
+    assert "\n# CP 1: 8 x 2,048 tokens fit with " in done.stdout
+    done = subprocess.run([*command, "--seq-length", "65536"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "in sequences of 65536" in done.stdout
+    assert "\n--max-position-embeddings 65536\n" in done.stdout and "\n--seq-length 65536" in done.stdout
     done = subprocess.run([*command[:2], "1p8b"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean '1p7b'?" in done.stderr
