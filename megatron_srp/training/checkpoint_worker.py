@@ -14,7 +14,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAs
 
 from megatron_srp.errors import OutputError
 from megatron_srp.training.exits import exit_alone
-from megatron_srp.training.process_ends import end_forks_with_this_process, end_with_maker
+from megatron_srp.training.process_ends import beyond_sigterm, end_forks_with_this_process, end_with_maker
 
 _LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
 SECONDS_TO_CLOSE = 3.0
@@ -22,14 +22,21 @@ SECONDS_TO_CLOSE = 3.0
 
 def watch_checkpoint_worker() -> None:
     """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died; and the
-    worker, with all that the rank has forked, when the rank has."""
+    worker, with all that the rank has forked, when the rank has, and by no SIGTERM."""
     start: Any = PersistentAsyncCaller._get_process  # bound to the class
     known: list[Any] = []
     leaving = threading.Event()
-    atexit.register(leaving.set)  # Python ends the worker itself when the rank is through
+
+    def leave() -> None:  # Python would end a worker that is left with a SIGTERM, and wait for its end
+        leaving.set()
+        for process in known:
+            process.kill()
+
+    atexit.register(leave)
 
     def get_process(*args: Any, **kwargs: Any) -> Any:
-        process = start(*args, **kwargs)
+        with beyond_sigterm():
+            process = start(*args, **kwargs)
         if process not in known:
             known.append(process)
             threading.Thread(target=_watch, args=(process, leaving), name="checkpoint-watch", daemon=True).start()

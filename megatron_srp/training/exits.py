@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,9 +41,26 @@ def exit_alone(error: SrpError) -> NoReturn:
 
     What the rank has started goes with it: a child that outlives it may hold the GPU's memory.
     """
+    _kill_children()
+    _exit(error)
+
+
+def exit_with_traceback() -> NoReturn:
+    """For what nobody has foreseen; in an `except`.
+
+    Python's own exit waits for the rank's children, for ever where they pass over its SIGTERM, as Megatron has those
+    do that read data (`--exit-signal-handler`); and with the rank all others would wait.
+    """
+    traceback.print_exc()
+    _kill_children()
+    _tell_torchrun(traceback.format_exc().splitlines()[-1])
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _kill_children() -> None:
     for child in multiprocessing.active_children():
         child.kill()
-    _exit(error)
 
 
 def _exit(error: SrpError) -> NoReturn:

@@ -15,15 +15,17 @@ import sys
 from pathlib import Path
 
 from megatron_srp.errors import SrpError, UsageError
-from megatron_srp.training.exits import exit_together, rank
+from megatron_srp.training.exits import exit_together, exit_with_traceback, rank
 
 
 def main() -> None:
-    """Entry point: run, and turn a user's mistake into one line and exit code 2."""
+    """Entry point: run, and turn a user's mistake into one line and exit code 2. A rank that fails ends at once."""
     try:
         train(sys.argv[1:])
     except SrpError as error:
         exit_together(error)
+    except (Exception, KeyboardInterrupt):
+        exit_with_traceback()
 
 
 def train(argv: list[str]) -> None:

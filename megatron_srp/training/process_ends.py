@@ -1,7 +1,8 @@
-"""Child processes that end with the process that made them, however that ends.
+"""Child processes that end with the process that made them, however that ends, and not before it does.
 
 A rank that is killed leaves what it has started behind: with a checkpoint worker, or the manager of its results,
-a node would still hold memory of a GPU when the job is started again.
+a node would still hold memory of a GPU when the job is started again. A scheduler that wants the job's end sends
+SIGTERM to all processes at once: the ranks save a last checkpoint then (`--exit-signal-handler`), and need the worker.
 """
 
 import ctypes
@@ -10,6 +11,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _LOOK_EVERY_S = 1.0
@@ -39,6 +43,20 @@ def end_with_parent() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def beyond_sigterm() -> Iterator[None]:
+    """No SIGTERM reaches a process that is started inside, nor what that one starts: they inherit that it is blocked.
+
+    Here it gets through again afterwards, one that came meanwhile included.
+    """
+    resource_tracker.ensure_running()  # whoever starts it lets the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_forks_with_this_process() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ ENTRY_POINT = ["-m", "megatron_srp.training.pretrain"]
 REPOSITORY = Path(__file__).parents[2]
 NUM_STEPS = 30
 SAVE_INTERVAL = 15
+LOADED = re.compile(r"successfully loaded checkpoint .* at iteration (\d+)")  # what a log says
 # Of examples/pretrain_common.sh; without the worker Megatron would save in the step.
 ASYNC = ["--async-save", "--use-persistent-ckpt-worker", "--async-strategy", "mcore"]
 

@@ -1,19 +1,17 @@
 """Real SIGKILLs, of all processes at once, in a step or while a checkpoint is written; then the same command again."""
 
 import random
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megatron_srp.training.resume import TRACKER
 from tests.distributed.checkpoints import largest_difference, load_tensors
-from tests.distributed.jobs import ASYNC, Corpus, Forkserver, Run
+from tests.distributed.jobs import ASYNC, LOADED, Corpus, Forkserver, Run
 
 STEPS, INTERVAL = 24, 3
-TRACKER = "latest_checkpointed_iteration.txt"
-LOADED = re.compile(r"successfully loaded checkpoint .* at iteration (\d+)")
 KINDS = {
     "saves in the step": ["--tensor-model-parallel-size", "2"],
     "distributed optimizer": ["--use-distributed-optimizer"],

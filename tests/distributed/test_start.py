@@ -48,7 +48,7 @@ def test_the_dry_run_of_the_papers_model() -> None:
     assert done.returncode == 0, done.stderr
     assert "--nnodes 4 --node-rank 0 --master-addr node0" in done.stdout
     assert "--fp8-recipe tensorwise" in done.stdout
-    assert "32 GPUs: TP 1 PP 1 DP 32" in done.stdout
+    assert "32 GPUs: TP 1 PP 1 CP 1 DP 32" in done.stdout
     assert done.stderr == "note: DATA is not set: checked with Megatron's mock data instead of shards\n"
 
 
@@ -77,7 +77,7 @@ def test_the_dry_run_of_post_training(tokenizer_models: dict[str, Any], tmp_path
     assert re.search(r"note: 200 conversations in \d\d sequences of 2,048 an epoch \(\d.*% full\)", done.stdout)
     for flag in ("--train-iters 1", "--srp-sft-epochs 2", "--eval-iters 1", "--calculate-per-token-loss"):
         assert f"\n{flag}\n" in done.stdout
-    assert "8 GPUs: TP 1 PP 1 DP 8" in done.stdout
+    assert "8 GPUs: TP 1 PP 1 CP 1 DP 8" in done.stdout
     done = script("sft.sh", **settings | {"CHECKPOINT": ""})
     assert (done.returncode, done.stderr[:30]) == (2, "error: CHECKPOINT is not set: ")
 
@@ -117,7 +117,7 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
     ("argv", "message"),
     [
         (["--srp-preset", "debgu"], "unknown preset 'debgu'"),
-        (["--tensor-model-parallel-size", "3"], "the model has 4 heads in 2 key/value groups"),
+        (["--tensor-model-parallel-size", "3"], "the 4 attention heads of the model cannot be divided by it; possible: 1, 2, 4"),
         (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
         (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),

@@ -1,4 +1,5 @@
-"""What a killed process leaves: nothing that was to end with it."""
+"""What a killed process leaves: nothing that was to end with it; and what a scheduler's SIGTERM leaves to one that
+stays: what it still needs."""
 
 import os
 import signal
@@ -29,6 +30,28 @@ if __name__ == "__main__":
 """
 
 
+# The same, but they are not to hear of a SIGTERM; the parent hears of it, and says whether its child lives.
+TERMINATED = (
+    PARENT.partition("if __name__")[0].replace("end_with_maker\n", "end_with_maker, beyond_sigterm\n")
+    + """
+import signal, sys
+
+if __name__ == "__main__":
+    came = []
+    signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+    for method in ("forkserver", "fork"):
+        with beyond_sigterm():
+            child = multiprocessing.get_context(method).Process(target=sleep, daemon=True)
+            child.start()
+    while not came:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print(*(child.is_alive() for child in multiprocessing.active_children()), flush=True)
+    os._exit(0)
+"""
+)
+
+
 def is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -48,10 +71,32 @@ def test_children_of_a_killed_process(tmp_path):
     assert all(map(is_there, children))
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    assert not left_of(children)
+
+
+def left_of(children: list[int]) -> list[int]:
+    """Those that are there after ten seconds; they are killed then."""
     deadline = time.monotonic() + 10
     while any(map(is_there, children)) and time.monotonic() < deadline:
         time.sleep(0.02)
     left = [pid for pid in children if is_there(pid)]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    assert not left
+    return left
+
+
+def test_sigterm_for_all_processes_at_once(tmp_path):
+    """As torchrun does it: the whole process group of a rank."""
+    script = tmp_path / "parent.py"
+    script.write_text(TERMINATED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    assert parent.stdout is not None
+    children = [int(parent.stdout.readline()) for _ in range(2)]
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.stdout.readline() == "True True\n"
+    assert all(map(is_there, children))
+    parent.wait()
+    assert not left_of(children)
