@@ -117,7 +117,10 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
     ("argv", "message"),
     [
         (["--srp-preset", "debgu"], "unknown preset 'debgu'"),
-        (["--tensor-model-parallel-size", "3"], "the 4 attention heads of debug cannot be divided by it; possible: 1, 2, 4"),
+        (
+            ["--tensor-model-parallel-size", "3"],
+            "the 4 attention heads of debug cannot be divided by it; possible: 1, 2, 4",
+        ),
         (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
         (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),

@@ -1,18 +1,21 @@
 """Parts of the server by themselves: policies, stop texts, a worker whose engine fails, and mistakes in flags."""
 
+import inspect
 import itertools
+import json
 import socket
 import time
+from operator import attrgetter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.generation.engine import GuardedEngine, Session
 from megatron_srp.generation.policy import Generation, GuardPolicy
 from megatron_srp.generation.request import Request
-from megatron_srp.generation.server.api import GuardOptions
+from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
 from megatron_srp.generation.server.cli import listen, parse_arguments
 from megatron_srp.generation.server.policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.reader import StopTexts
@@ -143,6 +146,62 @@ def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
     worker.start()
     worker.join(5)
     assert [type(end) for end in ends] == [Busy, Busy]
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "least"),
+    [
+        (ChatRequest, "chat.completions", {"messages": [{"role": "user", "content": "hello"}]}),
+        (TextRequest, "completions", {"prompt": "hello"}),
+    ],
+)
+def test_no_parameter_of_the_official_client_is_passed_over(kind, resource, least):
+    openai = pytest.importorskip("openai")
+    create = attrgetter(resource)(openai.OpenAI(api_key="none")).create
+    names = set(inspect.signature(create).parameters) - {"extra_headers", "extra_query", "extra_body", "timeout"}
+    honoured = set(kind.__struct_fields__) & names
+    assert {"model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "stream", "stream_options"} <= honoured
+    for name in names - honoured:
+        body = {"model": "m", **least, name: {"what": "changes an answer"}}
+        if name in ABOUT_THE_REQUEST:
+            parse(kind, json.dumps(body).encode())
+        else:
+            with pytest.raises(InputError, match=f"^{name}: not supported by this server; leave it out$"):
+                parse(kind, json.dumps(body).encode())
+        parse(kind, json.dumps(body | {name: None}).encode())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "logprobs": False, "top_logprobs": 0},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": False, "response_format": {"type": "text"}},
+        {"modalities": ["text"], "user": "me", "metadata": {"a": "b"}, "store": True, "max_completion_tokens": 3},
+        {"max_tokens": 3, "max_completion_tokens": 3, "stream_options": {"include_obfuscation": False}},
+    ],
+)
+def test_values_that_change_nothing_are_taken(fields):
+    answer = {"role": "assistant", "content": "a", "refusal": None, "annotations": [], "tool_calls": None}
+    body = {"model": "m", "messages": [answer, {"role": "user", "content": "b"}], **fields}
+    asked = parse(ChatRequest, json.dumps(body).encode())
+    assert [message.content for message in asked.messages] == ["a", "b"]
+    assert asked.most_tokens == fields.get("max_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ({"tool_calls": [{"id": "1"}]}, r"messages\[0\]\.tool_calls: not supported"),
+        ({"function_call": {"name": "f"}}, r"messages\[0\]\.function_call: not supported"),
+        ({"name": "Ada"}, r"messages\[0\]\.name: not supported"),
+        ({"content": [{"type": "image_url"}]}, r"cannot be read: .*messages\[0\]"),
+        ({"role": "tool"}, r"cannot be read: .*messages\[0\]\.role"),
+    ],
+)
+def test_turns_that_say_more_than_text(turn, said):
+    body = {"model": "m", "messages": [{"role": "assistant", "content": "a"} | turn]}
+    with pytest.raises(InputError, match=said):
+        parse(ChatRequest, json.dumps(body).encode())
 
 
 MODEL = ["--model", "m"]

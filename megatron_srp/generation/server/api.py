@@ -27,12 +27,15 @@ class GuardOptions(msgspec.Struct, forbid_unknown_fields=True):
     reflections: bool = False
 
 
-class StreamOptions(msgspec.Struct):
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """`stream_options`; every piece is as long as its text, whatever `include_obfuscation` says."""
+
     include_usage: bool = False
+    include_obfuscation: bool = False
 
 
-class Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What both kinds of request have in common."""
+class Common(msgspec.Struct, kw_only=True):
+    """What both kinds of request have in common: the fields that are honoured. `parse` refuses all others."""
 
     model: str
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -44,18 +47,6 @@ class Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     guard: GuardOptions = msgspec.field(default_factory=GuardOptions)
-    # Accepted where they change nothing.
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
-    # About the request and not the answer.
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
 
     @property
     def stops(self) -> list[str]:
@@ -70,11 +61,10 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One turn; fields that answers have and questions do not need are passed over."""
+    """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part] | None = None
-    tool_calls: Any = None
 
     def as_turn(self) -> dict[str, str]:
         """The turn as chat templates want it."""
@@ -88,44 +78,62 @@ class ChatRequest(Common, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    top_logprobs: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    functions: Any = None
-    response_format: Any = None
-    modalities: Any = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The newer name wins."""
+        return self.max_completion_tokens or self.max_tokens
 
 
 class TextRequest(Common, kw_only=True):
     """Body of /v1/completions. Prompts are text: token ids would pass the escaping by."""
 
     prompt: str | Annotated[list[str], Meta(min_length=1, max_length=MOST_CHOICES)]
-    echo: Any = None
-    suffix: Any = None
-    best_of: Any = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_tokens
 
     @property
     def prompts(self) -> list[str]:
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-# Values beside null that change nothing about an answer.
+# About the request and not the answer.
+ABOUT_THE_REQUEST = frozenset(
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
+)
+# Values of fields that are not honoured which change nothing about an answer.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
+    "logprobs": (False,),  # 0 is a request for those of the answer's own tokens
     "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),  # there are no tools
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none",),
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
 }
+# The same for a turn: what an answer of ours, sent back, may have.
+_NEUTRAL_IN_TURNS: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "annotations": ([],)}
 
 
 def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
@@ -135,13 +143,35 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
         InputError: when it is not JSON, or says something that is not known, not allowed or not supported.
     """
     try:
-        asked = msgspec.json.decode(body, type=kind)
+        given = _honoured(msgspec.json.decode(body, type=dict[str, Any]), kind, _NEUTRAL)
+        turns = given.get("messages")
+        if isinstance(turns, list):
+            given["messages"] = [
+                _honoured(turn, Message, _NEUTRAL_IN_TURNS, f"messages[{i}].") if isinstance(turn, dict) else turn
+                for i, turn in enumerate(turns)
+            ]
+        asked = msgspec.convert(given, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request cannot be read: {error}") from None
-    for name, neutral in _NEUTRAL.items():
-        value = getattr(asked, name, None)
-        if value is not None and value not in neutral:
-            raise InputError(f"{name}: not supported by this server; leave it out")
-    if isinstance(asked, ChatRequest) and any(message.tool_calls for message in asked.messages):
-        raise InputError("tool_calls: not supported by this server; leave them out")
+    if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
+        raise InputError("max_tokens and max_completion_tokens say different things; leave one out")
     return asked
+
+
+def _honoured(
+    given: dict[str, Any], kind: type[msgspec.Struct], neutral: dict[str, tuple[Any, ...]], where: str = ""
+) -> dict[str, Any]:
+    """The fields of `given` that `kind` has; null says nothing. Refuses others, unless they change nothing."""
+    honoured = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in kind.__struct_fields__:
+            honoured[name] = value
+        elif name not in ABOUT_THE_REQUEST and not any(_same(value, one) for one in neutral.get(name, ())):
+            raise InputError(f"{where}{name}: not supported by this server; leave it out")
+    return honoured
+
+
+def _same(value: Any, other: Any) -> bool:
+    return value == other and isinstance(value, bool) == isinstance(other, bool)  # to Python, False is 0

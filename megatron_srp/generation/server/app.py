@@ -138,10 +138,10 @@ class Endpoint:
         finally:
             reader.cancel()
 
-    def _requests(self, asked: Common) -> list[Request]:
+    def _requests(self, asked: ChatRequest | TextRequest) -> list[Request]:
         """One for each answer that is asked for."""
         own, policy = self._settings.options, self._policy(asked)
-        most = asked.max_tokens or (asked.max_completion_tokens if isinstance(asked, ChatRequest) else None)
+        most = asked.most_tokens
         sampling = Sampling(
             own.sampling.temperature if asked.temperature is None else asked.temperature,
             own.sampling.top_p if asked.top_p is None else asked.top_p,
@@ -150,7 +150,6 @@ class Endpoint:
         if isinstance(asked, ChatRequest):
             prompts = [self._model.chat([message.as_turn() for message in asked.messages], options)]
         else:
-            assert isinstance(asked, TextRequest)
             prompts = [self._model.complete(prompt, options) for prompt in asked.prompts]
         requests = [prompt for prompt in prompts for _ in range(asked.n or 1)]
         seed = randbits(62) if asked.seed is None else asked.seed
