@@ -11,6 +11,7 @@ import numpy as np
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TokenBatch
 
+_LONGEST_REASON = 120  # characters
 # gigatoken caches every distinct word it meets, some 90 bytes each, and never lets go: a corpus with many
 # hashes, numbers or misspellings would fill the memory. An instance is dropped when the process has grown
 # by this much since the first; making a new one and filling its cache again takes 0.2 s.
@@ -18,6 +19,12 @@ _GROWTH = 512 << 20  # bytes
 _GROWTH_PER_THREAD = 64 << 20  # batches in the making
 _LEAST_TEXT = 64 << 20  # bytes encoded between two instances, whatever else uses the memory
 _MANY_THREADS = 4
+
+
+def _reason(error: Exception) -> str:
+    """What it says, in a line: it quotes the tokenizer's regular expressions, which may list a whole vocabulary."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 4].rstrip() + " ..."
 
 
 class GigatokenPool:
@@ -52,7 +59,7 @@ class GigatokenPool:
             try:
                 own.tokenizer, own.text = gigatoken.Tokenizer.from_json(self._spec), 0
             except Exception as error:  # it raises what its Rust code meets
-                raise ValueError(str(error).partition("\n")[0]) from None
+                raise ValueError(_reason(error)) from None
         return own.tokenizer
 
     def encode(self, batch: TextBatch) -> TokenBatch:

@@ -1,4 +1,5 @@
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.errors import UsageError
@@ -61,6 +62,21 @@ def test_the_reference_does_what_gigatoken_refuses(tokenizer):
     texts = random_texts(5, 5)
     tokens = encoder.encode_batch(TextBatch.from_texts(texts))
     assert [tokens[i].tolist() for i in range(5)] == [tokenizer.encode(text) for text in texts]
+
+
+def test_a_refusal_says_why_without_a_vocabulary(tmp_path):
+    """MedSafetyWorld's tokenizer keeps every name of its world whole, with a regular expression that lists them."""
+    names = "|".join(f" ?name{number}" for number in range(900))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = Tokenizer(models.BPE({character: id for id, character in enumerate(alphabet)}, []))
+    split = pre_tokenizers.Split(Regex(names), "isolated")
+    model.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    model.add_special_tokens(["<|endoftext|>"])
+    model.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    encoder = FastEncoder(load_tokenizer("HuggingFaceTokenizer", str(tmp_path)))
+    assert encoder.reason.startswith("gigatoken refuses it: Unknown pre_tokenizer Split regexes, no fast pretokenizer")
+    assert encoder.reason.endswith(" ...") and len(encoder.reason) < 150 and "name10|" not in encoder.reason
 
 
 def test_fingerprints_tell_tokenizers_apart(tokenizer_models):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from megatron_srp.generation.policy import GuardPolicy
 from megatron_srp.medsafetyworld.evaluation import thresholds
 from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS, DIRECT, FAMILIES
 from megatron_srp.medsafetyworld.evaluation.intervals import share
@@ -12,7 +13,7 @@ from megatron_srp.medsafetyworld.evaluation.scoring import Answer, Score, score,
 from megatron_srp.medsafetyworld.queries import CLASSES, HARMFUL
 from megatron_srp.reflection import ReflectionFormat
 
-THRESHOLD = 0.5
+THRESHOLD = GuardPolicy().unsafe_threshold
 Chat = Callable[[Sequence[Question], Callable[[Question, ReflectionFormat], str]], list[Answer]]
 
 

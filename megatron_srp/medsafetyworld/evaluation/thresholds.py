@@ -1,16 +1,14 @@
-"""Where a forced reflection should stop: the share of harmful and of benign cases stopped, by threshold."""
+"""Where a forced reflection should stop: the share of harmful and of benign cases stopped, by threshold.
+
+What a threshold does, and which is chosen, is `generation.threshold`'s, as for tools/choose_threshold.py.
+"""
 
 from collections.abc import Hashable, Sequence
 
-from megatron_srp.generation.threshold import recommend, threshold_curve
+from megatron_srp.generation.threshold import at_threshold, recommend, threshold_curve
 
 GRID = (0.001, 0.01, 0.02, 0.05, *(n / 10 for n in range(1, 10)), 0.95, 0.98, 0.99, 0.999)
 Reading = tuple[Hashable, float]  # a subject, and the probability of an unsafe verdict
-
-
-def stopped(probabilities: Sequence[float], threshold: float) -> float:
-    """The share, in percent, that reaches the threshold."""
-    return 100 * sum(p >= threshold for p in probabilities) / len(probabilities)
 
 
 def curve(harmful: Sequence[float], benign: Sequence[float]) -> list[dict[str, float]]:
@@ -19,33 +17,30 @@ def curve(harmful: Sequence[float], benign: Sequence[float]) -> list[dict[str, f
     Args:
         harmful, benign: probabilities of an unsafe verdict, at least one each.
     """
-    return [
-        {
-            "threshold": at,
-            "harmful": round(stopped(harmful, at), 2),
-            "benign": round(stopped(benign, at), 2),
-        }
-        for at in GRID
-    ]
+    return [{"threshold": at, **_stopped(harmful, benign, at)} for at in GRID]
+
+
+def _stopped(harmful: Sequence[float], benign: Sequence[float], threshold: float) -> dict[str, float]:
+    """The shares that reach the threshold, in percent."""
+    point = at_threshold(threshold_curve(harmful, benign), threshold)
+    return {
+        "harmful": round(100 * (1 - point.attack_success), 2),
+        "benign": round(100 * point.false_stops, 2),
+    }
 
 
 def choose_and_check(harmful: Sequence[Reading], benign: Sequence[Reading]) -> dict[str, float]:
     """A threshold from half of the subjects, and what it stops of the others, which had no part in the choice.
 
-    It is what `generation.threshold` recommends: as few harmful ones as possible get past it, and no more than 1% of
-    the benign are stopped. Empty where no threshold does that, or there are too few subjects for two halves."""
+    Empty where no threshold stops few enough of the benign, or there are too few subjects for two halves.
+    """
     (chosen, checked), (benign_chosen, benign_checked) = _halves(harmful), _halves(benign)
     if not (checked and benign_checked):
         return {}
     point = recommend(threshold_curve(chosen, benign_chosen))
     if point is None:
         return {}
-    threshold = point.middle
-    return {
-        "threshold": round(threshold, 4),
-        "harmful": round(stopped(checked, threshold), 2),
-        "benign": round(stopped(benign_checked, threshold), 2),
-    }
+    return {"threshold": round(point.middle, 4), **_stopped(checked, benign_checked, point.middle)}
 
 
 def _halves(readings: Sequence[Reading]) -> tuple[list[float], list[float]]:
