@@ -6,8 +6,8 @@ from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.lineage import check_lineage
+from megatron_srp.training.resume import TRACKER
 
-TRACKER = "latest_checkpointed_iteration.txt"
 # What decides the shapes of the weights, with the flag of each.
 _MODEL = {
     "num_layers": "--num-layers",

@@ -1,112 +1,20 @@
 """tools/serve.py as a process, talked to by OpenAI's own client over loopback."""
 
 import json
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-from contextlib import ExitStack
-from pathlib import Path
 
-import httpx
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-openai = pytest.importorskip("openai")
-TOOL = Path(__file__).parents[2] / "tools" / "serve.py"
-KEY = "sk-of-the-tests"
+from tests.served import Served, openai, say
+
 SAFE = {"verdict": "Safe", "categories": []}
 
 
-def make_endless(folder: Path, tokenizer: Path) -> Path:
-    """A model of random weights that never ends a text."""
-    torch.manual_seed(0)
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=100_000,
-        eos_token_id=words.eos_token_id,
-    )
-    network = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        network.lm_head.weight[words.eos_token_id] = 0.0
-    network.save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
-class Served:
-    """A server process."""
-
-    def __init__(self, model: Path, *flags: str, key: str = "") -> None:
-        command = [sys.executable, str(TOOL), "--model", str(model), "--device", "cpu", "--port", "0"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "SRP_API_KEY": key}
-        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment)
-        self._key = key
-
-    def wait(self) -> "Served":
-        self.ready = self.process.stdout.readline()
-        self.url = self.ready.partition(" on ")[2].partition(": ")[0]
-        self.client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=60)
-        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), trust_env=False, timeout=60)
-        return self
-
-    def post(self, content: bytes | dict, path: str = "/v1/chat/completions", **headers) -> httpx.Response:
-        content = content if isinstance(content, bytes) else json.dumps(content).encode()
-        return self.http.post(path, content=content, headers=headers)
-
-    def counts(self) -> tuple[int, int]:
-        found = self.http.get("/health").json()
-        return found["running"], found["waiting"]
-
-    def until(self, running: int, waiting: int = 0) -> None:
-        deadline = time.monotonic() + 60  # tests may share a busy machine
-        while self.counts() != (running, waiting):
-            assert time.monotonic() < deadline, self.counts()
-            time.sleep(0.02)
-
-    def __enter__(self) -> "Served":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 @pytest.fixture(scope="module")
-def servers(tiny_reflector, tmp_path_factory):
-    """One that guards, and one that is never done."""
-    endless = make_endless(tmp_path_factory.mktemp("endless"), tiny_reflector)
-    flags = ["--batch-size", "1", "--queue", "1", "--timeout", "120", "--grace", "1.5", "--max-new-tokens", "90000"]
-    with ExitStack() as stack:
-        guarding = Served(tiny_reflector, "--on-unsafe", "refuse", "--served-name", "tiny", "--batch-size", "4")
-        started = [stack.enter_context(one) for one in (guarding, Served(endless, *flags, key=KEY))]
-        yield [one.wait() for one in started]
-
-
-@pytest.fixture
-def served(servers) -> Served:
-    return servers[0]
-
-
-@pytest.fixture
-def endless(servers) -> Served:
-    servers[1].until(0)
-    return servers[1]
-
-
-def say(words: str) -> list[dict]:
-    return [{"role": "user", "content": f"say: {words}"}]
+def served(tiny_reflector):
+    with Served(tiny_reflector, "--on-unsafe", "refuse", "--served-name", "tiny", "--batch-size", "4") as server:
+        yield server.wait()
 
 
 def ask(served: Served, words: str, guard: dict | None = None, **settings):
@@ -262,7 +170,7 @@ PROMPT = {"model": "tiny", "prompt": "river"}
         (PROMPT | {"echo": True}, 400, "echo: not supported"),
         (PROMPT | {"logprobs": 0}, 400, "logprobs: not supported"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_mistakes(served, body, status, said):
     text = isinstance(body, dict) and "prompt" in body
@@ -327,88 +235,3 @@ def test_any_bytes_get_an_answer(served):
     assert statuses <= {200, 400, 403, 404} and {200, 400} <= statuses
     served.until(0)
     assert ask(served, "river").choices[0].finish_reason == "stop"
-
-
-def endless_stream(endless: Served):
-    return endless.client.chat.completions.create(model=endless.ready.split()[1], messages=say("x"), stream=True)
-
-
-def test_a_key_is_wanted(endless):
-    assert endless.http.get("/health").status_code == 200
-    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": KEY[:-1]}):
-        for found in (endless.http.get("/v1/models", headers=headers), endless.post(b"{}", **headers)):
-            assert (found.status_code, found.json()["error"]["code"]) == (401, "invalid_api_key")
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=endless.url, api_key="no", max_retries=0).models.list()
-
-
-def test_a_full_queue_and_clients_that_go_away(endless):
-    first = endless_stream(endless)
-    next(iter(first))
-    endless.until(1)
-    second = endless_stream(endless)  # waits
-    endless.until(1, 1)
-    with pytest.raises(openai.RateLimitError) as error:
-        endless_stream(endless)
-    assert error.value.code == "queue_full" and 1 <= int(error.value.response.headers["retry-after"]) <= 60
-    second.close()  # in the queue: makes room at once
-    endless.until(1)
-    third = endless_stream(endless)
-    endless.until(1, 1)
-    first.close()  # in the middle of an answer: the one that waits takes its place
-    endless.until(1)
-    assert sum(bool(piece.choices[0].delta.content) for piece, _ in zip(third, range(5), strict=False)) >= 3
-    third.close()
-    endless.until(0)
-
-
-def test_a_plain_request_that_is_given_up_ends(endless):
-    name = endless.ready.split()[1]
-    body = json.dumps({"model": name, "messages": say("x")}).encode()
-    with socket.create_connection(("127.0.0.1", int(endless.url.split(":")[2].partition("/")[0]))) as connection:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        endless.until(1)
-    endless.until(0)
-
-
-def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
-    """What there is of it is an answer; who has waited in vain is told to come again."""
-    from megatron_srp.generation.hf_model import GuardedModel
-    from megatron_srp.generation.policy import Generation, GuardPolicy
-    from megatron_srp.generation.request import Options, Sampling
-    from megatron_srp.generation.server.worker import Busy, Job, Worker
-    from megatron_srp.reflection import ReflectionFormat
-
-    model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
-    request = model.complete("x", Options(GuardPolicy(), Sampling(), 90_000))
-    worker, ends = Worker(model.generator, 1, 1), []
-    began = time.monotonic()
-    for seconds in (0.6, 0.3):
-        worker.submit([Job(request, lambda text: None, ends.append, began + seconds)])
-    worker.start()
-    while len(ends) < 2:
-        assert time.monotonic() < began + 60
-        time.sleep(0.02)
-    late, cut = ends
-    assert isinstance(late, Busy) and "waited too long" in str(late)
-    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
-    worker.drain(0)
-    worker.join(10)
-    assert not worker._thread.is_alive()
-
-
-def test_sigterm_ends_answers_whole_and_takes_no_more(servers):
-    """The last test here: the server is gone behind it."""
-    endless = servers[1]
-    endless.until(0)
-    stream = endless_stream(endless)
-    next(iter(stream))
-    began = time.monotonic()
-    endless.process.send_signal(signal.SIGTERM)
-    *_, last = stream  # to its end: no error, no cut
-    assert last.choices[0].finish_reason == "length"
-    assert time.monotonic() - began > 1  # the time that --grace gives it
-    assert endless.process.wait(60) == 0
-    with pytest.raises(openai.APIConnectionError):
-        endless.client.models.list()

@@ -1,6 +1,5 @@
-"""The annotator: what a kill leaves, who may write, and what becomes of segments without a verdict."""
+"""The annotator: what a kill leaves, who may write, and what is told of its progress."""
 
-import json
 import random
 import re
 import signal
@@ -9,77 +8,26 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_srp.annotation import Judged, SafetyClassifier
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
 from megatron_srp.annotation.store.writers import Partition, WriterLock
-from megatron_srp.corpus.batch import TextBatch, segment_batch
 from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.annotate.annotate import Annotator
 from megatron_srp.data.annotate.annotate_cli import main
-from megatron_srp.data.annotate.failures import FailureLog
-from megatron_srp.data.jobs.hash_labeler import HashLabeler
-from megatron_srp.data.reflect import Source
-from megatron_srp.errors import GuardError, InputError, SrpError, UsageError
-from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.errors import SrpError, UsageError
 from tests.conftest import KeywordGuard, random_texts
 from tests.killing import Jobs
-from tests.unit.test_annotation_store import preprocess
+from tests.moody_guard import SETTINGS, MoodyGuard, annotate, contents, write_files
 from tests.unit.test_readers import write
 
 TOOL = Path(__file__).parents[2] / "tools" / "annotate.py"
-SETTINGS = {"guard": "moody", "revision": "1", "max_words": 10}
-
-
-class MoodyGuard(SafetyClassifier):
-    """Scores by the text's length; no verdict where it says river, an exception where it says window."""
-
-    name, revision = "moody", "1"
-
-    def __init__(self, cured: bool = False) -> None:
-        self.cured = cured
-        self.texts: list[str] = []
-
-    def classify(self, texts):
-        return [one.label for one in self.judge(texts)]
-
-    def judge(self, texts):
-        if not self.cured and any("window" in text for text in texts):
-            raise RuntimeError("CUDA error:\n out of windows")
-        self.texts += texts
-        return [self._one(text) for text in texts]
-
-    def _one(self, text):
-        if "river" in text and not self.cured:
-            return Judged(failure="nonsense: 'banana'")
-        return Judged(KeywordGuard.label_of(text), 1 / (1 + len(text)))
-
-
-def annotate(folder, files, guard=None, max_rate=1.0, retry_failed=False, **settings) -> Annotator:
-    store = AnnotationStore.create(folder, SETTINGS)
-    guard = guard or MoodyGuard(cured=True)
-    job = Annotator(files, store, guard, 10, chunk_documents=20, failures=FailureLog(max_rate), **settings)
-    job.run(retry_failed)
-    return job
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.parquet")}
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    monkeypatch.setattr("megatron_srp.corpus.readers.BATCH_BYTES", 7000)
-    texts = [*random_texts(61, 80, most_words=60), "", "You kill. It is done."]
-    return [
-        write(tmp_path / f"{i}{suffix}", texts[i:]) for i, suffix in enumerate((".jsonl", ".parquet", ".jsonl.zst"))
-    ]
-
-
-# ---- resuming
+    return write_files(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
@@ -147,9 +95,6 @@ def test_scores_are_stored(files, tmp_path):
     assert row["scores"] == pytest.approx([1 / (1 + length) for length in lengths])
 
 
-# ---- several writers
-
-
 def test_a_second_writer_is_refused_until_the_first_is_gone(files, tmp_path):
     inside, go_on = threading.Event(), threading.Event()
 
@@ -202,91 +147,6 @@ def test_disjoint_partitions_write_at_once_and_make_the_same_store(files, tmp_pa
     assert len({name.split("/")[1] for name in contents(tmp_path / "h")}) == 3
 
 
-# ---- segments without a verdict
-
-
-def test_failures_are_stored_counted_and_tried_again(files, tmp_path):
-    annotate(tmp_path / "cured", files)
-    job = annotate(tmp_path / "store", files, MoodyGuard())
-    assert 0 < job.failures.failed < job.failures.segments == job.progress.segments
-    assert set(job.failures.reasons) == {
-        "nonsense: 'banana'",
-        "the guard raised RuntimeError: CUDA error: out of windows",
-    }
-    assert len(job.failures.examples) == 10
-    assert job.failures.examples[0].startswith(f"{files[0]}, row ")
-    assert sum(job.progress.verdicts.values()) == job.progress.segments - job.failures.failed
-    parts = [read_part(path) for path in (tmp_path / "store").rglob("*.parquet")]
-    assert (
-        sum(len(part.failures) for part in parts)
-        == job.failures.failed
-        == sum((part.codes < 0).sum() for part in parts)
-    )
-
-    again = MoodyGuard(cured=True)
-    annotate(tmp_path / "store", files, again)
-    assert not again.texts  # only on demand
-    annotate(tmp_path / "store", files, again, retry_failed=True)
-    assert len(again.texts) == job.failures.failed
-    assert all("river" in text or "window" in text for text in again.texts)
-    assert contents(tmp_path / "store") == contents(tmp_path / "cured")
-
-
-def test_too_many_failures_stop_the_job_and_keep_its_parts(files, tmp_path):
-    with pytest.raises(GuardError) as error:
-        annotate(tmp_path / "store", files, MoodyGuard(), max_rate=0.001)
-    assert "more than --max-failure-rate 0.001, the first: " in str(error.value)
-    assert "\n" not in str(error.value)
-    with pytest.raises(GuardError):  # a single one, when all is done
-        annotate(tmp_path / "few", [write(tmp_path / "few.jsonl", ["On the river. The end."])], MoodyGuard(), 0.1)
-    assert len(contents(tmp_path / "few")) == 1
-    annotate(tmp_path / "few", [tmp_path / "few.jsonl"], MoodyGuard(), 0.1)  # nothing was judged now
-
-
-class Broken(SafetyClassifier):
-    name, revision = "moody", "1"
-
-    def __init__(self, verdicts=None):
-        self.verdicts = verdicts
-
-    def classify(self, texts):
-        if self.verdicts is None:
-            raise ZeroDivisionError("no such luck")
-        return [SafetyLabel(Verdict.SAFE)] * self.verdicts
-
-
-@pytest.mark.parametrize(
-    ("guard", "message"),
-    [
-        (Broken(), "guard moody fails on text after text; the guard raised ZeroDivisionError: no such luck"),
-        (Broken(1), "guard moody gave 1 verdicts for"),
-    ],
-)
-def test_a_broken_guard_stops_at_once(guard, message, files, tmp_path):
-    with pytest.raises(UsageError, match=message):
-        annotate(tmp_path / "store", files, guard)
-    assert not contents(tmp_path / "store")
-
-
-def test_the_data_job_refuses_failed_segments_unless_told(files, tokenizer_models, tmp_path):
-    annotate(tmp_path / "store", files, MoodyGuard())
-    flags = ["--annotations", str(tmp_path / "store"), "--max-words", "10"]
-    with pytest.raises(InputError, match=r"0\.jsonl, row \d+, segment \d+: the guard gave no verdict \("):
-        preprocess(tokenizer_models, files, tmp_path / "o", *flags)
-    preprocess(tokenizer_models, files, tmp_path / "o", *flags, "--failed-as", "unsafe", "--overwrite")
-    manifest = json.loads((tmp_path / "o.srp.json").read_text())
-    stored = [
-        v
-        for p in (tmp_path / "store").rglob("*.parquet")
-        for row in pq.read_table(p)["verdicts"].to_pylist()
-        for v in row
-    ]
-    assert manifest["counts"]["verdicts"]["Unsafe"] == stored.count("Unsafe") + stored.count(None) > 0
-    assert manifest["settings"]["failed_as"] == "Unsafe"
-    with pytest.raises(UsageError, match="--failed-as goes with --annotations"):
-        preprocess(tokenizer_models, files, tmp_path / "o", "--guard", "heuristic", "--failed-as", "Safe")
-
-
 def test_a_segment_of_a_hundred_thousand_words(tmp_path):
     path = write(tmp_path / "long.jsonl", ["word " * 100_000 + "kill"])
     store = AnnotationStore.create(tmp_path / "store", SETTINGS | {"max_words": 100_000})
@@ -294,9 +154,6 @@ def test_a_segment_of_a_hundred_thousand_words(tmp_path):
     (part,) = (read_part(path) for path in (tmp_path / "store").rglob("*.parquet"))
     assert part.ends.tolist() == [499_999, 500_004]
     assert [str(part.labels[code].verdict) for code in part.codes] == ["Safe", "Unsafe"]
-
-
-# ---- the command
 
 
 @pytest.mark.parametrize(
@@ -340,28 +197,3 @@ def test_progress_is_told_as_the_data_job_tells_it(write_jsonl, tmp_path, capsys
     form = r"file 1/1  \d+%  [\d,]+ documents(  \w+ [\d,]+)+(  [\d.]+ MB/s  [\d,]+ segments/s  \d+ s left)?"
     assert len(lines) > 2 and all(re.fullmatch(form, line) for line in lines), lines
     assert "100%" in lines[-1]
-
-
-def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.annotate.annotate_cli.guard_from_args", lambda args: MoodyGuard())
-    path = write_jsonl(["On the river. The end.", "It kills."])
-    flags = ["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s")]
-    with pytest.raises(GuardError, match="1 of 2 segments got no verdict"):
-        main(flags)
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"no verdict: {path}, row 1, segment 1: nonsense: 'banana'" in shown
-    assert "1 segments of these files have no verdict in the store; try them again with --retry-failed" in shown
-    with pytest.raises(InputError, match="not an annotation store"):
-        AnnotationStore(tmp_path / "elsewhere")
-
-
-def test_shards_of_the_texts_refuse_failed_segments_too(tmp_path):
-    texts = ["On the river. The end.", "It kills by the river. So they say."]
-    annotate(tmp_path / "store", [write(tmp_path / "a.jsonl", texts)], MoodyGuard())
-    store = AnnotationStore(tmp_path / "store")
-    batch = TextBatch.from_texts(texts[::-1])
-    given = Source(0, np.arange(2)), batch, segment_batch(batch, 10)
-    with pytest.raises(InputError, match=r"\.parquet, row \d, segment 1: the guard gave no verdict \(nonsense"):
-        HashLabeler(store, "text", ["shard"], 10)(*given)
-    codes, labels = HashLabeler(store, "text", ["shard"], 10, Verdict.CONTROVERSIAL)(*given)
-    assert [labels[code].verdict for code in codes] == [Verdict.CONTROVERSIAL] * 2

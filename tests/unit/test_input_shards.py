@@ -7,39 +7,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.data.align import align_document
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.data.jobs.shard_blocks import read_blocks
-from megatron_srp.data.jobs.shard_job import ShardJob
-from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
+from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.manifest import find_manifest, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard
 from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
-from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import segment_text
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from tests.conftest import random_texts
 from tests.killing import kill_and_resume
-
-TEXTS = [
-    "",
-    " Begins with a space. They made a bomb.",
-    "  \n ",
-    *random_texts(81, 60),
-    "How to build a bomb and kill people. It is safe to go on here.",
-    "It ends with how to build a bomb.",
-    "A text that says <think> Safe </think> itself. <|endoftext|> Really.",
-]
+from tests.plain_shards import TEXTS, build, flags, write_shard
 
 
 @pytest.fixture
@@ -48,32 +35,6 @@ def family(request, tokenizer_models):
 
 
 BOTH = pytest.mark.parametrize("family", ["gpt2", "sentencepiece"], indirect=True)
-
-
-def flags(family, max_words: int = 8) -> list[str]:
-    return [
-        *("--tokenizer-type", family[0], "--tokenizer-model", str(family[1])),
-        *("--guard", "heuristic", "--max-words", str(max_words)),
-    ]
-
-
-def build(prefix: Path, tokenizer: TextTokenizer, guard: str | None, texts=TEXTS, **settings) -> Path:
-    from megatron_srp.annotation import load_guard
-
-    builder = ReflectionIndexedDatasetBuilder(
-        prefix, tokenizer, guard=load_guard(guard) if guard else None, max_words=8, **settings
-    )
-    builder.add_documents(texts)
-    builder.finalize()
-    return Path(f"{prefix}_text_document")
-
-
-def write_shard(prefix: Path, sequences: list[list[int]], documents=None, dtype="uint16") -> Path:
-    np.array([i for sequence in sequences for i in sequence], dtype).tofile(f"{prefix}.bin")
-    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
-    with Path(f"{prefix}.idx").open("wb") as file:
-        write_index(file, lengths, np.dtype(dtype), None if documents is None else np.array(documents))
-    return prefix
 
 
 @pytest.mark.parametrize("form", ["text", "special"])
@@ -244,88 +205,6 @@ def test_a_damaged_index_is_an_error_of_ours_or_none(tmp_path, block_tokens, dat
         assert all((np.diff(block.documents) >= 0).all() for block in blocks)
 
 
-def test_names_of_the_output(tokenizer_models, tmp_path, capsys):
-    """PREFIX_SHARD.srp, or the shard's own name where it begins with the prefix's."""
-    family = tokenizer_models["gpt2"]
-    plain = write_shard(tmp_path / "corpus_text_document", [[1, 2, 3]])
-    for prefix, name in (("out/corpus", "corpus_text_document"), ("out/r100", "r100_corpus_text_document")):
-        main([*flags(family), "--input-shards", str(plain), "--output-prefix", str(tmp_path / prefix)])
-        path = tmp_path / "out" / f"{name}.srp"
-        assert f"of its shard; train with --srp-sidecar {path}" in capsys.readouterr().out
-        assert path.exists()
-    main([*flags(family), "--input-shards", f"{tmp_path}/corp*", "--output-prefix", str(tmp_path / "corpus")])
-    assert Path(f"{plain}.srp").exists() and find_manifest(plain) is None
-
-
-def test_mistakes_are_one_line(tokenizer_models, tmp_path, tokenizer):
-    family = tokenizer_models["gpt2"]
-    plain = build(tmp_path / "plain", tokenizer, None, TEXTS[:5])
-    reflected = build(tmp_path / "reflected", tokenizer, "heuristic", TEXTS[:5])
-    size = tokenizer.vocab_size
-    foreign = write_shard(tmp_path / "foreign", [[1, 2], [3, size - 1, size, 4]])
-    mine = write_shard(tmp_path / "my_own", [[1, 2]])
-    (tmp_path / "d").mkdir()
-    namesake = write_shard(tmp_path / "d" / "foreign", [[1]])
-    broken = write_shard(tmp_path / "broken", [[1, 2], [3]], [0, 1])
-    named = flags(family)
-    kind, model = tokenizer_models["sentencepiece"]
-    cases = [
-        (["--input-shards", str(plain), "--input", "x"], "give one of --input"),
-        ([], "give one of --input"),
-        (["--input-shards", str(plain), "--append-eod"], "--append-eod cannot be used"),
-        (["--input-shards", str(plain), "--guard", "none"], "leaves nothing to do"),
-        (["--input", "x", "--materialize"], "--materialize is for --input-shards"),
-        (["--input-shards", str(tmp_path / "nowhere")], "no such file; a shard is PREFIX.bin"),
-        (["--input-shards", f"{tmp_path}/nowhere*"], "no shard matches"),
-        (["--input-shards", f"{plain}.bin"], "give the shard's prefix"),
-        (["--input-shards", str(plain), str(plain)], "twice"),
-        (["--input-shards", str(reflected)], "contains reflections already"),
-        (["--input-shards", str(plain), "--tokenizer-type", kind, "--tokenizer-model", str(model)], "was made with"),
-        (["--input-shards", str(foreign)], f"foreign, sequence 1: token {size} is not one of the tokenizer's {size}"),
-        (["--input-shards", str(foreign), str(namesake)], "two shards would become out_foreign"),
-        (["--input-shards", str(broken)], "its documents are not those of its 2 sequences"),
-        (["--input-shards", str(plain), "--output-prefix", str(tmp_path / "plain")], "is that of the input itself"),
-        (
-            ["--input-shards", str(mine), "--materialize", "--output-prefix", str(tmp_path / "my")],
-            "is that of the input itself",
-        ),
-    ]
-    for argv, message in cases:
-        argv = [*named, "--output-prefix", str(tmp_path / "out"), *argv]
-        with pytest.raises(SrpError) as caught:
-            main(argv)
-        assert message in str(caught.value), argv
-        assert "\n" not in str(caught.value)
-    unnamed = ["--guard", "heuristic", "--output-prefix", str(tmp_path / "out")]
-    with pytest.raises(UsageError, match="no manifest to take the tokenizer from"):
-        main([*unnamed, "--input-shards", str(namesake)])
-    assert not list(tmp_path.glob("out*"))
-
-
-def test_a_word_level_tokenizer_is_refused(tmp_path):
-    from tests.distributed.corpus import write_tokenizer
-
-    write_tokenizer(tmp_path / "words")
-    plain = write_shard(tmp_path / "old", [[1, 2, 3]])
-    argv = flags(("HuggingFaceTokenizer", tmp_path / "words"))
-    with pytest.raises(UsageError, match="does not say which bytes of text its tokens stand for"):
-        main([*argv, "--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")])
-
-
-@pytest.mark.parametrize("changed", ["max_words", "input_shards"])
-def test_other_settings_on_a_half_done_output(tokenizer_models, tmp_path, monkeypatch, changed):
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 2)
-    family = tokenizer_models["gpt2"]
-    plain = write_shard(tmp_path / "old", [[1, 2], [700]])  # stops at the second sequence
-    argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
-    with pytest.raises(InputError, match="token 700"):
-        main([*flags(family), *argv])
-    if changed == "input_shards":
-        write_shard(tmp_path / "old", [[1, 2], [3]])
-    with pytest.raises(UsageError, match=rf"half-done run with other settings: {changed}\S* was"):
-        main([*flags(family, 9 if changed == "max_words" else 8), *argv])
-
-
 @pytest.fixture
 def metaspace(tmp_path) -> TextTokenizer:
     """A Hugging Face tokenizer of SentencePiece's kind, as Llama 2 has one."""
@@ -360,72 +239,3 @@ def test_token_text_is_the_tokens_own(any_tokenizer):
         joined = b"".join(texts[i] for i in any_tokenizer.encode(text))
         assert joined[any_tokenizer.extra_bytes :].decode() == text
     assert texts[any_tokenizer.require_eos()] == b""
-
-
-@pytest.fixture
-def annotated(tokenizer_models, tmp_path, write_jsonl, capsys):
-    """A store of verdicts on TEXTS in two files."""
-    from megatron_srp.annotation import load_guard
-    from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.data.annotate.annotate import Annotator
-
-    files = [write_jsonl(TEXTS[:30], "a.jsonl"), write_jsonl(TEXTS[30:], "b.jsonl")]
-    guard = load_guard("heuristic")
-    store = AnnotationStore.create(tmp_path / "store", {"guard": "heuristic", "revision": "1", "max_words": 8})
-    Annotator(files, store, guard, 8, chunk_documents=10).run()
-    return ["--annotations", str(store.folder), "--max-words", "8"]
-
-
-@pytest.mark.parametrize("append_eod", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", "sentencepiece"])
-def test_verdicts_of_a_store_are_found_by_the_text(tokenizer_models, tmp_path, annotated, family, append_eod):
-    """In whatever order the shard has the documents."""
-    tokenizer = load_tokenizer(*tokenizer_models[family])
-    texts = [*TEXTS]
-    random.Random(0).shuffle(texts)
-    plain = build(tmp_path / "plain", tokenizer, None, texts, append_eod=append_eod)
-    for name, judge in (("stored", annotated), ("judged", ["--guard", "heuristic", "--max-words", "8"])):
-        main([*judge, "--input-shards", str(plain), "--output-prefix", str(tmp_path / name)])
-    sidecars = [ReflectionSidecar.load(tmp_path / f"{name}_plain_text_document.srp") for name in ("stored", "judged")]
-    assert sidecars[0].fingerprint == sidecars[1].fingerprint
-    assert len({entry.label.verdict for entry in sidecars[0].table.entries}) > 1
-
-
-def test_verdicts_that_change_before_a_run_goes_on(tmp_path, annotated, tokenizer, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 200)
-    plain = build(tmp_path / "plain", tokenizer, None)
-    flags = [*annotated, "--input-shards", str(plain), "--workers", "1", "--chunk-documents", "1", "--output-prefix"]
-    main([*flags, str(tmp_path / "whole")])
-    commit, commits = ShardJob._commit, []
-
-    def stop_after_three(job: ShardJob, position: dict) -> None:
-        commit(job, position)
-        commits.append(position)
-        if len(commits) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(ShardJob, "_commit", stop_after_three)
-    with pytest.raises(KeyboardInterrupt):
-        main([*flags, str(tmp_path / "o")])
-    part = sorted((tmp_path / "store").rglob("*.parquet"))[-1]
-    kept = part.read_bytes()
-    table = pq.read_table(part)
-    pq.write_table(table.set_column(5, "scores", pa.nulls(len(table), table["scores"].type)), part)
-    with pytest.raises(UsageError, match="verdicts or hints in the annotation store are not those"):
-        main([*flags, str(tmp_path / "o")])
-    part.write_bytes(kept)
-    main([*flags, str(tmp_path / "o")])
-    sidecars = [ReflectionSidecar.load(tmp_path / f"{name}_plain_text_document.srp") for name in ("whole", "o")]
-    assert sidecars[0].fingerprint == sidecars[1].fingerprint
-
-
-def test_a_store_that_does_not_fit(tmp_path, annotated, tokenizer):
-    plain = build(tmp_path / "plain", tokenizer, None, [*TEXTS[5:9], "A text that nobody judged."])
-    argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
-    for more, message in (
-        ([], "sequence 4: .*store has no verdicts for its text"),
-        (["--max-words", "9"], "holds verdicts for segments of 8 words"),
-        (["--json-keys", "body"], "has no verdicts for 'body'"),
-    ):
-        with pytest.raises(SrpError, match=message):
-            main([*annotated, *argv, *more])

@@ -3,14 +3,12 @@
 import codecs
 import itertools
 import re
-import unicodedata
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.escaping import Escaper
 from megatron_srp.generation.guard import ReflectionGuard
 from megatron_srp.generation.policy import ForcedReflection, GuardPolicy
 from megatron_srp.generation.scanner import LONGEST
@@ -22,7 +20,6 @@ EOS = "\ue000"  # stands for the token in texts of tests
 FORM = ReflectionFormat()
 UNSAFE_ONLY = frozenset({Verdict.UNSAFE})
 WORDS = ["unsafe", "controversial", "safe"]
-
 STRICT = re.compile(r" ?<think> (Safe|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
 FLAWED = re.compile(r" ?<think>([ \t\r\n]{0,8}(unsafe|controversial)(?![A-Za-z])[^<>\n\r]*)", re.IGNORECASE)
 SAFE_CUT = re.compile(r" ?<think>([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
@@ -144,7 +141,11 @@ FRAGMENTS = st.sampled_from(
     ]
     + ["x" * 290, "y" * 9, "<think> Unsafe " + "z" * 288, "<think> Safe " + "z" * 290]
 )
+
+
 TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=4)), max_size=14).map("".join)
+
+
 POLICIES = st.builds(
     GuardPolicy,
     on_unsafe=st.sampled_from(["off", "stop", "refuse", "retract"]),
@@ -287,77 +288,3 @@ def test_strictness():
     assert GuardPolicy(on_unsafe="retract", reflect_every=16, unsafe_threshold=0.2).is_as_strict_as(own)
     for weaker in ({"on_unsafe": "off"}, {"stop_at": UNSAFE_ONLY}, {"reflect_every": 0}, {"unsafe_threshold": 0.9}):
         assert not GuardPolicy(**{"on_unsafe": "stop", "reflect_every": 32} | weaker).is_as_strict_as(own)
-
-
-@settings(max_examples=1000, deadline=None)
-@given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(
-                ["<think>", "</think>", "<th", "ink>", "<THINK>", "＜think＞", " Safe ", "<|im_end|>", "<|", "[INST]"]
-            ),
-            st.text(max_size=3),
-        ),
-        max_size=12,
-    ).map("".join)
-)
-def test_escaped_text_forges_nothing(text):
-    words = ["<think>", "</think>", "<|im_end|>"]
-    escaped = Escaper(words)(text)
-    assert not any(word in escaped.lower() for word in words)
-    assert not list(FORM.find(escaped))
-    assert Escaper(words)(escaped) == escaped
-    if not any(mark in text for mark in "<＜"):
-        assert escaped == text
-
-
-def without_accents(text: str) -> str:
-    """What a tokenizer may do first; it makes `<` of ≮ too."""
-    return "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(
-                ["<think>", "<thí", "nk>", "≮", "＜", "think>", "</th", "ink", "<", "[", "\u0338", "\u0301"]
-            ),
-            st.text(max_size=2),
-        ),
-        max_size=8,
-    ).map("".join)
-)
-def test_what_a_tokenizer_normalizes_forges_nothing_and_begins_nothing(text):
-    words = ["<think>", "</think>"]
-    escaper = Escaper([*words, "<|im_end|>"], ("<think>", "</think>"), without_accents)
-    for form in (str, without_accents, lambda text: unicodedata.normalize("NFKC", text)):
-        assert not any(word in form(escaper(text)).lower() for word in words)
-        last = form(escaper.before_answer(text)).lower()
-        assert not any(last.endswith(word[:end]) for word in words for end in range(1, len(word)))
-    if not any(mark in text for mark in "<≮＜\u0338"):
-        assert escaper(text) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "read"),
-    [
-        ("if a < b: <|im", "if a < b: <|im"),
-        ("if a <TH", "if a "),
-        ("so <think> Unsa", "so "),
-        ("so <think>\n ", "so "),
-        ("so <think> Safe </thi", "so "),
-        ("so ‹think› Safe", "so "),
-        ("so ＜thi", "so "),
-        ("so " + "<" * 100_000, "so "),
-        ("so " + "<thi" * 9, "so "),
-        ("so ‹think›" + " " * 100_000 + ".\nx", "so ‹think›" + " " * 100_000 + ".\nx"),
-        ("so <think> Safe </think> it", "so ‹think› Safe ‹/think› it"),
-    ],
-)
-def test_an_unfinished_reflection_is_left_out_before_an_answer(text, read):
-    assert Escaper(["<think>", "</think>"], ("<think>", "</think>")).before_answer(text) == read
-
-
-def test_elsewhere_a_beginning_is_text():
-    assert Escaper(["<think>"], ("<think>", "</think>"))("if a <th") == "if a <th"

@@ -1,0 +1,132 @@
+"""The limits of tools/serve.py: keys, a full queue, clients that go away, time, and its own end."""
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tests.served import KEY, Served, openai, say
+
+
+def make_endless(folder: Path, tokenizer: Path) -> Path:
+    """A model of random weights that never ends a text."""
+    torch.manual_seed(0)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=100_000,
+        eos_token_id=words.eos_token_id,
+    )
+    network = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        network.lm_head.weight[words.eos_token_id] = 0.0
+    network.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tiny_reflector, tmp_path_factory):
+    """One that is never done."""
+    model = make_endless(tmp_path_factory.mktemp("endless"), tiny_reflector)
+    flags = ["--batch-size", "1", "--queue", "1", "--timeout", "120", "--grace", "1.5", "--max-new-tokens", "90000"]
+    with Served(model, *flags, key=KEY) as server:
+        yield server.wait()
+
+
+@pytest.fixture
+def endless(server) -> Served:
+    server.until(0)
+    return server
+
+
+def endless_stream(endless: Served):
+    return endless.client.chat.completions.create(model=endless.ready.split()[1], messages=say("x"), stream=True)
+
+
+def test_a_key_is_wanted(endless):
+    assert endless.http.get("/health").status_code == 200
+    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": KEY[:-1]}):
+        for found in (endless.http.get("/v1/models", headers=headers), endless.post(b"{}", **headers)):
+            assert (found.status_code, found.json()["error"]["code"]) == (401, "invalid_api_key")
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=endless.url, api_key="no", max_retries=0).models.list()
+
+
+def test_a_full_queue_and_clients_that_go_away(endless):
+    first = endless_stream(endless)
+    next(iter(first))
+    endless.until(1)
+    second = endless_stream(endless)  # waits
+    endless.until(1, 1)
+    with pytest.raises(openai.RateLimitError) as error:
+        endless_stream(endless)
+    assert error.value.code == "queue_full" and 1 <= int(error.value.response.headers["retry-after"]) <= 60
+    second.close()  # in the queue: makes room at once
+    endless.until(1)
+    third = endless_stream(endless)
+    endless.until(1, 1)
+    first.close()  # in the middle of an answer: the one that waits takes its place
+    endless.until(1)
+    assert sum(bool(piece.choices[0].delta.content) for piece, _ in zip(third, range(5), strict=False)) >= 3
+    third.close()
+    endless.until(0)
+
+
+def test_a_plain_request_that_is_given_up_ends(endless):
+    name = endless.ready.split()[1]
+    body = json.dumps({"model": name, "messages": say("x")}).encode()
+    with socket.create_connection(("127.0.0.1", int(endless.url.split(":")[2].partition("/")[0]))) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        endless.until(1)
+    endless.until(0)
+
+
+def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
+    """What there is of it is an answer; who has waited in vain is told to come again."""
+    from megatron_srp.generation.hf_model import GuardedModel
+    from megatron_srp.generation.policy import Generation, GuardPolicy
+    from megatron_srp.generation.request import Options, Sampling
+    from megatron_srp.generation.server.worker import Busy, Job, Worker
+    from megatron_srp.reflection import ReflectionFormat
+
+    model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
+    request = model.complete("x", Options(GuardPolicy(), Sampling(), 90_000))
+    worker, ends = Worker(model.generator, 1, 1), []
+    began = time.monotonic()
+    for seconds in (0.6, 0.3):
+        worker.submit([Job(request, lambda text: None, ends.append, began + seconds)])
+    worker.start()
+    while len(ends) < 2:
+        assert time.monotonic() < began + 60
+        time.sleep(0.02)
+    late, cut = ends
+    assert isinstance(late, Busy) and "waited too long" in str(late)
+    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
+    worker.drain(0)
+    worker.join(10)
+    assert not worker._thread.is_alive()
+
+
+def test_sigterm_ends_answers_whole_and_takes_no_more(endless):
+    """The last test here: the server is gone behind it."""
+    stream = endless_stream(endless)
+    next(iter(stream))
+    began = time.monotonic()
+    endless.process.send_signal(signal.SIGTERM)
+    *_, last = stream  # to its end: no error, no cut
+    assert last.choices[0].finish_reason == "length"
+    assert time.monotonic() - began > 1  # the time that --grace gives it
+    assert endless.process.wait(60) == 0
+    with pytest.raises(openai.APIConnectionError):
+        endless.client.models.list()
