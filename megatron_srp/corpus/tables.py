@@ -1,6 +1,7 @@
 """Small tables as dictionaries: CSV, JSON, JSON lines and Parquet. Data sets for evaluation come so."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
     try:
         if kind == "csv":
             return _csv_rows(text, headless)
-        lines = (line for line in text.splitlines() if line.strip())
+        lines = (line for line in text.split("\n") if line.strip())  # Unicode knows more ends
         parsed = [json.loads(line) for line in lines] if kind == "jsonl" else json.loads(text)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{file}: not valid {kind or 'JSON'} ({error})") from None
@@ -40,7 +41,7 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
 
 
 def _csv_rows(text: str, headless: str | None) -> list[dict[str, Any]]:
-    rows = [row for row in csv.reader(text.splitlines(keepends=True)) if row]
+    rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     if headless and rows and headless not in rows[0]:
         return [{headless: ",".join(row)} for row in rows]  # a bare line may have commas
     return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_srp.errors import CommandParser, InputError, UsageError
 from megatron_srp.generation.chat import converse
 from megatron_srp.generation.policy import DEFAULT_REFUSAL, GuardPolicy, to_record
+from megatron_srp.generation.records import read_records
 from megatron_srp.generation.request import Options, Sampling
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
@@ -69,16 +70,10 @@ def load_from_args(args: argparse.Namespace) -> "PromptedModel":
 
 def read_prompts(path: Path) -> Iterator[dict[str, Any]]:
     """Lines with `prompt` (a text to go on with) or `messages` (a conversation); raises InputError."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: not valid JSON ({error})") from None
-        if not isinstance(record, dict) or not (_is_prompt(record) or _is_conversation(record)):
+    for where, record in read_records(path):
+        if not (_is_prompt(record) or _is_conversation(record)):
             raise InputError(
-                f'{path}:{number}: give {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
+                f'{where}: give {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
             )
         yield record
 

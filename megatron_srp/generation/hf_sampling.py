@@ -7,6 +7,9 @@ from megatron_srp.generation.request import Sampling
 __all__ = ["Sampler", "Sampling"]
 
 
+_COLDEST = 1e-30  # what is smaller may be 0 in float32
+
+
 class Sampler:
     """Draws one text's tokens."""
 
@@ -18,7 +21,9 @@ class Sampler:
         """A token, from float32[V] logits."""
         if not self._sampling.temperature:
             return int(logits.argmax())
-        probabilities, ids = (logits.cpu() / self._sampling.temperature).softmax(-1).sort(descending=True)
+        # From the likeliest, whose zero stays one: divided by next to nothing its logit would be infinite.
+        behind = logits.cpu() - logits.max().cpu()
+        probabilities, ids = (behind / max(self._sampling.temperature, _COLDEST)).softmax(-1).sort(descending=True)
         outside = probabilities.cumsum(0) - probabilities >= self._sampling.top_p
         drawn = torch.multinomial(probabilities.masked_fill(outside, 0.0), 1, generator=self._generator)
         return int(ids[drawn])

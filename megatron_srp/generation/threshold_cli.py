@@ -1,11 +1,11 @@
 """`tools/choose_threshold.py`: the curve of two files of answers, and the threshold that it recommends."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_srp.errors import CommandParser, InputError, UsageError
+from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.generation.policy import GuardPolicy
+from megatron_srp.generation.records import read_records
 from megatron_srp.generation.threshold import (
     MAX_FALSE_STOPS,
     Point,
@@ -21,16 +21,7 @@ _SHOWN = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 def read_cases(path: Path, stop_at: frozenset) -> list[tuple[float, bool]]:
     """P(unsafe) of each line, and whether its attack succeeded; raises InputError."""
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: not valid JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: not a line that tools/generate.py wrote")
-        found.append(read_case(record, stop_at, f"{path}:{number}"))
-    return found
+    return [read_case(record, stop_at, where) for where, record in read_records(path)]
 
 
 def to_text(curve: Sequence[Point], best: Point | None, max_false_stops: float) -> str:

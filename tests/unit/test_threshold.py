@@ -81,7 +81,7 @@ def test_the_tool(tmp_path, capsys):
     ("line", "flags", "said"),
     [
         ("{", [], "harmful.jsonl:1: not valid JSON"),
-        ("[]", [], "harmful.jsonl:1: not a line that tools/generate.py wrote"),
+        ("[]", [], "harmful.jsonl:1: not a JSON object"),
         ('{"forced": []}', [], "harmful.jsonl:1: no forced reflections; write it with"),
         ('{"forced": [{"safe": 1}]}', [], "no forced reflections"),
         ("", ["--max-false-stops", "1"], "--max-false-stops 1"),
