@@ -65,7 +65,7 @@ class Scripted(GuardedEngine):
 
     def __init__(self) -> None:
         self.vocabulary = GuardVocabulary([b"x"], frozenset(), {}, ReflectionFormat())
-        self.fail_add = self.fail_step = False
+        self.fail_add = self.fail_step = self.dead = False
         self.sessions = 0
 
     def session(self) -> Session:
@@ -82,8 +82,12 @@ class Scripted(GuardedEngine):
                     raise MemoryError("no room for that prompt")
                 self.answers = [*self.answers, *answers]
 
+            def close(self):
+                if engine.dead:
+                    raise RuntimeError("dead")
+
             def step(self):
-                if engine.fail_step:
+                if engine.fail_step or engine.dead:
                     engine.fail_step = False
                     raise RuntimeError("broken")
                 time.sleep(0.001)
@@ -128,6 +132,23 @@ def test_a_failing_engine_costs_only_the_answers_it_was_at(caplog):
         worker.submit([job([])])
     until(lambda: third)
     assert isinstance(third[0], Generation) and third[0].stop_reason == "length"
+    worker.join(5)
+    assert not worker._thread.is_alive()
+
+
+def test_a_dead_engine_leaves_nobody_waiting(caplog):
+    """As vLLM's: once it has failed, nothing can be asked of it, not even to let go of its requests."""
+    engine, ends = Scripted(), []
+    worker = Worker(engine, 1, 2)
+    worker.start()
+    worker.submit([job(ends), job(ends)])  # one waits
+    until(lambda: worker.counts() == {"running": 1, "waiting": 1})
+    engine.dead = True
+    until(lambda: len(ends) == 2)
+    assert [type(end) for end in ends] == [RuntimeError, RuntimeError]
+    assert worker.closing  # which /health tells
+    with pytest.raises(Closing):
+        worker.submit([job(ends)])
     worker.join(5)
     assert not worker._thread.is_alive()
 

@@ -116,6 +116,18 @@ class Worker:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        try:
+            self._generate()
+        except Exception as error:  # an engine that is dead, which closing its session or beginning another shows
+            _log.exception("the engine cannot go on; the server takes nothing more")
+            with self._changed:
+                self.drain(0)
+                waiting, self._waiting = self._waiting, deque()
+            for job in waiting:
+                job.on_end(error)
+            self._fail(self._running, error)
+
+    def _generate(self) -> None:
         session = self._engine.session()
         while True:
             with self._changed:
@@ -136,9 +148,9 @@ class Worker:
                 self._report()
             except Exception as error:  # of the engine: out of memory, say
                 _log.exception("the engine failed; all answers on their way end")
+                self._fail(self._running, error)
                 session.close()
                 session = self._engine.session()
-                self._fail(self._running, error)
 
     def _take(self) -> tuple[list[Job], list[Job]]:
         """Jobs to begin with, and those that have waited too long. Holds the lock."""
