@@ -16,7 +16,7 @@ class Segment(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What a safety classifier says of a segment (the three-way verdict of Qwen3Guard)."""
+    """What a safety classifier says of a segment (the three-way verdict of Qwen3Guard), the worst last."""
 
     SAFE = "Safe"
     CONTROVERSIAL = "Controversial"
@@ -29,6 +29,11 @@ class Verdict(StrEnum):
             return cls(name.strip().capitalize())
         except ValueError:
             raise UsageError(f"unknown verdict {name!r}; choose from {', '.join(cls)}") from None
+
+    @property
+    def badness(self) -> int:
+        """0 for Safe; of two verdicts the worse has more."""
+        return list(Verdict).index(self)
 
 
 _RESERVED = frozenset(",<>\n\r")

@@ -63,6 +63,22 @@ def test_score_and_categories_are_of_those_who_agree():
     assert judged.label == SafetyLabel(Verdict.UNSAFE, ("kill", "bomb")) and judged.score == 0.8
 
 
+class Moded(Member):
+    """Judges prompts and responses differently."""
+
+    def in_mode(self, mode):
+        return Moded(mode)
+
+
+def test_members_judge_prompts_and_responses_as_such():
+    """As post-training data asks for: a member that knows the difference must not judge answers as prompts."""
+    guard = EnsembleGuard({"one": Moded("prompt"), "other": Member("poem")}, "any-unsafe")
+    for mode, verdicts in (("prompt", [U, S]), ("response", [S, U])):
+        moded = guard.in_mode(mode)
+        assert [judged.label.verdict for judged in moded.judge(["a prompt", "a response"])] == verdicts
+        assert (moded.rule, moded.members) == (guard.rule, guard.members)
+
+
 def test_disagreements_are_written_beside_each_part(tmp_path, write_jsonl):
     texts = random_texts(91, 60)
     path = write_jsonl(texts)

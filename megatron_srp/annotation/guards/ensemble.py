@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from math import nan
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,12 @@ from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.schema import SafetyLabel, Verdict
 
 PREFIX = "ensemble:"
-_BADNESS = {verdict: badness for badness, verdict in enumerate((Verdict.SAFE, Verdict.CONTROVERSIAL, Verdict.UNSAFE))}
 Choose = Callable[[list[Judged], int], Verdict | None]
 
 
 def worst(votes: list[Judged], members: int) -> Verdict | None:
     """The worst verdict given; None where a missing vote could change it."""
-    found = max((vote.label.verdict for vote in votes), key=_BADNESS.__getitem__, default=None)
+    found = max((vote.label.verdict for vote in votes), key=attrgetter("badness"), default=None)
     return found if len(votes) == members or found is Verdict.UNSAFE else None
 
 
@@ -45,7 +45,7 @@ def majority(votes: list[Judged], members: int) -> Verdict | None:
     counts = Counter(vote.label.verdict for vote in votes)
     if not counts:
         return None
-    found = max(counts, key=lambda verdict: (counts[verdict], _BADNESS[verdict]))
+    found = max(counts, key=lambda verdict: (counts[verdict], verdict.badness))
     return found if len(votes) == members or counts[found] > members / 2 else None
 
 
@@ -84,6 +84,9 @@ class EnsembleGuard(SafetyClassifier):
 
     def judge_array(self, texts: StringArray) -> list[Judged]:
         return self._join([guard.judge_array(texts) for guard in self.guards.values()])
+
+    def in_mode(self, mode: str) -> "EnsembleGuard":
+        return EnsembleGuard({name: guard.in_mode(mode) for name, guard in self.guards.items()}, self.rule)
 
     def close(self) -> None:
         for guard in self.guards.values():

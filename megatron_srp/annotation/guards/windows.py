@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,6 @@ from megatron_srp.annotation.engines import Prompts
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization.base import TokenBatch
-
-_RANK = {Verdict.SAFE: 0, Verdict.CONTROVERSIAL: 1, Verdict.UNSAFE: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def join_windows(judged: Sequence[Judged], owners: np.ndarray) -> list[Judged]:
 def _worst(windows: list[Judged]) -> Judged:
     fine = [w for w in windows if not w.failure]
     failed = next((w for w in windows if w.failure), None)
-    worst = max((w.label.verdict for w in fine), key=_RANK.__getitem__, default=None)
+    worst = max((w.label.verdict for w in fine), key=attrgetter("badness"), default=None)
     if failed and worst is not Verdict.UNSAFE:
         return failed
     if worst is None:
