@@ -8,6 +8,8 @@
 # WANDB_PROJECT    log to Weights & Biases too
 # EXIT_MINUTES     save and stop after so long, before the scheduler does
 #
+# At SIGTERM (scancel, preemption) the job saves and stops as well, in the 30 s that torchrun gives its ranks.
+#
 # --dry-run checks all flags with Megatron's own parser, needs no GPU and starts nothing; --print-command only prints.
 # shellcheck disable=SC2034  # mock_data and cluster are used by the scripts that source this
 set -euo pipefail
