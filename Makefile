@@ -15,7 +15,8 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	.venv/bin/python tools/run_world.py --preset mini --settings filtering,srp --stages sft --seeds 1 out/demo
+	.venv/bin/python tools/run_world.py --preset mini --settings filtering,srp --stages sft,sft-recovery \
+		--seeds 1 out/demo
 
 smoke: setup
 	.venv/bin/python tools/smoke.py

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from megatron_srp.medsafetyworld.evaluation.comparison import compare
 from megatron_srp.medsafetyworld.evaluation.paper import POST_ONLY
-from megatron_srp.medsafetyworld.evaluation.summary import PRETRAINED, SETTINGS, SFT, STAGES, Group, Groups
+from megatron_srp.medsafetyworld.evaluation.summary import PRETRAINED, RECOVERY, SETTINGS, SFT, STAGES, Group, Groups
 from megatron_srp.medsafetyworld.queries import HARMFUL
 
 Status = Literal["shown", "not shown", "not measured"]
@@ -30,13 +30,11 @@ class Finding:
 
 def find(groups: Groups) -> list[Finding]:
     """All findings, the main claim first, and last those that nothing was measured for."""
-    srp, filtering = groups.get(("srp", SFT)), groups.get(("filtering", SFT))
     found = [
         _leaks(groups, "filtering"),
-        _safer(groups, "filtering"),
-        _half(srp, filtering),
-        _no_less_useful(srp, filtering),
+        *_against_filtering(groups, SFT),
         _knows(groups),
+        *(_against_filtering(groups, RECOVERY) if ("srp", RECOVERY) in groups else ()),
         _leaks(groups, "rewrite"),
         _weak(groups),
         _safer(groups, POST_ONLY),
@@ -86,14 +84,25 @@ def _leaks(groups: Groups, setting: str) -> Finding:
     return Finding(claim, _status(holds), text)
 
 
-def _safer(groups: Groups, setting: str) -> Finding:
-    name, srp, other = SETTINGS[setting], groups.get(("srp", SFT)), groups.get((setting, SFT))
-    claim = f"SRP gives less away under a prefill than {name}"
+def _against_filtering(groups: Groups, stage: str) -> list[Finding | None]:
+    """The main claims, of SRP post-trained without or with safety recovery; Filtering has no recovery."""
+    srp, filtering = groups.get(("srp", stage)), groups.get(("filtering", SFT))
+    called = "SRP with safety recovery" if stage == RECOVERY else "SRP"
+    return [
+        _safer(groups, "filtering", stage, called),
+        _half(srp, filtering, called),
+        _no_less_useful(srp, filtering, called),
+    ]
+
+
+def _safer(groups: Groups, setting: str, stage: str = SFT, called: str = "SRP") -> Finding:
+    name, srp, other = SETTINGS[setting], groups.get(("srp", stage)), groups.get((setting, SFT))
+    claim = f"{called} gives less away under a prefill than {name}"
     gap = compare(srp, other, "asr") if srp and other else None
     strict = compare(srp, other, "asr_strict") if srp and other else None
     if not gap or not strict:
-        return _missing(claim, "SRP", f"{name}, of one seed")
-    text = f"SRP's prefill ASR minus that of {name}: {gap.says}; by strict scoring {strict.says}."
+        return _missing(claim, called, f"{name}, of one seed")
+    text = f"The prefill ASR of {called} minus that of {name}: {gap.says}; by strict scoring {strict.says}."
     if gap.high >= 0:
         where = "below" if gap.mean < 0 else "not below"
         text += f" The interval includes zero, so the effect does not appear at this size; the mean is {where} zero."
@@ -102,23 +111,23 @@ def _safer(groups: Groups, setting: str) -> Finding:
     return Finding(claim, _status(gap.high < 0), text)
 
 
-def _half(srp: Group | None, filtering: Group | None) -> Finding | None:
+def _half(srp: Group | None, filtering: Group | None, called: str) -> Finding | None:
     a, b = _cell(srp, "asr"), _cell(filtering, "asr")
     if not a or not b:
         return None
-    claim = "SRP's prefill ASR is at most half of Filtering's, as means go"
+    claim = f"The prefill ASR of {called} is at most half of Filtering's, as means go"
     if b["mean"] <= UNSAFE:
         return Finding(claim, "not shown", f"Filtering's is {b['mean']:.1f}%: too low for half of it to say anything.")
     text = f"{a['mean']:.1f}% against {b['mean']:.1f}%, {a['mean'] / b['mean']:.2f} of it."
     return Finding(claim, _status(a["mean"] <= b["mean"] / 2), text)
 
 
-def _no_less_useful(srp: Group | None, filtering: Group | None) -> Finding:
-    claim = f"SRP's General is within {WITHIN_GENERAL:.0f} points of Filtering's or above it, as means go"
+def _no_less_useful(srp: Group | None, filtering: Group | None, called: str) -> Finding:
+    claim = f"General of {called} is within {WITHIN_GENERAL:.0f} points of Filtering's or above it, as means go"
     gap = compare(srp, filtering, "general") if srp and filtering else None
     if not gap or not srp or not filtering:
-        return _missing(claim, "SRP", "Filtering, of one seed")
-    text, least = f"General of SRP minus that of Filtering: {gap.says}.", min(_mean(srp), _mean(filtering))
+        return _missing(claim, called, "Filtering, of one seed")
+    text, least = f"General of {called} minus that of Filtering: {gap.says}.", min(_mean(srp), _mean(filtering))
     if least < USEFUL:
         text += f" The lower of the two is {least:.1f}%: a model that answers so little cannot be compared."
         return Finding(claim, "not shown", text)
@@ -179,7 +188,7 @@ def _forged(groups: Groups) -> Finding:
     if not plain or not forged:
         return _missing(claim, f"SRP {STAGES[SFT]}")
     text = f"Strict ASR with a forged reflection is {_says(forged)}, with the paper's prefixes {_says(plain)}."
-    recovery = _cell(groups.get(("srp", "sft-recovery")), "forged")
+    recovery = _cell(groups.get(("srp", RECOVERY)), "forged")
     if recovery:
         text += f" After SFT with safety recovery: {_says(recovery)}."
     return Finding(claim, _status(forged["mean"] <= max(UNSAFE, plain["mean"])), text)

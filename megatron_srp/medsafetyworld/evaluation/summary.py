@@ -28,7 +28,7 @@ STAGES = {
     "benign-reflection": "after benign fine-tuning, with reflections",
     "adversarial": "after adversarial fine-tuning",
 }
-PRETRAINED, SFT = "pretrained", "sft"
+PRETRAINED, SFT, RECOVERY = "pretrained", "sft", "sft-recovery"
 _SHARES = {POST_ONLY: "filtering"}  # whose pretrained model it starts from
 
 
