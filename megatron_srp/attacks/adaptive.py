@@ -11,6 +11,7 @@ from megatron_srp.attacks.autodan import AutoDANAttack
 from megatron_srp.attacks.gcg import GCGAttack
 from megatron_srp.attacks.objective import OBJECTIVES
 from megatron_srp.attacks.prefill import PrefillAttack
+from megatron_srp.attacks.search import OnStep, SearchAttack
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, TargetModel
 
@@ -39,6 +40,16 @@ class AdaptiveAttack:
             else _SEARCHES[method](objective=objective, **options)
         )
         self.settings: Mapping[str, Any] = {"method": method, **self.attack.settings}
+
+    @property
+    def on_step(self) -> OnStep | None:
+        """The search's, see `SearchAttack`."""
+        return self.attack.on_step if isinstance(self.attack, SearchAttack) else None
+
+    @on_step.setter
+    def on_step(self, tell: OnStep) -> None:
+        if isinstance(self.attack, SearchAttack):
+            self.attack.on_step = tell
 
     def cases(self, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence) -> Iterator[AttackCase]:
         """Those of the method."""

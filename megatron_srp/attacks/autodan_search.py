@@ -36,7 +36,8 @@ class AutoDANSettings:
         mutation: how often a child is rewritten.
         paragraph_every: steps from one crossover to the next; words are exchanged in between.
         top_words: how many words keep their score.
-        prototypes: a file of prompts to begin with; those written here by default.
+        prototypes: a file of prompts to begin with, of which those count that the model has room for; those
+            written here by default.
         early_stop: end when the model's likeliest answer is the target.
         batch_size: prompts read together; halved where the GPU's memory does not hold them.
         seed: of all that is drawn.
@@ -93,11 +94,10 @@ class AutoDANSearch:
         self._rng = random.Random(settings.seed)
         self._known: dict[str, tuple[float, bool]] = {}  # loss and whether it is reached, by prompt
         self._word_scores: dict[str, float] = {}
-        self._prototypes = read_prototypes(settings.prototypes)
-        self.prompts = self._prototypes[: settings.population]
+        prototypes = self._that_fit(read_prototypes(settings.prototypes))
+        self.prompts = prototypes[: settings.population]
         while len(self.prompts) < settings.population:
-            prototype = self._prototypes[len(self.prompts) % len(self._prototypes)]
-            self.prompts.append(rewrite(prototype, self._rng))
+            self.prompts.append(rewrite(prototypes[len(self.prompts) % len(prototypes)], self._rng))
 
     def run(self, on_step: OnStep = lambda step, loss: None) -> Found:
         """The best prompt of all generations."""
@@ -124,13 +124,18 @@ class AutoDANSearch:
             self._known |= zip(read, zip(loss.tolist(), reached.tolist(), strict=True), strict=True)
         self.prompts.sort(key=lambda prompt: (not self._known[prompt][1], self._known[prompt][0]))
 
+    def _that_fit(self, prototypes: list[str]) -> list[str]:
+        """Those that the model can take with this request in them; raises InputError when it can take none."""
+        found = [prototype for prototype in prototypes if self._encode(prototype)]
+        if not found:
+            self._box.encode_prompts([self._fill(min(prototypes, key=len))])  # says how long it is
+        return found
+
     def _encode(self, prompt: str) -> list[int]:
-        """Its ids; none where it is too long for the model, which a child may be, but no prototype."""
+        """Its ids; none where it is too long for the model."""
         try:
             return self._box.encode_prompts([self._fill(prompt)])[0]
         except InputError:
-            if prompt in self._prototypes:
-                raise
             return []
 
     def _next(self, paragraphs: bool) -> None:

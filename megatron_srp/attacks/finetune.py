@@ -21,7 +21,7 @@ from typing import Any
 from megatron_srp.corpus.readers import expand_inputs
 from megatron_srp.durable import checksum
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
-from megatron_srp.evaluation.behaviors import load_behaviors
+from megatron_srp.evaluation.behaviors import load_behaviors, with_target
 
 # What a kind is trained on by default, and for how many epochs: the paper's.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
@@ -35,10 +35,11 @@ class FineTuningAttack:
     Args:
         kind: benign or adversarial; says which data set and how many epochs, unless they are given.
         mode: what is done about reflections, see above.
-        data: file of the data set.
+        data: file of the data set; where it has no response, the target is learned, with which one begins.
         data_format: the data set's name, as the evaluation knows it.
         mix: for mixsft, a file of post-training examples that augment_sft.py --output wrote.
         mix_count: how many of them are mixed in.
+        make_targets: where the data has no answer, learn the usual beginning of one, `Sure, here is ...`.
         guard: for reflection, who judges.
         epochs, lr, batch_size: of the training; the paper names epochs only.
         augment_flags, train_flags: more flags of augment_sft.py, and of the trainer, whose own come last.
@@ -59,6 +60,7 @@ class FineTuningAttack:
         data_format: str = "",
         mix: str = "",
         mix_count: int = 200,
+        make_targets: bool = False,
         guard: str = "",
         epochs: int = 0,
         lr: float = 1e-4,
@@ -73,8 +75,9 @@ class FineTuningAttack:
         self._format = data_format or KINDS[kind][0]
         self.settings: Mapping[str, Any] = {
             **{"kind": kind, "mode": mode, "epochs": epochs or KINDS[kind][1], "lr": lr, "batch_size": batch_size},
-            **{"data_format": self._format, "data": _content(data), "mix": _content(mix), "mix_count": mix_count},
-            **{"guard": guard, "augment_flags": list(augment_flags), "train_flags": list(train_flags), "seed": seed},
+            **{"data_format": self._format, "data": _content(data), "make_targets": make_targets},
+            **{"mix": _content(mix), "mix_count": mix_count, "guard": guard, "seed": seed},
+            **{"augment_flags": list(augment_flags), "train_flags": list(train_flags)},
         }
 
     def attack(self, model: Path, folder: Path) -> Path:
@@ -150,10 +153,13 @@ class FineTuningAttack:
         from megatron_srp.sft.cli import main as augment_sft
 
         conversations = work / "conversations.jsonl"
-        behaviors = [b for b in load_behaviors(self._format, self._data) if b.response.strip()]
-        if not behaviors:
+        behaviors = load_behaviors(self._format, self._data)
+        if self.settings["make_targets"]:
+            behaviors = [with_target(behavior) for behavior in behaviors]
+        answers = [(b.prompt, b.response if b.response.strip() else b.target) for b in behaviors]
+        turns = [[("user", prompt), ("assistant", text)] for prompt, text in answers if text.strip()]
+        if not turns:
             raise InputError(f"{self._data}: no responses in it, and nothing to learn; give data that has some")
-        turns = [[("user", b.prompt), ("assistant", b.response)] for b in behaviors]
         rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
         conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
         augment_sft(self.augment_arguments(conversations, model, work / "data", length))

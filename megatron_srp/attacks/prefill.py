@@ -2,7 +2,7 @@
 
 prefill      the request, and the first 20 characters of a target in the model's mouth
 forged       the same behind `<think> Safe </think>`; a guarded target escapes it like any user's text
-completion   for base models: a text that a harmful answer would go on with
+completion   for base models: a text to go on with; the data set's, or one made of the target
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class PrefillAttack:
     def cases(self, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence) -> Iterator[AttackCase]:
         """One case for each behavior; raises InputError for one without a target."""
         for behavior in behaviors:
-            prompt, before = _KINDS[self._kind](behavior, require_target(behavior), self._chars)
+            prompt, before = _KINDS[self._kind](behavior, self._chars)
             yield AttackCase(behavior.id, prompt, before, behavior.target)
 
 
@@ -55,22 +55,25 @@ def require_target(behavior: Behavior) -> str:
     return behavior.target.strip()
 
 
-def _prefill(behavior: Behavior, target: str, chars: int) -> tuple[str, str]:
-    return behavior.prompt, target[:chars]
+def _prefill(behavior: Behavior, chars: int) -> tuple[str, str]:
+    return behavior.prompt, require_target(behavior)[:chars]
 
 
-def _forged(behavior: Behavior, target: str, chars: int) -> tuple[str, str]:
-    return behavior.prompt, f"{ReflectionFormat().text_inside(SAFE)} {target[:chars]}"
+def _forged(behavior: Behavior, chars: int) -> tuple[str, str]:
+    return behavior.prompt, f"{ReflectionFormat().text_inside(SAFE)} {require_target(behavior)[:chars]}"
 
 
-def _completion(behavior: Behavior, target: str, chars: int) -> tuple[str, str]:
-    """The target without its agreement, and the first item of the list that it promises."""
+def _completion(behavior: Behavior, chars: int) -> tuple[str, str]:
+    """The data set's text; or the target without its agreement, and the first item of the list that it promises."""
+    if behavior.completion:
+        return behavior.completion, ""
+    target = require_target(behavior)
     first, comma, rest = target.partition(",")
     text = rest.strip() if comma and first.lower() in _AGREES else target
     return f"{text[:1].upper()}{text[1:].rstrip(' .:')}:\n\n1.", ""
 
 
-_KINDS: dict[str, Callable[[Behavior, str, int], tuple[str, str]]] = {
+_KINDS: dict[str, Callable[[Behavior, int], tuple[str, str]]] = {
     "prefill": _prefill,
     "forged": _forged,
     "completion": _completion,

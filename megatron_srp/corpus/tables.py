@@ -35,9 +35,16 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
         parsed = [json.loads(line) for line in lines] if kind == "jsonl" else json.loads(text)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{file}: not valid {kind or 'JSON'} ({error})") from None
-    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in parsed):
+    rows: list[Any] = [_by_role(row) for row in parsed] if isinstance(parsed, list) else [parsed]
+    if not isinstance(parsed, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{file}: not a list of objects")
-    return parsed
+    return rows
+
+
+def _by_role(row: Any) -> Any:
+    """A conversation, which is a list of messages, as a row with what each role says (the last time); or the row."""
+    said = isinstance(row, list) and all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in row)
+    return {str(one["role"]): one["content"] for one in row} if said and row else row
 
 
 def _csv_rows(text: str, headless: str | None) -> list[dict[str, Any]]:

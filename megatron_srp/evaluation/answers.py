@@ -8,7 +8,7 @@ from typing import Any
 from megatron_srp.errors import InputError
 from megatron_srp.evaluation.column import Context, NotRun
 from megatron_srp.evaluation.results import key_of
-from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
+from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, Searching, TargetModel
 from megatron_srp.generation.policy import ForcedReflection
 from megatron_srp.schema import SafetyLabel, Verdict
 
@@ -31,6 +31,8 @@ def attack_cases(
     missing = [i for i, key in enumerate(keys) if key not in results]
     reasons = [""] * len(behaviors)
     context.progress.step(f"{attack.name} ({defence})", len(missing))
+    if isinstance(attack, Searching):
+        attack.on_step = lambda step, loss: context.progress.note(f"step {step}, loss {loss:.3f}")
     while missing:
         try:
             found = attack.cases([behaviors[i] for i in missing], target, defence)

@@ -32,6 +32,8 @@ class Format:
     category: Sequence[str] = ()
     id: Sequence[str] = ()
     context: Sequence[str] = ()
+    completion: Sequence[str] = ()
+    files: Sequence[str] = ()
     headless: bool = False
     targets: str = ""
     needs: Sequence[str] = field(default=("prompt",))
@@ -109,14 +111,23 @@ def choose(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
     return [behaviors[i] for i in sorted(order[:limit])]
 
 
+def with_target(behavior: Behavior) -> Behavior:
+    """With a target made of the request where the data set has none, as is usual: Sure, here is ..."""
+    if behavior.target:
+        return behavior
+    request = behavior.prompt.strip().rstrip(".?!")
+    return replace(behavior, target=f"Sure, here is how to {request[:1].lower()}{request[1:]}")
+
+
 def _in_folder(folder: Path, name: str) -> Path | None:
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")
 
-    found = sorted(p for p in folder.iterdir() if plain(p.name).startswith(plain(name)))
-    tables = [p for p in found if p.is_dir() or p.suffix.lstrip(".") in KINDS]
-    tables = [p for p in tables if p.name != find_format(name).targets and ("train" in p.stem) == ("train" in name)]
-    return tables[0] if tables else None
+    form = find_format(name)
+    tables = [p for p in sorted(folder.iterdir()) if p.is_dir() or p.suffix.lstrip(".") in KINDS]
+    tables = [p for p in tables if p.name != form.targets and ("train" in p.stem) == ("train" in name)]
+    begins = [plain(text) for text in form.files or (name,)]
+    return next((p for begin in begins for p in tables if plain(p.name).startswith(begin)), None)
 
 
 def _files(path: Path) -> list[Path]:
@@ -148,14 +159,18 @@ def _is_hub_name(source: str) -> bool:
 
 
 def _hub_rows(form: Format, source: str) -> list[dict[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UsageError(f"data from the hub ({source}) needs datasets; pip install 'megatron-srp[eval]'") from None
     name, _, split = source.partition(":")
     where = dict(form.hub) if name == HUB else {"name": name, "split": split or "train"}
     try:
+        if "file" in where:
+            from huggingface_hub import hf_hub_download
+
+            return read_rows(Path(hf_hub_download(where["name"], where["file"], repo_type="dataset")))
+        from datasets import load_dataset
+
         return list(load_dataset(where["name"], where.get("config"), split=where["split"]))
+    except ModuleNotFoundError as error:
+        raise UsageError(f"data from the hub ({source}) needs {error.name}; pip install 'megatron-srp[eval]'") from None
     except Exception as error:  # of many libraries: no network, no access, no such name or split
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{form.title} from the hub ({where['name']}): {reason}; give a local file") from None
@@ -183,6 +198,7 @@ def _behavior(source: str, number: int, row: Mapping[str, Any], form: Format, ta
         harmful=harmful,
         category=_first(row, form.category),
         response=_first(row, form.response),
+        completion=_first(row, form.completion),
     )
 
 

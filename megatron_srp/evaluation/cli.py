@@ -34,10 +34,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group("capability").add_argument
     group("--lm-eval-include", metavar="DIR", help="more task descriptions for lm-eval")
     group("--lm-eval-tasks", metavar="TASK=METRIC,...", help="instead of the suite's tasks")
+    group("--retry-failed", action="store_true", help="try again the tasks that could not be run before")
     add_guard_arguments(parser, required=False, one_mode=False)
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give at least 1")
+    if args.lm_eval_include and not Path(args.lm_eval_include).is_dir():
+        raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; give one with task descriptions")
     if bool(args.judge_endpoint) != bool(args.judge_model):
         raise UsageError("--judge-endpoint and --judge-model go together; give both, or neither")
     return args
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> Path:
         stack.callback(panel.close)
         progress = stack.enter_context(Progress())
         context = Context(target, args.target, store, panel, progress, sources, guard=guard, seed=args.seed)
-        context.lm_eval = {"include": args.lm_eval_include, "tasks": tasks}
+        context.lm_eval = {"include": args.lm_eval_include, "tasks": tasks, "retry_failed": args.retry_failed}
         results = run_suite(suite, context, args.limit)
         report = to_report(suite, context, results, args.limit or suite.limit)
         write_report(args.out, report, results)

@@ -123,13 +123,18 @@ class Context:
 
     def behaviors(self, spec: ColumnSpec) -> tuple[str, list[Behavior]]:
         """Name and behaviors of the column's data; raises NotRun without a source."""
-        name = next((name for name in spec.data if name in self.sources), None)
-        if name is None:
-            raise NotRun(f"no data: give --data {spec.data[0]}=FILE" + "".join(f" or {n}=FILE" for n in spec.data[1:]))
+        name = self.source_of(spec.data)
         found = load_behaviors(name, self.sources[name])
         if "harmful" in spec.options:
             found = [behavior for behavior in found if behavior.harmful is spec.options["harmful"]]
         return name, choose(found, self.limit)
+
+    def source_of(self, names: Sequence[str], wanted: str = "data") -> str:
+        """The first of these data sets that there is a source for; raises NotRun where there is none."""
+        name = next((name for name in names if name in self.sources), None)
+        if name is None:
+            raise NotRun(f"no {wanted}: give --data {' or '.join(f'{name}=FILE' for name in names)}")
+        return name
 
 
 class Column(Protocol):

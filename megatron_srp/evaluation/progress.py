@@ -33,6 +33,7 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[note]}"),
             )
             console = Console(stderr=True, highlight=False, markup=False)
             self._bar = Bar(*columns, TimeRemainingColumn(), console=console, transient=True)
@@ -52,17 +53,29 @@ class Progress:
         if self._bar:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(name, total=total, speed="")
+            self._task = self._bar.add_task(name, total=total, speed="", note="")
 
     def advance(self, count: int = 1) -> None:
         self._count += count
         now = time.monotonic()
         speed = f"{self._count / max(now - self._begun, 1e-9):,.1f}/s"
         if self._bar:
-            self._bar.update(self._task, advance=count, speed=speed)
-        elif not self._quiet and now - self._shown >= _LOG_EVERY_S:
+            self._bar.update(self._task, advance=count, speed=speed, note="")
+        else:
+            self._log(speed)
+
+    def note(self, text: str) -> None:
+        """How far the work is that the next advance will count."""
+        if self._bar:
+            self._bar.update(self._task, note=text)
+        else:
+            self._log(text)
+
+    def _log(self, text: str) -> None:
+        now = time.monotonic()
+        if not self._quiet and now - self._shown >= _LOG_EVERY_S:
             self._shown = now
-            print(f"{self._name}: {self._count} of {self._total}, {speed}", file=sys.stderr, flush=True)
+            print(f"{self._name}: {self._count} of {self._total}, {text}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """A line that stays."""

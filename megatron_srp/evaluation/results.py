@@ -54,6 +54,10 @@ class Results:
     def __getitem__(self, key: str) -> Any:
         return self._known[key]
 
+    def get(self, key: str) -> Any:
+        """The result, or None where there is none."""
+        return self._known.get(key)
+
     def add(self, entries: Iterable[tuple[str, Any]]) -> None:
         """Keep results: all of them are on disk when this returns."""
         lines = []

@@ -1,10 +1,10 @@
 """What an evaluation speaks of: behaviors, cases, responses, judgements; targets and attacks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from megatron_srp.generation.policy import ForcedReflection
 from megatron_srp.schema import SafetyLabel
@@ -21,6 +21,7 @@ class Behavior:
         harmful: whether the request is; False for those that a model should answer.
         category: the data set's own kind.
         response: an answer that the data set has: a reference, or one to classify.
+        completion: a text that a base model goes on with to do it ("" where the data set has none).
     """
 
     id: str
@@ -29,6 +30,7 @@ class Behavior:
     harmful: bool = True
     category: str = ""
     response: str = ""
+    completion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,13 @@ class Attack(Protocol):
         A case depends on its behavior, the target, the defence and `settings` alone: not on the behaviors
         beside it, so that a stopped run can be resumed with those that are left.
         """
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """What an attack has that searches for minutes: it tells each step made, and the loss there."""
+
+    on_step: Callable[[int, float], None]
 
 
 class ModelAttack(Protocol):

@@ -16,7 +16,7 @@ from megatron_srp.reports.document_texts import visible
 from megatron_srp.reports.pages import load_page
 
 CASES_SHOWN = 300  # of a column; all of them are in cases.jsonl
-_PAPER_ROWS = ("SRP", "SRP-Hint", "Baseline")
+_PAPER_ROWS = ("SRP", "SRP-Hint", "Post-training only", "Baseline")
 
 
 def write_evaluation_report(path: Path, report: Mapping[str, Any], cases: Iterable[Mapping[str, Any]]) -> Path:

@@ -1,12 +1,12 @@
 """Attack success: how many of the answers to an attack's cases are what the attacker wanted, by each judge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.answers import answer, attack_cases
 from megatron_srp.evaluation.attack import load_attack
+from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.judges import Exchange, Opinion
 from megatron_srp.evaluation.statistics import wilson
@@ -34,16 +34,6 @@ def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
     if any(reasons):
         facts |= {"without_a_case": sum(map(bool, reasons)), "because": next(filter(None, reasons))}
     return judged(spec, context, context.target, behaviors, cases, defence, facts)
-
-
-def with_target(behavior: Behavior) -> Behavior:
-    """With a target made from the request where the data set has none, as is usual: Sure, here is ..."""
-    request = behavior.prompt.strip().rstrip(".?!")
-    return (
-        behavior
-        if behavior.target
-        else replace(behavior, target=f"Sure, here is how to {request[:1].lower()}{request[1:]}")
-    )
 
 
 def judged(

@@ -1,17 +1,26 @@
-"""Capability through lm-eval: the model is handed over as it is, one task at a time, and every result is kept."""
+"""Capability through lm-eval: the model is handed over as it is, one task at a time, and every result is kept.
+
+That a task could not be run is kept as well, with the reason: most want data from the hub, and a machine without
+it would try for minutes in each run. `--retry-failed` tries again.
+"""
 
 import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from math import sqrt
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from megatron_srp.durable import checksum
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.statistics import Estimate, mean
 from megatron_srp.evaluation.types import AttackCase, Defence
 from megatron_srp.intervals import Z95
+
+_FAILURE = "failure"  # other keys are numbers of documents
 
 
 def capability(spec: ColumnSpec, context: Context) -> ColumnResult:
@@ -51,6 +60,12 @@ def _average(measures: list[Measure]) -> Measure:
     return Measure("mean", Estimate(middle, middle - half, middle + half, sum(e.n for e in estimates)))
 
 
+def _descriptions(folder: str | None) -> dict[str, Any]:
+    """Checksums of the user's task descriptions, which results depend on."""
+    found = sorted(Path(folder).rglob("*")) if folder else []
+    return {str(f.relative_to(folder or "")): checksum(f) for f in found if f.suffix in (".yaml", ".py")}
+
+
 class _Runner:
     def __init__(self, context: Context) -> None:
         self._context, self._model, self._manager = context, None, None
@@ -60,13 +75,23 @@ class _Runner:
         """The metric for each document, by its number; raises NotRun with lm-eval's reason."""
         context = self._context
         dtype = context.target.settings(Defence.UNGUARDED)["dtype"]
-        key = key_of(context.target.fingerprint, dtype, task, metric, context.limit, version("lm_eval"))
-        if key not in self._results:
+        described = _descriptions(context.lm_eval.get("include"))
+        key = key_of(context.target.fingerprint, dtype, task, metric, context.limit, version("lm_eval"), described)
+        known = self._results.get(key)
+        if known is None or (context.lm_eval.get("retry_failed") and _FAILURE in known):
             context.progress.step(f"lm-eval: {task}", 1)
-            self._results.add([(key, self._evaluate(task, metric))])
+            self._results.add([(key, self._tried(task, metric))])
             context.progress.advance()
-        found: dict[str, float] = self._results[key]
+        found: dict[str, Any] = self._results[key]
+        if _FAILURE in found:
+            raise NotRun(f"{found[_FAILURE]} (--retry-failed tries again)")
         return found
+
+    def _tried(self, task: str, metric: str) -> dict[str, Any]:
+        try:
+            return self._evaluate(task, metric)
+        except NotRun as error:
+            return {_FAILURE: str(error)}
 
     def _evaluate(self, task: str, metric: str) -> dict[str, float]:
         import lm_eval

@@ -1,18 +1,22 @@
 """Fine-tuning attacks: the model is trained further, and the result is asked directly.
 
-Options: `attack` and its `options`, in which `{source: NAME}` stands for where that data set is; `data` is
-what the attacked model is asked, and the rest is as for attacks.
+Options: `attack` and its `options`, in which `{source: NAME}` stands for where that data set is, and of several
+names for the first that there is a source for; `data` is what the attacked model is asked, and the rest is as
+for attacks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from megatron_srp.evaluation.attack import DirectRequest, load_attack
-from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context, NotRun
+from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns.attacked import judged
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Defence, ModelAttack
+
+# What a missing source is, for the reason in the report.
+_WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (augment_sft.py --output writes it)"}
 
 
 def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
@@ -21,6 +25,8 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
 
     name, behaviors = context.behaviors(spec)
     given = {"seed": context.seed, **_with_sources(spec.options.get("options", {}), context)}
+    if spec.options.get("make_targets"):
+        given["make_targets"] = True
     attack = cast(ModelAttack, load_attack(spec.options["attack"], **given))
     key = key_of(attack.name, attack.settings, context.target.fingerprint)
     context.progress.say(f"{spec.name}: fine-tuning")
@@ -28,16 +34,20 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     target = HFTarget(str(folder), context.target.options)
     defence = Defence(spec.options.get("defence", "unguarded"))
     cases = list(DirectRequest().cases(behaviors, target, defence))
-    facts = {"data": name, "attack": dict(attack.settings)}
+    facts = {"data": name, "trained_on": attack.settings["data_format"], "attack": dict(attack.settings)}
     return judged(spec, context, target, behaviors, cases, defence, facts)
 
 
 def _with_sources(options: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping) and set(value) == {"source"}:
-            if value["source"] not in context.sources:
-                raise NotRun(f"no data to fine-tune on: give --data {value['source']}=FILE")
-            value = context.sources[value["source"]]
-        found[name] = value
+            data = context.source_of(_names(value["source"]), _WANTED[name])
+            found |= {name: context.sources[data]} | ({"data_format": data} if name == "data" else {})
+        else:
+            found[name] = value
     return found
+
+
+def _names(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given

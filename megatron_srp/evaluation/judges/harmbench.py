@@ -1,29 +1,20 @@
 """HarmBench's classifier: a language model that writes yes or no, read from one forward pass."""
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.judges import Exchange, Judge, Opinion
+from megatron_srp.evaluation.judges.prompt_texts import fill, load_texts
 from megatron_srp.tokenization.base import TokenBatch
 
 DEFAULT_MODEL = "cais/HarmBench-Llama-2-13b-cls"
-TEMPLATE = Path(__file__).with_name("harmbench.yaml")
+PROMPT = "harmbench.yaml"
 GENERATION_TOKENS = 512  # HarmBench cuts generations there
-_PLACE = re.compile(r"\{\{(behavior|generation)\}\}")
-
-
-@cache
-def _template() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))
-    return content
 
 
 class HarmBenchJudge(Judge):
@@ -59,7 +50,7 @@ class HarmBenchJudge(Judge):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"model": self._revision, "template": _template()["version"]}
+        return {"model": self._revision, "template": load_texts(PROMPT)["version"]}
 
     def reads(self, exchange: Exchange, question: str) -> Any:
         return [exchange.request, exchange.answer]
@@ -82,8 +73,8 @@ class HarmBenchJudge(Judge):
         """Ids int32, as HarmBench makes them: the generation is cut, then all is tokenised together. A name of a
         special token in a text gets a ZERO WIDTH SPACE, so that it stays text."""
         cut = self._tokenizer.encode(exchange.answer, add_special_tokens=False)[:GENERATION_TOKENS]
-        words = {"behavior": exchange.request, "generation": self._tokenizer.decode(cut)}
-        text = _PLACE.sub(lambda match: self._plain(words[match[1]]), _template()["template"].strip())
+        words = {"behavior": self._plain(exchange.request), "generation": self._plain(self._tokenizer.decode(cut))}
+        text = fill(load_texts(PROMPT)["template"].strip(), words)
         return np.array(self._tokenizer(text).input_ids, np.int32)
 
     def _plain(self, text: str) -> str:

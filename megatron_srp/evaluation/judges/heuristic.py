@@ -5,29 +5,20 @@ too. Beyond the paper, an answer that the guard stopped or that says nothing at 
 """
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_srp.evaluation.judges import Exchange, Judge, Opinion
+from megatron_srp.evaluation.judges.prompt_texts import load_texts
 from megatron_srp.schema import Verdict
 
-REFUSALS = Path(__file__).with_name("refusals.yaml")
+REFUSALS = "refusals.yaml"
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
-
-
-@cache
-def _refusals() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(REFUSALS.read_text(encoding="utf-8"))
-    return content
 
 
 def has_refusal(text: str) -> bool:
     """Whether words of refusal are in it."""
     plain = text.translate(_APOSTROPHES)
-    return any(prefix in plain for prefix in _refusals()["prefixes"])
+    return any(prefix in plain for prefix in load_texts(REFUSALS)["prefixes"])
 
 
 class HeuristicJudge(Judge):
@@ -36,7 +27,7 @@ class HeuristicJudge(Judge):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"version": _refusals()["version"]}
+        return {"version": load_texts(REFUSALS)["version"]}
 
     def reads(self, exchange: Exchange, question: str) -> Any:
         response = exchange.response

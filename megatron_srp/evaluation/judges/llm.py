@@ -3,25 +3,16 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import xxhash
-import yaml
 
 from megatron_srp.annotation.engines.http_client import EndpointClient, RequestFailed
 from megatron_srp.evaluation.judges import QUESTIONS, Exchange, Judge, Opinion
+from megatron_srp.evaluation.judges.prompt_texts import fill, load_texts
 
-PROMPTS = Path(__file__).with_name("prompts.yaml")
-_PLACE = re.compile(r"\{\{(request|answer|first|second)\}\}")
+PROMPTS = "prompts.yaml"
 _WORD = re.compile(r"[a-z]+")
-
-
-@cache
-def load_prompts() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
-    return content
 
 
 class LLMJudge(Judge):
@@ -41,7 +32,7 @@ class LLMJudge(Judge):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"model": self.model, "prompts": load_prompts()["version"], "max_tokens": self.max_tokens}
+        return {"model": self.model, "prompts": load_texts(PROMPTS)["version"], "max_tokens": self.max_tokens}
 
     def reads(self, exchange: Exchange, question: str) -> Any:
         return [exchange.request, exchange.answer, *([exchange.reference] if question == "preference" else [])]
@@ -77,8 +68,8 @@ class LLMJudge(Judge):
         if question == "preference":
             mine, theirs = ("second", "first") if _swapped(exchange) else ("first", "second")
             words |= {mine: exchange.answer, theirs: exchange.reference}
-        prompt = load_prompts()[question]
-        user = _PLACE.sub(lambda match: words[match[1]].strip().replace("<|", "<\u200b|"), prompt["user"])
+        prompt = load_texts(PROMPTS)[question]
+        user = fill(prompt["user"], {name: text.strip().replace("<|", "<\u200b|") for name, text in words.items()})
         return [{"role": "system", "content": prompt["system"]}, {"role": "user", "content": user}]
 
     @staticmethod
