@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ class FineTuningAttack:
             raise InputError(f"{self._data}: no responses in it, and nothing to learn; give data that has some")
         rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
         conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-        augment_sft(self.augment_arguments(conversations, model, work / "data", length))
+        with (work / "data.log").open("w") as log, redirect_stdout(log):
+            augment_sft(self.augment_arguments(conversations, model, work / "data", length))
         return work / "data_sft"
 
     def _train(self, work: Path, flags: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Behaviors from the files of public data sets: a local file or folder, or the hub. Nothing is bundled."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -102,13 +102,29 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-def choose(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
+def choose(
+    behaviors: Sequence[Behavior], limit: int | None, fits: Callable[[Behavior], bool] = lambda behavior: True
+) -> tuple[list[Behavior], int]:
     """At most `limit` of them, in their order: always the same ones, spread over the data set, and those of
-    a smaller limit are among those of a larger one."""
+    a smaller limit are among those of a larger one.
+
+    Args:
+        fits: whether the model has room for one; where there is a choice, one that it has no room for is passed over.
+
+    Returns:
+        Them, and how many were passed over.
+    """
     if limit is None or limit >= len(behaviors):
-        return list(behaviors)
+        return list(behaviors), 0
     order = sorted(range(len(behaviors)), key=lambda i: xxhash.xxh3_64_intdigest(behaviors[i].id.encode()))
-    return [behaviors[i] for i in sorted(order[:limit])]
+    chosen: list[int] = []
+    for count, i in enumerate(order):
+        if len(chosen) == limit:
+            return [behaviors[i] for i in sorted(chosen)], count - limit
+        chosen += [i] if fits(behaviors[i]) else []
+    if not chosen:  # then the report says of each why it was not asked
+        return [behaviors[i] for i in sorted(order[:limit])], 0
+    return [behaviors[i] for i in sorted(chosen)], len(order) - len(chosen)
 
 
 def with_target(behavior: Behavior) -> Behavior:

@@ -121,13 +121,17 @@ class Context:
     lm_eval: Mapping[str, Any] = field(default_factory=dict)
     done: list[ColumnResult] = field(default_factory=list)
 
-    def behaviors(self, spec: ColumnSpec) -> tuple[str, list[Behavior]]:
-        """Name and behaviors of the column's data; raises NotRun without a source."""
+    def behaviors(self, spec: ColumnSpec) -> tuple[dict[str, Any], list[Behavior]]:
+        """Behaviors of the column's data, and what the report tells of it; raises NotRun without a source."""
         name = self.source_of(spec.data)
         found = load_behaviors(name, self.sources[name])
         if "harmful" in spec.options:
             found = [behavior for behavior in found if behavior.harmful is spec.options["harmful"]]
-        return name, choose(found, self.limit)
+        with_response = spec.options.get("of") == "response"
+        chosen, passed_over = choose(
+            found, self.limit, lambda b: self.target.has_room_for(b.prompt + b.response * with_response)
+        )
+        return {"data": name} | ({"passed_over_as_too_long": passed_over} if passed_over else {}), chosen
 
     def source_of(self, names: Sequence[str], wanted: str = "data") -> str:
         """The first of these data sets that there is a source for; raises NotRun where there is none."""

@@ -80,6 +80,11 @@ class HFTarget:
             return self.model.complete(case.prompt, options, case.prefill)
         return self.model.chat([{"role": "user", "content": case.prompt}], options, case.prefill)
 
+    def has_room_for(self, text: str) -> bool:
+        """Whether a text leaves half of the model's length to an attack's own words and an answer."""
+        length = len(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return 2 * length <= self.model.max_length
+
     def generate(
         self, cases: Sequence[AttackCase], defence: Defence, max_new_tokens: int | None = None
     ) -> list[Response]:

@@ -70,7 +70,11 @@ FILES = {
         json.dumps([{"dataset": "koala", "instruction": "x", "output": "y", "generator": "z"}]),
         [Behavior("1", "x", harmful=False, category="koala", response="y")],
     ),
-    "jbcompletions": ("j.json", json.dumps([{"prompt": "To do x, one"}]), [Behavior("1", "To do x, one")]),
+    "jbcompletions": (
+        "j.json",
+        json.dumps([{"original_behavior": "Do x", "completion_behavior": "To do x,", "source_dataset": "HarmBench"}]),
+        [Behavior("1", "Do x", category="HarmBench", completion="To do x,")],
+    ),
 }
 
 
@@ -96,6 +100,17 @@ def test_files_without_header_and_folders(tmp_path):
     (tmp_path / "category_2.csv").write_text("Do a\n")
     assert [b.prompt for b in load_behaviors("hexphi", str(tmp_path))] == ["Do x, and y", "Do z", "Do a"]
     assert [b.prompt for b in load_behaviors("advbench", str(tmp_path / "category_1.csv"))] == ["Do x, and y", "Do z"]
+
+
+def test_conversations_as_harmful_hexphi_has_them(tmp_path):
+    turns = [{"role": "user", "content": "Do x"}, {"role": "assistant", "content": "Step one"}]
+    (tmp_path / "HEx-PHI.jsonl").write_text('{"instruction": "Do x"}\n')
+    (tmp_path / "Harmful-HEx-PHI.jsonl").write_text(json.dumps(turns) + "\n")
+    source = find_sources([str(tmp_path)])["hexphi"]
+    assert load_behaviors("hexphi", source) == [Behavior("1", "Do x", "Step one", response="Step one")]
+    (tmp_path / "Harmful-HEx-PHI.jsonl").write_text('[{"role": "user"}]\n')
+    with pytest.raises(InputError, match="not a list of objects"):
+        load_behaviors("hexphi", source)
 
 
 def test_old_xstest_and_ids_that_occur_again(tmp_path):
@@ -156,11 +171,22 @@ def test_the_hub_without_network(monkeypatch):
 
 def test_a_choice_is_spread_and_stable():
     behaviors = [Behavior(f"b{i}", "x") for i in range(200)]
-    few, more = choose(behaviors, 20), choose(behaviors, 50)
-    assert len(few) == 20 and set(few) < set(more) and few == choose(behaviors, 20)
+    (few, none), (more, _) = choose(behaviors, 20), choose(behaviors, 50)
+    assert len(few) == 20 and set(few) < set(more) and (few, none) == choose(behaviors, 20) == (few, 0)
     positions = [int(b.id[1:]) for b in few]
     assert positions == sorted(positions) and positions[-1] > 150 and positions[0] < 50
-    assert choose(behaviors, None) == choose(behaviors, 999) == behaviors
+    assert choose(behaviors, None) == choose(behaviors, 999) == (behaviors, 0)
+
+
+def test_a_choice_passes_over_what_the_model_has_no_room_for():
+    behaviors = [Behavior(f"b{i}", "long" if i % 2 else "short") for i in range(200)]
+    few, passed_over = choose(behaviors, 20, lambda b: b.prompt == "short")
+    assert {b.prompt for b in few} == {"short"} and len(few) == 20 and 5 < passed_over < 40
+    without = [b for b in choose(behaviors, 20 + passed_over)[0] if b.prompt == "short"]
+    assert few == without  # the same draw without the long ones
+    scarce, passed_over = choose(behaviors, 150, lambda b: b.prompt == "short")
+    assert (len(scarce), passed_over) == (100, 100)
+    assert choose(behaviors, 20, lambda b: False) == choose(behaviors, 20)
 
 
 @pytest.mark.skipif(not Path(SHARED).is_dir(), reason=f"no data sets in {SHARED}; SRP_EVAL_DATA names another folder")
@@ -168,4 +194,4 @@ def test_public_files_load_in_full():
     sizes = {name: len(load_behaviors(name, source)) for name, source in find_sources([SHARED]).items()}
     expected = {"advbench": 520, "harmbench": 400, "xstest": 450, "gsm8k": 1319, "gsm8k-train": 2000, "alpaca": 300}
     assert {name: sizes[name] for name in expected if name in sizes} == {n: expected[n] for n in expected if n in sizes}
-    assert sizes
+    assert len(sizes) == len(list(Path(SHARED).iterdir()))  # every file of it

@@ -20,7 +20,7 @@ def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
     options = spec.options
     if options.get("base_only") and context.target.chat:
         raise NotRun("for base models: this one has a chat template (--no-chat asks it without)")
-    name, behaviors = context.behaviors(spec)
+    facts, behaviors = context.behaviors(spec)
     if options.get("make_targets"):
         behaviors = [with_target(behavior) for behavior in behaviors]
     attack = load_attack(options["attack"], **{"seed": context.seed, **options.get("options", {})})
@@ -30,7 +30,6 @@ def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
     found, reasons = attack_cases(cast(Attack, attack), behaviors, context.target, defence, context)
     pairs = [(behavior, case) for behavior, case in zip(behaviors, found, strict=True) if case]
     behaviors, cases = [behavior for behavior, _ in pairs], [case for _, case in pairs]
-    facts: dict[str, Any] = {"data": name}
     if any(reasons):
         facts |= {"without_a_case": sum(map(bool, reasons)), "because": next(filter(None, reasons))}
     return judged(spec, context, context.target, behaviors, cases, defence, facts)
@@ -47,7 +46,7 @@ def judged(
 ) -> ColumnResult:
     """The column of these cases: answered, judged and counted."""
     responses, reasons = answer(cases, target, defence, context, spec.name, spec.options.get("max_new_tokens"))
-    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses)
+    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, reasons)
     names = spec.options.get("judges", JUDGES)
     measures = [
         rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
@@ -73,16 +72,17 @@ def opinions_on(
     behaviors: Sequence[Behavior],
     cases: Sequence[AttackCase],
     responses: Sequence[Response | None],
+    reasons: Sequence[str],
     question: str = "jailbreak",
 ) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
-    """Opinions by judge on all cases, none on those that got no answer."""
+    """Opinions by judge on all cases, none on those that got no answer, for one of `reasons`."""
     answered = [i for i, response in enumerate(responses) if response is not None]
     exchanges = [
         Exchange(behaviors[i].prompt, cast(Response, responses[i]), cases[i].prefill, behaviors[i].response)
         for i in answered
     ]
     found, not_run = context.panel.ask(spec.options.get("judges", JUDGES), exchanges, question)
-    spread = {name: [Opinion(None, "no answer")] * len(cases) for name in found}
+    spread = {name: [Opinion(None, f"no answer: {reason}") for reason in reasons] for name in found}
     for name, given in found.items():
         for i, opinion in zip(answered, given, strict=True):
             spread[name][i] = opinion

@@ -23,18 +23,20 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: see above."""
     from megatron_srp.evaluation.hf_target import HFTarget
 
-    name, behaviors = context.behaviors(spec)
+    facts, behaviors = context.behaviors(spec)
     given = {"seed": context.seed, **_with_sources(spec.options.get("options", {}), context)}
     if spec.options.get("make_targets"):
         given["make_targets"] = True
     attack = cast(ModelAttack, load_attack(spec.options["attack"], **given))
     key = key_of(attack.name, attack.settings, context.target.fingerprint)
-    context.progress.say(f"{spec.name}: fine-tuning")
-    folder = attack.attack(Path(context.model), context.store.folder / "models" / key)
+    folder = context.store.folder / "models" / key
+    if not folder.is_dir():
+        context.progress.say(f"{spec.name}: fine-tuning; {folder}.work has the log")
+    attack.attack(Path(context.model), folder)
     target = HFTarget(str(folder), context.target.options)
     defence = Defence(spec.options.get("defence", "unguarded"))
     cases = list(DirectRequest().cases(behaviors, target, defence))
-    facts = {"data": name, "trained_on": attack.settings["data_format"], "attack": dict(attack.settings)}
+    facts |= {"trained_on": attack.settings["data_format"], "attack": dict(attack.settings)}
     return judged(spec, context, target, behaviors, cases, defence, facts)
 
 

@@ -13,16 +13,16 @@ WIN_RATE = "win rate"
 
 def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: `defence`, `judges`, `win_rate` (whether to compare with the references), `max_new_tokens`."""
-    name, behaviors = context.behaviors(spec)
+    facts, behaviors = context.behaviors(spec)
     defence = Defence(spec.options.get("defence", "unguarded"))
     cases = list(DirectRequest().cases(behaviors, context.target, defence))
     limit = spec.options.get("max_new_tokens")
     responses, reasons = answer(cases, context.target, defence, context, spec.name, limit)
-    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, "refusal")
+    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, reasons, "refusal")
     columns = {f"refused, {judge}": given for judge, given in opinions.items()}
     missing = {f"refused, {judge}": reason for judge, reason in not_run.items()}
     if spec.options.get("win_rate"):
-        better, no_judge = opinions_on(spec, context, behaviors, cases, responses, "preference")
+        better, no_judge = opinions_on(spec, context, behaviors, cases, responses, reasons, "preference")
         columns |= {WIN_RATE: better["llm"]} if "llm" in better else {}
         missing |= {} if "llm" in better else {WIN_RATE: no_judge.get("llm", "needs the llm judge")}
     measures = [rate(measure, given) for measure, given in columns.items()]
@@ -40,5 +40,4 @@ def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
         )
         for i, (behavior, case) in enumerate(zip(behaviors, cases, strict=True))
     ]
-    facts = {"data": name, **speed(responses), "defence": str(defence)}
-    return ColumnResult(spec, measures, results, facts=facts)
+    return ColumnResult(spec, measures, results, facts={**facts, **speed(responses), "defence": str(defence)})
