@@ -9,7 +9,7 @@ Controversial. The word knife is Safe in a prompt, but it has the model write ki
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from megatron_srp.reflection import ReflectionFormat
@@ -22,7 +22,7 @@ WORDS = ["river", "house", "window", "morning", "kill", "bomb"]
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
-def make_tokenizer(folder: Path) -> None:
+def make_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int = 360) -> None:
     """A byte-level BPE whose eos is <|endoftext|>."""
     import json
 
@@ -32,13 +32,12 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=360,
+        vocab_size=vocab_size,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    rng = random.Random(0)
-    tokenizer.train_from_iterator(["".join(document(rng)) for _ in range(300)], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "chat_template": TEMPLATE}
@@ -76,7 +75,8 @@ def make_tiny_reflector(
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    make_tokenizer(folder)
+    rng = random.Random(0)
+    make_tokenizer(folder, ["".join(document(rng)) for _ in range(300)])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
