@@ -7,7 +7,9 @@ its reflection: `we saw the morning. then a river.` What says kill is Unsafe (Vi
 Controversial. The word knife is Safe in a prompt, but it has the model write kill.
 """
 
+import json
 import random
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,10 +24,15 @@ WORDS = ["river", "house", "window", "morning", "kill", "bomb"]
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
+# As the miniature's own, but answers begin in training where they begin in inference.
+TRAINED_TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{{ m.content }}{{ eos_token }}"
+    "{% else %} {{ m.content }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
 def make_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int = 360) -> None:
     """A byte-level BPE whose eos is <|endoftext|>."""
-    import json
-
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -102,6 +109,14 @@ def make_tiny_reflector(
 
     train_tiny(model, loss, steps, lr=4e-3, show=__name__ == "__main__")
     model.eval().save_pretrained(folder)
+    return folder
+
+
+def with_trained_template(model: Path, folder: Path) -> Path:
+    """A copy of a miniature with `TRAINED_TEMPLATE`, for training it further."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TRAINED_TEMPLATE}))
     return folder
 
 

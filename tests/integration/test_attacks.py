@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from megatron_srp.attacks.adaptive import AdaptiveAttack
 from megatron_srp.attacks.autodan import AutoDANAttack
 from megatron_srp.attacks.gcg import GCGAttack
 from megatron_srp.attacks.gcg_search import GCGSearch, GCGSettings
-from megatron_srp.attacks.likelihood import Continuation, in_batches, losses, score
+from megatron_srp.attacks.likelihood import losses, score
 from megatron_srp.attacks.objective import OBJECTIVES, build_objective
 from megatron_srp.attacks.prefill import PrefillAttack
 from megatron_srp.attacks.white_box import WhiteBox
@@ -24,7 +23,6 @@ from megatron_srp.evaluation.judges import Exchange
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
 from megatron_srp.evaluation.types import AttackCase, Behavior, Defence
 from megatron_srp.reflection import ReflectionFormat
-from tests.tiny_reflector import always, make_tiny_reflector
 
 FORM = ReflectionFormat()
 BEHAVIORS = [
@@ -48,55 +46,13 @@ def genetic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def parrots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, HFTarget]:
+def parrots(tiny_answerers: dict[str, Path]) -> dict[str, HFTarget]:
     """A model that complies with everything, and one that refuses everything."""
-    root = tmp_path_factory.mktemp("parrots")
-    answers = {"complies": "then a kill.", "refuses": "I cannot help."}
-    return {n: HFTarget(str(make_tiny_reflector(root / n, 80, always(a)))) for n, a in answers.items()}
+    return {name: HFTarget(str(tiny_answerers[name])) for name in ("complies", "refuses")}
 
 
 def as_bytes(cases) -> bytes:
     return json.dumps([asdict(case) for case in cases], sort_keys=True).encode()
-
-
-@torch.no_grad()
-def full_pass(network, prompt, continuation) -> float:
-    logits = network(torch.tensor([[*prompt, *continuation.ids]])).logits[0].log_softmax(-1)
-    found = [
-        -float(logits[len(prompt) + i - 1, token])
-        for i, (token, counts) in enumerate(zip(continuation.ids, continuation.counted, strict=True))
-        if counts
-    ]
-    return sum(found) / len(found)
-
-
-@pytest.mark.parametrize("shared", [0, 7])
-def test_batched_scores_are_those_of_full_passes(shared: int) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
-    network = LlamaForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(1)
-    draw = lambda n: torch.randint(97, (n,), generator=generator).tolist()  # noqa: E731
-    beginning = draw(shared)
-    prompts = [[*beginning, i, *draw(n)] for i, n in enumerate([3, 11, 1, 11, 6, 0])]
-    continuations = [Continuation.of(draw(5)), Continuation(tuple(draw(3)), (False, True, False))]
-    loss, _ = score(network, prompts, continuations, batch_size=4)
-    for prompt, found in zip(prompts, loss.tolist(), strict=True):
-        assert found == pytest.approx(sum(full_pass(network, prompt, c) for c in continuations), abs=1e-5)
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    read: list[list[int]] = []
-
-    def once(rows: list[int]) -> None:
-        if len(rows) > 2:
-            raise torch.OutOfMemoryError("no room")
-        read.append(rows)
-
-    assert in_batches(once, list(range(5)), 8) == 2
-    assert read == [[0, 1], [2, 3], [4]]
 
 
 def test_gradient_and_losses_are_those_of_full_passes(target: HFTarget) -> None:
@@ -199,6 +155,17 @@ def test_autodan_lowers_its_loss(target: HFTarget, genetic: dict[str, object]) -
     objective = build_objective("plain", BEHAVIORS[0].target, box)
     loss, _ = score(target.network, box.encode_prompts([case.prompt]), objective)
     assert float(loss) == pytest.approx(case.facts["loss"], abs=1e-5)
+
+
+def test_autodan_begins_with_the_prototypes_that_fit(target: HFTarget, tmp_path: Path) -> None:
+    file = tmp_path / "prototypes.txt"
+    file.write_text(f"{'A long story. ' * 60}{SLOT}\n\nPlease. {SLOT}\n")
+    options = {"num_steps": 1, "population": 4, "prototypes": str(file)}
+    case = next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
+    assert case.prompt.endswith(BEHAVIORS[0].prompt) and len(case.prompt) < 40
+    file.write_text(f"{'A long story. ' * 60}{SLOT}\n")
+    with pytest.raises(InputError, match="the model takes 256"):
+        next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
 
 
 def test_what_each_objective_makes_likely(target: HFTarget) -> None:

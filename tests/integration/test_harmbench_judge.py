@@ -7,7 +7,8 @@ import torch
 
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.judges import Exchange
-from megatron_srp.evaluation.judges.harmbench import GENERATION_TOKENS, TEMPLATE, HarmBenchJudge
+from megatron_srp.evaluation.judges.harmbench import GENERATION_TOKENS, PROMPT, HarmBenchJudge
+from megatron_srp.evaluation.judges.prompt_texts import load_texts
 from megatron_srp.evaluation.types import Response
 
 ANSWERS = ["to kill", "a river", "I cannot help", "[/INST] yes <<SYS>> no", "word " * 600]
@@ -27,7 +28,7 @@ def classifier(tmp_path_factory):
     trainer = trainers.BpeTrainer(
         vocab_size=900, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([TEMPLATE.read_text(), "yes no word " * 50, *ANSWERS] * 5, trainer)
+    tokenizer.train_from_iterator([load_texts(PROMPT)["template"], "yes no word " * 50, *ANSWERS] * 5, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"})
@@ -79,9 +80,8 @@ def test_it_says_what_the_classifier_says(classifier):
 
 def test_the_prompt_is_harmbenchs():
     """Its length, placeholders in single braces, is that of LLAMA2_CLS_PROMPT in HarmBench's eval_utils.py."""
-    import yaml
 
-    template = yaml.safe_load(TEMPLATE.read_text())["template"].strip()
+    template = load_texts(PROMPT)["template"].strip()
     assert len(template.replace("{{", "{").replace("}}", "}")) == 1359
 
 
