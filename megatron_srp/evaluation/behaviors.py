@@ -92,10 +92,15 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, equals, source = text.partition("=")
         if Path(text).is_dir():
-            sources |= {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
+            found = {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
+            if not found:
+                raise UsageError(f"--data {text}: no data set in it; name files after {', '.join(formats())}")
+            sources |= found
         elif equals and source:
             if name != POST_TRAINING:
                 find_format(name)
+            if not Path(source).exists() and not (name != POST_TRAINING and _is_hub_name(source)):
+                raise UsageError(f"--data {text}: no such file; give NAME=FILE, NAME=hub or a folder of such files")
             sources[name] = source
         else:
             raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")

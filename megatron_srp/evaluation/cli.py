@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> Path:
     from megatron_srp.reports.evaluation_report import write_evaluation_report
 
     with ExitStack() as stack:
-        store = stack.enter_context(ResultStore(args.out / "cache"))
         target = HFTarget(args.target, options)
+        store = stack.enter_context(ResultStore(args.out / "cache"))
         guard = guard_from_args(args) if args.guard else None
         if guard:
             stack.callback(guard.close)

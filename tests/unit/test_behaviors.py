@@ -144,9 +144,10 @@ def test_sources(tmp_path):
         "gsm8k_train.jsonl",
         "harmbench_targets_text.json",
         "HEx-PHI.csv",
+        "x.jsonl",
     ):
         (tmp_path / name).write_text("x")
-    found = find_sources([str(tmp_path), "alpaca=hub", "sft=x.jsonl"])
+    found = find_sources([str(tmp_path), "alpaca=hub", f"sft={tmp_path / 'x.jsonl'}"])
     assert {name: Path(source).name for name, source in found.items()} == {
         "advbench": "advbench_520.csv",
         "gsm8k": "gsm8k_test.jsonl",
@@ -159,6 +160,12 @@ def test_sources(tmp_path):
         find_sources(["xtest=a.csv"])
     with pytest.raises(UsageError, match="give NAME=FILE"):
         find_sources(["nowhere"])
+    for given in (f"advbench={tmp_path / 'nope.csv'}", "sft=nobody/nope.jsonl"):
+        with pytest.raises(UsageError, match="no such file"):
+            find_sources([given])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no data set in it; name files after advbench, harmbench"):
+        find_sources([str(tmp_path / "empty")])
 
 
 def test_the_hub_without_network(monkeypatch):

@@ -39,13 +39,14 @@ def load_model(model: Any, dtype: torch.dtype) -> Any:
     """The model of that folder or name, or `model` itself where it is one; raises UsageError."""
     if not isinstance(model, (str, Path)):
         return model.to(dtype)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
         return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--model {model}: cannot be loaded ({reason}); give a folder or a name on the hub") from None
 
