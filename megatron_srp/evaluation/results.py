@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from megatron_srp.durable import make_folder, sync, try_lock
+from megatron_srp.durable import make_folder, naming, sync, try_lock
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.tokenization.base import digest
 
@@ -65,9 +65,10 @@ class Results:
             line = json.dumps({"key": key, "value": value}, ensure_ascii=False)
             self._known[key] = json.loads(line)["value"]  # as a later run will read it
             lines.append(f"{line}\n")
-        self._file.write("".join(lines).encode("utf-8", "surrogatepass"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.write("".join(lines).encode("utf-8", "surrogatepass"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -1,6 +1,8 @@
 """Judges: what they say, and that nothing is asked twice."""
 
 import json
+import resource
+import signal
 
 import pytest
 
@@ -135,6 +137,27 @@ def test_results_survive_a_cut_and_name_damage(tmp_path):
     path.write_text('{"key": "a", "value": 1}\nnonsense\n')
     with pytest.raises(InputError, match=r"r\.jsonl:2: damaged"):
         Results(path)
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path):
+    """A limit on the size of files stands in for the disk."""
+    path = tmp_path / "r.jsonl"
+    results = Results(path)
+    results.add([("a", 1)])
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the write fails with EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, unlimited[1]))
+    try:
+        with pytest.raises(OSError, match=r"r\.jsonl"):
+            results.add([("b", "x" * 100)])
+        with pytest.raises(OSError):
+            results.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, handler)
+    again = Results(path)
+    assert again["a"] == 1 and "b" not in again
+    again.close()
 
 
 def test_one_run_at_a_time(tmp_path):

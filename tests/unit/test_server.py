@@ -250,6 +250,11 @@ def test_what_is_not_there(monkeypatch):
         pytest.raises(OutputError, match="already in use; give another"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
+    with (
+        listen("127.0.0.1", 0) as taken,  # by a server whose model is not loaded yet
+        pytest.raises(OutputError, match="already in use; give another"),
+    ):
+        listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(OutputError, match=r"--host no\.such\.host\.invalid"):
         listen("no.such.host.invalid", 1)
     monkeypatch.setattr("megatron_srp.generation.server.cli.find_spec", lambda name: None)

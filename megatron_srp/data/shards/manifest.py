@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from megatron_srp import __version__
-from megatron_srp.durable import sync
+from megatron_srp.durable import naming, sync
 from megatron_srp.errors import InputError
 
 SUFFIX = ".srp.json"
@@ -49,7 +49,7 @@ def _versions(*packages: str) -> dict[str, str]:
 def write_text(path: Path, text: str) -> Path:
     """Write whole or not at all: a new file, synced, then renamed over `path`, which is returned."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with naming(path), temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -60,7 +60,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, before the model is loaded: a port that is taken is known at once.
+    """A socket that listens, before the model is loaded: a port that is taken is known at once.
 
     Raises:
         OutputError: when the address cannot be had.
@@ -70,6 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # else another server that loads its model could bind it, too
     except OSError as error:
         raise OutputError(f"--host {host} --port {port}: {error.strerror}; give another") from None
     return listener
