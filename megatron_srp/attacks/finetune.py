@@ -23,6 +23,7 @@ from megatron_srp.corpus.readers import expand_inputs
 from megatron_srp.durable import checksum
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import load_behaviors, with_target
+from megatron_srp.training.process_ends import end_with_parent
 
 # What a kind is trained on by default, and for how many epochs: the paper's.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
@@ -182,7 +183,12 @@ class FineTuningAttack:
         log = work / "training.log"
         with log.open("ab") as file:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": paths}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "PYTHONPATH": paths},
+                preexec_fn=end_with_parent,  # else the next run would start a second one on the same checkpoints
             )
         if done.returncode:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -63,6 +63,7 @@ def test_lm_eval_on_local_data(tiny_answerers, tmp_path, monkeypatch):
         "doc_to_target": "{{a}}",
         "metric_list": [{"metric": "acc"}],
     }
+    (tmp_path / "advbench.csv").write_text("say: kill\n")
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "words.yaml").write_text(yaml.safe_dump(task))
     suite = {"title": "t", "columns": [{"name": "capability", "kind": "capability", "tasks": {"no_such_task": "acc"}}]}
