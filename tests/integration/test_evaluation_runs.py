@@ -1,6 +1,7 @@
 """Runs of the suite: killed ones, ones from the cache, ones that cannot do it all, and mistakes."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -88,13 +89,13 @@ def test_the_quick_suite_fills_all_columns_and_comes_from_the_cache(tiny_reflect
     command += ["--data", str(data), f"sft={data / 'sft.jsonl'}", "--out", str(tmp_path / "out")]
     seconds, pages = [], []
     for _ in range(2):
-        begun = time.monotonic()
+        begun = processor_seconds()
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        seconds.append(time.monotonic() - begun)
+        seconds.append(processor_seconds() - begun)
         pages.append([(tmp_path / "out" / n).read_bytes() for n in ("report.html", "report.json", "cases.jsonl")])
     assert pages[0] == pages[1]
-    assert seconds[1] < 30 < seconds[0]
+    assert seconds[1] < 20 and seconds[1] < seconds[0] / 3, seconds
     columns = {c["name"]: c for c in json.loads(pages[0][1])["columns"]}
     not_run = {name for name, c in columns.items() if c["not_run"]}
     assert not_run <= {"capability", "completions, base models"}
@@ -102,6 +103,12 @@ def test_the_quick_suite_fills_all_columns_and_comes_from_the_cache(tiny_reflect
     assert len(tuned) == 6 and all(len(c["cases"]) == 2 for c in tuned.values())
     assert all(c["measures"][0]["value"] is not None for c in tuned.values())
     assert {c["facts"]["trained_on"] for c in tuned.values()} == {"gsm8k-train", "harmbench"}
+
+
+def processor_seconds() -> float:
+    """Of this process's children and theirs; a busy machine does not change it much."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def write_quick_data(folder: Path) -> Path:
