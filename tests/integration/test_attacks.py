@@ -21,7 +21,7 @@ from megatron_srp.evaluation.attack import DirectRequest, load_attack
 from megatron_srp.evaluation.hf_target import HFTarget
 from megatron_srp.evaluation.judges import Exchange
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
-from megatron_srp.evaluation.types import AttackCase, Behavior, Defence
+from megatron_srp.evaluation.types import AttackCase, Behavior, Defence, Searching
 from megatron_srp.reflection import ReflectionFormat
 
 FORM = ReflectionFormat()
@@ -166,6 +166,15 @@ def test_autodan_begins_with_the_prototypes_that_fit(target: HFTarget, tmp_path:
     file.write_text(f"{'A long story. ' * 60}{SLOT}\n")
     with pytest.raises(InputError, match="the model takes 256"):
         next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
+
+
+@pytest.mark.parametrize("make", [GCGAttack, AdaptiveAttack])
+def test_a_search_tells_its_steps(make, target: HFTarget) -> None:
+    attack, told = make(**SMALL | {"num_steps": 2}), []
+    assert isinstance(attack, Searching) and not isinstance(PrefillAttack(), Searching)
+    attack.on_step = lambda step, loss: told.append((step, loss))
+    case = next(attack.cases(BEHAVIORS, target, Defence.UNGUARDED))
+    assert told == list(enumerate(case.facts["losses"], 1))
 
 
 def test_what_each_objective_makes_likely(target: HFTarget) -> None:
