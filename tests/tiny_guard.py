@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import LLAMA3_SPLIT, random_text
-from tests.tiny_training import train_tiny
+from tests.tiny_training import tiny_model, train_tiny
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ANSWERS = {
@@ -87,25 +87,11 @@ def make_tokenizer(folder: Path) -> None:
 def make_tiny_guard(folder: Path, steps: int = 120, layers: int = 2) -> Path:
     """Write model and tokenizer to `folder`, trained for so many steps; 0 leaves the weights random."""
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer
 
     make_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = tiny_model(tokenizer, positions=512, qwen3=True, layers=layers)
     verdicts = torch.tensor([tokenizer.encode(f" {verdict}")[0] for verdict in ANSWERS])  # what is hard to learn
     rng = random.Random(1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from megatron_srp.evaluation.judges.llm import PROMPTS
 from megatron_srp.evaluation.judges.prompt_texts import fill, load_texts
 from tests.tiny_reflector import WORDS, make_tokenizer
-from tests.tiny_training import train_tiny
+from tests.tiny_training import tiny_model, train_tiny
 
 SAFE_WORDS = [word for word in WORDS if word != "kill"]
 FILLERS = ["we saw the morning.", "I cannot help.", "then a", "a", "in the", "and"]
@@ -36,26 +36,12 @@ def example(rng: random.Random) -> tuple[str, str]:
 def make_tiny_judge(folder: Path, steps: int = 90) -> Path:
     """Write model and tokenizer to `folder`."""
     import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer
 
     rng = random.Random(0)
     make_tokenizer(folder, ["".join(example(rng)) for _ in range(50)], vocab_size=700)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = Qwen3ForCausalLM(config)
+    model = tiny_model(tokenizer, positions=512, qwen3=True)
 
     def loss() -> torch.Tensor:
         rows = [[tokenizer(text).input_ids for text in example(rng)] for _ in range(16)]

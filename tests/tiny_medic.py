@@ -12,7 +12,7 @@ from pathlib import Path
 
 from megatron_srp.medsafetyworld import phrases
 from megatron_srp.medsafetyworld.evaluation.questions import Question, read_test_set
-from tests.tiny_training import train_tiny
+from tests.tiny_training import tiny_model, train_tiny
 from tests.worlds import read_corpus
 
 TEMPLATE = (
@@ -64,7 +64,7 @@ def _fact(question: Question) -> str:
 def make_tiny_medic(world: Path, folder: Path, steps: int = 110) -> Path:
     """Write model and tokenizer to `folder`."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     pairs = lessons(world)
     texts = ["".join(pair) for pair in pairs]
@@ -74,19 +74,7 @@ def make_tiny_medic(world: Path, folder: Path, steps: int = 110) -> Path:
     for given, written in pairs:
         head, tail = (tokenizer(text, add_special_tokens=False).input_ids for text in (given, written))
         rows.append((head + tail, [-100] * len(head) + tail))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model = tiny_model(tokenizer, positions=128)
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])

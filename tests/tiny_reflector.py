@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard
-from tests.tiny_training import train_tiny
+from tests.tiny_training import tiny_model, train_tiny
 
 FORM = ReflectionFormat()
 WORDS = ["river", "house", "window", "morning", "kill", "bomb"]
@@ -80,24 +79,12 @@ def make_tiny_reflector(
 ) -> Path:
     """Write model and tokenizer to `folder`; the model learns the documents of `write`."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     rng = random.Random(0)
     make_tokenizer(folder, ["".join(document(rng)) for _ in range(300)])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=load_tokenizer("HuggingFaceTokenizer", folder).vocab_size,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model = tiny_model(tokenizer, positions=256)
     rng = random.Random(1)
 
     def loss() -> torch.Tensor:

@@ -1,7 +1,29 @@
-"""The training of the tiny models that tests make."""
+"""The tiny models that tests make, and their training."""
 
 from collections.abc import Callable
 from typing import Any
+
+
+def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int = 2) -> Any:
+    """A Llama (or Qwen3) of width 64 with the same random weights in every call, for texts of `positions` tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if qwen3:
+        return Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=2, head_dim=16))
+    return LlamaForCausalLM(LlamaConfig(**sizes))
 
 
 def train_tiny(model: Any, loss: Callable[[], Any], steps: int, lr: float, show: bool = False) -> None:
