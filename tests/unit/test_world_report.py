@@ -109,6 +109,8 @@ def test_no_effect_is_said_in_words(world):
     safer = texts["SRP gives less away under a prefill than Filtering"]
     assert safer.status == "not shown" and "the effect does not appear at this size" in safer.text
     assert "one seed: the interval is over questions only" in safer.text
+    forged = texts["A forged Safe reflection does not get past SRP"]
+    assert forged.status == "not shown" and "so this shows nothing" in forged.text
     apart = records(world, {
         sft: [Script(leaks=share) for share in (0.9, 0.1, 0.3)],
         ("srp", "sft"): [Script(leaks=share) for share in (0.1, 0.2, 0.25)],
