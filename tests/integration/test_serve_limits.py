@@ -104,7 +104,7 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
     request = model.complete("x", Options(GuardPolicy(), Sampling(), 90_000))
     worker, ends = Worker(model.generator, 1, 1), []
     began = time.monotonic()
-    for seconds in (0.6, 0.3):
+    for seconds in (2.5, 0.3):
         worker.submit([Job(request, lambda text: None, ends.append, began + seconds)])
     worker.start()
     while len(ends) < 2:
@@ -112,7 +112,7 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
         time.sleep(0.02)
     late, cut = ends
     assert isinstance(late, Busy) and "waited too long" in str(late)
-    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 0
+    assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
     worker.drain(0)
     worker.join(10)
     assert not worker._thread.is_alive()
