@@ -44,7 +44,9 @@ def plan(devices: Devices, transformer_engine: bool) -> list[Case]:
     if not devices.has_fp8:
         no_fp8 = f"no FP8 on {devices.name or 'a CPU'}"
     cases = [Case("bf16", "bf16", "reflected", base)]
-    cases += [Case(name, name, "reflected", skip=no_fp8) for name in ("fp8-tensorwise", "fp8-delayed", "fp8-blockwise")]
+    no_blocks = no_fp8 or ("" if devices.has_blockwise_fp8 else "needs Hopper or newer, and CUDA 12.9")
+    skips = {"fp8-tensorwise": no_fp8, "fp8-delayed": no_fp8, "fp8-blockwise": no_blocks}
+    cases += [Case(name, name, "reflected", skip=skip) for name, skip in skips.items()]
     cases.append(Case("bf16, plain shards", "bf16", "plain", base))
     if HAS_VIEW:
         cases.append(Case("bf16, sidecar view", "bf16", "view", base))

@@ -8,10 +8,13 @@ from importlib.util import find_spec
 from megatron_srp.errors import UsageError
 
 FIRST_WITH_FP8 = (8, 9)  # compute capability; Ada. Hopper is 9.0
+# What Transformer Engine asks for FP8 with a scale for each block.
+FIRST_WITH_BLOCKS, CUDA_WITH_BLOCKS = (9, 0), (12, 9)
+UNFUSED_GRADIENTS = "--no-gradient-accumulation-fusion"
 # Megatron's own layers, for a GPU without Transformer Engine: correct, but slower, and no FP8.
 LOCAL_LAYERS = (
     *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm"),
-    *("--no-gradient-accumulation-fusion", "--no-masked-softmax-fusion"),
+    *(UNFUSED_GRADIENTS, "--no-masked-softmax-fusion"),
 )
 
 
@@ -23,10 +26,15 @@ class Devices:
     name: str = ""
     capability: tuple[int, int] = (0, 0)
     memory: int = 0  # bytes of the first
+    cuda: tuple[int, int] = (0, 0)  # version that torch is built for
 
     @property
     def has_fp8(self) -> bool:
         return self.capability >= FIRST_WITH_FP8
+
+    @property
+    def has_blockwise_fp8(self) -> bool:
+        return self.capability >= FIRST_WITH_BLOCKS and self.cuda >= CUDA_WITH_BLOCKS
 
 
 def find_devices() -> Devices:
@@ -37,12 +45,28 @@ def find_devices() -> Devices:
     if count == 0:
         return Devices(0)
     properties = torch.cuda.get_device_properties(0)
-    return Devices(count, properties.name, torch.cuda.get_device_capability(0), properties.total_memory)
+    major, minor = (torch.version.cuda or "0.0").split(".")[:2]
+    return Devices(
+        count, properties.name, torch.cuda.get_device_capability(0), properties.total_memory, (int(major), int(minor))
+    )
 
 
 def has_transformer_engine() -> bool:
     """Whether it is installed; that it also imports and finds its GPU is `tools/check_env.py`'s to say."""
     return find_spec("transformer_engine") is not None
+
+
+def can_fuse_gradients() -> bool:
+    """Whether Apex's kernel that adds a weight's gradient to those of earlier micro-batches is installed."""
+    return find_spec("fused_weight_gradient_mlp_cuda") is not None
+
+
+def fallback_flags(argv: list[str]) -> list[str]:
+    """What a machine with GPUs needs besides `argv`, for kernels that are not installed there.
+
+    Megatron's output layer asks for fused gradients by default, with Transformer Engine too, and fails without.
+    """
+    return [] if can_fuse_gradients() or UNFUSED_GRADIENTS in argv else [UNFUSED_GRADIENTS]
 
 
 def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
@@ -76,11 +100,20 @@ def _check_fp8(args: argparse.Namespace, devices: Devices, transformer_engine: b
             f"{asked} needs a GPU with FP8 (Hopper, Ada or newer), and {devices.name} has none: give "
             f"--srp-precision bf16"
         )
+    if args.fp8_recipe == "blockwise" and not devices.has_blockwise_fp8:
+        raise UsageError(
+            f"{asked} with --fp8-recipe blockwise needs Hopper or newer and CUDA {_dotted(CUDA_WITH_BLOCKS)}; this is "
+            f"{devices.name} with CUDA {_dotted(devices.cuda)}: give --srp-precision fp8-tensorwise"
+        )
     if not transformer_engine:
         raise UsageError(
             f"{asked} needs Transformer Engine, which is not installed: pip install 'megatron-srp[gpu]', or the "
             f"image of Dockerfile; or give --srp-precision bf16"
         )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def check_port() -> None:

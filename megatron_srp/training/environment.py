@@ -5,6 +5,7 @@ problems(rows, needs)       # reasons why a job with these needs could not run
 """
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import platform
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from megatron_srp.training.devices import Devices, find_devices
+from megatron_srp.training.devices import Devices, can_fuse_gradients, find_devices
 from megatron_srp.training.flops import bf16_peak
 
 ACTIVE, FALLBACK, MISSING = "active", "fallback", "missing"
@@ -95,7 +96,13 @@ def _fp8(devices: Devices) -> Row:
     from transformer_engine.pytorch import fp8
 
     available, reason = fp8.check_fp8_support()
-    return Row("FP8", ACTIVE if available else MISSING, reason or "delayed, tensorwise, blockwise")
+    return Row("FP8", ACTIVE if available else MISSING, reason or "delayed, tensorwise")
+
+
+def _blockwise_fp8(devices: Devices) -> Row:
+    if not devices.has_blockwise_fp8:
+        return Row("FP8 by blocks", MISSING, "needs Hopper or newer, and CUDA 12.9", "--srp-precision fp8-tensorwise")
+    return dataclasses.replace(_fp8(devices), component="FP8 by blocks", found="blockwise")
 
 
 def _apex(devices: Devices) -> Row:
@@ -104,6 +111,12 @@ def _apex(devices: Devices) -> Row:
     if devices.count and _try_import("transformer_engine.pytorch") is None:
         return Row("fused Adam and norms", ACTIVE, "Transformer Engine")
     return Row("fused Adam and norms", FALLBACK, "torch's own, slower", IMAGE)
+
+
+def _gradients(devices: Devices) -> Row:
+    if can_fuse_gradients():
+        return Row("fused gradients", ACTIVE, "Apex")
+    return Row("fused gradients", FALLBACK, "accumulated in a step of their own, somewhat slower", IMAGE)
 
 
 def _flash_attention(devices: Devices) -> Row:
@@ -144,7 +157,7 @@ def _kernels(devices: Devices) -> Row:
 
 
 _COMPONENTS: tuple[Callable[[Devices], Row], ...] = (
-    *(_torch, _cuda, _gpus, _transformer_engine, _fp8, _apex),
+    *(_torch, _cuda, _gpus, _transformer_engine, _fp8, _blockwise_fp8, _apex, _gradients),
     *(_flash_attention, _dali, _nccl, _megatron, _kernels),
 )
 
@@ -158,7 +171,8 @@ def look() -> list[Row]:
 def needed(precision: str) -> list[str]:
     """Components without which a training job of that `--srp-precision` cannot run on GPUs."""
     needs = ["torch", "CUDA", "GPUs", "Transformer Engine", "Megatron"]
-    return [*needs, "FP8"] if precision.startswith("fp8") else needs
+    more = {"fp8-blockwise": ["FP8", "FP8 by blocks"]}.get(precision, ["FP8"] if precision.startswith("fp8") else [])
+    return needs + more
 
 
 def problems(rows: list[Row], precision: str, gpus: int | None = None) -> list[str]:

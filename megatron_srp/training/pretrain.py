@@ -57,6 +57,9 @@ def train(argv: list[str]) -> None:
         _note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
         argv = arguments.add_defaults(cpu_backend.default_flags(), argv)
         _ignore_missing_cuda_extensions()
+    elif flags := devices.fallback_flags(argv):
+        _note("Apex is not installed: gradients are accumulated in a step of their own, which is somewhat slower")
+        argv = flags + argv
 
     from megatron_srp.training import megatron_api
 

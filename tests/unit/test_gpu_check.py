@@ -1,6 +1,7 @@
 """gpu_check without a GPU: its plan, what it reads from a log, what it concludes, and a rehearsal on the CPU."""
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from megatron_srp.benchmarks import gpu_check, gpu_report
 from megatron_srp.benchmarks.gpu_report import CaseResult
 from megatron_srp.training.devices import Devices
 
-H200 = Devices(1, "NVIDIA H200", (9, 0), 139 * 2**30)
-A100 = Devices(1, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30)
+H200 = Devices(1, "NVIDIA H200", (9, 0), 139 * 2**30, (13, 0))
+A100 = Devices(1, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30, (13, 0))
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,6 +44,7 @@ def result(name: str, step_ms: float, loss: float, data: str = "reflected") -> C
     ("devices", "engine", "skipped"),
     [
         (H200, True, set()),
+        (dataclasses.replace(H200, cuda=(12, 8)), True, {"fp8-blockwise"}),
         (H200, False, {"fp8-tensorwise", "fp8-delayed", "fp8-blockwise"}),
         (A100, True, {"fp8-tensorwise", "fp8-delayed", "fp8-blockwise"}),
     ],

@@ -49,13 +49,15 @@ def test_pins_are_versions_that_the_package_allows() -> None:
 
 
 def rows(**states: str) -> list[Row]:
-    names = ["torch", "CUDA", "GPUs", "Transformer Engine", "FP8", "Megatron"]
+    names = ["torch", "CUDA", "GPUs", "Transformer Engine", "FP8", "FP8 by blocks", "Megatron"]
     return [Row(name, states.get(name.replace(" ", "_"), ACTIVE), f"found {name}", f"advice {name}") for name in names]
 
 
 def test_what_a_job_needs() -> None:
     assert problems(rows(), "fp8-tensorwise") == []
     assert problems(rows(FP8=MISSING), "bf16") == []
+    assert problems(rows(FP8_by_blocks=MISSING), "fp8-tensorwise") == []
+    assert len(problems(rows(FP8_by_blocks=MISSING), "fp8-blockwise")) == 1
     assert problems(rows(FP8=MISSING), "fp8-delayed") == ["FP8: found FP8; advice FP8"]
     assert problems(rows(Transformer_Engine=FALLBACK), "bf16") == [
         "Transformer Engine: found Transformer Engine; advice Transformer Engine"

@@ -1,5 +1,6 @@
 """`--srp-precision`, and which devices can run what."""
 
+import dataclasses
 import socket
 
 import pytest
@@ -10,8 +11,9 @@ from megatron_srp.training.devices import Devices, check_devices
 from megatron_srp.training.precision import PRECISIONS, check_precision
 from megatron_srp.training.run_shape import layout_of, model_of
 
-H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30)
-A100 = Devices(8, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30)
+H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, (12, 9))
+OLD_CUDA = dataclasses.replace(H100, cuda=(12, 8))
+A100 = Devices(8, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30, (12, 9))
 NONE = Devices(0)
 
 
@@ -32,6 +34,7 @@ def test_the_users_flags_win() -> None:
 
 
 TENSORWISE = ("--srp-precision", "fp8-tensorwise")
+BLOCKWISE = ("--srp-precision", "fp8-blockwise")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ def test_small_models_get_a_note() -> None:
         (TENSORWISE, NONE, True, "--srp-precision fp8-tensorwise needs a GPU with FP8, and none is visible"),
         (TENSORWISE, A100, True, "NVIDIA A100-SXM4-80GB has none: give --srp-precision bf16"),
         (TENSORWISE, H100, False, "needs Transformer Engine, which is not installed"),
+        (BLOCKWISE, OLD_CUDA, True, "needs Hopper or newer and CUDA 12.9; this is NVIDIA H100 .* with CUDA 12.8"),
         (("--fp8-format", "hybrid"), A100, True, "--fp8-format hybrid needs a GPU with FP8"),
         (("--bf16",), H100, False, "Megatron's layers are its own: install it .* --transformer-impl local"),
     ],
@@ -88,7 +92,8 @@ def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool
 @pytest.mark.parametrize(
     ("argv", "found", "engine"),
     [
-        (TENSORWISE, H100, True),
+        (TENSORWISE, OLD_CUDA, True),
+        (BLOCKWISE, H100, True),
         (("--bf16",), A100, True),
         (("--bf16",), NONE, False),
         (("--bf16", *devices.LOCAL_LAYERS), H100, False),
@@ -96,6 +101,13 @@ def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool
 )
 def test_devices_that_can(argv: tuple[str, ...], found: Devices, engine: bool) -> None:
     check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, engine)
+
+
+def test_without_apex_gradients_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = devices.UNFUSED_GRADIENTS
+    for apex, argv, added in ((False, [], [flag]), (False, [flag], []), (True, [], [])):
+        monkeypatch.setattr(devices, "can_fuse_gradients", lambda apex=apex: apex)
+        assert devices.fallback_flags(argv) == added
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
