@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn a Hugging Face Llama (SmolLM2, say) into a checkpoint that training starts from with --load."""
+"""Turn a Hugging Face Llama (SmolLM2, say) into a checkpoint that training starts from with --pretrained-checkpoint."""
 
 import shlex
 import sys

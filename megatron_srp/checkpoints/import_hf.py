@@ -1,4 +1,4 @@
-"""A Hugging Face Llama as a checkpoint that Megatron's `--load` starts from, at any parallel layout.
+"""A Hugging Face Llama as a checkpoint that Megatron starts from, at any parallel layout.
 
 It is written as what Megatron calls a release: weights without iteration and optimizer, so that a
 run that loads it begins at step 0 with a fresh optimizer and learning-rate schedule.
@@ -90,16 +90,18 @@ def import_hf(
         shape=shape,
         num_params=sum(math.prod(weight.shape) for weight in table),
         new_tokens=vocab_size - source.shape.vocab_size,
-        flags=model_flags(shape) + tokenizer_flags + ["--load", str(out)],
+        # Not --load, which would win over that of a resumed run, and start it anew.
+        flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
     )
 
 
 def _extra_states(num_layers: int) -> list[str]:
-    return [
+    layers = [
         f"decoder.layers.{module}._extra_state/shard_{layer}_{num_layers}"
         for module in _EXTRA_STATES
         for layer in range(num_layers)
     ]
+    return [*layers, "decoder.final_layernorm._extra_state/shard_0_1"]
 
 
 def megatron_args(shape: LlamaShape) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.lineage import check_lineage
 from megatron_srp.training.resume import TRACKER
 
-# What decides the shapes of the weights, with the flag of each.
+# What decides the shapes of the weights, or what they mean, with the flag of each.
 _MODEL = {
     "num_layers": "--num-layers",
     "hidden_size": "--hidden-size",
@@ -17,6 +17,12 @@ _MODEL = {
     "num_query_groups": "--num-query-groups",
     "swiglu": "--swiglu",
     "untie_embeddings_and_output_weights": "--untie-embeddings-and-output-weights",
+    "kv_channels": "--kv-channels",
+    "normalization": "--normalization",
+    "layernorm_epsilon": "--norm-epsilon",
+    "position_embedding_type": "--position-embedding-type",
+    "rotary_base": "--rotary-base",
+    "use_rope_scaling": "--use-rope-scaling",
 }
 
 
@@ -25,8 +31,10 @@ def check_checkpoint(args: argparse.Namespace) -> None:
 
     Raises:
         InputError: if the checkpoint is not there or cannot be read.
-        UsageError: if it is of another model, schedule or optimizer.
+        UsageError: if it is of another model, schedule or optimizer, or if --save has the checkpoints of a run that
+            would begin again.
     """
+    _check_save(args)
     flag, folder, anew = "--load", find_checkpoint(args), args.finetune or args.no_load_optim
     if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
         flag, anew = "--pretrained-checkpoint", True
@@ -48,6 +56,18 @@ def check_checkpoint(args: argparse.Namespace) -> None:
     _check_optimizer(where, saved, args)
     if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
         _check_schedule(where, common.get("opt_param_scheduler") or {}, args)
+
+
+def _check_save(args: argparse.Namespace) -> None:
+    """A job that is given again with `--load` of another folder begins again, and removes what it had saved."""
+    if args.load is None or args.save is None or "://" in args.save or Path(args.save) == Path(args.load):
+        return
+    if (Path(args.save) / TRACKER).exists():
+        raise UsageError(
+            f"--save {args.save} has checkpoints, and --load {args.load} is another folder: the run would begin again, "
+            f"over them. To go on give --load {args.save} (beside --pretrained-checkpoint {args.load}, which is used "
+            f"while there is none); to begin again, another --save"
+        )
 
 
 def find_checkpoint(args: argparse.Namespace) -> Path | None:
