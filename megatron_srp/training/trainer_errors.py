@@ -32,6 +32,11 @@ def explain_load_errors(load_checkpoint: Callable[..., Any], folder: Callable[[]
             advice = "give the model and layout flags of the run that wrote it"
             if "OptimizerParamScheduler" in reason:
                 advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+            elif "_extra_state" in reason:  # FP8 scales, of Transformer Engine's layers
+                advice = (
+                    "it was written without Transformer Engine, whose layers have no state there: add "
+                    "--dist-ckpt-strictness log_unexpected"
+                )
             elif isinstance(error, CheckpointException):
                 advice += ", or an earlier --ckpt-step if it is damaged"
             raise UsageError(f"--load {folder()}: Megatron cannot go on from it: {reason}; {advice}") from error
