@@ -253,7 +253,8 @@ def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
     preset = find_preset(args.srp_preset)
     if args.srp_layout:
         asked = preset.with_batch(args.seq_length, args.global_batch_size)
-        best = recommend(asked, gpus, args.srp_precision or "bf16")
+        packed = bool(args.srp_sft) and args.transformer_impl != "local"
+        best = recommend(asked, gpus, args.srp_precision or "bf16", packed)
         argv = add_defaults(best.layout.to_flags(), argv)
     if (args.seq_length or 0) > preset.recipe.seq_length:  # or Megatron refuses it
         argv = add_defaults(["--max-position-embeddings", str(args.seq_length)], argv)

@@ -100,8 +100,11 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
     )
 
 
-def recommend(preset: ModelPreset, gpus: int, precision: str = "bf16") -> Recommendation:
+def recommend(preset: ModelPreset, gpus: int, precision: str = "bf16", packed: bool = False) -> Recommendation:
     """The fastest layout by the estimate that fits in an H100's memory.
+
+    Args:
+        packed: for packed conversations, of which pipeline stages pass one sequence at a time (`sft_batch.py`).
 
     Raises:
         UsageError: if none is possible or fits; the message says what the simplest would need.
@@ -109,6 +112,8 @@ def recommend(preset: ModelPreset, gpus: int, precision: str = "bf16") -> Recomm
     layouts = [layout for layout in _possible(preset, gpus) if _fits(preset, layout, precision)]
     if precision != "bf16":  # `precision.py` refuses these together
         layouts = [layout for layout in layouts if not (layout.recompute and layout.pipeline > 1)]
+    if packed:
+        layouts = [layout for layout in layouts if layout.pipeline == 1 or layout.micro_batch == 1]
     if not layouts:
         raise UsageError(_why_none(preset, gpus, precision))
     seconds = {layout: step_time(preset, layout).total / _tokens(preset, layout) for layout in layouts}

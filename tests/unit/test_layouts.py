@@ -109,6 +109,14 @@ def test_long_sequences_get_a_layout_without_context_parallelism() -> None:
     assert not estimate_memory(long, Layout(gpus=64, tensor=8)).fits()
 
 
+def test_stages_pass_one_packed_sequence_at_a_time() -> None:
+    sft = PRESETS["32b"].with_batch(None, 128)
+    assert recommend(sft, 64).layout.pipeline > 1 and recommend(sft, 64).layout.micro_batch > 1
+    for gpus in GPUS[3:6]:
+        layout = recommend(sft, gpus, packed=True).layout
+        assert layout.pipeline == 1 or layout.micro_batch == 1
+
+
 def test_sequences_too_long_for_any_layout() -> None:
     with pytest.raises(UsageError, match=r"needs .*; use --seq-length 262144 \(context parallelism, .* not supported"):
         recommend(PRESETS["8b"].with_batch(2**20, None), 64)
