@@ -1,10 +1,18 @@
 """A checkpoint of Megatron as a Hugging Face folder, whatever the parallel layout that wrote it."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.checkpoints.llama import LlamaShape, Weight, shape_of_megatron, to_hf_config, weights
+from megatron_srp.checkpoints.llama import (
+    LlamaShape,
+    Weight,
+    rope_of_old,
+    shape_of_megatron,
+    to_hf_config,
+    weights,
+)
 from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
@@ -193,6 +201,11 @@ def _save(tensors: dict[str, "torch.Tensor"], path: Path) -> None:
 def _write_configs(shape: LlamaShape, dtype: "torch.dtype", token_ids: dict[str, int | None], folder: Path) -> None:
     from transformers import GenerationConfig
 
-    to_hf_config(shape, str(dtype).removeprefix("torch."), **token_ids).save_pretrained(folder)
+    from megatron_srp.data.shards.manifest import write_json
+
+    config = to_hf_config(shape, str(dtype).removeprefix("torch."), **token_ids)
+    config.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", written | rope_of_old(config.rope_parameters))
     pad = token_ids["pad_token_id"] if token_ids["pad_token_id"] is not None else token_ids["eos_token_id"]
     GenerationConfig(**{**token_ids, "pad_token_id": pad}).save_pretrained(folder)

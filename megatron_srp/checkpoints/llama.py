@@ -155,6 +155,13 @@ def to_hf_config(shape: LlamaShape, dtype: str, **token_ids: int | None) -> Any:
     )
 
 
+def rope_of_old(rope: dict[str, Any]) -> dict[str, Any]:
+    """The `rope_parameters` of a configuration in the words of transformers 4, which knows no others and would take
+    its own default base in silence; transformers 5 reads both."""
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {"rope_theta": rope["rope_theta"]} | ({"rope_scaling": scaling} if rope["rope_type"] != "default" else {})
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor of Megatron's and the tensors of Llama's that are cut from it.

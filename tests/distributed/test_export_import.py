@@ -134,6 +134,7 @@ def test_an_import_is_what_was_exported(exported: Path, forkserver: Forkserver, 
     corpus_flags = ["--srp-preset", "debug", "--mock-data", "--seq-length", "128"]
     done = import_hf(exported / "model", tmp_path / "start")
     export_hf(tmp_path / "start", tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["rope_theta"] == 10_000.0  # for transformers 4
     still = ["--lr", "0", "--weight-decay", "0", "--train-iters", "1", "--save-interval", "1"]
     save(forkserver, 4, [*corpus_flags, *done.flags, *TP2, *PP2, *still], tmp_path / "trained")
     export_hf(tmp_path / "trained", tmp_path / "later")
@@ -178,6 +179,24 @@ def test_an_imported_model_has_its_logits(
         expected = model(tokens).logits
     assert float(expected.abs().max()) > 1
     assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("factor", [None, 4.0])
+def test_the_rope_is_written_for_transformers_4_too(factor: float | None, exported: Path) -> None:
+    from dataclasses import replace
+
+    from transformers import LlamaConfig
+
+    from megatron_srp.checkpoints.llama import rope_of_old, shape_of_hf, to_hf_config
+
+    config = LlamaConfig.from_pretrained(exported / "model")
+    shape = replace(shape_of_hf(config, "model"), rope_base=130_000.0, rope_factor=factor)
+    rope = to_hf_config(shape, "float32").rope_parameters
+    old = rope_of_old(rope)
+    assert old["rope_theta"] == 130_000.0 and ("rope_scaling" in old) == (factor is not None)
+    sizes = config.to_dict()
+    del sizes["rope_parameters"]
+    assert LlamaConfig(**sizes | old).rope_parameters == rope  # 5 reads the old words as it reads its own
 
 
 # Mistakes: the reason, and nothing half-written
