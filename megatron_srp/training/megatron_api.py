@@ -299,7 +299,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.srp_sft:
         prepare_attention(args)
     if args.srp_dataloader == "dali":
-        use_dali(None if on_cpu else torch.cuda.current_device())
+        use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
     tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
