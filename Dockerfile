@@ -2,8 +2,8 @@
 # flash attention and DALI, built for each other; none of them is replaced.
 #
 #   make docker
-#   docker run --gpus all --ipc=host --ulimit memlock=-1 --ulimit stack=67108864 -v "$PWD/out:/home/srp/out" \
-#       megatron-srp bash -c 'DATA=out/corpus_text_document OUT=out/run /opt/megatron-srp/examples/pretrain_1p7b.sh'
+#   docker run --gpus all --ipc=host --ulimit memlock=-1 --ulimit stack=67108864 --user "$(id -u):$(id -g)" \
+#       -v "$PWD/out:/home/srp/out" megatron-srp bash -c 'DATA=out/corpus_text_document OUT=out/run /opt/megatron-srp/examples/pretrain_1p7b.sh'
 #
 # 25.12: Python 3.12, torch 2.10, CUDA 13.1.
 # https://docs.nvidia.com/deeplearning/frameworks/pytorch-release-notes/rel-25-12.html
@@ -18,12 +18,15 @@ RUN pip install --no-cache-dir --constraint /opt/megatron-srp/docker/constraints
 
 WORKDIR /opt/megatron-srp
 COPY . .
-# All that setup.cfg wants is there by now, or comes with the image: pip only adds what neither has.
-RUN pip install --no-cache-dir --constraint docker/constraints.txt . \
+# All that setup.cfg wants is there by now, or comes with the image: pip only adds what neither has. Editable: the
+# examples take the package from here, and its kernels are compiled in place.
+RUN pip install --no-cache-dir --constraint docker/constraints.txt --editable . \
     && python -c 'import megatron_srp._kernels, megatron.training' \
-    && useradd --create-home --uid 10001 srp
+    && useradd --create-home --uid 10001 srp \
+    && chmod 1777 /home/srp
 
+# Not root; --user makes it the owner of the mounted folder, whatever their number.
 USER 10001
 WORKDIR /home/srp
-ENV OMP_NUM_THREADS=1
+ENV OMP_NUM_THREADS=1 HOME=/home/srp USER=srp
 CMD ["python", "/opt/megatron-srp/tools/check_env.py"]

@@ -93,7 +93,9 @@ launch() {
     fi
     command+=(-m megatron_srp.training.pretrain)
 
-    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    if compgen -G "$root/megatron_srp/_kernels*.so" >/dev/null; then # this copy is built; else the installed one
+        export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+    fi
     case $mode in
         print)
             printf '%q ' "${command[@]}" "$@" "${extra[@]}"

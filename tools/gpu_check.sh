@@ -28,8 +28,12 @@ if [ -n "$wheels" ]; then
         exit 2
     }
     environment=$(mktemp -d)/environment
+    packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+    parent=$("$python" -c "$packages")
     "$python" -m venv --system-site-packages "$environment"
     python=$environment/bin/python
+    # Where PyTorch is in a virtual environment itself, the new one would not see it.
+    echo "$parent" >"$("$python" -c "$packages")/parent.pth"
     # As they are, without their dependencies: nothing may replace the machine's PyTorch.
     "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 fi

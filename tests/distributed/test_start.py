@@ -63,6 +63,18 @@ def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserve
     assert "--exit-duration-in-mins 9" in log
 
 
+@pytest.mark.parametrize(("allocated", "minutes"), [(24 * 60, 24 * 60 - 15), (10, 8)])
+def test_a_slurm_job_saves_before_its_end(allocated: int, minutes: int, tmp_path: Path) -> None:
+    for name, text in {"scontrol": "echo node0", "srun": 'exec "${@:2}"'}.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_START_TIME": "1000"}
+    slurm |= {"SLURM_JOB_END_TIME": str(1000 + 60 * allocated), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = script("slurm/pretrain.sbatch", str(EXAMPLES / "pretrain_1p7b.sh"), "--print-command", **slurm)
+    assert done.returncode == 0, done.stderr
+    assert f"--exit-duration-in-mins {minutes} " in done.stdout
+
+
 def test_a_script_finds_shards_that_are_missing() -> None:
     done = script("pretrain_1p7b.sh", "--dry-run", DATA="0.5 nowhere 0.5 else")
     assert done.returncode == 2
@@ -142,6 +154,8 @@ def test_mistakes_in_flags(argv: list[str], message: str, corpus: Corpus, forkse
             ["--srp-preset", "135m", "--num-layers", "4"],
             "--hidden-size 128 there and 576 here, --ffn-hidden-size 512 there and 1536 here",
         ),
+        (["--rotary-base", "130000"], "another model: --rotary-base 10000 there and 130000 here"),
+        (["--norm-epsilon", "1e-6"], "another model: --norm-epsilon 1e-05 there and 1e-06 here"),
         (["--train-iters", "60"], "another schedule: samples in all"),
         (["--lr", "1e-3"], "another schedule: --lr 0.005 there and 0.001 here"),
         (["--use-distributed-optimizer"], "saved without --use-distributed-optimizer and this run is with"),
@@ -154,6 +168,15 @@ def test_a_checkpoint_of_another_run(
     resume = [*corpus.flags, "--tensor-model-parallel-size", "1", *uninterrupted.resume(SAVE_INTERVAL)]
     line = refused(forkserver, 2, [*resume, *argv])
     assert message in line
+
+
+def test_checkpoints_that_a_run_would_write_over(
+    corpus: Corpus, uninterrupted: Run, forkserver: Forkserver, tmp_path: Path
+) -> None:
+    saved = str(uninterrupted.folder / "checkpoints")
+    shutil.copytree(saved, tmp_path / "start")
+    line = refused(forkserver, 1, [*corpus.flags, "--load", str(tmp_path / "start"), "--save", saved])
+    assert f"the run would begin again, over them. To go on give --load {saved}" in line
 
 
 def test_a_longer_run_goes_on_when_asked(
