@@ -57,7 +57,7 @@ class TestTokenizer:
         tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
         form = ReflectionFormat()
         for label in (SAFE, SafetyLabel(Verdict.UNSAFE), SafetyLabel(Verdict.CONTROVERSIAL)):
-            assert len(form.encode(label, tokenizer, stop=False)) == 3
+            assert len(form.encode(label, tokenizer, stop=False)) == 7
         text = "Quite other words: naïve 日本\n\t <|user|> 3.14"
         assert tokenizer.decode(tokenizer.encode(text)) == text
 

@@ -2,6 +2,8 @@
 
 A byte-level BPE without merges: a piece of text that is in the vocabulary is one token, and any other falls to its
 bytes. So every text has ids, and `check_coverage` makes sure that the world's own texts need no bytes.
+A reflection's mark is three tokens, `<`, `think` and `>`, as a tokenizer of real text has it, so that the paper's
+prefix `<Safe>` ends as a mark does.
 A model is asked `<|user|>question<|assistant|>`; these two are special tokens.
 """
 
@@ -30,7 +32,8 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
 _SAMPLED = 2000  # corpus texts that are looked at
-_WORD = re.compile(r"</?think>|[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]+")
+_MARK = re.compile(r" ?</?|[A-Za-z]+")
 _SLOT = re.compile(r"\{\w+\}")
 
 
@@ -81,10 +84,10 @@ def _words() -> list[str]:
     begin a text, without."""
     form = ReflectionFormat()
     strings = [part for name, value in vars(phrases).items() if name.isupper() for part in _strings(value)]
-    strings += [form.open, form.close, *Verdict]
+    strings += Verdict
     words = dict.fromkeys(word for text in strings for word in _WORD.findall(_SLOT.sub(" ", text)))
     firsts = [word for word in words if word[0].isupper()] + [w.capitalize() for w in _first_words()]
-    return [*dict.fromkeys([*firsts, *(f" {word}" for word in words if word[0].isalpha() or "think" in word)])]
+    return [*dict.fromkeys([*firsts, *_MARK.findall(f" {form.open} {form.close}"), *(f" {word}" for word in words)])]
 
 
 def _first_words() -> Iterator[str]:
@@ -101,11 +104,11 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _pattern(names: Iterable[str]) -> str:
-    """What a piece is: a reflection's mark, a name of several words, a word, or any other single character."""
+    """What a piece is: an angle bracket, a name of several words, a word, or any other single character."""
     firsts, rests = (set(part) for part in zip(*(name.split(" ", 1) for name in names), strict=True))
     longest_first = [sorted(part, key=lambda text: (-len(text), text)) for part in (firsts, rests)]
     name = " ".join(f"(?:{'|'.join(map(re.escape, part))})" for part in longest_first)
-    return rf" ?</?think>| ?{name}(?![A-Za-z])| ?[A-Za-z]+|[^A-Za-z]"
+    return rf" ?</?| ?{name}(?![A-Za-z])| ?[A-Za-z]+|[^A-Za-z]"
 
 
 def _byte_level(piece: str) -> str:
