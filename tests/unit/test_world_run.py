@@ -53,7 +53,7 @@ class TestTokenizer:
         for name in [*graph["compounds"], *graph["mediators"], *(outcome["name"] for outcome in graph["outcomes"])]:
             assert len(tokenizer.encode(f"It is {name}.")) == 4
 
-    def test_a_verdict_is_three_tokens_and_any_text_survives(self, world):
+    def test_a_verdict_is_as_many_tokens_as_in_real_text_and_any_text_survives(self, world):
         tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
         form = ReflectionFormat()
         for label in (SAFE, SafetyLabel(Verdict.UNSAFE), SafetyLabel(Verdict.CONTROVERSIAL)):
@@ -105,8 +105,8 @@ class TestConversations:
             assert learned.startswith(" <think> Unsafe" if form == "reflected" else " I ")
 
     def test_a_conversation_that_does_not_fit_is_an_error(self, world, tmp_path):
-        with pytest.raises(InputError, match="longer than the 32 tokens"):
-            write_shards(world / "filtering", world / "tokenizer", tmp_path, True, 32)
+        with pytest.raises(InputError, match="longer than the 40 tokens"):
+            write_shards(world / "filtering", world / "tokenizer", tmp_path, True, 40)
 
 
 def experiment(**changes):
