@@ -23,6 +23,7 @@ from megatron_srp.corpus.readers import expand_inputs
 from megatron_srp.durable import checksum
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import load_behaviors, with_target
+from megatron_srp.training.devices import layer_flags
 from megatron_srp.training.process_ends import end_with_parent
 
 # What a kind is trained on by default, and for how many epochs: the paper's.
@@ -173,10 +174,13 @@ class FineTuningAttack:
         import torch
 
         gpus = self._gpus or torch.cuda.device_count()
+        gpus = next(n for n in range(max(gpus, 1), 0, -1) if self.settings["batch_size"] % n == 0)
         flags = ["--bf16", *flags] if torch.cuda.is_available() else flags
+        flags = [*layer_flags(flags), *flags]
         command = [sys.executable, "-m"]
         if gpus > 1:
             command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"]
+            flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
         command += ["megatron_srp.training.pretrain", *flags]
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))

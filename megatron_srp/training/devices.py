@@ -69,6 +69,13 @@ def fallback_flags(argv: list[str]) -> list[str]:
     return [] if can_fuse_gradients() or UNFUSED_GRADIENTS in argv else [UNFUSED_GRADIENTS]
 
 
+def layer_flags(flags: list[str]) -> list[str]:
+    """`LOCAL_LAYERS` where a training with `flags` cannot use Transformer Engine's: it is not there, or, in fp32, has
+    no attention for packed conversations. Empty on a CPU, which has them by default."""
+    local = not has_transformer_engine() or "--bf16" not in flags
+    return list(LOCAL_LAYERS) if local and find_devices().count else []
+
+
 def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
     """Refuse what these devices cannot run.
 

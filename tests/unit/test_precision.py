@@ -110,6 +110,15 @@ def test_without_apex_gradients_are_not_fused(monkeypatch: pytest.MonkeyPatch) -
         assert devices.fallback_flags(argv) == added
 
 
+def test_layers_that_a_gpu_gets_without_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = list(devices.LOCAL_LAYERS)
+    cases = [(H100, False, ["--bf16"], local), (H100, True, ["--bf16"], []), (H100, True, [], local)]
+    for found, engine, flags, added in [*cases, (NONE, False, [], [])]:
+        monkeypatch.setattr(devices, "find_devices", lambda found=found: found)
+        monkeypatch.setattr(devices, "has_transformer_engine", lambda engine=engine: engine)
+        assert devices.layer_flags(flags) == added
+
+
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
     with pytest.raises(UsageError, match=r"9 ranks on this machine and 8 GPUs visible.*--nproc-per-node 8"):

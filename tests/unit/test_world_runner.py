@@ -12,6 +12,7 @@ import pytest
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.medsafetyworld.run.graph import Step
 from megatron_srp.medsafetyworld.run.runner import Runner
+from megatron_srp.medsafetyworld.run.step import spread
 from megatron_srp.medsafetyworld.run.variants import parse_stages
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -173,3 +174,20 @@ class TestCommand:
 
     def test_stages_are_in_the_order_they_are_trained_in(self):
         assert parse_stages("adversarial,benign-mix-sft") == ("sft", "benign-mix-sft", "adversarial")
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro_batch", "gpus", "expected"),
+    [
+        (16, 16, 1, ("16", 1)),
+        (16, 16, 2, ("8", 2)),
+        (128, 64, 8, ("16", 8)),
+        (4, 64, 8, ("1", 4)),
+        (12, 5, 5, ("3", 4)),
+    ],
+)
+def test_a_batch_is_spread_over_gpus(batch: int, micro_batch: int, gpus: int, expected: tuple[str, int]) -> None:
+    flags = ["--global-batch-size", str(batch), "--micro-batch-size", str(micro_batch), "--bf16"]
+    found, used = spread(flags, gpus)
+    assert (found[3], used) == expected
+    assert found[:3] + found[4:] == flags[:3] + flags[4:]

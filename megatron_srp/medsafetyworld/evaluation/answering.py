@@ -26,11 +26,14 @@ _MARGIN = 1.25  # longer than the longest answer to train on: some models go on
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How answers are made: questions in a batch, and where the model runs (None: as tools/generate.py does)."""
+    """How answers are made: questions in a batch, and where the model runs (None: as tools/generate.py does).
+
+    In float32 on a GPU too: the models are small, and probabilities in bfloat16 are coarse near a threshold.
+    """
 
     batch_size: int = 128
     device: str | None = None
-    dtype: str | None = None
+    dtype: str = "float32"
 
 
 class Answerer:

@@ -153,13 +153,10 @@ class _SeedGraph:
         longest = max(self.preset.seq_length, self.preset.chat_length)
         optimizer = self.preset.optimizer if stage == PRETRAINED else self.preset.tuning_optimizer
         flags = ("--", *self.preset.model, *optimizer, "--lr", str(phase.lr), "--min-lr", "0")
-        flags += ("--global-batch-size", str(phase.batch), "--micro-batch-size", str(self._micro_batch(phase)))
+        flags += ("--global-batch-size", str(phase.batch), "--micro-batch-size", str(self.preset.micro_batch))
         flags += ("--max-position-embeddings", str(longest), "--seed", str(1234 + self.seed))
         flags += ("--load", checkpoints, "--save", checkpoints, "--eval-interval", "1000000")
         return (*flags, "--srp-log", "brief", "--log-interval", "20", "--no-one-logger")
-
-    def _micro_batch(self, phase: Phase) -> int:
-        return next(n for n in range(min(self.preset.micro_batch, phase.batch), 0, -1) if phase.batch % n == 0)
 
     def _start(self, setting: str, model: Step, shard: Step) -> Step:
         folder, prefix = f"{self.root}/{setting}", f"{self.root}/{setting}/shard/corpus_text_document"

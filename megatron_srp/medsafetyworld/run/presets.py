@@ -2,8 +2,8 @@
 
 nano    for tests: a world and a model that learn next to nothing in seconds
 mini    two CPU cores, some minutes for a setting
-small   one H100 or H200, 10 minutes for five settings by arithmetic: 31M parameters x 116M tokens x 6 are
-        2.2e16 FLOP, 110 s a setting at 200 TFLOP/s. Not measured.
+small   one H100 or H200. By arithmetic 10 minutes of pretraining for five settings (31M parameters x 116M tokens
+        x 6 are 2.2e16 FLOP, 110 s at 200 TFLOP/s); post-training and measuring come on top. Not measured.
 paper   the paper's 135M model, with its Table 13; about three H200-hours a setting. Not measured.
 """
 

@@ -25,6 +25,7 @@ from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.medsafetyworld.run.graph import Step
 from megatron_srp.training.process_ends import end_with_parent
 
+_ROOT = Path(__file__).parents[3]
 _TAIL = 15  # lines of a failed step's log
 
 
@@ -119,7 +120,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs)), **os.environ},
+                env=self._environment(),
                 preexec_fn=end_with_parent,
             )
         self._running[step.name] = process
@@ -134,6 +135,12 @@ class Runner:
         if code:
             raise OutputError(f"{step.name} was stopped")
         return usage.ru_utime + usage.ru_stime
+
+    def _environment(self) -> dict[str, str]:
+        """A step runs in another folder: it finds this package where it is not installed, too."""
+        paths = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
+        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": paths}
 
     def _command(self, step: Step) -> list[str]:
         first, *rest = step.command

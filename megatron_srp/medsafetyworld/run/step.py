@@ -54,9 +54,24 @@ def _training(argv: list[str]) -> tuple[list[str], list[str], int]:
 
 def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
     """Become the trainer. It saves five times on the way, so that a killed run loses little."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(gpus)] if gpus > 1 else []
-    flags = [*flags, "--save-interval", str(max(steps // 5, 1))]
+    from megatron_srp.training.devices import layer_flags
+
+    flags, gpus = spread(flags, gpus)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    flags = [*flags, *layer_flags(flags), "--save-interval", str(max(steps // 5, 1))]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp.training.pretrain", *flags])
+
+
+def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:
+    """As many of `gpus` as divide the batch, and `flags` with a micro-batch that divides what each of them gets."""
+    batch, at = int(dict(pairwise(flags))["--global-batch-size"]), flags.index("--micro-batch-size") + 1
+    gpus = _largest_divisor(batch, gpus)
+    micro_batch = _largest_divisor(batch // gpus, int(flags[at]))
+    return [*flags[:at], str(micro_batch), *flags[at + 1 :]], gpus
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
 def start(argv: list[str]) -> None:
