@@ -11,7 +11,7 @@ import torch
 
 from megatron_srp.generation.engine import GuardedEngine, Session
 from megatron_srp.generation.hf_batch import CachedBatch
-from megatron_srp.generation.hf_sampling import Sampler
+from megatron_srp.generation.hf_sampling import Sampler, next_tokens
 from megatron_srp.generation.request import Answer, Request
 from megatron_srp.generation.verdict_tree import VerdictTree
 from megatron_srp.generation.vocabulary import GuardVocabulary
@@ -73,7 +73,7 @@ class HFSession(Session):
         self._drop()  # whose reader has gone
         if not self.answers:
             return
-        tokens = [sampler(logits) for sampler, logits in zip(self._samplers, self._batch.logits, strict=True)]
+        tokens = next_tokens(self._samplers, self._batch.logits)
         pairs = list(zip(self.answers, tokens, strict=True))
         self._force([answer for answer, token in pairs if answer.guard.ends(token) and answer.due_at_end()])
         for answer, token in pairs:

@@ -9,6 +9,10 @@ from torch.nn.functional import pad
 
 from megatron_srp.generation.verdict_tree import VerdictTree
 
+# What a token does not see is next to minus infinity: with that itself padding, which sees nothing, would give NaN,
+# and near the least float32 some kernels overflow.
+_HIDDEN = -1e30
+
 
 def cache_argument(model: Any) -> str:
     """The name under which a model takes its cache."""
@@ -93,9 +97,8 @@ class CachedBatch:
         n, q = ids.shape
         visible = torch.cat([self._seen[:, None].expand(n, q, -1), sees], 2)
         dtype = self._model.dtype
-        # The least number and not minus infinity: padding sees nothing at all, which would give NaN.
         mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
-        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        mask.masked_fill_(~visible, max(torch.finfo(dtype).min, _HIDDEN))
         found = self._model(
             input_ids=ids,
             attention_mask=mask[:, None],

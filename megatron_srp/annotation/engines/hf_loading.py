@@ -17,13 +17,19 @@ def check_tokens(**options: int | None) -> None:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here."""
+    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here.
+
+    On a GPU attention is not left to cuDNN, which PyTorch may prefer on Hopper: it plans anew for each shape, and
+    here every token brings a new one; and its gradients have been NaN with masks (PyTorch issue 196678).
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise UsageError(f"--engine hf: device {name!r}; choose cuda, cuda:1 or cpu") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--engine hf: device {name!r}, but PyTorch finds no GPU here; choose cpu")
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
