@@ -72,8 +72,8 @@ class ReflectionIndexedDatasetBuilder:
         if append_eod or self.labeler:
             tokenizer.require_eos()
         self.settings = self._describe() | (settings or {})
-        if isinstance(guard, SafetyClassifier):
-            self.settings |= {"guard": guard.name, "guard_revision": guard.revision}
+        if isinstance(self.labeler, GuardLabeler):
+            self.settings |= self.labeler.settings
         self.writers: dict[str, ShardWriter] = {}
         self.kept = self._finished_before() if keep_finished and not overwrite else None
         if self.kept:
