@@ -189,6 +189,23 @@ def test_an_endpoint_that_is_gone_for_a_while_is_waited_for():
     assert np.isfinite(found[0]).all()
 
 
+def test_waiting_for_its_turn_costs_a_request_no_patience(endpoint):
+    refused = []
+
+    def slow(body):
+        if body["prompt"] == [[1, 2, 8]] and not refused:
+            refused.append(body)
+            return (429, {"error": {"message": "later"}})
+        time.sleep(0.2)
+        return like_vllm(body)
+
+    endpoint.answer = slow
+    engine = HTTPEngine("tiny", endpoint.url, concurrency=1, patience_s=0.5, prompts_per_request=1)
+    assert np.isfinite(engine.next_token_logprobs(prompts(*([i] for i in range(3, 9))), [SAFE, UNSAFE])).all()
+    engine.close()
+    assert refused
+
+
 def test_another_model_behind_the_endpoint_is_refused(engine, endpoint):
     endpoint.answer = lambda body: like_vllm(body) | {"model": "cheaper"}
     with pytest.raises(GuardError, match="answers come from model 'cheaper', not 'tiny'"):

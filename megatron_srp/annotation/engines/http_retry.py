@@ -18,7 +18,8 @@ class Limits:
         concurrency: most requests at once.
         timeout_s: for one try, from connecting to the last byte.
         tries: of a request that fails by itself.
-        patience_s: how long to wait for an endpoint that is busy or does not answer its door.
+        patience_s: how long to wait, from a request's first failure, for an endpoint that is busy or does not
+            answer its door.
     """
 
     concurrency: int = 64
