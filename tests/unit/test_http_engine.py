@@ -189,6 +189,22 @@ def test_an_endpoint_that_is_gone_for_a_while_is_waited_for():
     assert np.isfinite(found[0]).all()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        *(("concurrency", value, "a whole number of at least 1") for value in (0, -1, 1.5, "many", True, None)),
+        ("tries", 0, "a whole number of at least 1"),
+        ("prompts_per_request", 0, "a whole number of at least 1"),
+        ("max_length", "4k", "a whole number of at least 1"),
+        *(("timeout_s", value, "a number of seconds above 0") for value in ("2m", 0, float("nan"), True)),
+        ("patience_s", -1, "a number of seconds above 0"),
+    ],
+)
+def test_options_that_are_no_such_number(option, value, allowed, endpoint):
+    with pytest.raises(UsageError, match=f"^{option}={value}: give {allowed}$"):
+        load_engine("http", "tiny", base_url=endpoint.url, **{option: value})
+
+
 def test_waiting_for_its_turn_costs_a_request_no_patience(endpoint):
     refused = []
 
