@@ -124,6 +124,17 @@ def test_bad_parquet_rows_and_columns(tmp_path):
         list(read_batches([path], ["body"]))
 
 
+def test_a_row_that_is_bad_under_two_keys_is_one_bad_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": ["1", None, None], "b": ["2", None, "3"]}), path)
+    (batch,) = read_batches([path], ["a", "b"], skip_errors=True)
+    assert [error.partition(", ")[2] for error in batch.errors] == [
+        "row 2: 'a' is null, not a string",
+        "row 3: 'a' is null, not a string",
+    ]
+    assert (batch.rows.tolist(), batch.texts["b"][0]) == ([0], "2")
+
+
 def test_several_keys(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": "1", "b": "2"}\n{"a": "3", "b": "4"}\n')
