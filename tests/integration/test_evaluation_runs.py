@@ -15,6 +15,8 @@ import yaml
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.evaluation.attack import ATTACKS, load_attack
 from megatron_srp.evaluation.cli import main
+from megatron_srp.evaluation.column import NotRun
+from megatron_srp.evaluation.columns.capability import document_scores
 from megatron_srp.evaluation.suite import load_suite, suite_names
 from tests.evaluations import REQUESTS, arguments, evaluate, figures, write_data
 from tests.tiny_reflector import with_trained_template
@@ -143,6 +145,25 @@ def test_behaviors_without_a_case_do_not_stop_the_others(tiny_answerers, tmp_pat
     (tmp_path / "advbench.csv").write_text("say: kill\n")
     (found,) = evaluate(tiny_answerers["refuses"], tmp_path, tmp_path / "out")["columns"]
     assert "has no target" in found["not_run"]
+
+
+def test_every_kind_of_score_that_lm_eval_gives_is_a_number_or_a_reason():
+    samples = {
+        "ifeval": [
+            {"doc_id": 0, "loose": [True, False, True, True], "strict": True, "pair": (-3.5, 7)},
+            {"doc_id": 1, "loose": [False], "strict": False, "pair": (-1.5, 3)},
+        ],
+        "mmlu_law": [{"doc_id": 0, "acc": 1.0}],
+    }
+    assert document_scores(samples, "ifeval", "loose") == {"0": 0.75, "1": 0}
+    assert document_scores(samples, "ifeval", "strict") == {"0": 1, "1": 0}
+    for task, metric, reason in [
+        ("mmlu", "acc", r"as of a group: name its tasks \(ifeval, mmlu_law\)"),
+        ("ifeval", "pair", "its metric pair is no number for each document"),
+        ("ifeval", "acc", "no metric acc"),
+    ]:
+        with pytest.raises(NotRun, match=reason):
+            document_scores(samples, task, metric)
 
 
 @pytest.mark.parametrize("name", suite_names())
