@@ -202,6 +202,24 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
         ("title: t\ncolumns: [{name: a, kind: leek}]", "did you mean 'leak'"),
         ("title: t\ncolumns: [{name: a, kind: leak}, {name: a, kind: cost}]", "two columns are called 'a'"),
         ("title: t\ncolumns: [{name: a, kind: attack, data: [advbemch]}]", "did you mean 'advbench'"),
+        *(
+            (f"title: t\ncolumns: [{{name: a, {column}}}]", f"column 'a': .*{message}")
+            for column, message in [
+                ("kind: attack", "it has no attack; choose from adaptive"),
+                ("kind: classification", "of: give prompt or response"),
+                ("kind: attack, attack: direct, defence: guard", "defence 'guard'; .*did you mean 'guarded'"),
+                ("kind: attack, attack: prefil", "did you mean 'prefill'"),
+                ("kind: attack, attack: prefill, options: {charz: 3}", "option 'charz'; .*did you mean 'chars'"),
+                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': give a whole number"),
+                ("kind: attack, attack: prefill, options: [chars]", "give NAME: VALUE"),
+                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': give a whole number"),
+                ("kind: attack, attack: adaptive, options: {method: prefill, top_k: 3}", "unexpected .*'top_k'"),
+                ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
+                ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
+                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': give a number"),
+                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: give text"),
+            ]
+        ),
     ],
 )
 def test_suites_that_are_none(suite, message, tmp_path):
