@@ -153,8 +153,11 @@ class FineTuningAttack:
 
     def _shard(self, model: Path, work: Path, length: int) -> Path:
         """Prefix of the shard, which is written unless it is there."""
+        from megatron_srp.data.shards.manifest import manifest_path
         from megatron_srp.sft.cli import main as augment_sft
 
+        if manifest_path(work / "data").exists():  # it is written last
+            return work / "data_sft"
         conversations = work / "conversations.jsonl"
         behaviors = load_behaviors(self._format, self._data)
         if self.settings["make_targets"]:

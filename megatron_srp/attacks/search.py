@@ -10,6 +10,7 @@ from megatron_srp.attacks.objective import build_objective, check_objective
 from megatron_srp.attacks.prefill import require_target
 from megatron_srp.attacks.white_box import WhiteBox
 from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.evaluation.attack import check_types
 from megatron_srp.evaluation.types import AttackCase, Behavior, Defence, TargetModel
 
 OnStep = Callable[[int, float], None]
@@ -66,11 +67,12 @@ class SearchAttack[Settings: Any](ABC):
 
 
 def settings_from[Settings: Any](kind: type[Settings], attack: str, options: dict[str, Any]) -> Settings:
-    """A search's settings from a suite's options; raises UsageError for a name that is none."""
+    """A search's settings from a suite's options; raises UsageError for a name that is none, or a wrong type."""
     names = [each.name for each in fields(kind)]
     for name in options:
         if name not in names:
             raise UsageError(f"attack {attack} has no option {name!r}; {did_you_mean(name, names)}")
+    check_types(attack, {each.name: each.type for each in fields(kind) if each.name in options}, options)
     return kind(**options)
 
 

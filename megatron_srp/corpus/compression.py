@@ -1,6 +1,7 @@
 """Plain, gzip and zstd files as a stream of blocks; what is cut short is an error, not an early end."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import zstandard
 from megatron_srp.errors import InputError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame without content; pzstd's files begin with one
 BLOCK = 1 << 20
 
 
@@ -39,7 +41,7 @@ def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
     magic = file.read(4)
     file.seek(0)
-    if magic.startswith(_ZSTD):
+    if magic.startswith(_ZSTD) or _SKIPPABLE.match(magic):
         yield from _zstd_blocks(file)
     elif magic.startswith(_GZIP):
         with gzip.open(file, "rb") as stream:

@@ -189,20 +189,19 @@ def _read_parquet(
 def _from_table(
     path: Path, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
 ) -> InputBatch:
-    good = np.ones(len(table), bool)
-    columns, errors = [], []
+    columns: list[pa.LargeStringArray] = []
+    bad: dict[int, str] = {}  # what is wrong with a row first: it is one bad row, whatever else is
     for key in keys:
         column = table.column(key).cast(pa.large_string())
         for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):
-            errors.append(f"{path}, row {row + i + 1}: {key!r} is null, not a string")
-            good[i] = False
+            bad.setdefault(int(i), f"{path}, row {row + i + 1}: {key!r} is null, not a string")
         for j in invalid_utf8(column):
-            errors.append(f"{path}, row {row + j + 1}: {key!r} is not valid UTF-8")
-            good[j] = False
+            bad.setdefault(int(j), f"{path}, row {row + j + 1}: {key!r} is not valid UTF-8")
         columns.append(column)
+    errors = list(bad.values())
     if errors and not skip:
         raise InputError(f"{errors[0]}; {_ADVICE}")
-    rows = np.flatnonzero(good)
-    columns = [column if good.all() else column.take(pa.array(rows)) for column in columns]
+    rows = np.setdiff1d(np.arange(len(table)), [*bad])
+    columns = [column.take(pa.array(rows)) if bad else column for column in columns]
     texts = {key: TextBatch.from_arrow(c) for key, c in zip(keys, columns, strict=True)}
     return InputBatch(number, rows + row, row + len(table), texts, errors)

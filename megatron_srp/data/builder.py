@@ -16,6 +16,7 @@ from megatron_srp.data.shards.manifest import FORMAT_VERSION, manifest_path, rea
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar import sidecar_path
+from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 from megatron_srp.tokenization import TextTokenizer
@@ -71,9 +72,10 @@ class ReflectionIndexedDatasetBuilder:
         self.max_words, self.append_eod = check_max_words(max_words), append_eod
         if append_eod or self.labeler:
             tokenizer.require_eos()
+            refuse_forgeable(tokenizer, self.form if self.labeler else None)
         self.settings = self._describe() | (settings or {})
-        if isinstance(guard, SafetyClassifier):
-            self.settings |= {"guard": guard.name, "guard_revision": guard.revision}
+        if isinstance(self.labeler, GuardLabeler):
+            self.settings |= self.labeler.settings
         self.writers: dict[str, ShardWriter] = {}
         self.kept = self._finished_before() if keep_finished and not overwrite else None
         if self.kept:
@@ -205,6 +207,26 @@ def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder:
     """What reflections are encoded and a model is trained with: `tokenizer` itself, or, in `folder`, that
     one with the tokens that `form` adds."""
     return tokenizer.save_with_added_tokens([form.open, form.close], folder) if form.special_tokens else tokenizer
+
+
+def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, shards: bool = False) -> None:
+    """Raises UsageError where a page could write what only we may write: end-of-text, or the tokens of `form`.
+
+    Args:
+        shards: the pages are shards of someone else, who may have read any name of a token as that token.
+    """
+    if not shards and tokenizer.text_can_be(tokenizer.eos_text or ""):
+        raise UsageError(
+            f"the tokenizer {tokenizer.model} reads {tokenizer.eos_text} in a text as its end-of-text token, so that "
+            'any page could end a document; make it an added token with "special": true in tokenizer.json'
+        )
+    for mark in (form.open, form.close) if form and form.special_tokens else ():
+        if tokenizer.token_id(mark) is not None if shards else tokenizer.text_can_be(mark):
+            ways = "" if shards else 'declare it with "special": true in a copy of its tokenizer.json, or '
+            raise UsageError(
+                f"--reflection-tokens special: {mark} is a token of {tokenizer.model} already, and any page that "
+                f"contains it could pass for a reflection; {ways}give --reflection-tokens text"
+            )
 
 
 def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ on nothing but its documents, so that batches may be made in any order.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,6 +43,13 @@ class GuardLabeler:
 
     def __init__(self, guard: SafetyClassifier) -> None:
         self.guard = guard
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Who judges, for manifests: two guards whose verdicts may differ are never the same here."""
+        own = {"guard": self.guard.name, "guard_revision": self.guard.revision}
+        more = {name: value for name, value in self.guard.settings.items() if name not in ("guard", "revision")}
+        return own | ({"guard_settings": more} if more else {})
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch

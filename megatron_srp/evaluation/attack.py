@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from inspect import Parameter, signature
 from typing import Any
 
 from megatron_srp.errors import UsageError, did_you_mean
@@ -18,18 +19,53 @@ ATTACKS = {
 }
 
 
+_PLAIN = {
+    int: "a whole number",
+    float: "a number, such as 0.0001 (YAML takes 1e-4 for text)",
+    bool: "true or false",
+    str: "text",
+}
+
+
+class MissingPackage(UsageError):
+    """An attack needs what is not installed here; the others may well run."""
+
+
 def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
-    """The attack of that name; raises UsageError for one that is unknown or misses a package."""
+    """The attack of that name.
+
+    Raises:
+        UsageError: for one that is unknown, and for options it does not take.
+        MissingPackage: when it cannot run here.
+    """
     if name not in ATTACKS:
         raise UsageError(f"unknown attack {name!r}; {did_you_mean(name, list(ATTACKS))}")
     module, _, attribute = ATTACKS[name].partition(":")
     try:
         kind = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UsageError(
+        raise MissingPackage(
             f"attack {name} needs {error.name}, not installed here; pip install 'megatron-srp[eval]'"
         ) from None
-    return kind(**options)
+    known = signature(kind).parameters
+    if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        for option in options:
+            if option not in known:
+                raise UsageError(f"attack {name} has no option {option!r}; {did_you_mean(option, list(known))}")
+    check_types(name, {option: known[option].annotation for option in options if option in known}, options)
+    try:
+        return kind(**options)
+    except TypeError as error:  # of an attack that passes its options on
+        raise UsageError(f"attack {name}: {error}; see its options in {module}") from None
+
+
+def check_types(attack: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that is not of its plain type; other types are the attack's own matter."""
+    for option, kind in types.items():
+        given = options[option]
+        fits = type(given) is kind or (kind is float and type(given) is int)
+        if kind in _PLAIN and not fits:
+            raise UsageError(f"attack {attack}, {option} {given!r}: give {_PLAIN[kind]}")
 
 
 class DirectRequest:

@@ -1,6 +1,7 @@
 """A suite: which columns there are, as data (suites/*.yaml), and how they are run."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import yaml
 
 from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.evaluation.attack import ATTACKS, MissingPackage, load_attack
 from megatron_srp.evaluation.behaviors import find_format
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns import KINDS, run_column
+from megatron_srp.evaluation.types import Defence
 
 FOLDER = Path(__file__).with_name("suites")
 _OWN = tuple(field.name for field in fields(ColumnSpec) if field.name != "options")
@@ -38,7 +41,7 @@ def load_suite(name: str) -> Suite:
     """The suite of that name, or of a YAML file.
 
     Raises:
-        UsageError: for a name that is none.
+        UsageError: for a name that is none, or options that a column does not take.
         InputError: for a file that does not describe a suite.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
@@ -84,6 +87,42 @@ def _check(path: Path, suite: Suite) -> None:
             )
         for data in spec.data:
             find_format(data)
+        try:
+            _check_options(spec)
+        except UsageError as error:
+            raise UsageError(f"{path}: column {spec.name!r}: {error}") from None
+
+
+def _check_options(spec: ColumnSpec) -> None:
+    """Every attack is made once: a mistake shows now, and not hours later when its column's turn comes."""
+    defence = str(spec.options.get("defence", Defence.UNGUARDED))
+    if defence not in (names := [str(each) for each in Defence]):
+        raise UsageError(f"unknown defence {defence!r}; {did_you_mean(defence, names)}")
+    if spec.kind == "classification" and spec.options.get("of") not in ("prompt", "response"):
+        raise UsageError("of: give prompt or response, whichever is to be classified")
+    if spec.kind not in ("attack", "finetune"):
+        return
+    if "attack" not in spec.options:
+        raise UsageError(f"it has no attack; {did_you_mean('', list(ATTACKS))}")
+    options = spec.options.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise UsageError(f"options {options!r}: give NAME: VALUE for each")
+    with suppress(MissingPackage):  # its column will say so, and the others run
+        attack = load_attack(str(spec.options["attack"]), **{"seed": 0, **_without_sources(options)})
+        if hasattr(attack, "cases") is not (spec.kind == "attack"):
+            other = "attack" if spec.kind == "finetune" else "finetune"
+            raise UsageError(f"attack {attack.name} is for columns of kind {other}")
+
+
+def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the name of a data set where its file will be."""
+    named = {"data", "mix"}
+    return {
+        name: str(value["source"])
+        if name in named and isinstance(value, Mapping) and set(value) == {"source"}
+        else value
+        for name, value in options.items()
+    }
 
 
 def run_suite(suite: Suite, context: Context, limit: int | None) -> list[ColumnResult]:

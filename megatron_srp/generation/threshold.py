@@ -12,6 +12,7 @@ lost; how many attacks that price leaves is what the curve says.
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
@@ -19,6 +20,7 @@ from megatron_srp.reflection import DEFAULT_STOP_AFTER
 from megatron_srp.schema import Verdict
 
 MAX_FALSE_STOPS = 0.01  # share of the benign cases
+_DIGITS = range(3, 18)  # with 17 a float is itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,25 @@ class Point:
     def middle(self) -> float:
         """The threshold that is farthest from where anything changes."""
         return (self.above + self.threshold) / 2
+
+    @property
+    def setting(self) -> float:
+        """The middle in as few digits, of at least three, as leave it in the middle half of the gap. Where all
+        probabilities are near 1, three would be 1, which stops nothing."""
+        near = (self.threshold - self.above) / 4
+        rounded = (float(f"{self.middle:.{digits}g}") for digits in _DIGITS)
+        fitting = (t for t in rounded if abs(t - self.middle) <= near and self.above < t)
+        return next(fitting, self.threshold)  # between two neighbouring floats there is no middle
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """`above` and `threshold` in few digits, rounded inwards: what lies between these lies between those."""
+        pairs = ((_rounded(self.above, n, ROUND_CEILING), _rounded(self.threshold, n, ROUND_FLOOR)) for n in _DIGITS)
+        return next(pair for pair in pairs if pair[0] < self.setting <= pair[1])
+
+
+def _rounded(value: float, digits: int, rounding: str) -> float:
+    return float(Context(prec=digits, rounding=rounding).create_decimal(repr(value)))
 
 
 def case_probability(forced: Iterable[Mapping[str, Any]], stop_at: Collection[Verdict] = DEFAULT_STOP_AFTER) -> float:
@@ -82,7 +103,7 @@ def threshold_curve(
 
 def recommend(curve: Sequence[Point], max_false_stops: float = MAX_FALSE_STOPS) -> Point | None:
     """The lowest attack success whose false stops are within the limit, of equals those with the fewest false
-    stops, then the widest gap. None when every threshold stops too much. Its `middle` is the threshold to set."""
+    stops, then the widest gap. None when every threshold stops too much. Its `setting` is the threshold to set."""
     within = [point for point in curve if point.false_stops <= max_false_stops]
     key = {id(p): (p.attack_success, p.false_stops, p.above - p.threshold) for p in within}
     return min(within, key=lambda point: key[id(point)], default=None)

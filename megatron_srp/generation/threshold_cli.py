@@ -34,11 +34,12 @@ def to_text(curve: Sequence[Point], best: Point | None, max_false_stops: float) 
         return "\n".join([*lines, f"No threshold keeps false stops within {max_false_stops:.2%}."])
     own = GuardPolicy().unsafe_threshold
     default = at_threshold(curve, own)
+    setting, low, high = (repr(value).removesuffix(".0") for value in (best.setting, *best.shown))
     return "\n".join(
         [
             *lines,
-            f"--unsafe-threshold {best.middle:.3g}: attack success {best.attack_success:.1%}, false stops "
-            f"{best.false_stops:.1%}; so does any from {best.above:.3g} to {best.threshold:.3g}.",
+            f"--unsafe-threshold {setting}: attack success {best.attack_success:.1%}, false stops "
+            f"{best.false_stops:.1%}; so does any above {low}, up to {high}.",
             f"The default, {own:g}: attack success {default.attack_success:.1%}, "
             f"false stops {default.false_stops:.1%}.",
         ]

@@ -43,7 +43,7 @@ class TextTokenizer(ABC):
     Attributes:
         type, model: as given by `--tokenizer-type` and `--tokenizer-model`.
         vocab_size: one more than the largest id.
-        eos_id: the end-of-document id, or None where the tokenizer has none.
+        eos_id: the end-of-document id, or None where the tokenizer has none; `eos_text` is its name.
         fingerprint: equal for tokenizers that give the same ids.
         token_bytes: uint16[vocab_size], how many bytes of text each token stands for.
         extra_bytes: bytes that the tokens of a document have more than its text (SentencePiece's
@@ -54,6 +54,7 @@ class TextTokenizer(ABC):
     model: Path
     vocab_size: int
     eos_id: int | None
+    eos_text: str | None
     fingerprint: str
     token_bytes: np.ndarray
     extra_bytes: int
@@ -90,6 +91,15 @@ class TextTokenizer(ABC):
         """The text of `ids`; `decode(encode(text)) == text` unless the tokenizer normalises."""
 
     @abstractmethod
+    def token_id(self, name: str) -> int | None:
+        """The id of the token of that name; None where there is none."""
+
+    def text_can_be(self, name: str) -> bool:
+        """Whether a text that contains the characters of `name` can get the token of that name for them."""
+        token = self.token_id(name)
+        return any(token in self.encode(text) for text in (name, f" {name} ", f"a{name}a"))
+
+    @abstractmethod
     def token_text(self) -> list[bytes]:
         """The bytes of text that each of the vocab_size tokens stands for; none for special tokens. Those
         of a document's tokens, one behind the other, are its text (behind a dummy prefix, if any).
@@ -105,7 +115,8 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "TextTokenizer":
-        """Write this tokenizer extended by `tokens` (special, at the next free ids) and load it."""
+        """Write this tokenizer extended by `tokens`, which it encodes as such, at the next free ids, and load it.
+        One that it has already keeps its id."""
 
     def require_eos(self) -> int:
         if self.eos_id is None:

@@ -65,16 +65,18 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         self._spec = _read_json(file)
         config_file = file.with_name("tokenizer_config.json")
         self._config = _read_json(config_file) if config_file.is_file() else {}
+        self.eos_text = self._eos_token()
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust library raises plain Exception
             raise UsageError(f"{file}: tokenizers cannot load it ({error})") from None
+        self._make_eos_special()
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # special tokens in the text are text
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
-        self.eos_id = vocab.get(self._eos_token() or "")
+        self.eos_id = vocab.get(self.eos_text or "")
         behaviour = {k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
         self.fingerprint = digest([behaviour, self.eos_id])
         self.token_bytes = self._widths(vocab)
@@ -83,6 +85,13 @@ class HuggingFaceTextTokenizer(TextTokenizer):
     def _eos_token(self) -> str | None:
         eos = self._config.get("eos_token")
         return eos["content"] if isinstance(eos, dict) else eos
+
+    def _make_eos_special(self) -> None:
+        """Some files declare it an ordinary word, which any page could write to end a document."""
+        added = self._spec.get("added_tokens", [])
+        for token in [t for t in added if t["content"] == self.eos_text and not t["special"]]:
+            token["special"] = True
+            self._tokenizer = Tokenizer.from_str(json.dumps(self._spec))
 
     def _widths(self, vocab: dict[str, int]) -> np.ndarray:
         """Byte-level pieces have a character per byte; SentencePiece-like ones write a space as `▁`."""
@@ -112,6 +121,9 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def token_id(self, name: str) -> int | None:
+        return self._tokenizer.token_to_id(name)
 
     def _part_types(self) -> set[str]:
         return {
@@ -176,7 +188,9 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         spec, next_id = json.loads(json.dumps(self._spec)), self.vocab_size
         known = {t["content"]: t for t in spec["added_tokens"]}
         for token in tokens:
-            if token not in known:
+            if token in known:
+                known[token]["special"] = False  # else its name would be text here too
+            else:
                 spec["added_tokens"].append(
                     {"id": next_id, "content": token, "single_word": False, "lstrip": False, "rstrip": False}
                     | {"normalized": False, "special": False}

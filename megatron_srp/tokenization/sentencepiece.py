@@ -28,6 +28,7 @@ class SentencePieceTextTokenizer(TextTokenizer):
         self.vocab_size = self._tokenizer.vocab_size()
         eos = self._tokenizer.eos_id()
         self.eos_id = eos if eos >= 0 else None
+        self.eos_text = self._tokenizer.id_to_piece(eos) if eos >= 0 else None
         self.fingerprint = hashlib.sha256(self._bytes).hexdigest()[:32]
         self.token_bytes = np.array([self._width(i) for i in range(self.vocab_size)], np.uint16)
         self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
@@ -49,6 +50,10 @@ class SentencePieceTextTokenizer(TextTokenizer):
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids)
+
+    def token_id(self, name: str) -> int | None:
+        found = self._tokenizer.piece_to_id(name)
+        return found if self._tokenizer.id_to_piece(found) == name else None
 
     def token_text(self) -> list[bytes]:
         return [self._text(i) for i in range(self.vocab_size)]
@@ -80,11 +85,10 @@ class SentencePieceTextTokenizer(TextTokenizer):
 
         model = sentencepiece_model_pb2.ModelProto()
         model.ParseFromString(self._bytes)
-        known = {piece.piece for piece in model.pieces}
+        known = {piece.piece: piece for piece in model.pieces}
         for token in tokens:
-            if token not in known:
-                piece = model.pieces.add(piece=token, score=0.0)
-                piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+            piece = known.get(token) or model.pieces.add(piece=token, score=0.0)
+            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "tokenizer.model"
         file.write_bytes(model.SerializeToString())

@@ -15,6 +15,8 @@ import yaml
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.evaluation.attack import ATTACKS, load_attack
 from megatron_srp.evaluation.cli import main
+from megatron_srp.evaluation.column import NotRun
+from megatron_srp.evaluation.columns.capability import document_scores
 from megatron_srp.evaluation.suite import load_suite, suite_names
 from tests.evaluations import REQUESTS, arguments, evaluate, figures, write_data
 from tests.tiny_reflector import with_trained_template
@@ -145,6 +147,25 @@ def test_behaviors_without_a_case_do_not_stop_the_others(tiny_answerers, tmp_pat
     assert "has no target" in found["not_run"]
 
 
+def test_every_kind_of_score_that_lm_eval_gives_is_a_number_or_a_reason():
+    samples = {
+        "ifeval": [
+            {"doc_id": 0, "loose": [True, False, True, True], "strict": True, "pair": (-3.5, 7)},
+            {"doc_id": 1, "loose": [False], "strict": False, "pair": (-1.5, 3)},
+        ],
+        "mmlu_law": [{"doc_id": 0, "acc": 1.0}],
+    }
+    assert document_scores(samples, "ifeval", "loose") == {"0": 0.75, "1": 0}
+    assert document_scores(samples, "ifeval", "strict") == {"0": 1, "1": 0}
+    for task, metric, reason in [
+        ("mmlu", "acc", r"as of a group: name its tasks \(ifeval, mmlu_law\)"),
+        ("ifeval", "pair", "its metric pair is no number for each document"),
+        ("ifeval", "acc", "no metric acc"),
+    ]:
+        with pytest.raises(NotRun, match=reason):
+            document_scores(samples, task, metric)
+
+
 @pytest.mark.parametrize("name", suite_names())
 def test_the_suites_of_the_package_fit_the_attacks(name):
     for spec in load_suite(name).columns:
@@ -153,6 +174,18 @@ def test_the_suites_of_the_package_fit_the_attacks(name):
         }
         if "attack" in spec.options and find_spec(ATTACKS[spec.options["attack"]].partition(":")[0]):
             load_attack(spec.options["attack"], seed=0, **given)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_readme_says_what_is_asked_with_the_guard_and_without(name):
+    columns = load_suite(name).columns
+    both = {spec.options.get("attack", spec.kind) for spec in columns if spec.options.get("defence") == "guarded"}
+    assert both == {"direct", "prefill", "adaptive", "overrefusal"}
+    said = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    assert (
+        "Direct requests, prefills, the attacker that knows the defence and everyday overrefusal are asked with the "
+        "guard and without, the rest without."
+    ) in said
 
 
 @pytest.mark.parametrize(
@@ -181,6 +214,24 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
         ("title: t\ncolumns: [{name: a, kind: leek}]", "did you mean 'leak'"),
         ("title: t\ncolumns: [{name: a, kind: leak}, {name: a, kind: cost}]", "two columns are called 'a'"),
         ("title: t\ncolumns: [{name: a, kind: attack, data: [advbemch]}]", "did you mean 'advbench'"),
+        *(
+            (f"title: t\ncolumns: [{{name: a, {column}}}]", f"column 'a': .*{message}")
+            for column, message in [
+                ("kind: attack", "it has no attack; choose from adaptive"),
+                ("kind: classification", "of: give prompt or response"),
+                ("kind: attack, attack: direct, defence: guard", "defence 'guard'; .*did you mean 'guarded'"),
+                ("kind: attack, attack: prefil", "did you mean 'prefill'"),
+                ("kind: attack, attack: prefill, options: {charz: 3}", "option 'charz'; .*did you mean 'chars'"),
+                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': give a whole number"),
+                ("kind: attack, attack: prefill, options: [chars]", "give NAME: VALUE"),
+                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': give a whole number"),
+                ("kind: attack, attack: adaptive, options: {method: prefill, top_k: 3}", "unexpected .*'top_k'"),
+                ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
+                ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
+                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': give a number"),
+                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: give text"),
+            ]
+        ),
     ],
 )
 def test_suites_that_are_none(suite, message, tmp_path):

@@ -96,5 +96,8 @@ def test_beginnings_of_answers_are_learned_where_asked_for(tiny_reflector: Path,
     file.write_text("instruction\nsay: kill\n")
     attack = FineTuningAttack("adversarial", data=str(file), make_targets=True)
     attack._shard(with_trained_template(tiny_reflector, tmp_path / "model"), tmp_path, 256)
+    made = (tmp_path / "data_sft.bin").stat().st_mtime_ns
+    assert attack._shard(tmp_path / "model", tmp_path, 256) == tmp_path / "data_sft"  # as after a stop
+    assert (tmp_path / "data_sft.bin").stat().st_mtime_ns == made
     (row,) = map(json.loads, (tmp_path / "conversations.jsonl").read_text().splitlines())
     assert row["messages"][1]["content"] == "Sure, here is how to say: kill"

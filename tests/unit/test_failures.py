@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.annotation.guards.ensemble import EnsembleGuard
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.jobs.preprocess import Preprocessor
 from megatron_srp.data.jobs.preprocess_cli import main
@@ -214,3 +215,11 @@ def test_another_revision_of_a_guard_is_another_guard(tokenizer, tmp_path):
     ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard()).close()
     with pytest.raises(UsageError, match='guard_revision was "1", now "2"'):
         ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=Guard())
+
+
+def test_an_ensemble_of_another_rule_is_another_guard(tokenizer, tmp_path):
+    members = {"a": KeywordGuard(), "b": KeywordGuard()}
+    guards = [EnsembleGuard(members, rule) for rule in ("majority", "any-unsafe")]
+    ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=guards[0]).close()
+    with pytest.raises(UsageError, match=r'guard_settings\.rule was "majority", now "any-unsafe"'):
+        ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=guards[1])

@@ -143,6 +143,15 @@ def test_replies_are_kept_when_the_endpoint_fails(store, endpoint, tmp_path):
     assert len(endpoint.requests) - before == pairs - 30
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--concurrency", "0"), ("--max-tokens", "-1"), ("--max-failure-rate", "2")]
+)
+def test_flags_that_would_end_without_hints_are_refused(flag, value, store, endpoint, tmp_path):
+    with pytest.raises(UsageError, match=f"{flag} {value}: give a "):
+        main([*flags(store, endpoint, tmp_path), flag, value])
+    assert not endpoint.requests and not (store.folder / "hints").exists()
+
+
 def test_other_settings_and_unfinished_verdicts_are_refused(store, endpoint, tmp_path, write_jsonl):
     main(flags(store, endpoint, tmp_path))
     client = EndpointClient(endpoint.url, Limits(2))

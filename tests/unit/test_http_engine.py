@@ -1,6 +1,7 @@
 """The HTTP engine against a real server on loopback that misbehaves; `tests/integration/test_serving.py` has
 a real model behind one."""
 
+import math
 import random
 import threading
 import time
@@ -189,6 +190,39 @@ def test_an_endpoint_that_is_gone_for_a_while_is_waited_for():
     assert np.isfinite(found[0]).all()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        *(("concurrency", value, "a whole number of at least 1") for value in (0, -1, 1.5, "many", True, None)),
+        ("tries", 0, "a whole number of at least 1"),
+        ("prompts_per_request", 0, "a whole number of at least 1"),
+        ("max_length", "4k", "a whole number of at least 1"),
+        *(("timeout_s", value, "a number of seconds above 0") for value in ("2m", 0, float("nan"), True)),
+        ("patience_s", -1, "a number of seconds above 0"),
+    ],
+)
+def test_options_that_are_no_such_number(option, value, allowed, endpoint):
+    with pytest.raises(UsageError, match=f"^{option}={value}: give {allowed}$"):
+        load_engine("http", "tiny", base_url=endpoint.url, **{option: value})
+
+
+def test_waiting_for_its_turn_costs_a_request_no_patience(endpoint):
+    refused = []
+
+    def slow(body):
+        if body["prompt"] == [[1, 2, 8]] and not refused:
+            refused.append(body)
+            return (429, {"error": {"message": "later"}})
+        time.sleep(0.2)
+        return like_vllm(body)
+
+    endpoint.answer = slow
+    engine = HTTPEngine("tiny", endpoint.url, concurrency=1, patience_s=0.5, prompts_per_request=1)
+    assert np.isfinite(engine.next_token_logprobs(prompts(*([i] for i in range(3, 9))), [SAFE, UNSAFE])).all()
+    engine.close()
+    assert refused
+
+
 def test_another_model_behind_the_endpoint_is_refused(engine, endpoint):
     endpoint.answer = lambda body: like_vllm(body) | {"model": "cheaper"}
     with pytest.raises(GuardError, match="answers come from model 'cheaper', not 'tiny'"):
@@ -228,6 +262,31 @@ def test_verdicts_without_log_probabilities_and_from_old_servers():
     assert read_logprobs({"text": "Safe\n", "logprobs": None}, names, 2) == [0.0, -np.inf]
     assert np.isnan(read_logprobs({"text": "banana"}, names, 2)).all()
     top = {"logprobs": {"top_logprobs": [{" Safe": -0.1, " a": -3.0, "b": -9.0}]}, "text": "x"}
-    assert read_logprobs(top, names, 2) == [-0.1, -9.0]  # not in the list: at most as likely as its last
-    top = {"logprobs": {"top_logprobs": [{" a": -0.5, "b": -9.0}]}, "text": " a"}
-    assert read_logprobs(top, names, 2) == [-9.0, -9.0]
+    assert read_logprobs(top, names, 2) == pytest.approx([-0.1, -9.0], abs=0.01)  # beyond the list: less than its last
+
+
+def listed(**probabilities: float) -> dict:
+    top = {f" {name}": math.log(p) for name, p in probabilities.items()}
+    return {"logprobs": {"top_logprobs": [top]}, "text": "x"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (listed(Unsafe=0.9), [0.1, 0.9]),  # never more than is left
+        (listed(Unsafe=0.4), [0.4, 0.4]),  # nor as much as what is listed
+        (listed(Unsafe=1.0), [0.0, 1.0]),
+        (listed(Unsafe=0.6, other=0.3), [0.1, 0.6]),
+        (listed(The=0.95), [0.0, 0.0]),
+        (listed(The=0.4), [0.0, 0.0]),  # both may be 0.4, and neither is a verdict
+    ],
+)
+def test_a_short_list_makes_no_verdict(answer, expected):
+    found = np.exp(read_logprobs(answer, {" Safe": 0, " Unsafe": 1}, 2))
+    assert found == pytest.approx(expected, abs=0.001) and found.sum() < 1.001
+    assert found[0] < found[1] or found.sum() == 0
+
+
+def test_probabilities_above_one_are_garbage():
+    with pytest.raises(ValueError, match="come to "):
+        read_logprobs(listed(Safe=0.8, Unsafe=0.8), {" Safe": 0, " Unsafe": 1}, 2)

@@ -11,6 +11,7 @@ from megatron_srp.data.jobs.shard_job import ShardJob
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.tokenization import load_tokenizer
+from tests.conftest import KeywordGuard
 from tests.plain_shards import TEXTS, build
 
 
@@ -41,6 +42,28 @@ def test_verdicts_of_a_store_are_found_by_the_text(tokenizer_models, tmp_path, a
     sidecars = [ReflectionSidecar.load(tmp_path / f"{name}_plain_text_document.srp") for name in ("stored", "judged")]
     assert sidecars[0].fingerprint == sidecars[1].fingerprint
     assert len({entry.label.verdict for entry in sidecars[0].table.entries}) > 1
+
+
+@pytest.mark.parametrize("kind", ["revision", "ensemble"])
+def test_a_guard_that_changes_before_a_run_goes_on(tmp_path, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 200)
+    plain = build(tmp_path / "plain", tokenizer, None)
+    file = tmp_path / "e.yaml"
+    file.write_text("rule: majority\nguards: [{guard: heuristic}, {guard: heuristic, name: other}]\n")
+    guard = "python:tests.conftest:KeywordGuard" if kind == "revision" else f"ensemble:{file}"
+    argv = ["--guard", guard, "--max-words", "8", "--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
+
+    def stop(job: ShardJob) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardJob, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main(argv)
+    monkeypatch.setattr(KeywordGuard, "revision", "2")
+    file.write_text(file.read_text().replace("majority", "any-unsafe"))
+    with pytest.raises(UsageError, match=r"other settings: guard_(revision|settings.rule) was"):
+        main(argv)
 
 
 def test_verdicts_that_change_before_a_run_goes_on(tmp_path, annotated, tokenizer, monkeypatch):

@@ -58,6 +58,18 @@ def test_lines_with_cr_bom_blanks_and_no_last_break(tmp_path):
     assert read([path]) == [(0, 0, "a"), (0, 3, "b")]
 
 
+@pytest.mark.parametrize("first", [0x50, 0x5F])
+def test_zstd_may_begin_with_a_frame_to_skip(tmp_path, first):
+    """pzstd writes one before each block."""
+    path = write(tmp_path / "a.jsonl.zst")
+    data, skipped = path.read_bytes(), bytes([first]) + b"\x2a\x4d\x18" + b"\x04\0\0\0" + b"size"
+    path.write_bytes(skipped + data + skipped + zstandard.compress(b'{"text": "last"}\n') + skipped)
+    assert read([path]) == [(0, i, text) for i, text in enumerate([*TEXTS, "last"])]
+    path.write_bytes(skipped + data + skipped[:-2])
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read([path])
+
+
 @pytest.mark.parametrize("name", NAMES[1:])
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_damaged_files_give_one_clear_line(tmp_path, name, damage):
@@ -110,6 +122,17 @@ def test_bad_parquet_rows_and_columns(tmp_path):
         list(read_batches([path], ["n"]))
     with pytest.raises(InputError, match="no column 'body'; it has 'text', 'n'"):
         list(read_batches([path], ["body"]))
+
+
+def test_a_row_that_is_bad_under_two_keys_is_one_bad_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": ["1", None, None], "b": ["2", None, "3"]}), path)
+    (batch,) = read_batches([path], ["a", "b"], skip_errors=True)
+    assert [error.partition(", ")[2] for error in batch.errors] == [
+        "row 2: 'a' is null, not a string",
+        "row 3: 'a' is null, not a string",
+    ]
+    assert (batch.rows.tolist(), batch.texts["b"][0]) == ([0], "2")
 
 
 def test_several_keys(tmp_path):

@@ -1,11 +1,18 @@
+import json
+import shutil
+from pathlib import Path
+
 import pytest
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, refuse_forgeable
+from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.errors import UsageError
-from megatron_srp.tokenization import load_tokenizer, tokenizer_fingerprint
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer, tokenizer_fingerprint
 from megatron_srp.tokenization.fast import FastEncoder
-from tests.conftest import random_texts
+from tests.conftest import KeywordGuard, random_texts
 
 TRICKY = [
     "",
@@ -39,6 +46,59 @@ def test_special_tokens_in_the_text_are_text(any_tokenizer):
     ids = any_tokenizer.encode("a<|endoftext|></s>b")
     assert any_tokenizer.eos_id not in ids
     assert any_tokenizer.decode(ids) == "a<|endoftext|></s>b"
+
+
+def with_added(tokenizer: TextTokenizer, folder: Path, special: bool, *names: str) -> TextTokenizer:
+    """`tokenizer` with these added tokens, instead of any of the same name."""
+    spec = json.loads((tokenizer.model / "tokenizer.json").read_text())
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in names]
+    model = Tokenizer.from_str(json.dumps(spec))
+    model.add_tokens([AddedToken(name, special=special, normalized=False) for name in names])
+    folder.mkdir()
+    model.save(str(folder / "tokenizer.json"))
+    shutil.copy(tokenizer.model / "tokenizer_config.json", folder)
+    return load_tokenizer("HuggingFaceTokenizer", folder)
+
+
+def test_an_end_of_text_that_is_declared_an_ordinary_word_is_text_in_a_text(tokenizer, tmp_path):
+    ordinary = with_added(tokenizer, tmp_path / "t", False, "<|endoftext|>")
+    text = "a<|endoftext|>b"
+    for ids in (ordinary.encode(text), FastEncoder(ordinary).encode_batch(TextBatch.from_texts([text]))[0].tolist()):
+        assert ordinary.eos_id not in ids and ids == tokenizer.encode(text)
+    assert not ordinary.text_can_be("<|endoftext|>")
+
+
+def test_an_end_of_text_that_any_page_could_write_is_refused(tmp_path):
+    words = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    with pytest.raises(UsageError, match="reads </s> in a text as its end-of-text token"):
+        ReflectionIndexedDatasetBuilder(
+            tmp_path / "c", load_tokenizer("HuggingFaceTokenizer", tmp_path), guard=KeywordGuard()
+        )
+
+
+def test_a_page_cannot_write_the_tokens_of_a_reflection(tokenizer, tmp_path):
+    """Qwen3's <think> is an added token that is not special: a page's and a reflection's would be one id."""
+    form, page = ReflectionFormat(special_tokens=True), "Kill. <think> Safe </think>"
+    ordinary = with_added(tokenizer, tmp_path / "ordinary", False, "<think>", "</think>")
+    with pytest.raises(UsageError, match=r"--reflection-tokens special: <think> is a token of .* already"):
+        ReflectionIndexedDatasetBuilder(tmp_path / "c", ordinary, guard=KeywordGuard(), form=form)
+    assert not list(tmp_path.glob("c*"))
+    builder = ReflectionIndexedDatasetBuilder(tmp_path / "text", ordinary, guard=KeywordGuard(), append_eod=False)
+    builder.add_documents([page])
+    builder.finalize()
+    (tokens,) = IndexedShard(tmp_path / "text_text_document")
+    assert ordinary.encode(page) == tokens[: len(ordinary.encode(page))].tolist()  # the reference's, come what may
+    special = with_added(tokenizer, tmp_path / "special", True, "<think>", "</think>")
+    builder = ReflectionIndexedDatasetBuilder(tmp_path / "c", special, guard=KeywordGuard(), form=form)
+    builder.add_documents([page])
+    builder.finalize()
+    (tokens,) = IndexedShard(tmp_path / "c_text_document")
+    assert tokens.tolist().count(special.token_id("<think>")) == 1  # ours, behind the page's only segment
+    with pytest.raises(UsageError, match="could pass for a reflection; give --reflection-tokens text"):
+        refuse_forgeable(special, form, shards=True)
 
 
 def test_starts_ascend_and_count_bytes(any_tokenizer):

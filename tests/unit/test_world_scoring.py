@@ -135,5 +135,7 @@ def test_thresholds():
     # Chosen on subjects a and c, x and z, and checked on b, y, which it was not fitted to.
     readings = [("a", 0.9), ("b", 0.4), ("a", 0.8), ("c", 0.9)], [("x", 0.1), ("y", 0.6), ("z", 0.1)]
     assert choose_and_check(*readings) == {"threshold": 0.45, "harmful": 0.0, "benign": 100.0}
+    near = [("a", 0.99998), ("b", 0.99998)], [("x", 0.99996), ("y", 0.99996)]
+    assert choose_and_check(*near) == {"threshold": 0.99997, "harmful": 100.0, "benign": 0.0}
     assert choose_and_check([("a", 0.9)], readings[1]) == {}
     assert choose_and_check(readings[0], [("x", 1.0), ("y", 0.1)]) == {}, "every threshold stops too much"

@@ -133,18 +133,18 @@ class EndpointClient:
             RequestFailed: when this request gets no usable answer.
             GuardError: when none would.
         """
-        begun = time.monotonic()
         async with self._slots:
-            attempt = 0
+            attempt, failing_since = 0, 0.0  # time in the queue is no sign of a busy endpoint
             while True:
                 try:
                     answer = await self._try(method, path, body, read)
                     self._missed = 0
                     return answer
                 except _Passing as error:
-                    wait = backoff_s(attempt, error.after_s, self._rng)
+                    wait, now = backoff_s(attempt, error.after_s, self._rng), time.monotonic()
+                    failing_since = failing_since if attempt else now
                     attempt += 1
-                    late = time.monotonic() - begun + wait > self._patience_s
+                    late = now - failing_since + wait > self._patience_s
                     if late if error.busy else attempt >= self.limits.tries:
                         self._give_up(error, attempt)
                     self.incidents[f"requests tried again: {kind_of(error)}"] += 1

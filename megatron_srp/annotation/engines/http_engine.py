@@ -16,7 +16,7 @@ import numpy as np
 from megatron_srp.annotation.engines import Engine, Prompts
 from megatron_srp.annotation.engines.http_answers import as_text, read_logprobs, same_model
 from megatron_srp.annotation.engines.http_client import EndpointClient, EndpointRefuses, RequestFailed
-from megatron_srp.annotation.engines.http_retry import Limits
+from megatron_srp.annotation.engines.http_retry import Limits, require_whole
 from megatron_srp.annotation.engines.prompt_text import PromptText
 from megatron_srp.errors import GuardError, UsageError, did_you_mean
 
@@ -61,6 +61,9 @@ class HTTPEngine(Engine):
     ) -> None:
         if form not in ("auto", "ids", "text"):
             raise UsageError(f"--engine-option form={form}: choose from auto, ids, text")
+        require_whole("prompts_per_request", prompts_per_request)
+        if max_length is not None:
+            require_whole("max_length", max_length)
         self.model = model
         self._client = EndpointClient(base_url, Limits(concurrency, timeout_s, tries, patience_s))
         self.incidents = self._client.incidents

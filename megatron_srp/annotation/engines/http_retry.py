@@ -2,29 +2,48 @@
 
 import email.utils
 import json
+import math
 import random
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
+
+from megatron_srp.errors import UsageError
 
 _LONGEST_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How hard an endpoint is pressed.
+    """How hard an endpoint is pressed; raises UsageError for what is no such number.
 
     Attributes:
         concurrency: most requests at once.
         timeout_s: for one try, from connecting to the last byte.
         tries: of a request that fails by itself.
-        patience_s: how long to wait for an endpoint that is busy or does not answer its door.
+        patience_s: how long to wait, from a request's first failure, for an endpoint that is busy or does not
+            answer its door.
     """
 
     concurrency: int = 64
     timeout_s: float = 120.0
     tries: int = 6
     patience_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "tries"):
+            require_whole(name, getattr(self, name))
+        for name in ("timeout_s", "patience_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise UsageError(f"{name}={value}: give a number of seconds above 0")
+
+
+def require_whole(name: str, value: Any) -> None:
+    """Raises UsageError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name}={value}: give a whole number of at least 1")
 
 
 @dataclass(slots=True)

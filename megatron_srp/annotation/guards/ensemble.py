@@ -125,6 +125,8 @@ def load_ensemble(path: Path) -> EnsembleGuard:
         raise UsageError(f"{path}: an ensemble has a rule and guards, and this is none ({reason})") from None
     if unknown:
         raise UsageError(f"{path}: {min(unknown)!r} means nothing there; an ensemble has a rule and guards")
+    if not isinstance(entries, list):
+        raise UsageError(f"{path}: guards is {entries!r}; give a list of at least two, each `- guard: NAME`")
     members: dict[str, SafetyClassifier] = {}
     try:
         for entry in entries:
@@ -132,7 +134,7 @@ def load_ensemble(path: Path) -> EnsembleGuard:
             if name in members:
                 raise UsageError(f"{path}: two guards are called {name!r}; give each a name")
             members[name] = guard
-        return EnsembleGuard(members, rule)
+        return EnsembleGuard(members, str(rule))
     except BaseException:
         for guard in members.values():
             guard.close()

@@ -3,7 +3,7 @@
 import argparse
 
 from megatron_srp.annotation.store.writers import Partition
-from megatron_srp.errors import CommandParser
+from megatron_srp.errors import CommandParser, UsageError
 
 DESCRIPTION = """
 Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the
@@ -28,9 +28,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _validate(args: argparse.Namespace) -> None:
+    for flag in ("max_tokens", "concurrency"):
+        if getattr(args, flag) < 1:
+            raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
+    if not 0 <= args.max_failure_rate <= 1:
+        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
+
+
 def main(argv: list[str]) -> int:
     """Parse `argv`, write hints, print what became of the replies. Returns the exit code."""
     args = build_parser().parse_args(argv)
+    _validate(args)
     partition = Partition(args.partition_index, args.num_partitions)
 
     from megatron_srp.annotation.engines.http_client import EndpointClient

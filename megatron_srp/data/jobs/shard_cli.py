@@ -21,16 +21,13 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
     """Run the job that the parsed flags describe, print a summary. Returns the exit code."""
     keep_freed_memory()
     shards = expand_shards(args.input_shards)
-    settings = ShardJobSettings(
-        shards,
-        Path(args.output_prefix),
-        shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model),
-        form,
-        args.max_words,
-        judge,
-        args.materialize,
-    )
+    tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model)
     labeler = _labeler(args, shards)
+    if isinstance(labeler, GuardLabeler):
+        judge = judge | labeler.settings  # a name alone is not the guard: a run must not go on with another
+    settings = ShardJobSettings(
+        shards, Path(args.output_prefix), tokenizer, form, args.max_words, judge, args.materialize
+    )
     job = ShardJob(
         settings, labeler, workers=args.workers, chunk_documents=args.chunk_documents, overwrite=args.overwrite
     )

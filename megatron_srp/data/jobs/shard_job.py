@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import describe_tokenizer, sum_counts, training_tokenizer
+from megatron_srp.data.builder import describe_tokenizer, refuse_forgeable, sum_counts, training_tokenizer
 from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.jobs.progress import Progress
 from megatron_srp.data.jobs.shard_blocks import ShardBlock, read_blocks
@@ -52,6 +52,7 @@ class ShardJob:
         self.chunk_documents = chunk_documents
         self.names = settings.names
         self.detokenizer = Detokenizer(settings.tokenizer)
+        refuse_forgeable(settings.tokenizer, settings.form, shards=True)
         self.inputs = [IndexedShard(shard) for shard in settings.shards]
         for number in range(len(self.inputs)):  # most mistakes show in the first block: before anything is written
             next(self._blocks(number, 0), None)

@@ -117,7 +117,21 @@ class _Runner:
         except Exception as error:  # of lm-eval, datasets, the network
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise NotRun(f"lm-eval cannot run it: {reason}") from None
-        samples = found["samples"][task]
-        if any(metric not in sample for sample in samples):
-            raise NotRun(f"lm-eval has no metric {metric} for it")
-        return {str(sample["doc_id"]): float(sample[metric]) for sample in samples}
+        return document_scores(found["samples"], task, metric)
+
+
+def document_scores(samples: Mapping[str, Any], task: str, metric: str) -> dict[str, float]:
+    """The metric for each document, by its number; of several marks (one for each instruction, say) their mean.
+
+    Raises:
+        NotRun: where lm-eval has no number for a document.
+    """
+    if task not in samples:
+        raise NotRun(f"lm-eval has no documents of it, as of a group: name its tasks ({', '.join(sorted(samples))})")
+    if any(metric not in sample for sample in samples[task]):
+        raise NotRun(f"lm-eval has no metric {metric} for it")
+    found = {str(sample["doc_id"]): sample[metric] for sample in samples[task]}
+    try:
+        return {i: float(np.mean(value) if isinstance(value, list) and value else value) for i, value in found.items()}
+    except (TypeError, ValueError):
+        raise NotRun(f"its metric {metric} is no number for each document; choose another") from None

@@ -40,7 +40,7 @@ def choose_and_check(harmful: Sequence[Reading], benign: Sequence[Reading]) -> d
     point = recommend(threshold_curve(chosen, benign_chosen))
     if point is None:
         return {}
-    return {"threshold": round(point.middle, 4), **_stopped(checked, benign_checked, point.middle)}
+    return {"threshold": point.setting, **_stopped(checked, benign_checked, point.setting)}
 
 
 def _halves(readings: Sequence[Reading]) -> tuple[list[float], list[float]]:
