@@ -30,7 +30,9 @@ if [ -n "$wheels" ]; then
     environment=$(mktemp -d)/environment
     packages='import sysconfig; print(sysconfig.get_path("purelib"))'
     parent=$("$python" -c "$packages")
-    "$python" -m venv --system-site-packages "$environment"
+    # Some distributions have no pip to put into it; the parent's is seen as well.
+    "$python" -m venv --system-site-packages "$environment" >/dev/null 2>&1 ||
+        "$python" -m venv --system-site-packages --without-pip --clear "$environment"
     python=$environment/bin/python
     # Where PyTorch is in a virtual environment itself, the new one would not see it.
     echo "$parent" >"$("$python" -c "$packages")/parent.pth"

@@ -74,6 +74,8 @@ def measure(engine: str, options: dict[str, Any], workload: Workload, layers: in
     prompts, content = workload.prompts()
     device, dtype = device_and_dtype(options)
     tflops = matmul_tflops(device, dtype)
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
 
     def seconds() -> float:
         begin = time.perf_counter()
@@ -92,7 +94,7 @@ def measure(engine: str, options: dict[str, Any], workload: Workload, layers: in
         matmul_tflops=tflops,
         bound=content / (workload.flops(layers, whole_template=False) / (tflops * 1e12)),
         bound_whole_template=content / (workload.flops(layers, whole_template=True) / (tflops * 1e12)),
-        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0,
+        peak_gib=torch.cuda.max_memory_allocated(device) / 2**30 if device != "cpu" else 0.0,
     )
     result.runs = [content / seconds() for _ in range(runs)]
     loaded.close()

@@ -44,6 +44,8 @@ class FastEncoder:
             self._pool = GigatokenPool(spec, threads)
         except ValueError as error:
             self.reason = f"gigatoken refuses it: {error}"
+        except ImportError:
+            self.reason = "gigatoken is not installed"
 
     def distrust(self, reason: str) -> None:
         self.reason, self.distrusted = reason, True

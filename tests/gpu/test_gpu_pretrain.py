@@ -6,16 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.training.devices import LOCAL_LAYERS
 from tests.distributed.corpus import markov_documents, write_manifest, write_shard, write_tokenizer
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
-
-# Megatron's own layers, so that the test does not need Transformer Engine.
-LOCAL_LAYERS = [
-    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm"),
-    *("--no-gradient-accumulation-fusion", "--no-masked-softmax-fusion"),
-]
 
 
 def test_dali_leaves_the_same_batches_on_the_gpu() -> None:
