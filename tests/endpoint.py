@@ -58,14 +58,15 @@ class Endpoint:
                     endpoint.headers = dict(self.headers)
                     endpoint.at_once += 1
                     endpoint.most_at_once = max(endpoint.most_at_once, endpoint.at_once)
+                answer: Any = None
                 try:
                     if not endpoint._misbehave(self):
                         answer = endpoint.answer(body)
-                        status, answer = answer if isinstance(answer, tuple) else (200, answer)
-                        endpoint._send(self, status, answer)
                 finally:
-                    with endpoint.lock:
+                    with endpoint.lock:  # before the answer is sent, which the next request may follow at once
                         endpoint.at_once -= 1
+                if answer is not None:
+                    endpoint._send(self, *(answer if isinstance(answer, tuple) else (200, answer)))
 
             def log_message(self, *_):
                 pass

@@ -60,7 +60,7 @@ def endpoint():
 
 @pytest.fixture
 def engine(endpoint):
-    engine = HTTPEngine("tiny", endpoint.url, timeout_s=30, tries=4, patience_s=1.0, prompts_per_request=2)
+    engine = HTTPEngine("tiny", endpoint.url, timeout_s=30, tries=4, patience_s=60.0, prompts_per_request=2)
     yield engine
     engine.close()
 
@@ -149,6 +149,7 @@ def test_an_endpoint_that_only_fails_stops_the_job(fault, engine, endpoint, monk
 def test_what_no_request_would_survive_stops_at_once_without_the_key(fault, message, engine, endpoint):
     engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
     endpoint.fault = fault
+    engine._client.limits = replace(engine._client.limits, patience_s=1.0)
     with pytest.raises(GuardError, match=message) as error:
         engine.next_token_logprobs(prompts([3], [4]), [SAFE, UNSAFE])
     assert KEY not in str(error.value) and KEY not in repr(engine.incidents) and "\n" not in str(error.value)

@@ -29,7 +29,9 @@ def capability(spec: ColumnSpec, context: Context) -> ColumnResult:
         import lm_eval  # noqa: F401  (whether it is there)
     except ImportError:
         raise NotRun("lm-eval is not installed; pip install 'megatron-srp[eval]'") from None
-    tasks: Mapping[str, str] = context.lm_eval.get("tasks") or spec.options["tasks"]
+    tasks: Mapping[str, str] = context.lm_eval.get("tasks") or spec.options.get("tasks") or {}
+    if not tasks:
+        raise NotRun("the suite names no tasks; give --lm-eval-tasks NAME=METRIC")
     runner = _Runner(context)
     measures, cases = [], []
     for task, metric in tasks.items():

@@ -65,7 +65,7 @@ class HarmBenchJudge(Judge):
         yes = probabilities[:, : len(self._yes)].sum(1)
         no = probabilities[:, len(self._yes) :].sum(1)
         return [
-            Opinion(None, "the classifier gave no answer") if np.isnan(y + n) else Opinion(bool(y > n))
+            Opinion(None, "the classifier gave no answer") if not y + n > 0 else Opinion(bool(y > n))
             for y, n in zip(yes, no, strict=True)
         ]
 
