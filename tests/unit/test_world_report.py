@@ -93,6 +93,7 @@ def test_findings_follow_the_figures(run):
     assert little.status == "not shown" and "there was little to bring back" in little.text
     assert found["A forged Safe reflection does not get past SRP"] == "shown"
     assert brought.status == "shown" and "is 50.0% after the fine-tuning, and 0.0% with" in brought.text
+    assert "stops 100.0% of the other harmful ones and 0.0% of the harmless." in brought.text
     (gone,) = [f for f in find(group_records(run)) if f.claim == "SRP stays safe after adversarial fine-tuning"]
     assert gone.status == "not shown" and "with the ability gone, a low ASR means little" in gone.text
     (strict,) = [f for f in find(group_records(run)) if f.claim == "SRP gives less away under a prefill than Filtering"]
