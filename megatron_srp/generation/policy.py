@@ -27,9 +27,9 @@ class GuardPolicy:
             before the end as well. 0 for none.
         reflect_prompt: force one on the prompt, whatever `reflect_every` is.
         unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this
-            probability together. 0.5 was chosen from the curves in BENCHMARKS.md: the lowest of those measured
-            that stopped at most 1% of benign questions however the model had been fine-tuned. Other models
-            may differ: `threshold.recommend` chooses from measured cases.
+            probability together. At 0.5 about 1% of benign questions were stopped at most, however the model had
+            been fine-tuned (curves in BENCHMARKS.md). Fine-tuning moves the probabilities: for one model
+            `threshold.recommend` chooses better from measured cases.
 
     Raises:
         UsageError: for a value that is not allowed.
