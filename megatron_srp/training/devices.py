@@ -71,9 +71,8 @@ def fallback_flags(argv: list[str]) -> list[str]:
 
 def layer_flags(flags: list[str]) -> list[str]:
     """`LOCAL_LAYERS` where a training with `flags` cannot use Transformer Engine's: it is not there, or, in fp32, has
-    no attention for packed conversations. Empty on a CPU, which has them by default."""
-    local = not has_transformer_engine() or "--bf16" not in flags
-    return list(LOCAL_LAYERS) if local and find_devices().count else []
+    no attention for packed conversations. On a CPU they change nothing: it has them by default."""
+    return [] if has_transformer_engine() and "--bf16" in flags else list(LOCAL_LAYERS)
 
 
 def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
