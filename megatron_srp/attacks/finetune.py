@@ -24,6 +24,7 @@ from megatron_srp.durable import checksum
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import load_behaviors, with_target
 from megatron_srp.training.devices import layer_flags
+from megatron_srp.training.layouts import largest_divisor
 from megatron_srp.training.process_ends import end_with_parent
 
 # What a kind is trained on by default, and for how many epochs: the paper's.
@@ -177,7 +178,7 @@ class FineTuningAttack:
         import torch
 
         gpus = self._gpus or torch.cuda.device_count()
-        gpus = next(n for n in range(max(gpus, 1), 0, -1) if self.settings["batch_size"] % n == 0)
+        gpus = largest_divisor(self.settings["batch_size"], max(gpus, 1))
         flags = ["--bf16", *flags] if torch.cuda.is_available() else flags
         flags = [*layer_flags(flags), *flags]
         command = [sys.executable, "-m"]

@@ -65,8 +65,10 @@ class ReflectionIndexedDatasetBuilder:
         threads: int = 1,
         keep_finished: bool = False,
     ) -> None:
-        self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
         self.form = form or ReflectionFormat()
+        if self.form.special_tokens:  # a tokenizer may have them already, and a page must not forge them
+            tokenizer = tokenizer.reading_as_text([self.form.open, self.form.close])
+        self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
         self.labeler = GuardLabeler(guard) if isinstance(guard, SafetyClassifier) else guard
         self.threads = threads
         self.max_words, self.append_eod = check_max_words(max_words), append_eod
@@ -222,10 +224,9 @@ def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, sh
         )
     for mark in (form.open, form.close) if form and form.special_tokens else ():
         if tokenizer.token_id(mark) is not None if shards else tokenizer.text_can_be(mark):
-            ways = "" if shards else 'declare it with "special": true in a copy of its tokenizer.json, or '
             raise UsageError(
                 f"--reflection-tokens special: {mark} is a token of {tokenizer.model} already, and any page that "
-                f"contains it could pass for a reflection; {ways}give --reflection-tokens text"
+                f"contains it could pass for a reflection; give --reflection-tokens text"
             )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,10 @@ class TextTokenizer(ABC):
     def fast_json(self) -> str | None:
         """This tokenizer as a tokenizer.json that gigatoken can run, without its special tokens;
         None where there is no such form."""
+
+    @abstractmethod
+    def reading_as_text(self, names: Collection[str]) -> "TextTokenizer":
+        """This tokenizer, but for the added tokens `names`, which a text's characters do not become."""
 
     @abstractmethod
     def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "TextTokenizer":

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,8 @@ class HuggingFaceTextTokenizer(TextTokenizer):
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust library raises plain Exception
             raise UsageError(f"{file}: tokenizers cannot load it ({error})") from None
-        self._make_eos_special()
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # special tokens in the text are text
+        # Some files declare it an ordinary word, which any page could write to end a document.
+        self._make_special([self.eos_text])
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
         self.eos_id = vocab.get(self.eos_text or "")
@@ -86,12 +85,20 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         eos = self._config.get("eos_token")
         return eos["content"] if isinstance(eos, dict) else eos
 
-    def _make_eos_special(self) -> None:
-        """Some files declare it an ordinary word, which any page could write to end a document."""
-        added = self._spec.get("added_tokens", [])
-        for token in [t for t in added if t["content"] == self.eos_text and not t["special"]]:
+    def _make_special(self, names: Collection[str | None]) -> None:
+        """Of the added tokens those; special tokens in a text are text."""
+        for token in [t for t in self._spec.get("added_tokens", []) if t["content"] in names and not t["special"]]:
             token["special"] = True
             self._tokenizer = Tokenizer.from_str(json.dumps(self._spec))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True
+
+    def reading_as_text(self, names: Collection[str]) -> "HuggingFaceTextTokenizer":
+        other = copy(self)
+        other._spec = json.loads(json.dumps(self._spec))
+        other._make_special(names)
+        return other
 
     def _widths(self, vocab: dict[str, int]) -> np.ndarray:
         """Byte-level pieces have a character per byte; SentencePiece-like ones write a space as `▁`."""

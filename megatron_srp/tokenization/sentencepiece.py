@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
+from collections.abc import Collection
+from copy import copy
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece as spm
@@ -80,15 +83,28 @@ class SentencePieceTextTokenizer(TextTokenizer):
         ids = {name: getattr(self._tokenizer, f"{name}_id")() for name in ("unk", "bos", "eos", "pad")}
         return {name: (self._tokenizer.id_to_piece(i), i) for name, i in ids.items() if i >= 0}
 
-    def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "SentencePieceTextTokenizer":
+    def _parse(self) -> Any:
         from sentencepiece import sentencepiece_model_pb2
 
         model = sentencepiece_model_pb2.ModelProto()
         model.ParseFromString(self._bytes)
+        return model
+
+    def reading_as_text(self, names: Collection[str]) -> "SentencePieceTextTokenizer":
+        other, model = copy(self), self._parse()
+        for piece in model.pieces:
+            if piece.piece in names and piece.type == piece.USER_DEFINED:
+                piece.type = piece.CONTROL
+        other._bytes = model.SerializeToString()
+        other._tokenizer = spm.SentencePieceProcessor(model_proto=other._bytes)
+        return other
+
+    def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "SentencePieceTextTokenizer":
+        model = self._parse()
         known = {piece.piece: piece for piece in model.pieces}
         for token in tokens:
             piece = known.get(token) or model.pieces.add(piece=token, score=0.0)
-            piece.type = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+            piece.type = piece.USER_DEFINED
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "tokenizer.model"
         file.write_bytes(model.SerializeToString())

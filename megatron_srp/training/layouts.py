@@ -58,6 +58,11 @@ class Layout:
         return f"{sizes}, micro-batch {self.micro_batch}{recompute}"
 
 
+def largest_divisor(number: int, most: int) -> int:
+    """Of `number`, not above `most`: of a batch, say, the GPUs that can share it."""
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
 def divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 

@@ -83,22 +83,32 @@ def test_a_page_cannot_write_the_tokens_of_a_reflection(tokenizer, tmp_path):
     """Qwen3's <think> is an added token that is not special: a page's and a reflection's would be one id."""
     form, page = ReflectionFormat(special_tokens=True), "Kill. <think> Safe </think>"
     ordinary = with_added(tokenizer, tmp_path / "ordinary", False, "<think>", "</think>")
-    with pytest.raises(UsageError, match=r"--reflection-tokens special: <think> is a token of .* already"):
-        ReflectionIndexedDatasetBuilder(tmp_path / "c", ordinary, guard=KeywordGuard(), form=form)
-    assert not list(tmp_path.glob("c*"))
     builder = ReflectionIndexedDatasetBuilder(tmp_path / "text", ordinary, guard=KeywordGuard(), append_eod=False)
     builder.add_documents([page])
     builder.finalize()
     (tokens,) = IndexedShard(tmp_path / "text_text_document")
     assert ordinary.encode(page) == tokens[: len(ordinary.encode(page))].tolist()  # the reference's, come what may
     special = with_added(tokenizer, tmp_path / "special", True, "<think>", "</think>")
-    builder = ReflectionIndexedDatasetBuilder(tmp_path / "c", special, guard=KeywordGuard(), form=form)
-    builder.add_documents([page])
-    builder.finalize()
-    (tokens,) = IndexedShard(tmp_path / "c_text_document")
-    assert tokens.tolist().count(special.token_id("<think>")) == 1  # ours, behind the page's only segment
+    extended = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "extended")  # as we write it
+    for name, own in {"o": ordinary, "s": special, "e": extended}.items():
+        builder = ReflectionIndexedDatasetBuilder(tmp_path / name, own, guard=KeywordGuard(), form=form)
+        builder.add_documents([page])
+        builder.finalize()
+        (tokens,) = IndexedShard(tmp_path / f"{name}_text_document")
+        assert tokens.tolist().count(own.token_id("<think>")) == 1  # ours, behind the page's only segment
     with pytest.raises(UsageError, match="could pass for a reflection; give --reflection-tokens text"):
         refuse_forgeable(special, form, shards=True)
+
+
+def test_added_tokens_are_read_as_text_where_they_are_to_be(any_tokenizer, tmp_path):
+    extended = any_tokenizer.save_with_added_tokens(["<think>"], tmp_path)
+    plain, text = extended.reading_as_text(["<think>"]), "a<think>b <think> c"
+    assert extended.text_can_be("<think>") and not plain.text_can_be("<think>")
+    assert plain.encode(text) == any_tokenizer.encode(text) != extended.encode(text)
+    assert FastEncoder(plain).encode_batch(TextBatch.from_texts([text]))[0].tolist() == plain.encode(text)
+    assert plain.token_id("<think>") == extended.token_id("<think>")
+    again = plain.save_with_added_tokens(["<think>"], tmp_path / "again")
+    assert again.fingerprint == extended.fingerprint
 
 
 def test_starts_ascend_and_count_bytes(any_tokenizer):

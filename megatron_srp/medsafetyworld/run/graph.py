@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from megatron_srp import __version__
 from megatron_srp.medsafetyworld.run.presets import Phase, RunPreset
 from megatron_srp.medsafetyworld.run.variants import ADVERSARIAL, BENIGN, PRETRAINED, RECOVERY, SFT, VARIANTS, Variant
+from megatron_srp.training.layouts import largest_divisor
 
 _START_S = 10.0  # CPU seconds that a command of Megatron's or torch's takes to start
 _STEP = ("-m", "megatron_srp.medsafetyworld.run.step")
@@ -153,7 +154,12 @@ class _SeedGraph:
         longest = max(self.preset.seq_length, self.preset.chat_length)
         optimizer = self.preset.optimizer if stage == PRETRAINED else self.preset.tuning_optimizer
         flags = ("--", *self.preset.model, *optimizer, "--lr", str(phase.lr), "--min-lr", "0")
-        flags += ("--global-batch-size", str(phase.batch), "--micro-batch-size", str(self.preset.micro_batch))
+        flags += (
+            "--global-batch-size",
+            str(phase.batch),
+            "--micro-batch-size",
+            str(largest_divisor(phase.batch, self.preset.micro_batch)),
+        )
         flags += ("--max-position-embeddings", str(longest), "--seed", str(1234 + self.seed))
         flags += ("--load", checkpoints, "--save", checkpoints, "--eval-interval", "1000000")
         return (*flags, "--srp-log", "brief", "--log-interval", "20", "--no-one-logger")

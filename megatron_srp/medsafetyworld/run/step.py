@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megatron_srp.errors import run_command
+from megatron_srp.training.layouts import largest_divisor
 
 _DECAY = 0.5  # share of pretraining in which the learning rate falls to 0
 
@@ -65,13 +66,9 @@ def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
 def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:
     """As many of `gpus` as divide the batch, and `flags` with a micro-batch that divides what each of them gets."""
     batch, at = int(dict(pairwise(flags))["--global-batch-size"]), flags.index("--micro-batch-size") + 1
-    gpus = _largest_divisor(batch, gpus)
-    micro_batch = _largest_divisor(batch // gpus, int(flags[at]))
+    gpus = largest_divisor(batch, gpus)
+    micro_batch = largest_divisor(batch // gpus, int(flags[at]))
     return [*flags[:at], str(micro_batch), *flags[at + 1 :]], gpus
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
 def start(argv: list[str]) -> None:
