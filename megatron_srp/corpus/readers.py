@@ -170,8 +170,8 @@ def _read_parquet(
     file = _open_parquet(path, keys)
     row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
     for group in range(file.num_row_groups):
-        size = file.metadata.row_group(group).num_rows
-        if row + size <= first:
+        size, start = file.metadata.row_group(group).num_rows, row
+        if 0 <= size and row + size <= first:
             row += size
             continue
         try:
@@ -184,6 +184,8 @@ def _read_parquet(
                 row += len(table)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
+        if row - start != size:
+            raise InputError(f"{path}: row group {group} has {row - start} rows, not {size}; is the file damaged?")
 
 
 def _from_table(

@@ -154,12 +154,8 @@ class _SeedGraph:
         longest = max(self.preset.seq_length, self.preset.chat_length)
         optimizer = self.preset.optimizer if stage == PRETRAINED else self.preset.tuning_optimizer
         flags = ("--", *self.preset.model, *optimizer, "--lr", str(phase.lr), "--min-lr", "0")
-        flags += (
-            "--global-batch-size",
-            str(phase.batch),
-            "--micro-batch-size",
-            str(largest_divisor(phase.batch, self.preset.micro_batch)),
-        )
+        micro_batch = largest_divisor(phase.batch, self.preset.micro_batch)
+        flags += ("--global-batch-size", str(phase.batch), "--micro-batch-size", str(micro_batch))
         flags += ("--max-position-embeddings", str(longest), "--seed", str(1234 + self.seed))
         flags += ("--load", checkpoints, "--save", checkpoints, "--eval-interval", "1000000")
         return (*flags, "--srp-log", "brief", "--log-interval", "20", "--no-one-logger")
