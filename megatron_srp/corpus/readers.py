@@ -171,7 +171,7 @@ def _read_parquet(
     row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
     for group in range(file.num_row_groups):
         size, start = file.metadata.row_group(group).num_rows, row
-        if 0 <= size and row + size <= first:
+        if size >= 0 and row + size <= first:
             row += size
             continue
         try:

@@ -5,9 +5,12 @@ killed as the machine's memory ran out, say, its rank would wait for ever, and a
 """
 
 import atexit
+import sys
 import threading
 import time
+from multiprocessing import resource_sharer
 from multiprocessing.connection import wait
+from types import TracebackType
 from typing import Any
 
 from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
@@ -37,6 +40,8 @@ def watch_checkpoint_worker() -> None:
     def get_process(*args: Any, **kwargs: Any) -> Any:
         with beyond_sigterm():
             process = start(*args, **kwargs)
+        if not known:
+            _leave_out_lost_transfers()
         if process not in known:
             known.append(process)
             threading.Thread(target=_watch, args=(process, leaving), name="checkpoint-watch", daemon=True).start()
@@ -45,6 +50,19 @@ def watch_checkpoint_worker() -> None:
     PersistentAsyncCaller._get_process = get_process
     PersistentAsyncCaller.async_loop = staticmethod(worker_loop)
     end_forks_with_this_process()
+
+
+def _leave_out_lost_transfers() -> None:
+    """A worker may die while it takes over a tensor's memory. Python's thread for that, here in the rank, would add a
+    traceback to the line that says so. Called after torch has put its own hook in."""
+    show = sys.excepthook
+
+    def show_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        where = trace.tb_frame.f_code.co_filename if trace else ""
+        if where != resource_sharer.__file__ or not issubclass(kind, EOFError | OSError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_others
 
 
 def worker_loop(*args: Any) -> None:
