@@ -18,7 +18,7 @@ from pathlib import Path
 from megatron_srp.benchmarks.gpu_report import CaseResult, read_log, write_results
 from megatron_srp.errors import CommandParser, UsageError, run_command
 from megatron_srp.training.arguments import SrpArguments
-from megatron_srp.training.devices import LOCAL_LAYERS, Devices
+from megatron_srp.training.devices import BLOCKWISE_NEEDS, LOCAL_LAYERS, Devices
 from megatron_srp.training.presets import PRESETS, find_preset
 
 HAS_VIEW = any(field.name == "srp_sidecar" for field in dataclasses.fields(SrpArguments))
@@ -44,7 +44,7 @@ def plan(devices: Devices, transformer_engine: bool) -> list[Case]:
     if not devices.has_fp8:
         no_fp8 = f"no FP8 on {devices.name or 'a CPU'}"
     cases = [Case("bf16", "bf16", "reflected", base)]
-    no_blocks = no_fp8 or ("" if devices.has_blockwise_fp8 else "needs Hopper or newer, and CUDA 12.9")
+    no_blocks = no_fp8 or ("" if devices.has_blockwise_fp8 else f"needs {BLOCKWISE_NEEDS}")
     skips = {"fp8-tensorwise": no_fp8, "fp8-delayed": no_fp8, "fp8-blockwise": no_blocks}
     cases += [Case(name, name, "reflected", skip=skip) for name, skip in skips.items()]
     cases.append(Case("bf16, plain shards", "bf16", "plain", base))

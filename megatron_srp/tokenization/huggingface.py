@@ -87,8 +87,10 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def _make_special(self, names: Collection[str | None]) -> None:
         """Of the added tokens those; special tokens in a text are text."""
-        for token in [t for t in self._spec.get("added_tokens", []) if t["content"] in names and not t["special"]]:
+        ordinary = [t for t in self._spec.get("added_tokens", []) if t["content"] in names and not t["special"]]
+        for token in ordinary:
             token["special"] = True
+        if ordinary:  # a large vocabulary takes a moment to load
             self._tokenizer = Tokenizer.from_str(json.dumps(self._spec))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

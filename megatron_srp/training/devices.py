@@ -10,6 +10,7 @@ from megatron_srp.errors import UsageError
 FIRST_WITH_FP8 = (8, 9)  # compute capability; Ada. Hopper is 9.0
 # What Transformer Engine asks for FP8 with a scale for each block.
 FIRST_WITH_BLOCKS, CUDA_WITH_BLOCKS = (9, 0), (12, 9)
+BLOCKWISE_NEEDS = f"Hopper or newer and CUDA {'.'.join(map(str, CUDA_WITH_BLOCKS))}"
 UNFUSED_GRADIENTS = "--no-gradient-accumulation-fusion"
 # Megatron's own layers, for a GPU without Transformer Engine: correct, but slower, and no FP8.
 LOCAL_LAYERS = (
@@ -108,18 +109,14 @@ def _check_fp8(args: argparse.Namespace, devices: Devices, transformer_engine: b
         )
     if args.fp8_recipe == "blockwise" and not devices.has_blockwise_fp8:
         raise UsageError(
-            f"{asked} with --fp8-recipe blockwise needs Hopper or newer and CUDA {_dotted(CUDA_WITH_BLOCKS)}; this is "
-            f"{devices.name} with CUDA {_dotted(devices.cuda)}: give --srp-precision fp8-tensorwise"
+            f"{asked} with --fp8-recipe blockwise needs {BLOCKWISE_NEEDS}; this is "
+            f"{devices.name} with CUDA {'.'.join(map(str, devices.cuda))}: give --srp-precision fp8-tensorwise"
         )
     if not transformer_engine:
         raise UsageError(
             f"{asked} needs Transformer Engine, which is not installed: pip install 'megatron-srp[gpu]', or the "
             f"image of Dockerfile; or give --srp-precision bf16"
         )
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 def check_port() -> None:

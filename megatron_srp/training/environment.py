@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from megatron_srp.training.devices import Devices, can_fuse_gradients, find_devices
+from megatron_srp.training.devices import BLOCKWISE_NEEDS, Devices, can_fuse_gradients, find_devices
 from megatron_srp.training.flops import bf16_peak
 
 ACTIVE, FALLBACK, MISSING = "active", "fallback", "missing"
@@ -101,7 +101,7 @@ def _fp8(devices: Devices) -> Row:
 
 def _blockwise_fp8(devices: Devices) -> Row:
     if not devices.has_blockwise_fp8:
-        return Row("FP8 by blocks", MISSING, "needs Hopper or newer, and CUDA 12.9", "--srp-precision fp8-tensorwise")
+        return Row("FP8 by blocks", MISSING, f"needs {BLOCKWISE_NEEDS}", "--srp-precision fp8-tensorwise")
     return dataclasses.replace(_fp8(devices), component="FP8 by blocks", found="blockwise")
 
 
@@ -171,8 +171,11 @@ def look() -> list[Row]:
 def needed(precision: str) -> list[str]:
     """Components without which a training job of that `--srp-precision` cannot run on GPUs."""
     needs = ["torch", "CUDA", "GPUs", "Transformer Engine", "Megatron"]
-    more = {"fp8-blockwise": ["FP8", "FP8 by blocks"]}.get(precision, ["FP8"] if precision.startswith("fp8") else [])
-    return needs + more
+    if precision.startswith("fp8"):
+        needs.append("FP8")
+    if precision == "fp8-blockwise":
+        needs.append("FP8 by blocks")
+    return needs
 
 
 def problems(rows: list[Row], precision: str, gpus: int | None = None) -> list[str]:
