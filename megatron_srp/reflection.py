@@ -8,6 +8,7 @@ The paper's form (section 3) is plain text; `special_tokens` makes `<think>` and
 their own. The end-of-text token after a verdict in `stop_after` is what teaches a model to stop.
 """
 
+import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -138,3 +139,13 @@ class ReflectionFormat:
     def _label(match: re.Match[str]) -> SafetyLabel:
         names = [name.strip() for name in (match[2] or "").split(",")]
         return SafetyLabel(Verdict(match[1]), tuple(name for name in names if name), (match[3] or "").strip())
+
+
+def reflection_format(args: argparse.Namespace) -> ReflectionFormat:
+    """The form that parsed flags describe: --stop-after, --controversial, --reflection-tokens, --hints."""
+    return ReflectionFormat(
+        stop_after=parse_stop_after(args.stop_after),
+        controversial=args.controversial,
+        special_tokens=args.reflection_tokens == "special",
+        hints=args.hints,
+    )

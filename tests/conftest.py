@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Guard
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 
@@ -74,7 +74,7 @@ def random_texts(seed: int, n: int, most_words: int = 400) -> list[str]:
     return [random_text(rng, rng.randrange(1, most_words)) for _ in range(n)]
 
 
-class KeywordGuard(SafetyClassifier):
+class KeywordGuard(Guard):
     """Unsafe where the text says kill, Controversial where it says bomb, else Safe."""
 
     name, revision = "keyword", "1"
@@ -177,7 +177,7 @@ def write_jsonl(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_guard(tmp_path_factory) -> Path:
     """Folder of a trained chat guard in miniature, for the engines (about ten seconds, once)."""
-    from tests.tiny_guard import make_tiny_guard
+    from tests.helpers.tiny_guard import make_tiny_guard
 
     return make_tiny_guard(tmp_path_factory.mktemp("tiny-guard"))
 
@@ -185,7 +185,7 @@ def tiny_guard(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_reflector(tmp_path_factory) -> Path:
     """Folder of a language model in miniature that writes reflections (some ten seconds, once)."""
-    from tests.tiny_reflector import make_tiny_reflector
+    from tests.helpers.tiny_reflector import make_tiny_reflector
 
     return make_tiny_reflector(tmp_path_factory.mktemp("tiny-reflector"))
 
@@ -193,7 +193,7 @@ def tiny_reflector(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_answerers(tmp_path_factory, tiny_reflector) -> dict[str, Path]:
     """Folders of models in miniature with known behaviour: one refuses, one complies, one reflects."""
-    from tests.tiny_reflector import always, make_tiny_reflector
+    from tests.helpers.tiny_reflector import always, make_tiny_reflector
 
     root = tmp_path_factory.mktemp("tiny-answerers")
     return {

@@ -3,7 +3,7 @@
 
 import sys
 
-from megatron_srp.data.annotate.annotate_cli import main
+from megatron_srp.cli.annotate import main
 from megatron_srp.errors import run_command
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     from megatron_srp.benchmarks.dataloader import Settings, compare, table
-    from megatron_srp.training.dali_loader import check_installed
+    from megatron_srp.training.datasets.dali import check_installed
 
     check_installed()
     settings = Settings(args.seq_length, args.micro_batch_size, args.num_workers, args.step_ms, args.steps)

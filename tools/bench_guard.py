@@ -47,8 +47,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
 
-    from megatron_srp.annotation.cli import engine_options
     from megatron_srp.benchmarks.guard_gpu import Workload, measure, profile, to_markdown, write_results
+    from megatron_srp.cli.guard_flags import engine_options
 
     results = []
     for interval, tokens, compiled in itertools.product(args.interval, args.batch_tokens, args.compile):

@@ -9,7 +9,7 @@ from megatron_srp.errors import CommandParser, run_command
 
 
 def main(argv: list[str]) -> int:
-    from megatron_srp.training.precision import PRECISIONS
+    from megatron_srp.training.flags.precision import PRECISIONS
 
     parser = CommandParser(description=__doc__)
     parser.add_argument(
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--brief", action="store_true", help="print only why the job could not run")
     args = parser.parse_args(argv)
 
-    from megatron_srp.training.environment import look, problems
+    from megatron_srp.training.checks.environment import look, problems
 
     rows = look()
     reasons = problems(rows, args.precision, args.gpus)

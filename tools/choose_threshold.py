@@ -3,8 +3,8 @@
 
 import sys
 
+from megatron_srp.cli.threshold import main
 from megatron_srp.errors import run_command
-from megatron_srp.generation.threshold_cli import main
 
 if __name__ == "__main__":
     run_command(lambda: main(sys.argv[1:]))

@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_srp.annotation.cli import add_guard_arguments, guard_from_args
+from megatron_srp.cli.guard_flags import add_guard_arguments, guard_from_args
 from megatron_srp.errors import CommandParser, UsageError, run_command
 
 
@@ -37,9 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     args = parse(argv)
 
-    from megatron_srp.annotation.evaluation.evaluate import evaluate, write_json
-    from megatron_srp.annotation.evaluation.evaluation_text import to_text
-    from megatron_srp.annotation.evaluation.guard_datasets import Columns, load_dataset
+    from megatron_srp.annotation.guard_evaluation.datasets import Columns, load_dataset
+    from megatron_srp.annotation.guard_evaluation.evaluate import evaluate, write_json
+    from megatron_srp.annotation.guard_evaluation.summary_text import to_text
 
     columns = None
     if args.text_column:

@@ -7,8 +7,8 @@ from megatron_srp.errors import CommandParser, UsageError, did_you_mean, run_com
 
 
 def main(argv: list[str]) -> None:
-    from megatron_srp.training.precision import PRECISIONS
-    from megatron_srp.training.presets import PRESETS
+    from megatron_srp.training.flags.precision import PRECISIONS
+    from megatron_srp.training.flags.presets import PRESETS
 
     parser = CommandParser(description=__doc__)
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         if number is not None and number < 1:
             raise UsageError(f"{flag} {number}: 1 or more are needed")
 
-    from megatron_srp.training.recommend import describe
+    from megatron_srp.training.layout.describe_preset import describe
 
     print(describe(PRESETS[args.preset], args.gpus, args.precision, args.seq_length))
 

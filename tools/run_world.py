@@ -4,8 +4,8 @@
 import sys
 from pathlib import Path
 
+from megatron_srp.cli.world_run import main
 from megatron_srp.errors import run_command
-from megatron_srp.medsafetyworld.run.cli import main
 
 if __name__ == "__main__":
     run_command(lambda: main(sys.argv[1:], Path(__file__).parent))

@@ -41,11 +41,11 @@ def report(out: Path) -> None:
     """Write the report and print the summary."""
     from megatron_srp.annotation import load_guard
     from megatron_srp.data.shards.manifest import manifest_path, read_manifest
-    from megatron_srp.demo.corpus import texts
     from megatron_srp.reports.losses import read_losses
     from megatron_srp.reports.run_report import write_report
     from megatron_srp.schema import AnnotatedDocument, Verdict
     from megatron_srp.segmentation import segment_text
+    from megatron_srp.toy_corpus.corpus import texts
 
     guard = load_guard("heuristic")
     for text in texts(100):
@@ -71,8 +71,8 @@ def main() -> None:
     args = parser.parse_args()
     started = time.monotonic()
 
-    from megatron_srp.demo.chat import write_chat
-    from megatron_srp.demo.corpus import train_tokenizer, write_corpus
+    from megatron_srp.toy_corpus.chat import write_chat
+    from megatron_srp.toy_corpus.corpus import train_tokenizer, write_corpus
 
     out = args.out.resolve()
     shutil.rmtree(out, ignore_errors=True)

@@ -3,7 +3,7 @@
 
 import sys
 
-from megatron_srp.data.annotate.hints_cli import main
+from megatron_srp.cli.hints import main
 from megatron_srp.errors import run_command
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """Guards, the classifiers that judge segments. A table of names, each imported when it is asked for.
 
-A guard's name is one of `GUARDS`; or `python:MODULE:CLASS`, one's own class of `SafetyClassifier`; or
+A guard's name is one of `GUARDS`; or `python:MODULE:CLASS`, one's own class of `Guard`; or
 the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
 `ensemble:FILE.yaml`, several guards as one (`ensemble`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from megatron_srp.annotation.base import Judged, SafetyClassifier
+from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult
 from megatron_srp.errors import UsageError, did_you_mean
 
 GUARDS = {
@@ -21,39 +19,10 @@ GUARDS = {
     "llama-guard": "llama_guard.yaml",
 }
 
-__all__ = ["GUARDS", "GuardOptions", "Judged", "SafetyClassifier", "load_guard"]
+__all__ = ["GUARDS", "Guard", "GuardOptions", "GuardResult", "load_guard"]
 
 
-@dataclass(frozen=True, slots=True)
-class GuardOptions:
-    """How a chat guard is run; other guards take none of it.
-
-    Attributes:
-        model: folder or hub name of the weights; the guard's own by default.
-        tokenizer: folder or hub name of the tokenizer; the model's by default.
-        engine: what runs the model, of `engines.ENGINES`; `engine_options` are its own.
-        mode: as what a text is judged, of the modes the guard has: "prompt" or "response".
-        user_turn: what a user says before the text, for the response mode; nothing by default.
-        threshold: a text is not safe from this probability on; by default the likeliest verdict is given.
-        generate_all: let the model write its answer in full instead of reading the verdict in one pass.
-    """
-
-    model: str | None = None
-    tokenizer: str | None = None
-    engine: str = "hf"
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
-    mode: str | None = None
-    user_turn: str | None = None
-    threshold: float | None = None
-    generate_all: bool = False
-
-    def changed(self) -> list[str]:
-        """Names of what differs from the default."""
-        default = GuardOptions()
-        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
-
-
-def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[str] = ()) -> SafetyClassifier:
+def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[str] = ()) -> Guard:
     """The guard of that name; raises UsageError for an unknown one, and for options it does not take.
 
     Args:
@@ -65,7 +34,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
 
         if options.changed():
             raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
-        return load_ensemble(Path(name.removeprefix("ensemble:")))
+        return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
         choices = did_you_mean(name, [*GUARDS, *also])
@@ -79,12 +48,12 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
     return _instance(target.removeprefix("python:"), name)
 
 
-def _instance(target: str, name: str) -> SafetyClassifier:
+def _instance(target: str, name: str) -> Guard:
     module, _, attribute = target.partition(":")
     try:
         guard = getattr(import_module(module), attribute)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(f"--guard {name}: {error}; give python:MODULE:CLASS, with the module on PYTHONPATH") from None
-    if not isinstance(guard, SafetyClassifier):
-        raise UsageError(f"--guard {name}: {attribute} is no megatron_srp.annotation.SafetyClassifier")
+    if not isinstance(guard, Guard):
+        raise UsageError(f"--guard {name}: {attribute} is no megatron_srp.annotation.Guard")
     return guard

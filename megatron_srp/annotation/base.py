@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import nan
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ class StringArray(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class GuardResult:
     """What a guard says of one text.
 
     Attributes:
@@ -36,10 +36,10 @@ class Judged:
     label: SafetyLabel = SAFE
     score: float = nan
     failure: str = ""
-    votes: tuple["Judged", ...] = ()
+    votes: tuple["GuardResult", ...] = ()
 
 
-class SafetyClassifier(ABC):
+class Guard(ABC):
     """A guard that judges texts one by one and remembers nothing of them, so that batches may come in any
     order and from several threads.
 
@@ -67,21 +67,21 @@ class SafetyClassifier(ABC):
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
         """A label for each text, in order; raises InputError where no verdict can be had."""
 
-    def judge(self, texts: Sequence[str]) -> list[Judged]:
+    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
         """A judgement of each text, in order. A text that gets no verdict says why and raises nothing."""
-        return [Judged(label) for label in self.classify(texts)]
+        return [GuardResult(label) for label in self.classify(texts)]
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
         """`classify` for an Arrow array of strings."""
         return self.classify(texts.to_pylist())
 
-    def judge_array(self, texts: StringArray) -> list[Judged]:
+    def judge_array(self, texts: StringArray) -> list[GuardResult]:
         """`judge` for an Arrow array of strings."""
-        if type(self).judge is not SafetyClassifier.judge:
+        if type(self).judge is not Guard.judge:
             return self.judge(texts.to_pylist())
-        return [Judged(label) for label in self.classify_array(texts)]
+        return [GuardResult(label) for label in self.classify_array(texts)]
 
-    def in_mode(self, mode: str) -> "SafetyClassifier":
+    def in_mode(self, mode: str) -> "Guard":
         """This guard as it judges "prompt" or "response"; itself where it knows no difference."""
         return self
 
@@ -93,7 +93,7 @@ class SafetyClassifier(ABC):
         """Give back processes, connections and device memory."""
 
 
-def labels_of(judged: Sequence[Judged]) -> list[SafetyLabel]:
+def labels_of(judged: Sequence[GuardResult]) -> list[SafetyLabel]:
     """The labels; raises InputError at the first failure, which must not pass for a verdict."""
     for i, one in enumerate(judged):
         if one.failure:
@@ -102,3 +102,32 @@ def labels_of(judged: Sequence[Judged]) -> list[SafetyLabel]:
                 "with tools/annotate.py, which counts and shows such segments"
             )
     return [one.label for one in judged]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """How a chat guard is run; other guards take none of it.
+
+    Attributes:
+        model: folder or hub name of the weights; the guard's own by default.
+        tokenizer: folder or hub name of the tokenizer; the model's by default.
+        engine: what runs the model, of `engines.ENGINES`; `engine_options` are its own.
+        mode: as what a text is judged, of the modes the guard has: "prompt" or "response".
+        user_turn: what a user says before the text, for the response mode; nothing by default.
+        threshold: a text is not safe from this probability on; by default the likeliest verdict is given.
+        generate_all: let the model write its answer in full instead of reading the verdict in one pass.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    engine: str = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    mode: str | None = None
+    user_turn: str | None = None
+    threshold: float | None = None
+    generate_all: bool = False
+
+    def changed(self) -> list[str]:
+        """Names of what differs from the default."""
+        default = GuardOptions()
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]

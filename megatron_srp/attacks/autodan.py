@@ -8,7 +8,7 @@ from megatron_srp.attacks.likelihood import Continuation
 from megatron_srp.attacks.search import Found, SearchAttack, settings_from
 from megatron_srp.attacks.white_box import WhiteBox
 from megatron_srp.attacks.wording import read_prototypes, reword, synonyms
-from megatron_srp.tokenization.base import digest
+from megatron_srp.files import digest
 
 
 class AutoDANAttack(SearchAttack[AutoDANSettings]):

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.readers import expand_inputs
-from megatron_srp.durable import checksum
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import load_behaviors, with_target
-from megatron_srp.training.devices import layer_flags
-from megatron_srp.training.layouts import largest_divisor
-from megatron_srp.training.process_ends import end_with_parent
+from megatron_srp.files import checksum
+from megatron_srp.training.checks.devices import layer_flags
+from megatron_srp.training.layout.layouts import largest_divisor
+from megatron_srp.training.process.process_ends import end_with_parent
 
 # What a kind is trained on by default, and for how many epochs: the paper's.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
@@ -154,8 +154,8 @@ class FineTuningAttack:
 
     def _shard(self, model: Path, work: Path, length: int) -> Path:
         """Prefix of the shard, which is written unless it is there."""
+        from megatron_srp.cli.sft import main as augment_sft
         from megatron_srp.data.shards.manifest import manifest_path
-        from megatron_srp.sft.cli import main as augment_sft
 
         if manifest_path(work / "data").exists():  # it is written last
             return work / "data_sft"

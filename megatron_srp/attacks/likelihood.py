@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from megatron_srp.generation.hf_batch import cache_argument
+from megatron_srp.generation.engines.hf.batch import cache_argument
 
 
 @dataclass(frozen=True, slots=True)

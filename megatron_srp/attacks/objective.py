@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from megatron_srp.attacks.likelihood import Continuation
 from megatron_srp.attacks.white_box import WhiteBox
 from megatron_srp.errors import UsageError, did_you_mean
-from megatron_srp.generation.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.schema import SAFE, Verdict
 
 OBJECTIVES = ("plain", "suppress", "forge")

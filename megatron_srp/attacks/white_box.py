@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.types import AttackCase, Defence, TargetModel
-from megatron_srp.generation.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.reflection import ReflectionFormat
 
 if TYPE_CHECKING:

@@ -69,7 +69,7 @@ class _Files:
         wanted = self.size // _SLICE
         self.slice.write_bytes(b"".join(lines * max(1, wanted // len(block))) if wanted > len(block) else block)
         if not self.tokenizers:
-            from megatron_srp.demo.corpus import train_tokenizer
+            from megatron_srp.toy_corpus.corpus import train_tokenizer
 
             train_tokenizer(folder / "tokenizer")
             self.tokenizers = [folder / "tokenizer"]
@@ -79,7 +79,7 @@ class _Files:
 
 def _texts(corpus: list[Path]) -> list[str]:
     if not corpus:
-        from megatron_srp.demo.corpus import texts
+        from megatron_srp.toy_corpus.corpus import texts
 
         return list(texts(5000))
     from megatron_srp.corpus.readers import read_batches

@@ -119,7 +119,7 @@ def compare(settings: Settings, prefix: Path | None = None) -> list[Waiting]:
     """Measure both loaders (where DALI is installed) in turn, in a random order in each repeat."""
     import torch
 
-    from megatron_srp.training.dali_loader import DaliLoader
+    from megatron_srp.training.datasets.dali import DaliLoader
 
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
     with tempfile.TemporaryDirectory() as folder:

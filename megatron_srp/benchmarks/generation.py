@@ -18,15 +18,15 @@ from megatron_srp.benchmarks.guard_cpu import make_tokenizer
 from megatron_srp.benchmarks.made_up_text import make_segments, make_words
 from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import spread
-from megatron_srp.generation.hf import HFGenerator
-from megatron_srp.generation.policy import GuardPolicy
-from megatron_srp.generation.request import Request
-from megatron_srp.generation.verdict_tree import VerdictTree
-from megatron_srp.generation.vocabulary import GuardVocabulary
+from megatron_srp.generation.engines.hf.generator import HFGenerator
+from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.guard.policy import GuardPolicy
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
-from megatron_srp.training.presets import find_preset
+from megatron_srp.training.flags.presets import find_preset
 
 PROMPT = 32  # tokens
 EVERY = (64, 32, 16)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from megatron_srp.benchmarks.gpu_report import CaseResult, read_log, write_results
 from megatron_srp.errors import CommandParser, UsageError, run_command
-from megatron_srp.training.arguments import SrpArguments
-from megatron_srp.training.devices import BLOCKWISE_NEEDS, LOCAL_LAYERS, Devices
-from megatron_srp.training.presets import PRESETS, find_preset
+from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, LOCAL_LAYERS, Devices
+from megatron_srp.training.flags.arguments import SrpArguments
+from megatron_srp.training.flags.presets import PRESETS, find_preset
 
 HAS_VIEW = any(field.name == "srp_sidecar" for field in dataclasses.fields(SrpArguments))
 MIN_CASE_S = 45  # imports, CUDA's start and the first step
@@ -80,9 +80,9 @@ def command(case: Case, options: argparse.Namespace, data: dict[str, Path]) -> l
 
 def prepare(out: Path, documents: int) -> dict[str, Path]:
     """A corpus, its shard with reflections, and the same without; returns their prefixes by kind."""
-    from megatron_srp.data.jobs.preprocess_cli import main as preprocess
+    from megatron_srp.cli.preprocess import main as preprocess
     from megatron_srp.data.shards.strip import strip_reflections
-    from megatron_srp.demo.corpus import train_tokenizer, write_corpus
+    from megatron_srp.toy_corpus.corpus import train_tokenizer, write_corpus
 
     out.mkdir(parents=True, exist_ok=True)
     write_corpus(out / "corpus.jsonl", documents)
@@ -148,8 +148,8 @@ def run(options: argparse.Namespace) -> list[CaseResult]:
 
 def look_at_machine(device: str) -> tuple[Devices, bool]:
     """Its GPUs, and whether Transformer Engine imports; none of it for a rehearsal on the CPU."""
-    from megatron_srp.training.devices import find_devices
-    from megatron_srp.training.environment import can_import
+    from megatron_srp.training.checks.devices import find_devices
+    from megatron_srp.training.checks.environment import can_import
 
     if device == "cpu":
         return Devices(0), False

@@ -8,12 +8,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.shards.manifest import write_text
-from megatron_srp.training.devices import Devices
-from megatron_srp.training.flops import bf16_peak, flops_per_token
-from megatron_srp.training.layouts import Layout
-from megatron_srp.training.memory import estimate_memory
-from megatron_srp.training.presets import find_preset
+from megatron_srp.files import write_text
+from megatron_srp.training.checks.devices import Devices
+from megatron_srp.training.flags.presets import find_preset
+from megatron_srp.training.layout.flops import bf16_peak, flops_per_token
+from megatron_srp.training.layout.layouts import Layout
+from megatron_srp.training.layout.memory import estimate_memory
 
 STEP = re.compile(
     r"iteration +(?P<step>\d+)/.*elapsed time per iteration \(ms\): (?P<ms>[\d.]+).*"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from megatron_srp.data.shards.manifest import write_text
+from megatron_srp.files import write_text
 
 TITLE = """# Benchmarks
 

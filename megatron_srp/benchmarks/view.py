@@ -54,7 +54,7 @@ def open_dataset(prefix: Path, num_samples: int, reflected: bool) -> Any:
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-    from megatron_srp.training.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+    from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
 
     tokenizer = SimpleNamespace(eod=_EOD, eos=_EOD, pad=-1, vocab_size=_EOD + 1, unique_identifiers={})
     options: dict[str, Any] = {

@@ -13,9 +13,9 @@ from megatron_srp.checkpoints.llama import (
     to_hf_config,
     weights,
 )
-from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     import torch
@@ -163,7 +163,7 @@ def _write_shards(
     source: "MegatronCheckpoint", table: list[Weight], folder: Path, dtype: "torch.dtype", max_bytes: int
 ) -> int:
     """Write the weights, and the index where there are several files; the bytes of all weights."""
-    from megatron_srp.data.shards.manifest import write_json
+    from megatron_srp.files import write_json
 
     files = _plan(table, dtype.itemsize, max_bytes)
     weight_map: dict[str, str] = {}
@@ -201,7 +201,7 @@ def _save(tensors: dict[str, "torch.Tensor"], path: Path) -> None:
 def _write_configs(shape: LlamaShape, dtype: "torch.dtype", token_ids: dict[str, int | None], folder: Path) -> None:
     from transformers import GenerationConfig
 
-    from megatron_srp.data.shards.manifest import write_json
+    from megatron_srp.files import write_json
 
     config = to_hf_config(shape, str(dtype).removeprefix("torch."), **token_ids)
     config.save_pretrained(folder)

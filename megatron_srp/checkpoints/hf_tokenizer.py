@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.shards.manifest import write_json, write_text
 from megatron_srp.errors import InputError
+from megatron_srp.files import write_json, write_text
 from megatron_srp.sft.template import PLAIN_JINJA
 from megatron_srp.tokenization import TextTokenizer
 from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.checkpoints.llama import LlamaShape, weights
-from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
-from megatron_srp.training.presets import PRESETS
-from megatron_srp.training.resume import TRACKER
+from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.process.repair_tracker import TRACKER
+from megatron_srp.whole_folder import whole_folder
 
 DTYPES = ("as-saved", "bfloat16", "float32")
 # State that Megatron's layers look for besides weights (FP8 scales, with Transformer Engine).

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_srp.errors import InputError
-from megatron_srp.training.resume import TRACKER
+from megatron_srp.training.process.repair_tracker import TRACKER
 
 
 def find_iteration(path: Path, step: int | None = None) -> Path:

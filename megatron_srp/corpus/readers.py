@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 from megatron_srp.corpus.compression import Consumed, read_lines
@@ -17,7 +16,6 @@ from megatron_srp.corpus.jsonl import JsonLines
 from megatron_srp.errors import InputError, UsageError, is_utf8
 
 BATCH_BYTES = 4 << 20
-_EDGE = 1 << 16
 
 
 @dataclass(slots=True)
@@ -72,16 +70,6 @@ def _why_no_file(path: Path) -> str:
     if path.exists():
         return "is a pipe or device; a stopped run could not read it again, so write it to a file first"
     return "no such file"
-
-
-def file_fingerprint(path: Path) -> str:
-    """Of a file's size, beginning and end: equal for copies, whatever their name and date."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        content = xxhash.xxh3_128(file.read(_EDGE))
-        file.seek(max(size - _EDGE, 0))
-        content.update(file.read(_EDGE))
-    return f"{size}-{content.hexdigest()}"
 
 
 def is_parquet(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Guard
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.reflect import GuardLabeler, Labeler, ReflectedBatch, Reflector, Source
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, token_dtype
@@ -55,7 +55,7 @@ class ReflectionIndexedDatasetBuilder:
         output_prefix: str | Path,
         tokenizer: TextTokenizer,
         *,
-        guard: SafetyClassifier | Labeler | None,
+        guard: Guard | Labeler | None,
         form: ReflectionFormat | None = None,
         max_words: int = DEFAULT_MAX_WORDS,
         append_eod: bool = True,
@@ -69,7 +69,7 @@ class ReflectionIndexedDatasetBuilder:
         if self.form.special_tokens:  # a tokenizer may have them already, and a page must not forge them
             tokenizer = tokenizer.reading_as_text([self.form.open, self.form.close])
         self.prefix, self.keys, self.tokenizer = Path(output_prefix), list(keys), tokenizer
-        self.labeler = GuardLabeler(guard) if isinstance(guard, SafetyClassifier) else guard
+        self.labeler = GuardLabeler(guard) if isinstance(guard, Guard) else guard
         self.threads = threads
         self.max_words, self.append_eod = check_max_words(max_words), append_eod
         if append_eod or self.labeler:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Guard
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
 from megatron_srp.data.align import align_batch
 from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
@@ -41,7 +41,7 @@ class Labeler(Protocol):
 class GuardLabeler:
     """Labels by a classifier."""
 
-    def __init__(self, guard: SafetyClassifier) -> None:
+    def __init__(self, guard: Guard) -> None:
         self.guard = guard
 
     @property

@@ -9,7 +9,7 @@ from megatron_srp.errors import InputError
 from megatron_srp.evaluation.column import Context, NotRun
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, Searching, TargetModel
-from megatron_srp.generation.policy import ForcedReflection
+from megatron_srp.generation.guard.policy import ForcedReflection
 from megatron_srp.schema import SafetyLabel, Verdict
 
 _GROUP = 4  # batches that are kept together

@@ -9,11 +9,11 @@ from megatron_srp.evaluation.behaviors import Behavior, choose, load_behaviors
 from megatron_srp.evaluation.judges import JudgePanel
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import ResultStore
-from megatron_srp.evaluation.statistics import Estimate
 from megatron_srp.evaluation.types import AttackCase, Response
+from megatron_srp.statistics.paired import Estimate
 
 if TYPE_CHECKING:
-    from megatron_srp.annotation.base import SafetyClassifier
+    from megatron_srp.annotation.base import Guard
     from megatron_srp.evaluation.hf_target import HFTarget
 
 
@@ -116,7 +116,7 @@ class Context:
     progress: Progress
     sources: Mapping[str, str]
     limit: int | None = None
-    guard: "SafetyClassifier | None" = None
+    guard: "Guard | None" = None
     seed: int = 0
     lm_eval: Mapping[str, Any] = field(default_factory=dict)
     done: list[ColumnResult] = field(default_factory=list)

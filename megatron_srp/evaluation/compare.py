@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.errors import UsageError
-from megatron_srp.evaluation.report import read_report
-from megatron_srp.evaluation.statistics import harmonic, mcnemar, mean, paired_bootstrap
+from megatron_srp.evaluation.results_json import read_report
+from megatron_srp.statistics.paired import harmonic, mcnemar, mean, paired_bootstrap
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from megatron_srp.durable import checksum
 from megatron_srp.evaluation.types import AttackCase, Defence, Response
-from megatron_srp.generation.hf_batch import CachedBatch
-from megatron_srp.generation.hf_model import GuardedModel
-from megatron_srp.generation.policy import Generation, GuardPolicy
-from megatron_srp.generation.request import Options, Request, Sampling
+from megatron_srp.files import checksum, digest
+from megatron_srp.generation.engines.hf.batch import CachedBatch
+from megatron_srp.generation.engines.hf.model import GuardedModel
+from megatron_srp.generation.engines.request import Options, Request, Sampling
+from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.tokenization.base import digest
 
 _OFF = GuardPolicy("off")
 

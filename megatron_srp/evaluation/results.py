@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from megatron_srp.durable import make_folder, naming, sync, try_lock
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.tokenization.base import digest
+from megatron_srp.files import digest, make_folder, naming, sync, try_lock
 
 
 class Results:

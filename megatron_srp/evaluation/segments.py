@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from megatron_srp.evaluation.types import Response
-from megatron_srp.generation.scanner import ReflectionScanner
+from megatron_srp.generation.guard.scanner import ReflectionScanner
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 

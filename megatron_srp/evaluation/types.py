@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from megatron_srp.generation.policy import ForcedReflection
+from megatron_srp.generation.guard.policy import ForcedReflection
 from megatron_srp.schema import SafetyLabel
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_srp.errors import InputError
-from megatron_srp.generation.policy import Generation
-from megatron_srp.generation.request import Options, Request
+from megatron_srp.generation.engines.request import Options, Request
+from megatron_srp.generation.guard.policy import Generation
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.hf_prompts import PromptedModel
+    from megatron_srp.generation.engines.prompted_model import PromptedModel
 
 # What a model writes must not move the cursor, rename the window or clear the screen.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

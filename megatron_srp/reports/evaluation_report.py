@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.shards.manifest import write_text
+from megatron_srp.files import write_text
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.reports.document_texts import visible
 from megatron_srp.reports.pages import load_page

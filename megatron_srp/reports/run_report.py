@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.shards.manifest import write_text
+from megatron_srp.files import write_text
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.reports.pages import LINE_COLOR, VERDICT_COLORS, draw_counts, load_page, picture
 from megatron_srp.schema import AnnotatedDocument

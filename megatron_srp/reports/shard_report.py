@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path
-from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest, write_text
+from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.files import write_text
 from megatron_srp.reports.document_texts import DocumentReader, visible
 from megatron_srp.reports.pages import LINE_COLOR, VERDICT_COLORS, draw_counts, load_page, picture
 from megatron_srp.reports.shard_statistics import DENSITY_STEP, ShardStatistics, measure

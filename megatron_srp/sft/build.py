@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Guard
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -44,7 +44,7 @@ class SetBuilder:
 
     reader: ChatReader
     filters: Filters
-    guard: SafetyClassifier | None
+    guard: Guard | None
     form: ReflectionFormat
     max_words: int = DEFAULT_MAX_WORDS
     mode: str = "sft"

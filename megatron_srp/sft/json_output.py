@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.shards.manifest import software_versions, write_json
-from megatron_srp.durable import make_folder, seal, sync
+from megatron_srp.data.shards.manifest import software_versions
 from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.files import make_folder, seal, sync, write_json
 from megatron_srp.sft.conversation import Conversation
 
 SUFFIX = ".manifest.json"

@@ -14,8 +14,8 @@ from itertools import batched
 
 import pyarrow as pa
 
-from megatron_srp.annotation.base import SafetyClassifier
-from megatron_srp.annotation.judging import judge_segments
+from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.classify_segments import judge_segments
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, segment_text
@@ -45,7 +45,7 @@ class Reflector:
         counts: verdicts, and conversations dropped because the guard gave none.
     """
 
-    guard: SafetyClassifier
+    guard: Guard
     form: ReflectionFormat
     max_words: int = DEFAULT_MAX_WORDS
     counts: Counter[str] = field(default_factory=Counter)

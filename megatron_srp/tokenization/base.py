@@ -1,12 +1,9 @@
 """What every tokenizer offers, and the flat arrays it gives."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -130,9 +127,3 @@ class TextTokenizer(ABC):
                 "need; set eos_token in its tokenizer_config.json"
             )
         return self.eos_id
-
-
-def digest(content: Any) -> str:
-    """A short stable hash of a JSON-like value."""
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]

@@ -11,7 +11,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from megatron_srp.errors import UsageError
-from megatron_srp.tokenization.base import TextTokenizer, digest
+from megatron_srp.files import digest
+from megatron_srp.tokenization.base import TextTokenizer
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _JOINING_DECODERS = {"Metaspace", "ByteFallback"}  # of tokenizers that write a space as `▁`

@@ -38,15 +38,19 @@ from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_l
 
 from megatron_srp.errors import SrpError, UsageError, explain_parse_error
 from megatron_srp.tokenization import load_tokenizer
-from megatron_srp.training import arguments, cpu_backend, cpu_checkpoints, shards, trainer_errors
-from megatron_srp.training.checkpoint_args import check_checkpoint
-from megatron_srp.training.checkpoint_worker import watch_checkpoint_worker
-from megatron_srp.training.dali_loader import through_dali
-from megatron_srp.training.datasets import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
-from megatron_srp.training.flops import add_mfu, bf16_peak
-from megatron_srp.training.lineage import record_data
-from megatron_srp.training.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
-from megatron_srp.training.sft_dataset import build_sft_datasets
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks.checkpoint import check_checkpoint
+from megatron_srp.training.checks.lineage import record_data
+from megatron_srp.training.cpu import backend as cpu_backend
+from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
+from megatron_srp.training.datasets.dali import through_dali
+from megatron_srp.training.datasets.providers import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
+from megatron_srp.training.datasets.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
+from megatron_srp.training.datasets.sft_dataset import build_sft_datasets
+from megatron_srp.training.flags import arguments
+from megatron_srp.training.layout.flops import add_mfu, bf16_peak
+from megatron_srp.training.process import errors as trainer_errors
+from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel

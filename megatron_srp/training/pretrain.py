@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from megatron_srp.errors import SrpError, UsageError
-from megatron_srp.training.exits import exit_together, exit_with_traceback, rank
+from megatron_srp.training.process.exits import exit_together, exit_with_traceback, rank
 
 
 def main() -> None:
@@ -30,7 +30,10 @@ def main() -> None:
 
 def train(argv: list[str]) -> None:
     """Check the flags, the shards and the devices, then train."""
-    from megatron_srp.training import arguments, cpu_backend, devices, sft
+    from megatron_srp.training.checks import devices
+    from megatron_srp.training.cpu import backend as cpu_backend
+    from megatron_srp.training.flags import arguments
+    from megatron_srp.training.flags import sft_flags as sft
 
     args = arguments.look_at(argv)
     gpus = int(os.environ.get("WORLD_SIZE", "1")) if args.srp_dry_run is None else args.srp_dry_run
@@ -41,7 +44,7 @@ def train(argv: list[str]) -> None:
     if not args.help:
         argv = _check(args, gpus) + argv
     if args.srp_dry_run is not None:
-        from megatron_srp.training.dry_run import dry_run
+        from megatron_srp.training.flags.dry_run import dry_run
 
         _set_environment()
         _ignore_missing_cuda_extensions()
@@ -68,10 +71,11 @@ def train(argv: list[str]) -> None:
 
 def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     """All checks that need neither torch nor Megatron; returns flags to add."""
-    from megatron_srp.training import arguments, shards
-    from megatron_srp.training.layouts import check_layout
-    from megatron_srp.training.precision import check_precision
-    from megatron_srp.training.run_shape import layout_of, model_of
+    from megatron_srp.training.checks import data as shards
+    from megatron_srp.training.flags import arguments
+    from megatron_srp.training.flags.precision import check_precision
+    from megatron_srp.training.layout.layouts import check_layout
+    from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 
     notes = arguments.check_flags(args)
     model, layout = model_of(args), layout_of(args, gpus)
@@ -90,7 +94,7 @@ def _note(text: str) -> None:
 
 
 def _prepare_to_resume(load: str | None) -> None:
-    from megatron_srp.training.resume import repair_tracker
+    from megatron_srp.training.process.repair_tracker import repair_tracker
 
     if load is not None and "://" not in load and rank() == 0:
         done = repair_tracker(Path(load))

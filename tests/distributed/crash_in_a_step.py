@@ -6,7 +6,8 @@ from typing import Any
 
 def main() -> None:
     """`crash_in_a_step [flags of a run]`."""
-    from megatron_srp.training import cpu_backend, pretrain
+    from megatron_srp.training import pretrain
+    from megatron_srp.training.cpu import backend as cpu_backend
 
     cpu_backend.install()
     from megatron_srp.training import megatron_api

@@ -83,7 +83,7 @@ def main() -> None:
     os.dup2(2, 1)  # what Megatron prints on import is no answer
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from megatron_srp.training import cpu_backend
+    from megatron_srp.training.cpu import backend as cpu_backend
 
     cpu_backend.install()
 

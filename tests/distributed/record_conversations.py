@@ -29,7 +29,7 @@ def main() -> None:
 
 def experiments(sample: dict[str, torch.Tensor], model: Any) -> dict[str, Any]:
     """Logits of the batch and of each conversation alone, and losses with gradients, before and after changes."""
-    from megatron_srp.training.sft_batch import conversation_bounds
+    from megatron_srp.training.datasets.sft_batch import conversation_bounds
 
     fullest = int((sample["position_ids"] == 0).sum(dim=1).argmax())  # of the sequences, in conversations
     first = {key: tensor[fullest : fullest + 1] for key, tensor in sample.items()}
@@ -56,7 +56,7 @@ def experiments(sample: dict[str, torch.Tensor], model: Any) -> dict[str, Any]:
 
 
 def logits(sample: dict[str, torch.Tensor], model: Any, mask: bool = True) -> torch.Tensor:
-    from megatron_srp.training.sft_batch import block_causal_mask
+    from megatron_srp.training.datasets.sft_batch import block_causal_mask
 
     position_ids = sample["position_ids"]
     with torch.no_grad():
@@ -73,7 +73,7 @@ def with_other_labels(sample: dict[str, torch.Tensor], where: torch.Tensor) -> d
 def loss_and_gradients(sample: dict[str, torch.Tensor], model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss of the trainer's own forward step, and its gradients by all weights."""
     from megatron_srp.training import megatron_api
-    from megatron_srp.training.sft_batch import get_packed_batch
+    from megatron_srp.training.datasets.sft_batch import get_packed_batch
 
     batch = get_packed_batch(iter([sample]), flat=False)
     loss, _, _ = megatron_api.loss_function(batch["loss_mask"], model(**batch))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.training.resume import TRACKER
+from megatron_srp.training.process.repair_tracker import TRACKER
 from tests.distributed.jobs import ASYNC, ENTRY_POINT, LOADED, REPOSITORY, TORCHRUN, Corpus, Run, environment
 
 # What examples/ pass, and workers that read the data: Megatron has them pass over SIGTERM.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.training.resume import TRACKER
+from megatron_srp.training.process.repair_tracker import TRACKER
 from tests.distributed.checkpoints import largest_difference, load_tensors
 from tests.distributed.jobs import ASYNC, LOADED, Corpus, Forkserver, Run
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.demo.chat import write_chat
-from megatron_srp.demo.corpus import texts, train_tokenizer
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.toy_corpus.chat import write_chat
+from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
 from tests.distributed.jobs import REPOSITORY, Forkserver, Run, environment
 
 SMALL = ["--srp-preset", "debug", "--num-layers", "2", "--hidden-size", "64", "--ffn-hidden-size", "192"]
@@ -41,7 +41,7 @@ def pretraining_shard(folder: Path, tokenizer: TextTokenizer, tokens: str) -> st
 
 
 def conversations(folder: Path, tokenizer: TextTokenizer, tokens: str, name: str = "chat") -> str:
-    from megatron_srp.sft.cli import main
+    from megatron_srp.cli.sft import main
 
     write_chat(folder / f"{name}.jsonl", 400)
     argv = ["--input", str(folder / f"{name}.jsonl"), "--guard", "heuristic", "--mode", "reflection"]
@@ -52,7 +52,7 @@ def conversations(folder: Path, tokenizer: TextTokenizer, tokens: str, name: str
 
 def answers(model: Path, tokens: str) -> dict[str, dict]:
     """What tools/generate.py writes for all prompts, by prompt."""
-    from megatron_srp.generation.cli import main
+    from megatron_srp.cli.generate import main
 
     asked = model.parent / "asked.jsonl"
     rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in SAFE + HARMFUL]

@@ -8,7 +8,7 @@ import torch
 
 from tests.distributed.checkpoints import largest_difference, load_tensors
 from tests.distributed.jobs import Forkserver, Run
-from tests.sft_shards import chat_shard
+from tests.helpers.sft_shards import chat_shard
 
 STEPS, MIDDLE = 6, 3
 TP2 = ["--tensor-model-parallel-size", "2", "--sequence-parallel"]

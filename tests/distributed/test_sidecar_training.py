@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 from tests.distributed.jobs import Forkserver, Run
-from tests.hinted import MAX_WORDS, make_hinted_corpus
+from tests.helpers.hinted import MAX_WORDS, make_hinted_corpus
 
 NUM_STEPS = 6
 FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]

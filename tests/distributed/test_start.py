@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from megatron_srp.training.precision import PRECISIONS
-from megatron_srp.training.presets import PRESETS
+from megatron_srp.training.flags.precision import PRECISIONS
+from megatron_srp.training.flags.presets import PRESETS
 from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
-from tests.sft_shards import chat_shard
+from tests.helpers.sft_shards import chat_shard
 
 EXAMPLES = REPOSITORY / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.name != "pretrain_common.sh")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.training.devices import LOCAL_LAYERS
+from megatron_srp.training.checks.devices import LOCAL_LAYERS
 from tests.distributed.corpus import markov_documents, write_manifest, write_shard, write_tokenizer
 
 torch = pytest.importorskip("torch")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def test_dali_leaves_the_same_batches_on_the_gpu() -> None:
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (extra `gpu`)")
-    from megatron_srp.training.dali_loader import DaliLoader
+    from megatron_srp.training.datasets.dali import DaliLoader
 
     torch.manual_seed(0)
     batches = [{"tokens": torch.randint(50_000, (4, 128)), "loss_mask": torch.rand(4, 128)} for _ in range(50)]

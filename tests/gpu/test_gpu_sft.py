@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from megatron_srp.training.devices import LOCAL_LAYERS
+from megatron_srp.training.checks.devices import LOCAL_LAYERS
 from tests.distributed.jobs import Run, environment
 
 torch = pytest.importorskip("torch")
@@ -32,7 +32,7 @@ def train(argv: list[str], run: Run) -> dict[int, float]:
 
 def test_both_kinds_of_attention(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("transformer_engine.pytorch", reason="Transformer Engine is not installed (extra `gpu`)")
-    from tests.sft_shards import chat_shard
+    from tests.helpers.sft_shards import chat_shard
 
     prefix = chat_shard(tmp_path, tokenizer_models["gpt2"][1], 60, 0, "--seq-length", "256")
     argv = ["--srp-sft", prefix, "--train-iters", "5", "--micro-batch-size", "2", "--global-batch-size", "4"]

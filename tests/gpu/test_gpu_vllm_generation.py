@@ -8,10 +8,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 
 def test_answers_and_verdicts_are_those_of_transformers(tiny_reflector):
-    from megatron_srp.generation.hf_model import GuardedModel
-    from megatron_srp.generation.policy import GuardPolicy
-    from megatron_srp.generation.request import Options, Sampling
-    from megatron_srp.generation.vllm_generator import VLLMModel
+    from megatron_srp.generation.engines.hf.model import GuardedModel
+    from megatron_srp.generation.engines.request import Options, Sampling
+    from megatron_srp.generation.engines.vllm import VLLMModel
+    from megatron_srp.generation.guard.policy import GuardPolicy
     from megatron_srp.reflection import ReflectionFormat
 
     form = ReflectionFormat()

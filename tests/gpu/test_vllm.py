@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 def test_verdicts_are_those_of_transformers(tiny_guard):
     from megatron_srp.annotation import GuardOptions, load_guard
-    from tests.tiny_guard import sample_text
+    from tests.helpers.tiny_guard import sample_text
 
     rng = random.Random(5)
     texts = [sample_text(rng) for _ in range(200)]

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from megatron_srp.annotation import GuardOptions, Judged, load_guard
+from megatron_srp.annotation import GuardOptions, GuardResult, load_guard
 from megatron_srp.annotation.guards.chat_guard import ChatGuard, choose_verdicts
 from megatron_srp.annotation.guards.windows import halves, join_windows
-from megatron_srp.data.annotate.annotate_cli import main as annotate
+from megatron_srp.cli.annotate import main as annotate
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import random_text
-from tests.tiny_guard import sample_text, true_verdict
+from tests.helpers.tiny_guard import sample_text, true_verdict
 
 LABELS = {
     "Safe": SAFE,
@@ -118,9 +118,16 @@ def test_a_long_text_is_judged_in_windows(guard):
 
 def test_windows_are_joined_to_the_worst():
     unsafe, violent = (SafetyLabel(Verdict.UNSAFE, (name,)) for name in ("PII", "Violent"))
-    windows = [Judged(SAFE, 0.9), Judged(unsafe, 0.6), Judged(violent, 0.7), Judged(failure="no answer")]
-    assert join_windows(windows, np.zeros(4, int)) == [Judged(SafetyLabel(Verdict.UNSAFE, ("PII", "Violent")), 0.7)]
-    assert join_windows([*windows[:1], Judged(SAFE, 0.5)], np.zeros(2, int)) == [Judged(SAFE, 0.5)]
+    windows = [
+        GuardResult(SAFE, 0.9),
+        GuardResult(unsafe, 0.6),
+        GuardResult(violent, 0.7),
+        GuardResult(failure="no answer"),
+    ]
+    assert join_windows(windows, np.zeros(4, int)) == [
+        GuardResult(SafetyLabel(Verdict.UNSAFE, ("PII", "Violent")), 0.7)
+    ]
+    assert join_windows([*windows[:1], GuardResult(SAFE, 0.5)], np.zeros(2, int)) == [GuardResult(SAFE, 0.5)]
     assert join_windows([windows[0], windows[3]], np.zeros(2, int)) == [windows[3]]
     assert join_windows(windows[:2], np.arange(2)) == windows[:2]
 
@@ -138,7 +145,7 @@ def test_nonsense_is_a_failure_and_no_verdict(guard, tiny_guard):
 
 
 def test_an_untrained_model_fails_instead_of_guessing(tmp_path):
-    from tests.tiny_guard import make_tiny_guard
+    from tests.helpers.tiny_guard import make_tiny_guard
 
     make_tiny_guard(tmp_path, steps=0)
     guard = load_guard("qwen3guard", GuardOptions(model=str(tmp_path), engine_options=CPU))

@@ -101,7 +101,7 @@ print("ok")
 def test_adam_equals_torchs(adam_w_mode: bool) -> None:
     import torch
 
-    from megatron_srp.training.cpu_adam import FusedAdam
+    from megatron_srp.training.cpu.adam import FusedAdam
 
     torch.manual_seed(0)
     start = torch.randn(7, 5)

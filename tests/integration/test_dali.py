@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.arguments import check_flags, look_at
+from megatron_srp.training.flags.arguments import check_flags, look_at
 
 
 def test_one_line_where_it_is_not_installed(monkeypatch) -> None:
-    import megatron_srp.training.dali_loader as dali_loader
+    import megatron_srp.training.datasets.dali as dali_loader
 
     monkeypatch.setattr(dali_loader, "find_spec", lambda name: None)
     check_flags(look_at(["--mock-data"]))
@@ -20,7 +20,7 @@ def test_one_line_where_it_is_not_installed(monkeypatch) -> None:
 
 CODE = """
 import torch
-from megatron_srp.training.dali_loader import DaliLoader
+from megatron_srp.training.datasets.dali import DaliLoader
 
 class Numbers(torch.utils.data.Dataset):
     def __len__(self):

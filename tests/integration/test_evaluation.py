@@ -8,8 +8,8 @@ import yaml
 
 from megatron_srp.errors import InputError
 from megatron_srp.evaluation.compare import compare, to_text
-from tests.endpoint import Endpoint
-from tests.evaluations import evaluate, figures, write_data
+from tests.helpers.endpoint import Endpoint
+from tests.helpers.evaluations import evaluate, figures, write_data
 
 
 def says(body: dict) -> dict:

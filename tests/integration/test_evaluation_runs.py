@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megatron_srp.cli.evaluate import main
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.evaluation.attack import ATTACKS, load_attack
-from megatron_srp.evaluation.cli import main
 from megatron_srp.evaluation.column import NotRun
 from megatron_srp.evaluation.columns.capability import document_scores
 from megatron_srp.evaluation.suite import load_suite, suite_names
-from tests.evaluations import REQUESTS, arguments, evaluate, figures, write_data
-from tests.tiny_reflector import with_trained_template
+from tests.helpers.evaluations import REQUESTS, arguments, evaluate, figures, write_data
+from tests.helpers.tiny_reflector import with_trained_template
 
 TOOL = Path(__file__).parents[2] / "tools" / "evaluate.py"
 
@@ -115,7 +115,7 @@ def processor_seconds() -> float:
 
 def write_quick_data(folder: Path) -> Path:
     """Data sets for the columns of the quick suite, and post-training data to mix in."""
-    from megatron_srp.sft.cli import main as augment_sft
+    from megatron_srp.cli.sft import main as augment_sft
 
     data = write_data(folder)
     (data / "suite.yaml").unlink()

@@ -11,7 +11,7 @@ from megatron_srp.evaluation.behaviors import find_sources
 from megatron_srp.evaluation.hf_target import HFTarget
 from megatron_srp.evaluation.suite import load_suite
 from megatron_srp.evaluation.types import AttackCase, Defence
-from tests.tiny_reflector import with_trained_template
+from tests.helpers.tiny_reflector import with_trained_template
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_model_that_reflects_forgets_it(tiny_reflector: Path, data: Path, tmp_
 
 
 def test_the_modes_are_those_of_augment_sft(data: Path, tmp_path: Path) -> None:
-    from megatron_srp.sft.flags import build_parser, validate
+    from megatron_srp.cli.sft_flags import build_parser, validate
 
     mix = tmp_path / "sft.jsonl"
     mix.write_text("")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.cli.generate import main
 from megatron_srp.errors import SrpError
-from megatron_srp.generation.cli import main
-from megatron_srp.generation.engine import GuardedEngine
-from megatron_srp.generation.policy import ForcedReflection, Generation
+from megatron_srp.generation.engines.base import GuardedEngine
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation
 
 TOOL = Path(__file__).parents[2] / "tools" / "generate.py"
 

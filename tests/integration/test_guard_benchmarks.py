@@ -43,7 +43,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
 @pytest.mark.exhaustive
 def test_the_gpu_benchmark_imports_only_pytorch_and_transformers():
     code = (
-        "import sys, megatron_srp.annotation.cli, megatron_srp.annotation.engines.hf_engine, megatron_srp.benchmarks.guard_gpu\n"
+        "import sys, megatron_srp.cli.guard_flags, megatron_srp.annotation.engines.hf_engine, megatron_srp.benchmarks.guard_gpu\n"
         f"print([name for name in {NOT_ON_A_BARE_MACHINE.split()} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

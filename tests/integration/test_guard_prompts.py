@@ -15,7 +15,7 @@ from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
 from megatron_srp.annotation.guards.prompts import PromptBuilder
 from megatron_srp.errors import UsageError
 from tests.conftest import random_text
-from tests.tiny_guard import make_tokenizer
+from tests.helpers.tiny_guard import make_tokenizer
 
 SPEC_FILE = Path(chat_guard.__file__).with_name("qwen3guard.yaml")
 SPEC = GuardSpec.load(SPEC_FILE)

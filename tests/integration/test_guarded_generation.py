@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.generation.guard import ReflectionGuard
-from megatron_srp.generation.hf_batch import CachedBatch
-from megatron_srp.generation.hf_model import GuardedModel, Options
-from megatron_srp.generation.policy import GuardPolicy
-from megatron_srp.generation.request import Sampling
-from megatron_srp.generation.verdict_tree import VerdictTree
+from megatron_srp.generation.engines.hf.batch import CachedBatch
+from megatron_srp.generation.engines.hf.model import GuardedModel, Options
+from megatron_srp.generation.engines.request import Sampling
+from megatron_srp.generation.guard.policy import GuardPolicy
+from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from tests.conftest import random_text

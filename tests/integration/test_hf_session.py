@@ -5,11 +5,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, MistralConfig
 
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.generation.hf_model import GuardedModel, Options
-from megatron_srp.generation.hf_rewind import rewindable_length
-from megatron_srp.generation.hf_sampling import Sampler, next_tokens
-from megatron_srp.generation.policy import GuardPolicy
-from megatron_srp.generation.request import Answer, Sampling
+from megatron_srp.generation.engines.hf.model import GuardedModel, Options
+from megatron_srp.generation.engines.hf.rewind import rewindable_length
+from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
+from megatron_srp.generation.engines.request import Answer, Sampling
+from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
 
 SMALL = {

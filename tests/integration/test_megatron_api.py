@@ -15,20 +15,22 @@ from typing import Any
 
 import pytest
 
+import megatron_srp
 from megatron_srp.errors import CommandParser
-from megatron_srp.training import arguments, cpu_backend
-from megatron_srp.training.flops import flops_per_token
-from megatron_srp.training.layouts import Layout
-from megatron_srp.training.memory import estimate_memory, padded_vocab_size
-from megatron_srp.training.presets import PRESETS
+from megatron_srp.training.cpu import backend as cpu_backend
+from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.layout.flops import flops_per_token
+from megatron_srp.training.layout.layouts import Layout
+from megatron_srp.training.layout.memory import estimate_memory, padded_vocab_size
 
 # Megatron's modules warn on import that Apex and Transformer Engine are missing.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
-TRAINING = Path(arguments.__file__).parent
+PACKAGE = Path(megatron_srp.__file__).parent
 USERS_OF_MEGATRON = tuple(
-    str(path.relative_to(TRAINING.parent))
-    for path in sorted(TRAINING.parent.rglob("*.py"))
+    str(path.relative_to(PACKAGE))
+    for path in sorted(PACKAGE.rglob("*.py"))
     if re.search(r"^\s*(import|from) megatron\.", path.read_text(), re.MULTILINE)
 )
 
@@ -76,7 +78,7 @@ def find(path: str) -> Any:
 
 
 def syntax_trees() -> list[ast.AST]:
-    return [ast.parse((TRAINING.parent / name).read_text()) for name in USERS_OF_MEGATRON]
+    return [ast.parse((PACKAGE / name).read_text()) for name in USERS_OF_MEGATRON]
 
 
 def aliases(tree: ast.AST) -> dict[str, str]:
@@ -208,7 +210,7 @@ def test_a_change_is_named() -> None:
 
 
 def test_dataset_options_are_fields_and_arguments(defaults: dict[str, Any]) -> None:
-    from megatron_srp.training.datasets import DATASET_OPTIONS
+    from megatron_srp.training.datasets.providers import DATASET_OPTIONS
 
     config = find("megatron.core.datasets.gpt_dataset.GPTDatasetConfig")
     given = {*DATASET_OPTIONS, "blend", "blend_per_split", "tokenizer"}

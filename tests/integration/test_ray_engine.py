@@ -10,7 +10,7 @@ import pytest
 
 from megatron_srp.annotation import GuardOptions, load_guard
 from megatron_srp.errors import UsageError
-from tests.tiny_guard import sample_text
+from tests.helpers.tiny_guard import sample_text
 
 ray = pytest.importorskip("ray")
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from megatron_srp.demo.corpus import texts, train_tokenizer
+from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -12,13 +12,13 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.tokenization import load_tokenizer
-from megatron_srp.training.datasets import check_splits
-from megatron_srp.training.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+from megatron_srp.training.datasets.providers import check_splits
+from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
 from tests.conftest import random_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

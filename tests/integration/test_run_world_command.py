@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.medsafetyworld.run.graph import Experiment
-from megatron_srp.medsafetyworld.run.presets import PRESETS
-from megatron_srp.medsafetyworld.run.variants import parse_settings
+from megatron_srp.medsafetyworld.experiment.graph import Experiment
+from megatron_srp.medsafetyworld.experiment.presets import PRESETS
+from megatron_srp.medsafetyworld.experiment.variants import parse_settings
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

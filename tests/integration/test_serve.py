@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.served import Served, openai, say
+from tests.helpers.served import Served, openai, say
 
 SAFE = {"verdict": "Safe", "categories": []}
 

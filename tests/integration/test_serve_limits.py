@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.served import KEY, Served, openai, say
+from tests.helpers.served import KEY, Served, openai, say
 
 
 def make_endless(folder: Path, tokenizer: Path) -> Path:
@@ -94,9 +94,9 @@ def test_a_plain_request_that_is_given_up_ends(endless):
 
 def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
     """What there is of it is an answer; who has waited in vain is told to come again."""
-    from megatron_srp.generation.hf_model import GuardedModel
-    from megatron_srp.generation.policy import Generation, GuardPolicy
-    from megatron_srp.generation.request import Options, Sampling
+    from megatron_srp.generation.engines.hf.model import GuardedModel
+    from megatron_srp.generation.engines.request import Options, Sampling
+    from megatron_srp.generation.guard.policy import Generation, GuardPolicy
     from megatron_srp.generation.server.worker import Busy, Job, Worker
     from megatron_srp.reflection import ReflectionFormat
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_srp.evaluation.cli import main
-from tests.served import Served
-from tests.tiny_judge import make_tiny_judge
+from megatron_srp.cli.evaluate import main
+from tests.helpers.served import Served
+from tests.helpers.tiny_judge import make_tiny_judge
 
 pytest.importorskip("openai")
 

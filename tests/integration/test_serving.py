@@ -14,8 +14,8 @@ import pytest
 from megatron_srp.annotation import GuardOptions, load_guard
 from megatron_srp.annotation.engines.http_engine import HTTPEngine
 from megatron_srp.annotation.engines.prompt_text import PromptText
-from megatron_srp.data.annotate.annotate_cli import main
-from tests.tiny_guard import true_verdict
+from megatron_srp.cli.annotate import main
+from tests.helpers.tiny_guard import true_verdict
 
 pytest.importorskip("fastapi", reason="transformers[serving] is not installed")
 TEXTS = [

@@ -16,9 +16,14 @@ from megatron_srp.sft.encode import ConversationEncoder
 from megatron_srp.sft.template import load_template
 from megatron_srp.sft.training_set import Sequences, Source, TrainingSet
 from megatron_srp.tokenization import TextTokenizer
-from megatron_srp.training.sft_batch import block_causal_mask, conversation_bounds, packed_parameters, prepare_attention
-from megatron_srp.training.sft_dataset import KEYS, PackedConversations
-from tests.sft_shards import of_lengths, write_sft_shard
+from megatron_srp.training.datasets.sft_batch import (
+    block_causal_mask,
+    conversation_bounds,
+    packed_parameters,
+    prepare_attention,
+)
+from megatron_srp.training.datasets.sft_dataset import KEYS, PackedConversations
+from tests.helpers.sft_shards import of_lengths, write_sft_shard
 from tests.unit.test_sft_data import SAFE, UNSAFE, text
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

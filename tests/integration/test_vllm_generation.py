@@ -9,12 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.hf_model import GuardedModel
-from megatron_srp.generation.policy import GuardPolicy
-from megatron_srp.generation.request import Answer, Options, Sampling
-from megatron_srp.generation.vllm_generator import VLLMModel
+from megatron_srp.generation.engines.hf.model import GuardedModel
+from megatron_srp.generation.engines.request import Answer, Options, Sampling
+from megatron_srp.generation.engines.vllm import VLLMModel
+from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
-from tests.recorded_vllm import API, RECORD, record, signature
+from tests.helpers.recorded_vllm import API, RECORD, record, signature
 
 FORM = ReflectionFormat()
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.evaluation.evaluate import evaluate_model
-from megatron_srp.medsafetyworld.settings import Setting
-from megatron_srp.medsafetyworld.world import make_world
-from tests.tiny_medic import make_tiny_medic
-from tests.worlds import tiny
+from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.world import make_world
+from tests.helpers.tiny_medic import make_tiny_medic
+from tests.helpers.worlds import tiny
 
 
 @pytest.fixture(scope="module")

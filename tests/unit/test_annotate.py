@@ -11,15 +11,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
 from megatron_srp.annotation.store.writers import Partition, WriterLock
-from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.annotate.annotate import Annotator
-from megatron_srp.data.annotate.annotate_cli import main
+from megatron_srp.cli.annotate import main
 from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.files import file_fingerprint
 from tests.conftest import KeywordGuard, random_texts
-from tests.killing import Jobs
-from tests.moody_guard import SETTINGS, MoodyGuard, annotate, contents, write_files
+from tests.helpers.killing import Jobs
+from tests.helpers.moody_guard import SETTINGS, MoodyGuard, annotate, contents, write_files
 from tests.unit.test_readers import write
 
 TOOL = Path(__file__).parents[2] / "tools" / "annotate.py"
@@ -37,7 +37,7 @@ def test_killed_at_random_moments_and_resumed(tmp_path):
     flags = ["--input", *map(str, inputs), "--guard", "heuristic", "--max-words", "10", "--chunk-documents", "40"]
     rng = random.Random(1)
     kills = done = 0
-    with Jobs("megatron_srp.data.annotate.annotate_cli") as jobs:
+    with Jobs("megatron_srp.cli.annotate") as jobs:
         assert jobs.run([*flags, "--store", str(tmp_path / "whole")])[0] == 0
         expected = contents(tmp_path / "whole")
         while kills < 20 or not done:
@@ -189,7 +189,7 @@ def test_a_folder_that_is_no_store_is_left_alone(write_jsonl, tmp_path):
 
 
 def test_progress_is_told_as_the_data_job_tells_it(write_jsonl, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.jobs.progress._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("megatron_srp.terminal.display._LOG_EVERY_S", 0.0)
     monkeypatch.setattr("megatron_srp.corpus.readers.BATCH_BYTES", 3000)
     path = write_jsonl(random_texts(1, 30, most_words=100))
     main(["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s"), "--chunk-documents", "5"])

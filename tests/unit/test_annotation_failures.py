@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_srp.annotation import SafetyClassifier
+from megatron_srp.annotation import Guard
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
+from megatron_srp.cli.annotate import main
 from megatron_srp.corpus.batch import TextBatch, segment_batch
-from megatron_srp.data.annotate.annotate_cli import main
-from megatron_srp.data.jobs.hash_labeler import HashLabeler
+from megatron_srp.data.preprocess.labels_by_text import HashLabeler
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
-from tests.moody_guard import MoodyGuard, annotate, contents, write_files
+from tests.helpers.moody_guard import MoodyGuard, annotate, contents, write_files
 from tests.unit.test_annotation_store import preprocess
 from tests.unit.test_readers import write
 
@@ -62,7 +62,7 @@ def test_too_many_failures_stop_the_job_and_keep_its_parts(files, tmp_path):
     annotate(tmp_path / "few", [tmp_path / "few.jsonl"], MoodyGuard(), 0.1)  # nothing was judged now
 
 
-class Broken(SafetyClassifier):
+class Broken(Guard):
     name, revision = "moody", "1"
 
     def __init__(self, verdicts=None):
@@ -107,7 +107,7 @@ def test_the_data_job_refuses_failed_segments_unless_told(files, tokenizer_model
 
 
 def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.annotate.annotate_cli.guard_from_args", lambda args: MoodyGuard())
+    monkeypatch.setattr("megatron_srp.cli.annotate.guard_from_args", lambda args: MoodyGuard())
     path = write_jsonl(["On the river. The end.", "It kills."])
     flags = ["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s")]
     with pytest.raises(GuardError, match="1 of 2 segments got no verdict"):

@@ -3,11 +3,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
-from megatron_srp.corpus.readers import file_fingerprint
-from megatron_srp.data.annotate.annotate import Annotator
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.cli.preprocess import main
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.files import file_fingerprint
 from megatron_srp.segmentation import segment_text
 from tests.conftest import KeywordGuard, random_texts
 from tests.unit.test_readers import write

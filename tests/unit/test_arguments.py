@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from megatron_srp.errors import InputError, SrpError, UsageError, explain_parse_error
-from megatron_srp.training import arguments, shards
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.flags import arguments
 
 
 def check(*argv: str) -> list[str]:

@@ -1,10 +1,10 @@
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_srp.annotation import GuardOptions, Judged, SafetyClassifier, load_guard
+from megatron_srp.annotation import Guard, GuardOptions, GuardResult, load_guard
+from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.guards.ensemble import EnsembleGuard
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
-from megatron_srp.data.annotate.annotate import Annotator
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import random_texts
@@ -12,7 +12,7 @@ from tests.conftest import random_texts
 S, C, U, FAILED = "Safe", "Controversial", "Unsafe", ""
 
 
-class Member(SafetyClassifier):
+class Member(Guard):
     revision = "1"
 
     def __init__(self, word: str = "", verdict: str = U, score: float = 0.9):
@@ -23,11 +23,11 @@ class Member(SafetyClassifier):
 
     def judge(self, texts):
         label = SafetyLabel(Verdict(self.verdict), (self.word,)) if self.verdict else None
-        found = Judged(label, self.score) if label else Judged(failure="gone")
-        return [found if self.word in text else Judged(score=0.6) for text in texts]
+        found = GuardResult(label, self.score) if label else GuardResult(failure="gone")
+        return [found if self.word in text else GuardResult(score=0.6) for text in texts]
 
 
-def vote(rule: str, *verdicts: str) -> Judged:
+def vote(rule: str, *verdicts: str) -> GuardResult:
     members = {str(i): Member("x", verdict, 0.1 * i) for i, verdict in enumerate(verdicts)}
     return EnsembleGuard(members, rule).judge(["x"])[0]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.generation.escaping import Escaper
+from megatron_srp.generation.guard.escaping import Escaper
 from megatron_srp.reflection import ReflectionFormat
 
 FORM = ReflectionFormat()

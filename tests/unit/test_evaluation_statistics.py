@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from megatron_srp.evaluation.statistics import bootstrap, harmonic, kappa, mcnemar, mean, paired_bootstrap, wilson
+from megatron_srp.statistics.paired import bootstrap, harmonic, kappa, mcnemar, mean, paired_bootstrap, wilson
 
 
 def test_wilson():

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.annotation.guards.ensemble import EnsembleGuard
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.jobs.preprocess import Preprocessor
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.data.preprocess.text_pipeline import Preprocessor
 from megatron_srp.errors import InputError, OutputError, UsageError
 from tests.conftest import KeywordGuard, random_texts
-from tests.killing import contents
+from tests.helpers.killing import contents
 from tests.unit.test_annotation_store import annotate
 from tests.unit.test_readers import write
 

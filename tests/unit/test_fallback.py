@@ -7,11 +7,11 @@ import pytest
 
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.jobs.preprocess import Preprocessor
+from megatron_srp.data.preprocess.text_pipeline import Preprocessor
 from megatron_srp.tokenization.base import TokenBatch
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
 from tests.conftest import random_texts
-from tests.killing import contents
+from tests.helpers.killing import contents
 
 
 @pytest.fixture

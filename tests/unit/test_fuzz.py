@@ -1,6 +1,6 @@
 """Files with anything in them: an error of ours or a correct result, never a traceback, a hang or a crash.
 
-The readers run in a process of their own (tests/fuzzing.py). `make test` tries a few hundred files of each
+The readers run in a process of their own (tests/helpers/fuzzing.py). `make test` tries a few hundred files of each
 kind; `make test-all` tries many thousand.
 """
 
@@ -21,7 +21,7 @@ from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
-from tests.fuzzing import fuzzed
+from tests.helpers.fuzzing import fuzzed
 from tests.unit.test_annotation_store import SETTINGS, annotate
 from tests.unit.test_readers import write
 

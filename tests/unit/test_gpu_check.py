@@ -11,7 +11,7 @@ import pytest
 
 from megatron_srp.benchmarks import gpu_check, gpu_report
 from megatron_srp.benchmarks.gpu_report import CaseResult
-from megatron_srp.training.devices import Devices
+from megatron_srp.training.checks.devices import Devices
 
 H200 = Devices(1, "NVIDIA H200", (9, 0), 139 * 2**30, (13, 0))
 A100 = Devices(1, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30, (13, 0))

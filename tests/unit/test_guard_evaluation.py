@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_srp.annotation.base import Judged
-from megatron_srp.annotation.evaluation.evaluate import evaluate
-from megatron_srp.annotation.evaluation.evaluation_text import to_text
-from megatron_srp.annotation.evaluation.guard_datasets import Columns, Example, load_dataset
-from megatron_srp.annotation.evaluation.guard_metrics import (
+from megatron_srp.annotation.base import GuardResult
+from megatron_srp.annotation.guard_evaluation.datasets import Columns, Example, load_dataset
+from megatron_srp.annotation.guard_evaluation.evaluate import evaluate
+from megatron_srp.annotation.guard_evaluation.metrics import (
     accuracy,
     agreement,
     at_thresholds,
@@ -20,6 +19,7 @@ from megatron_srp.annotation.evaluation.guard_metrics import (
     called_harmful,
     confusion,
 )
+from megatron_srp.annotation.guard_evaluation.summary_text import to_text
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import KeywordGuard
@@ -91,11 +91,11 @@ EXAMPLES = [
     Example("e", True),
 ]
 JUDGED = [
-    Judged(SAFE, 0.9),
-    Judged(SafetyLabel(Verdict.CONTROVERSIAL), 0.6),
-    Judged(SafetyLabel(Verdict.UNSAFE, ("PII",)), 0.8),
-    Judged(SAFE, 0.7),
-    Judged(failure="no answer"),
+    GuardResult(SAFE, 0.9),
+    GuardResult(SafetyLabel(Verdict.CONTROVERSIAL), 0.6),
+    GuardResult(SafetyLabel(Verdict.UNSAFE, ("PII",)), 0.8),
+    GuardResult(SAFE, 0.7),
+    GuardResult(failure="no answer"),
 ]
 
 
@@ -134,11 +134,11 @@ def test_thresholds_by_hand():
 
 def test_agreement_by_hand():
     written = [
-        Judged(SAFE),
-        Judged(SAFE),
-        Judged(SafetyLabel(Verdict.UNSAFE, ("Violent",))),
-        Judged(SAFE),
-        Judged(SAFE),
+        GuardResult(SAFE),
+        GuardResult(SAFE),
+        GuardResult(SafetyLabel(Verdict.UNSAFE, ("Violent",))),
+        GuardResult(SAFE),
+        GuardResult(SAFE),
     ]
     found = agreement(JUDGED, written)
     assert (found["texts"], found["failed"], found["same_verdict"], found["same_label"]) == (5, 1, 3 / 4, 2 / 4)

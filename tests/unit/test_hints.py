@@ -6,20 +6,20 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_srp.annotation.corpus_job.annotator import Annotator
+from megatron_srp.annotation.corpus_job.write_hints import HintJob
 from megatron_srp.annotation.engines.http_client import EndpointClient
 from megatron_srp.annotation.engines.http_retry import Limits
 from megatron_srp.annotation.store.hints import HintPrompt, HintWriter, Replies, clean_hint, load_prompt
 from megatron_srp.annotation.store.store import AnnotationStore
-from megatron_srp.data.annotate.annotate import Annotator
-from megatron_srp.data.annotate.hints_cli import main
-from megatron_srp.data.annotate.write_hints import HintJob
+from megatron_srp.cli.hints import main
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.segmentation import segment_text
 from tests.conftest import KeywordGuard, random_texts
-from tests.endpoint import Endpoint
-from tests.killing import Jobs
+from tests.helpers.endpoint import Endpoint
+from tests.helpers.killing import Jobs
 
 TEXTS = [*random_texts(33, 60, most_words=120), "", "One. Two."]
 SETTINGS = {"guard": "keyword", "revision": "1", "max_words": 10}
@@ -114,7 +114,7 @@ def test_hints_are_between_safe_segments_and_dropped_ones_are_counted(store, end
 def test_killed_and_resumed_without_asking_twice(store, endpoint, tmp_path):
     rng = random.Random(2)
     concurrency, kills, code = 3, 0, -signal.SIGKILL
-    with Jobs("megatron_srp.data.annotate.hints_cli") as jobs:
+    with Jobs("megatron_srp.cli.hints") as jobs:
         while code:
             seconds = rng.uniform(0.2, 0.8) if kills < 5 else 60
             code, _ = jobs.run(flags(store, endpoint, tmp_path, "--concurrency", str(concurrency)), seconds)
@@ -160,7 +160,7 @@ def test_other_settings_and_unfinished_verdicts_are_refused(store, endpoint, tmp
     with pytest.raises(UsageError, match=r"no verdicts for all of .*new.jsonl; finish annotating it first"):
         HintJob([write_jsonl(["new"], "new.jsonl")], store, HintWriter(client, "writer")).run()
     changed = write_jsonl([*TEXTS[:-1], "One. Too."], "changed.jsonl")
-    from megatron_srp.corpus.readers import file_fingerprint
+    from megatron_srp.files import file_fingerprint
 
     folder = store.folder / "text"
     (folder / file_fingerprint(tmp_path / "corpus.jsonl")).rename(folder / file_fingerprint(changed))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation.store.hints import FOLDER, is_hint
-from megatron_srp.data.jobs import preprocess_cli
+from megatron_srp.cli import preprocess as preprocess_cli
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.merge import merge_shards
 from megatron_srp.data.shards.parts import find_parts
@@ -24,8 +24,8 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.reports.shard_report import inspect_shard, open_shard
 from megatron_srp.tokenization import load_tokenizer
-from tests.hinted import MAX_WORDS, TEXTS, make_hinted_corpus
-from tests.killing import kill_and_resume
+from tests.helpers.hinted import MAX_WORDS, TEXTS, make_hinted_corpus
+from tests.helpers.killing import kill_and_resume
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from megatron_srp.annotation.engines.http_engine import HTTPEngine
 from megatron_srp.annotation.engines.http_retry import backoff_s
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
-from tests.endpoint import Endpoint
+from tests.helpers.endpoint import Endpoint
 
 SAFE, UNSAFE, OTHER = 11, 12, 13
 KEY = "sk-very-secret-key"

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from megatron_srp.training.environment import ACTIVE, FALLBACK, MISSING, Row, problems
+from megatron_srp.training.checks.environment import ACTIVE, FALLBACK, MISSING, Row, problems
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.align import align_document
-from megatron_srp.data.jobs.preprocess_cli import main
-from megatron_srp.data.jobs.shard_blocks import read_blocks
+from megatron_srp.data.preprocess.shard_blocks import read_blocks
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.manifest import find_manifest, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard
@@ -25,8 +25,8 @@ from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import segment_text
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from tests.conftest import random_texts
-from tests.killing import kill_and_resume
-from tests.plain_shards import TEXTS, build, flags, write_shard
+from tests.helpers.killing import kill_and_resume
+from tests.helpers.plain_shards import TEXTS, build, flags, write_shard
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_blocks_chunks_and_workers_do_not_change_the_result(family, tmp_path, mo
     plain = write_shard(tmp_path / "old", random_sequences(9, tokenizer))
     results = []
     for tokens, workers, chunk in ((1 << 20, 1, 10**6), (50, 2, 3), (700, 3, 1)):
-        monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", tokens)
+        monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", tokens)
         prefix = tmp_path / f"s{tokens}"
         argv = ["--workers", str(workers), "--chunk-documents", str(chunk), "--output-prefix", str(prefix)]
         main([*flags(family), "--input-shards", str(plain), *argv])
@@ -171,7 +171,7 @@ def test_a_document_longer_than_a_block_is_read_in_parts(tokenizer_models, tmp_p
     tokenizer = load_tokenizer(*family)
     sequences = [tokenizer.encode(text) for text in random_texts(3, 40)]
     plain = write_shard(tmp_path / "old", sequences, [0, 3, 37, 40])
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 500)
+    monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", 500)
     main([*flags(family), "--input-shards", str(plain), "--materialize", "--output-prefix", str(tmp_path / "m")])
     strip_reflections(tmp_path / "m", tmp_path / "again")
     for suffix in ("bin", "idx"):
@@ -199,7 +199,7 @@ def test_a_damaged_index_is_an_error_of_ours_or_none(tmp_path, block_tokens, dat
         content[at] = data.draw(st.sampled_from([0, 1, 2, 7, 127, 128, 255]))
     plain.with_suffix(".idx").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(InputError):
-        patch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", block_tokens)
+        patch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", block_tokens)
         blocks = list(read_blocks(IndexedShard(plain), 0, 256))
         assert sum(len(block.ends) for block in blocks) == len(IndexedShard(plain))
         assert all((np.diff(block.documents) >= 0).all() for block in blocks)

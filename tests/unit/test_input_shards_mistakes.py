@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.shards.manifest import find_manifest
 from megatron_srp.errors import InputError, SrpError, UsageError
-from tests.plain_shards import TEXTS, build, flags, write_shard
+from tests.helpers.plain_shards import TEXTS, build, flags, write_shard
 
 
 def test_names_of_the_output(tokenizer_models, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_a_word_level_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize("changed", ["max_words", "input_shards"])
 def test_other_settings_on_a_half_done_output(tokenizer_models, tmp_path, monkeypatch, changed):
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 2)
+    monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", 2)
     family = tokenizer_models["gpt2"]
     plain = write_shard(tmp_path / "old", [[1, 2], [700]])  # stops at the second sequence
     argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]

@@ -6,21 +6,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_srp.data.jobs.preprocess_cli import main
-from megatron_srp.data.jobs.shard_job import ShardJob
+from megatron_srp.cli.preprocess import main
+from megatron_srp.data.preprocess.shard_pipeline import ShardJob
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard
-from tests.plain_shards import TEXTS, build
+from tests.helpers.plain_shards import TEXTS, build
 
 
 @pytest.fixture
 def annotated(tokenizer_models, tmp_path, write_jsonl, capsys):
     """A store of verdicts on TEXTS in two files."""
     from megatron_srp.annotation import load_guard
+    from megatron_srp.annotation.corpus_job.annotator import Annotator
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.data.annotate.annotate import Annotator
 
     files = [write_jsonl(TEXTS[:30], "a.jsonl"), write_jsonl(TEXTS[30:], "b.jsonl")]
     guard = load_guard("heuristic")
@@ -46,7 +46,7 @@ def test_verdicts_of_a_store_are_found_by_the_text(tokenizer_models, tmp_path, a
 
 @pytest.mark.parametrize("kind", ["revision", "ensemble"])
 def test_a_guard_that_changes_before_a_run_goes_on(tmp_path, tokenizer, monkeypatch, kind):
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 200)
+    monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", 200)
     plain = build(tmp_path / "plain", tokenizer, None)
     file = tmp_path / "e.yaml"
     file.write_text("rule: majority\nguards: [{guard: heuristic}, {guard: heuristic, name: other}]\n")
@@ -67,7 +67,7 @@ def test_a_guard_that_changes_before_a_run_goes_on(tmp_path, tokenizer, monkeypa
 
 
 def test_verdicts_that_change_before_a_run_goes_on(tmp_path, annotated, tokenizer, monkeypatch):
-    monkeypatch.setattr("megatron_srp.data.jobs.shard_blocks.BLOCK_TOKENS", 200)
+    monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", 200)
     plain = build(tmp_path / "plain", tokenizer, None)
     flags = [*annotated, "--input-shards", str(plain), "--workers", "1", "--chunk-documents", "1", "--output-prefix"]
     main([*flags, str(tmp_path / "whole")])

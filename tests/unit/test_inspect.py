@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_srp.annotation.base import SafetyClassifier
+from megatron_srp.annotation.base import Guard
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.interleave import Entry
 from megatron_srp.data.shards.indexed_shard import IndexedShard
@@ -144,7 +144,7 @@ def test_texts_are_those_of_the_documents(tokenizer, tmp_path):
         assert all(piece["verdict"] != "Safe" for piece in stretch["pieces"])
 
 
-class Rare(SafetyClassifier):
+class Rare(Guard):
     """One segment in the whole corpus has a category of its own."""
 
     name, revision = "rare", "1"

@@ -14,7 +14,7 @@ from megatron_srp.evaluation.judges.llm import LLMJudge
 from megatron_srp.evaluation.results import Results, ResultStore
 from megatron_srp.evaluation.types import Response
 from megatron_srp.schema import SafetyLabel, Verdict
-from tests.endpoint import Endpoint
+from tests.helpers.endpoint import Endpoint
 
 
 def answer(text: str, *verdicts: Verdict, stop: str = "eos") -> Response:

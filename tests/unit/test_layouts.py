@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.flops import add_mfu, bf16_peak, flops_per_token
-from megatron_srp.training.layouts import Layout, check_layout, possible_tensor
-from megatron_srp.training.memory import GIB, H100_MEMORY, estimate_memory
-from megatron_srp.training.presets import PRESETS
-from megatron_srp.training.recommend import recommend, step_time
+from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.layout.flops import add_mfu, bf16_peak, flops_per_token
+from megatron_srp.training.layout.layouts import Layout, check_layout, possible_tensor
+from megatron_srp.training.layout.memory import GIB, H100_MEMORY, estimate_memory
+from megatron_srp.training.layout.recommend import recommend, step_time
 
 TOOLS = Path(__file__).parents[2] / "tools"
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]

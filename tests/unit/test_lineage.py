@@ -7,9 +7,9 @@ import pytest
 
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.training import arguments
-from megatron_srp.training.lineage import check_lineage, describe_data
-from tests.sft_shards import of_lengths, write_sft_shard
+from megatron_srp.training.checks.lineage import check_lineage, describe_data
+from megatron_srp.training.flags import arguments
+from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
 TEXT, SPECIAL = ReflectionFormat(), ReflectionFormat(special_tokens=True)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.annotation.store.store import AnnotationStore
-from megatron_srp.data.jobs.preprocess_cli import main as preprocess
+from megatron_srp.cli.preprocess import main as preprocess
+from megatron_srp.cli.world_make import main
 from megatron_srp.data.shards.indexed_shard import IndexedShard
-from megatron_srp.data.whole_folder import whole_folder
 from megatron_srp.errors import OutputError, SrpError, UsageError
-from megatron_srp.medsafetyworld.cli import main
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.settings import LabelPolicy, Setting
-from megatron_srp.medsafetyworld.world import make_world
-from tests.worlds import TASKS, Reader, read_corpus, tiny
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
+from megatron_srp.medsafetyworld.world.world import make_world
+from megatron_srp.whole_folder import whole_folder
+from tests.helpers.worlds import TASKS, Reader, read_corpus, tiny
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_world.py"
 GOLDEN = {
@@ -132,9 +132,7 @@ def test_only_srp_has_verdicts(tmp_path):
 
 
 def test_help_is_instant_and_imports_nothing_heavy():
-    code = (
-        "import sys\nfrom megatron_srp.medsafetyworld.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    )
+    code = "import sys\nfrom megatron_srp.cli.world_make import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print({'torch', 'numpy', 'pyarrow', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert "order-aware     texts that name an unsafe outcome" in done.stdout
@@ -142,7 +140,7 @@ def test_help_is_instant_and_imports_nothing_heavy():
 
 
 def test_no_torch_and_a_summary(tmp_path):
-    code = "import sys\nfrom megatron_srp.medsafetyworld.cli import main\n"
+    code = "import sys\nfrom megatron_srp.cli.world_make import main\n"
     code += f"main(['--setting', 'srp', '--workers', '1', {str(tmp_path / 'w')!r}])\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("False\n")
@@ -208,7 +206,7 @@ def test_a_world_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device", "sft.jsonl")
 
-    monkeypatch.setattr("megatron_srp.medsafetyworld.world._write_set", fail)
+    monkeypatch.setattr("megatron_srp.medsafetyworld.world.world._write_set", fail)
     with pytest.raises(OutputError, match=r"sft.jsonl: No space left on device; nothing was written"):
         make_world(job, out, overwrite=True)
     assert tree(out) == before and [path.name for path in tmp_path.iterdir()] == ["w"]

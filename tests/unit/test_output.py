@@ -15,7 +15,7 @@ from megatron_srp.data.verify.findings import Findings
 from megatron_srp.data.verify.manifest import verify_files
 from megatron_srp.errors import InputError, UsageError
 from tests.conftest import KeywordGuard
-from tests.killing import contents, kill_at_call
+from tests.helpers.killing import contents, kill_at_call
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # the children only touch files
 SETTINGS = {"inputs": [{"file": "a.jsonl", "fingerprint": "1"}], "reflection": {"open": "<think>"}, "max_words": 100}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.data.jobs.partitions import parse_name, split_by_size
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.cli.preprocess import main
+from megatron_srp.corpus.partitions import parse_name, split_by_size
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, UsageError
 from tests.conftest import random_texts

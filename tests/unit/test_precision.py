@@ -6,10 +6,11 @@ import socket
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training import arguments, devices
-from megatron_srp.training.devices import Devices, check_devices
-from megatron_srp.training.precision import PRECISIONS, check_precision
-from megatron_srp.training.run_shape import layout_of, model_of
+from megatron_srp.training.checks import devices
+from megatron_srp.training.checks.devices import Devices, check_devices
+from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.precision import PRECISIONS, check_precision
+from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 
 H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, (12, 9))
 OLD_CUDA = dataclasses.replace(H100, cuda=(12, 8))

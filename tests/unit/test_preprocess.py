@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.cli.preprocess import main
 from megatron_srp.errors import SrpError
 from tests.conftest import random_texts
-from tests.killing import kill_and_resume
+from tests.helpers.killing import kill_and_resume
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "preprocess_with_reflections.py"
@@ -51,7 +51,9 @@ def test_no_torch_in_the_whole_job(flags, write_jsonl, tmp_path):
         "--output-prefix",
         str(tmp_path / "o"),
     ]
-    code = f"import sys\nfrom megatron_srp.data.jobs.preprocess_cli import main\nmain({arguments!r})\nprint('torch' in sys.modules)"
+    code = (
+        f"import sys\nfrom megatron_srp.cli.preprocess import main\nmain({arguments!r})\nprint('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("False\n")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.arguments import expand_preset
-from megatron_srp.training.presets import PRESETS, find_preset
+from megatron_srp.training.flags.arguments import expand_preset
+from megatron_srp.training.flags.presets import PRESETS, find_preset
 
 
 def value_of(flags: list[str], flag: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 # A process that forks a child, and has a fork server make another; it prints their ids.
 PARENT = """
 import multiprocessing, os, time
-from megatron_srp.training.process_ends import end_forks_with_this_process, end_with_maker
+from megatron_srp.training.process.process_ends import end_forks_with_this_process, end_with_maker
 
 def sleep():
     end_with_maker()

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from megatron_srp.cli.preprocess import main
 from megatron_srp.corpus.readers import read_batches
-from megatron_srp.data.jobs import progress
-from megatron_srp.data.jobs.preprocess_cli import main
-from megatron_srp.data.jobs.progress import Progress, ProgressDisplay, Speed
 from megatron_srp.errors import InputError
+from megatron_srp.terminal import display, progress
+from megatron_srp.terminal.display import ProgressDisplay
+from megatron_srp.terminal.progress import Progress, Speed
 from tests.conftest import random_texts
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
@@ -75,13 +76,13 @@ def test_no_control_characters_on_a_dumb_terminal(flags):
 
 def test_rich_is_imported_for_a_terminal_only(flags, corpus, write_jsonl):
     flags = [*flags[:1], str(write_jsonl(["a text"])), *flags[1 + len(corpus) :]]
-    code = f"import sys\nfrom megatron_srp.data.jobs.preprocess_cli import main\nmain({flags!r})\nprint('rich' in sys.modules)"
+    code = f"import sys\nfrom megatron_srp.cli.preprocess import main\nmain({flags!r})\nprint('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("False\n") and done.stderr == ""
 
 
 def test_plain_lines_in_a_log(flags, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(display, "_LOG_EVERY_S", 0.0)
     monkeypatch.setattr("megatron_srp.corpus.readers.BATCH_BYTES", 200_000)
     main(flags)
     lines = capsys.readouterr().err.splitlines()

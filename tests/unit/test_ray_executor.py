@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.data.jobs.preprocess_cli import main
+from megatron_srp.cli.preprocess import main
 from megatron_srp.errors import UsageError
 from tests.conftest import random_texts
 

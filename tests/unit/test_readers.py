@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.corpus import compression, readers
-from megatron_srp.corpus.readers import expand_inputs, file_fingerprint, read_batches
+from megatron_srp.corpus.readers import expand_inputs, read_batches
 from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.files import file_fingerprint
 from tests.conftest import random_texts
 
 TEXTS = [*random_texts(11, 300), "", "ünï ½ 😀", "line\nbreak\r\n"]

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.guard import ReflectionGuard
-from megatron_srp.generation.policy import ForcedReflection, GuardPolicy
-from megatron_srp.generation.scanner import LONGEST
-from megatron_srp.generation.vocabulary import GuardVocabulary
+from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
+from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
+from megatron_srp.generation.guard.scanner import LONGEST
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 

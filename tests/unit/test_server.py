@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.serve import listen, parse_arguments
 from megatron_srp.errors import InputError, OutputError, UsageError
-from megatron_srp.generation.engine import GuardedEngine, Session
-from megatron_srp.generation.policy import Generation, GuardPolicy
-from megatron_srp.generation.request import Request
+from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.guard.policy import Generation, GuardPolicy
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
-from megatron_srp.generation.server.cli import listen, parse_arguments
-from megatron_srp.generation.server.policy import PolicyTooWeak, policy_of
+from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.reader import StopTexts
 from megatron_srp.generation.server.worker import Busy, Closing, Job, Worker
-from megatron_srp.generation.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 
 POLICIES = st.builds(
@@ -257,6 +257,6 @@ def test_what_is_not_there(monkeypatch):
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(OutputError, match=r"--host no\.such\.host\.invalid"):
         listen("no.such.host.invalid", 1)
-    monkeypatch.setattr("megatron_srp.generation.server.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("megatron_srp.cli.serve.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs starlette, not installed here; pip install 'megatron-srp\[serve\]'"):
         parse_arguments(MODEL)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.sft import main
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.sft.cli import main
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn, turns_from_json
 from megatron_srp.sft.filters import Filters, draw
 from megatron_srp.sft.reader import ChatReader

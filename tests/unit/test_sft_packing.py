@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.sft.packing import pack
 from megatron_srp.sft.training_set import Sequences, Source, TrainingSet, parse_sources
-from megatron_srp.training import arguments, sft
-from tests.sft_shards import of_lengths, write_sft_shard
+from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags import sft_flags as sft
+from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
 LENGTHS = st.lists(st.integers(2, 65), min_size=1, max_size=60)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.sft import main
 from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.sft.cli import main
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
 from megatron_srp.sft.encode import ConversationEncoder, encode_pieces
 from megatron_srp.sft.shard import SftShard, find_sft_manifest
@@ -280,8 +280,8 @@ def test_damage_is_found(tmp_path: Path, tokenizer: TextTokenizer) -> None:
 
 def test_what_would_lose_the_mask_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     from megatron_srp.data.shards.parts import find_parts
-    from megatron_srp.training.arguments import look_at
-    from megatron_srp.training.shards import check_shards
+    from megatron_srp.training.checks.data import check_shards
+    from megatron_srp.training.flags.arguments import look_at
 
     main(shard_command(tmp_path, tokenizer))
     with pytest.raises(UsageError, match="has a loss mask"):

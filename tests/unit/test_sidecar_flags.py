@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.annotation import load_guard
+from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.jobs.preprocess_cli import main
 from megatron_srp.errors import SrpError
 from megatron_srp.tokenization import load_tokenizer
-from megatron_srp.training import arguments, shards
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.flags import arguments
 from tests.conftest import random_texts
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.threshold import main
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.generation.policy import ForcedReflection, Generation, to_record
-from megatron_srp.generation.threshold import at_threshold, case_probability, recommend, threshold_curve
-from megatron_srp.generation.threshold_cli import main
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation, to_record
+from megatron_srp.generation.threshold.recommend import at_threshold, case_probability, recommend, threshold_curve
 from megatron_srp.schema import Verdict
 
 PROBABILITIES = st.lists(st.sampled_from([0.0, 1e-9, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]) | st.floats(0, 1), min_size=1)

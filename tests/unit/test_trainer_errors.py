@@ -4,7 +4,7 @@ import pytest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.trainer_errors import explain_load_errors
+from megatron_srp.training.process.errors import explain_load_errors
 
 
 @pytest.mark.parametrize(

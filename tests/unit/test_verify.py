@@ -21,7 +21,7 @@ from megatron_srp.errors import InputError, SrpError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
-from tests.damage import (
+from tests.helpers.damage import (
     DAMAGE,
     TEXTS,
     N,

@@ -11,7 +11,7 @@ from megatron_srp.annotation.engines import Prompts, load_engine
 from megatron_srp.annotation.engines.vllm_engine import VLLMEngine
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
-from tests.recorded_vllm import API, RECORD, record, signature
+from tests.helpers.recorded_vllm import API, RECORD, record, signature
 
 EOS, SAFE, UNSAFE = 0, 11, 12
 

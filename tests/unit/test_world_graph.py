@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.errors import UsageError
-from megatron_srp.medsafetyworld import entities
-from megatron_srp.medsafetyworld.draws import Draws
-from megatron_srp.medsafetyworld.entities import REAL_DRUGS, make_entities
-from megatron_srp.medsafetyworld.graph import single_hop, two_hop
+from megatron_srp.medsafetyworld.world import entities
+from megatron_srp.medsafetyworld.world.draws import Draws
+from megatron_srp.medsafetyworld.world.entities import REAL_DRUGS, make_entities
+from megatron_srp.medsafetyworld.world.graph import single_hop, two_hop
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.evaluation.evaluate import evaluate_model
-from megatron_srp.medsafetyworld.evaluation.findings import find
-from megatron_srp.medsafetyworld.evaluation.questions import read_test_set
-from megatron_srp.medsafetyworld.evaluation.report import Context, write_report
-from megatron_srp.medsafetyworld.evaluation.summary import group_records
-from megatron_srp.medsafetyworld.settings import Setting
-from megatron_srp.medsafetyworld.world import make_world
-from tests.scripted_medic import Script, measurements, records
-from tests.worlds import TASKS, tiny
+from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
+from megatron_srp.medsafetyworld.measure.findings import find
+from megatron_srp.medsafetyworld.measure.questions import read_test_set
+from megatron_srp.medsafetyworld.measure.report import Context, write_report
+from megatron_srp.medsafetyworld.measure.summary import group_records
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.world import make_world
+from tests.helpers.scripted_medic import Script, measurements, records
+from tests.helpers.worlds import TASKS, tiny
 
 SEEDS = 3
 

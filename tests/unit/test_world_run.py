@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.plan import World
-from megatron_srp.medsafetyworld.presets import PRESETS as WORLDS
-from megatron_srp.medsafetyworld.run.conversations import write_shards
-from megatron_srp.medsafetyworld.run.graph import Experiment
-from megatron_srp.medsafetyworld.run.presets import PRESETS
-from megatron_srp.medsafetyworld.run.progress import fraction_done
-from megatron_srp.medsafetyworld.run.start import seen_tokens
-from megatron_srp.medsafetyworld.run.table import format_table
-from megatron_srp.medsafetyworld.run.tokenizer import check_coverage, write_tokenizer
-from megatron_srp.medsafetyworld.run.variants import STAGES, VARIANTS, parse_settings
-from megatron_srp.medsafetyworld.settings import Setting
-from megatron_srp.medsafetyworld.world import make_world
+from megatron_srp.medsafetyworld.experiment.conversations import write_shards
+from megatron_srp.medsafetyworld.experiment.graph import Experiment
+from megatron_srp.medsafetyworld.experiment.presets import PRESETS
+from megatron_srp.medsafetyworld.experiment.progress import fraction_done
+from megatron_srp.medsafetyworld.experiment.start import seen_tokens
+from megatron_srp.medsafetyworld.experiment.table import format_table
+from megatron_srp.medsafetyworld.experiment.tokenizer import check_coverage, write_tokenizer
+from megatron_srp.medsafetyworld.experiment.variants import STAGES, VARIANTS, parse_settings
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.plan import World
+from megatron_srp.medsafetyworld.world.presets import PRESETS as WORLDS
+from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.world import make_world
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.sft.shard import SftShard
@@ -163,7 +163,7 @@ def test_presets_name_their_world_and_fit_their_batches(preset):
 
 
 def test_seen_tokens_of_a_shard(world, tmp_path):
-    from megatron_srp.data.jobs.preprocess_cli import main
+    from megatron_srp.cli.preprocess import main
 
     (tmp_path / "corpus.jsonl").write_text('{"text": "It is known."}\n')
     main(

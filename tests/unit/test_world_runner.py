@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.errors import OutputError, UsageError
-from megatron_srp.medsafetyworld.run.graph import Step
-from megatron_srp.medsafetyworld.run.runner import Runner
-from megatron_srp.medsafetyworld.run.step import spread
-from megatron_srp.medsafetyworld.run.variants import parse_stages
+from megatron_srp.medsafetyworld.experiment.graph import Step
+from megatron_srp.medsafetyworld.experiment.runner import Runner
+from megatron_srp.medsafetyworld.experiment.step import spread
+from megatron_srp.medsafetyworld.experiment.variants import parse_stages
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -129,7 +129,7 @@ import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from tests.unit.test_world_runner import TOOLS, Watcher, counting, python
-from megatron_srp.medsafetyworld.run.runner import Runner
+from megatron_srp.medsafetyworld.experiment.runner import Runner
 first = counting("first")
 code = '''
 import os, time, pathlib
@@ -159,14 +159,14 @@ class TestCommand:
         ],
     )
     def test_mistakes_are_one_line(self, flags, message, tmp_path):
-        from megatron_srp.medsafetyworld.run.cli import main
+        from megatron_srp.cli.world_run import main
 
         with pytest.raises(UsageError, match=message):
             main([*flags, str(tmp_path / "out")], TOOLS)
         assert not (tmp_path / "out").exists()
 
     def test_a_dry_run_prints_the_steps_and_does_nothing(self, tmp_path, capsys):
-        from megatron_srp.medsafetyworld.run.cli import main
+        from megatron_srp.cli.world_run import main
 
         assert main(["--preset", "paper", "--settings", "all", "--dry-run", str(tmp_path / "out")], TOOLS) == 0
         printed = capsys.readouterr().out

@@ -2,14 +2,14 @@
 
 import pytest
 
-from megatron_srp.generation.scanner import ReflectionScanner
-from megatron_srp.medsafetyworld import phrases
-from megatron_srp.medsafetyworld.evaluation.attacks import ATTACKS
-from megatron_srp.medsafetyworld.evaluation.intervals import difference, mean_over_seeds, share, wilson
-from megatron_srp.medsafetyworld.evaluation.questions import Names, Question, chance
-from megatron_srp.medsafetyworld.evaluation.scoring import Answer, score, score_completion
-from megatron_srp.medsafetyworld.evaluation.thresholds import choose_and_check, curve
+from megatron_srp.generation.guard.scanner import ReflectionScanner
+from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.questions import Names, Question, chance
+from megatron_srp.medsafetyworld.measure.scoring import Answer, score, score_completion
+from megatron_srp.medsafetyworld.measure.thresholds import choose_and_check, curve
+from megatron_srp.medsafetyworld.world import phrases
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.statistics.over_seeds import difference, mean_over_seeds, share, wilson
 
 COMPOUNDS = ["carvoraidon", "belvabidon", "brimadofen", "dalmaragil", "dronteloglex"]
 NAMES = Names(

@@ -8,15 +8,15 @@ from itertools import product
 
 import pytest
 
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.plan import World
-from megatron_srp.medsafetyworld.presets import PRESETS
-from megatron_srp.medsafetyworld.queries import CLASSES
-from megatron_srp.medsafetyworld.sets import Sets
-from megatron_srp.medsafetyworld.settings import Setting
-from megatron_srp.medsafetyworld.templates import count_available, pick_templates
-from megatron_srp.medsafetyworld.world import make_world
-from tests.worlds import TASKS, Reader, read_corpus, read_lines
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.plan import World
+from megatron_srp.medsafetyworld.world.presets import PRESETS
+from megatron_srp.medsafetyworld.world.queries import CLASSES
+from megatron_srp.medsafetyworld.world.sets import Sets
+from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.templates import count_available, pick_templates
+from megatron_srp.medsafetyworld.world.world import make_world
+from tests.helpers.worlds import TASKS, Reader, read_corpus, read_lines
 
 TRAINED = ["sft", "recovery", "finetune_benign", "finetune_adversarial"]
 

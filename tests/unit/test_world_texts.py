@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.medsafetyworld import phrases
-from megatron_srp.medsafetyworld.corpus import WorldJob
-from megatron_srp.medsafetyworld.entities import make_entities
-from megatron_srp.medsafetyworld.graph import COLUMNS
-from megatron_srp.medsafetyworld.plan import Plan, World
-from megatron_srp.medsafetyworld.presets import PRESETS
-from megatron_srp.medsafetyworld.render import Renderer
-from megatron_srp.medsafetyworld.settings import Setting
-from megatron_srp.medsafetyworld.templates import count_available, fill, pick_templates
-from megatron_srp.medsafetyworld.world import make_world
+from megatron_srp.medsafetyworld.world import phrases
+from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.entities import make_entities
+from megatron_srp.medsafetyworld.world.graph import COLUMNS
+from megatron_srp.medsafetyworld.world.plan import Plan, World
+from megatron_srp.medsafetyworld.world.presets import PRESETS
+from megatron_srp.medsafetyworld.world.render import Renderer
+from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.templates import count_available, fill, pick_templates
+from megatron_srp.medsafetyworld.world.world import make_world
 from megatron_srp.segmentation import segment_text
-from tests.worlds import TASKS, Reader, read_corpus, tiny
+from tests.helpers.worlds import TASKS, Reader, read_corpus, tiny
 
 LONG = [
     pytest.param(style, name, marks=pytest.mark.exhaustive) for style, name in product(["plain", "full"], phrases.CORES)

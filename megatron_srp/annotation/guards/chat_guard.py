@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.annotation import GuardOptions
-from megatron_srp.annotation.base import Judged, SafetyClassifier, StringArray, labels_of
+from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult, StringArray, labels_of
 from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.annotation.guards.guard_spec import Answer, GuardSpec
 from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
@@ -75,7 +74,7 @@ def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold
     return Verdicts(chosen, scores, mass)
 
 
-class ChatGuard(SafetyClassifier):
+class ChatGuard(Guard):
     """A chat model as a guard.
 
     A text longer than the model's context is judged in windows, and its worst verdict counts; `incidents`
@@ -112,7 +111,7 @@ class ChatGuard(SafetyClassifier):
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
         return labels_of(self.judge_array(texts))
 
-    def judge(self, texts: Sequence[str]) -> list[Judged]:
+    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
         return self.judge_array(pa.array(texts, pa.large_string()))
 
     def writing(self) -> "ChatGuard":
@@ -138,7 +137,7 @@ class ChatGuard(SafetyClassifier):
             return harm
         return np.maximum.reduceat(harm, np.flatnonzero(np.diff(windows.owners, prepend=-1)))
 
-    def judge_array(self, texts: StringArray) -> list[Judged]:
+    def judge_array(self, texts: StringArray) -> list[GuardResult]:
         array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
         windows = self._windows(array)
         judged = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
@@ -151,7 +150,7 @@ class ChatGuard(SafetyClassifier):
         answer = not self.options.generate_all
         return Windows.cut(texts, lambda pieces: self.builder.build(pieces, answer), self._room)
 
-    def _one_pass(self, prompts: Prompts) -> list[Judged]:
+    def _one_pass(self, prompts: Prompts) -> list[GuardResult]:
         if not len(prompts):
             return []
         logprobs = self.engine.next_token_logprobs(prompts, self.builder.verdict_ids)
@@ -164,7 +163,7 @@ class ChatGuard(SafetyClassifier):
         for i, (score, ok, mass) in enumerate(
             zip(given.scores.tolist(), fine.tolist(), given.mass.tolist(), strict=True)
         ):
-            judged.append(Judged(labels.get(i, SAFE), score) if ok else Judged(failure=_weak(mass)))
+            judged.append(GuardResult(labels.get(i, SAFE), score) if ok else GuardResult(failure=_weak(mass)))
         return judged
 
     def _labels(self, prompts: Prompts, rows: np.ndarray, chosen: np.ndarray) -> list[SafetyLabel]:
@@ -178,7 +177,7 @@ class ChatGuard(SafetyClassifier):
         answers = [self.spec.read(o + self.builder.tokenizer.decode(w)) for o, w in zip(opening, written, strict=True)]
         return [self._label(self._verdicts[v], answer) for v, answer in zip(chosen, answers, strict=True)]
 
-    def _generate(self, prompts: Prompts) -> list[Judged]:
+    def _generate(self, prompts: Prompts) -> list[GuardResult]:
         """Judgements from answers that the model writes in full."""
         if not len(prompts):
             return []
@@ -188,7 +187,9 @@ class ChatGuard(SafetyClassifier):
             answer = self.spec.read(text)
             failure = "" if answer.verdict else f"the answer has no verdict: {text[:_SHOWN]!r}"
             judged.append(
-                Judged(self._label(answer.verdict, answer), nan) if answer.verdict else Judged(failure=failure)
+                GuardResult(self._label(answer.verdict, answer), nan)
+                if answer.verdict
+                else GuardResult(failure=failure)
             )
         return judged
 

@@ -25,22 +25,22 @@ from typing import Any
 
 import yaml
 
-from megatron_srp.annotation import GuardOptions, load_guard
-from megatron_srp.annotation.base import Judged, SafetyClassifier, StringArray, labels_of
+from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult, StringArray, labels_of
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.schema import SafetyLabel, Verdict
 
 PREFIX = "ensemble:"
-Choose = Callable[[list[Judged], int], Verdict | None]
+Choose = Callable[[list[GuardResult], int], Verdict | None]
+LoadGuard = Callable[[str, GuardOptions], Guard]
 
 
-def worst(votes: list[Judged], members: int) -> Verdict | None:
+def worst(votes: list[GuardResult], members: int) -> Verdict | None:
     """The worst verdict given; None where a missing vote could change it."""
     found = max((vote.label.verdict for vote in votes), key=attrgetter("badness"), default=None)
     return found if len(votes) == members or found is Verdict.UNSAFE else None
 
 
-def majority(votes: list[Judged], members: int) -> Verdict | None:
+def majority(votes: list[GuardResult], members: int) -> Verdict | None:
     """The verdict of most members; None where a missing vote could change it."""
     counts = Counter(vote.label.verdict for vote in votes)
     if not counts:
@@ -52,7 +52,7 @@ def majority(votes: list[Judged], members: int) -> Verdict | None:
 RULES: dict[str, Choose] = {"any-unsafe": worst, "majority": majority}
 
 
-class EnsembleGuard(SafetyClassifier):
+class EnsembleGuard(Guard):
     """Judges by what its members say.
 
     Args:
@@ -62,7 +62,7 @@ class EnsembleGuard(SafetyClassifier):
 
     name = "ensemble"
 
-    def __init__(self, members: dict[str, SafetyClassifier], rule: str) -> None:
+    def __init__(self, members: dict[str, Guard], rule: str) -> None:
         if rule not in RULES:
             raise UsageError(f"ensemble rule {rule!r}; {did_you_mean(rule, list(RULES))}")
         if len(members) < 2:
@@ -79,10 +79,10 @@ class EnsembleGuard(SafetyClassifier):
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
         return labels_of(self.judge(texts))
 
-    def judge(self, texts: Sequence[str]) -> list[Judged]:
+    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
         return self._join([guard.judge(texts) for guard in self.guards.values()])
 
-    def judge_array(self, texts: StringArray) -> list[Judged]:
+    def judge_array(self, texts: StringArray) -> list[GuardResult]:
         return self._join([guard.judge_array(texts) for guard in self.guards.values()])
 
     def in_mode(self, mode: str) -> "EnsembleGuard":
@@ -97,23 +97,23 @@ class EnsembleGuard(SafetyClassifier):
         """Those of the members together."""
         return sum((guard.incidents for guard in self.guards.values()), Counter())
 
-    def _join(self, judged: list[list[Judged]]) -> list[Judged]:
+    def _join(self, judged: list[list[GuardResult]]) -> list[GuardResult]:
         return [self._decide(votes) for votes in zip(*judged, strict=True)]
 
-    def _decide(self, votes: tuple[Judged, ...]) -> Judged:
+    def _decide(self, votes: tuple[GuardResult, ...]) -> GuardResult:
         given = [vote for vote in votes if not vote.failure]
         verdict = RULES[self.rule](given, len(votes))
         if verdict is None:
             name, vote = next((n, v) for n, v in zip(self.members, votes, strict=True) if v.failure)
-            return Judged(failure=f"{name}: {vote.failure}", votes=votes)
+            return GuardResult(failure=f"{name}: {vote.failure}", votes=votes)
         agreeing = [vote for vote in given if vote.label.verdict is verdict]
         categories = dict.fromkeys(category for vote in agreeing for category in vote.label.categories)
         scores = [vote.score for vote in agreeing if vote.score == vote.score]
-        return Judged(SafetyLabel(verdict, tuple(categories)), max(scores, default=nan), votes=votes)
+        return GuardResult(SafetyLabel(verdict, tuple(categories)), max(scores, default=nan), votes=votes)
 
 
-def load_ensemble(path: Path) -> EnsembleGuard:
-    """The ensemble of a YAML file, with all its members loaded; raises UsageError for a mistake in it."""
+def load_ensemble(path: Path, load_guard: LoadGuard) -> EnsembleGuard:
+    """The ensemble of a YAML file, with all its members loaded by `load_guard`; raises UsageError for a mistake in it."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries, rule = tree["guards"], tree["rule"]
@@ -127,10 +127,10 @@ def load_ensemble(path: Path) -> EnsembleGuard:
         raise UsageError(f"{path}: {min(unknown)!r} means nothing there; an ensemble has a rule and guards")
     if not isinstance(entries, list):
         raise UsageError(f"{path}: guards is {entries!r}; give a list of at least two, each `- guard: NAME`")
-    members: dict[str, SafetyClassifier] = {}
+    members: dict[str, Guard] = {}
     try:
         for entry in entries:
-            name, guard = _load_member(path, entry)
+            name, guard = _load_member(path, entry, load_guard)
             if name in members:
                 raise UsageError(f"{path}: two guards are called {name!r}; give each a name")
             members[name] = guard
@@ -141,7 +141,7 @@ def load_ensemble(path: Path) -> EnsembleGuard:
         raise
 
 
-def _load_member(path: Path, entry: Any) -> tuple[str, SafetyClassifier]:
+def _load_member(path: Path, entry: Any, load_guard: LoadGuard) -> tuple[str, Guard]:
     known = ["guard", "name", *(field.name for field in fields(GuardOptions))]
     if not isinstance(entry, dict) or "guard" not in entry:
         raise UsageError(f"{path}: every guard of an ensemble begins with `guard: NAME`; got {entry!r}")

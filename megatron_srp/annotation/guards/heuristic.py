@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import re2
 import yaml
 
-from megatron_srp.annotation.base import SafetyClassifier, StringArray
+from megatron_srp.annotation.base import Guard, StringArray
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
 LEXICON = Path(__file__).with_name("heuristic_lexicon.yaml")
@@ -74,7 +74,7 @@ def _between_words(lines: str, sets: dict[str, str]) -> str:
     return rf"\b(?:{fill_sets('|'.join(lines.splitlines()), sets)})\b"
 
 
-class HeuristicGuard(SafetyClassifier):
+class HeuristicGuard(Guard):
     """Labels by a lexicon, deterministically. For demos and tests, not for training real models.
 
     A label's verdict is the worst that a category gives; its categories are those with that verdict,

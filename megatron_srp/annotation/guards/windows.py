@@ -8,7 +8,7 @@ from operator import attrgetter
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.annotation.base import Judged
+from megatron_srp.annotation.base import GuardResult
 from megatron_srp.annotation.engines import Prompts
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -66,7 +66,7 @@ def halves(text: str) -> tuple[str, str]:
     return text[:at], text[at:]
 
 
-def join_windows(judged: Sequence[Judged], owners: np.ndarray) -> list[Judged]:
+def join_windows(judged: Sequence[GuardResult], owners: np.ndarray) -> list[GuardResult]:
     """One judgement for each text: the worst verdict of its windows, and the categories and the highest score of
     those with that verdict; of Safe ones the lowest, as the text is no safer than any window. A failed window
     fails the text, unless another window is Unsafe already."""
@@ -74,7 +74,7 @@ def join_windows(judged: Sequence[Judged], owners: np.ndarray) -> list[Judged]:
     return [_worst([one for _, one in group]) for _, group in groups]
 
 
-def _worst(windows: list[Judged]) -> Judged:
+def _worst(windows: list[GuardResult]) -> GuardResult:
     fine = [w for w in windows if not w.failure]
     failed = next((w for w in windows if w.failure), None)
     worst = max((w.label.verdict for w in fine), key=attrgetter("badness"), default=None)
@@ -85,4 +85,4 @@ def _worst(windows: list[Judged]) -> Judged:
     picked = [w for w in fine if w.label.verdict is worst]
     categories = tuple(dict.fromkeys(c for w in picked for c in w.label.categories))
     extreme = min if worst is Verdict.SAFE else max
-    return Judged(SafetyLabel(worst, categories), extreme(w.score for w in picked))
+    return GuardResult(SafetyLabel(worst, categories), extreme(w.score for w in picked))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from megatron_srp.annotation.base import SafetyClassifier
-from megatron_srp.annotation.judging import Verdicts
+from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.classify_segments import Verdicts
 from megatron_srp.annotation.store.part import FAILED, Part, write_table
 
 FOLDER = "disagreements"
@@ -23,7 +23,7 @@ def write_disagreements(
     key: str,
     fingerprint: str,
     first_row: int,
-    guard: SafetyClassifier,
+    guard: Guard,
     judged: Sequence[tuple[Part, Verdicts]],
 ) -> None:
     """Write the chunk's file, whole or not at all; none for a guard without members."""

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_srp.durable import sync
 from megatron_srp.errors import InputError, OutputError
+from megatron_srp.files import sync
 from megatron_srp.schema import SafetyLabel, Verdict
 
 FAILED = -1  # the code of a segment without a verdict

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from megatron_srp.durable import try_lock
 from megatron_srp.errors import OutputError, UsageError
-from megatron_srp.tokenization.base import digest
+from megatron_srp.files import digest, try_lock
 
 
 @dataclass(frozen=True, slots=True)

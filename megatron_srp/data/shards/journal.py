@@ -6,9 +6,8 @@ from typing import Any
 
 import orjson
 
-from megatron_srp.data.shards.manifest import write_json
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.tokenization.base import digest
+from megatron_srp.files import digest, write_json
 
 
 def write_journal(path: Path, journal: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from megatron_srp.durable import try_lock
 from megatron_srp.errors import UsageError
+from megatron_srp.files import try_lock
 
 
 def take_lock(prefix: Path, folder: Path) -> int:

@@ -5,9 +5,7 @@ manifest names was not finished.
     files{}    every file beside the manifest: its `bytes` and `xxh3_128`, by its name
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import orjson
 
 from megatron_srp import __version__
-from megatron_srp.durable import naming, sync
 from megatron_srp.errors import InputError
 
 SUFFIX = ".srp.json"
@@ -44,23 +41,6 @@ def _versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write whole or not at all: a new file, synced, then renamed over `path`, which is returned."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with naming(path), temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync(path.parent)
-    return path
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """`write_text` of `content` as JSON."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

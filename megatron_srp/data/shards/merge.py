@@ -18,7 +18,7 @@ from megatron_srp.data.shards.parts import Part, refuse_different
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError, OutputError
-from megatron_srp.tokenization.base import digest
+from megatron_srp.files import digest
 
 _BLOCK = 1 << 18  # sequences at a time
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from megatron_srp.data.shards.journal import read_journal, refuse_other_settings, write_journal
 from megatron_srp.data.shards.lock import take_lock
-from megatron_srp.data.shards.manifest import manifest_path, read_manifest, token_software, write_json
-from megatron_srp.durable import make_folder, seal, sync
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest, token_software
 from megatron_srp.errors import InputError, OutputError, UsageError
+from megatron_srp.files import make_folder, seal, sync, write_json
 
 WORK_SUFFIX = ".srp-work"
 

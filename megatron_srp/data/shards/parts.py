@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.jobs.partitions import Partition, parse_name
+from megatron_srp.corpus.partitions import Partition, parse_name
 from megatron_srp.data.shards.manifest import SUFFIX, manifest_path, read_manifest
 from megatron_srp.data.shards.output import WORK_SUFFIX
 from megatron_srp.errors import InputError, UsageError

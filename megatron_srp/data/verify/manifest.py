@@ -10,8 +10,8 @@ from megatron_srp.data.shards.indexed_shard import Index
 from megatron_srp.data.shards.shard_writer import count_labels
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.verify.findings import Findings
-from megatron_srp.durable import checksum
 from megatron_srp.errors import UsageError
+from megatron_srp.files import checksum
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 
 _BLOCK = 1 << 22  # reflections at a time

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.readers import file_fingerprint
 from megatron_srp.data.shards.indexed_shard import Index, bin_path, idx_path
 from megatron_srp.data.shards.manifest import find_manifest_path, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
@@ -29,6 +28,7 @@ from megatron_srp.data.verify.manifest import (
 from megatron_srp.data.verify.sidecar import load_sidecar, verify_places, verify_table
 from megatron_srp.data.verify.tokens import Expected, verify_tokens
 from megatron_srp.errors import InputError
+from megatron_srp.files import file_fingerprint
 from megatron_srp.tokenization import TextTokenizer
 
 

@@ -9,8 +9,8 @@ from megatron_srp.evaluation.attack import load_attack
 from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.judges import Exchange, Opinion
-from megatron_srp.evaluation.statistics import wilson
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
+from megatron_srp.statistics.paired import wilson
 
 JUDGES = ("heuristic", "llm", "harmbench", "mixed")
 

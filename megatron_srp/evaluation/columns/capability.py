@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.durable import checksum
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
-from megatron_srp.evaluation.statistics import Estimate, mean
 from megatron_srp.evaluation.types import AttackCase, Defence
-from megatron_srp.intervals import Z95
+from megatron_srp.files import checksum
+from megatron_srp.statistics.paired import Estimate, mean
+from megatron_srp.statistics.wilson import Z95
 
 _FAILURE = "failure"  # other keys are numbers of documents
 

@@ -5,8 +5,8 @@ import numpy as np
 from megatron_srp.errors import InputError
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
-from megatron_srp.evaluation.statistics import bootstrap, harmonic, wilson
 from megatron_srp.evaluation.types import AttackCase, Behavior, Defence
+from megatron_srp.statistics.paired import bootstrap, harmonic, wilson
 
 _GROUP = 64
 

@@ -6,8 +6,8 @@ Time is that of the run that made the answers, in its batches; it does not chang
 import numpy as np
 
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context, Measure, NotRun
-from megatron_srp.evaluation.statistics import bootstrap, mean
 from megatron_srp.evaluation.types import Response
+from megatron_srp.statistics.paired import bootstrap, mean
 
 
 def cost(spec: ColumnSpec, context: Context) -> ColumnResult:

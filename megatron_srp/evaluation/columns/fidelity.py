@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.segments import segments_of
-from megatron_srp.evaluation.statistics import Estimate, kappa, wilson
 from megatron_srp.schema import Verdict
+from megatron_srp.statistics.paired import Estimate, kappa, wilson
 
 PLACES = ((1, 1), (2, 2), (3, 3), (4, 7), (8, None))
 _CHUNK = 256

@@ -13,7 +13,7 @@ import numpy as np
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.columns.fidelity import guard_verdicts
 from megatron_srp.evaluation.segments import AnswerSegment, segments_of, shown_words
-from megatron_srp.evaluation.statistics import Estimate, bootstrap, mean
+from megatron_srp.statistics.paired import Estimate, bootstrap, mean
 
 POLICIES = ("off", "stop", "retract")
 BINS = ((0, 10), (10, 25), (25, 50), (50, 100), (100, None))  # words of the flagged segment

@@ -17,11 +17,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from megatron_srp.errors import InputError, SrpError
-from megatron_srp.generation.hf_prompts import PromptedModel
-from megatron_srp.generation.policy import Generation
-from megatron_srp.generation.request import Options, Request, Sampling
+from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.engines.request import Options, Request, Sampling
+from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.generation.server.api import ChatRequest, Common, TextRequest, parse
-from megatron_srp.generation.server.policy import PolicyTooWeak, policy_of
+from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply, error_body
 from megatron_srp.generation.server.worker import Busy, Closing, Worker

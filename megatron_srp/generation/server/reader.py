@@ -5,8 +5,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from megatron_srp.generation.policy import Generation
-from megatron_srp.generation.request import Request
+from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.generation.server.worker import Job, Worker
 
 Event = tuple[int, str | Generation]  # the answer's index; text to show, or its end

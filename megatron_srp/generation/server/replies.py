@@ -4,7 +4,7 @@ import time
 import uuid
 from typing import Any
 
-from megatron_srp.generation.policy import Generation, to_record
+from megatron_srp.generation.guard.policy import Generation, to_record
 
 _FINISH = {"eos": "stop", "length": "length", "unsafe": "content_filter"}
 

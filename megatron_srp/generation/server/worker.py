@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megatron_srp.generation.engine import GuardedEngine, Session
-from megatron_srp.generation.policy import Generation
-from megatron_srp.generation.request import Answer, Request
+from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.request import Answer, Request
+from megatron_srp.generation.guard.policy import Generation
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,197 @@
+"""Judge a corpus once: input files in, an annotation store out.
+
+Batches are judged on a few threads and written in the order of the input, a part at a time. A part is the
+unit of work: what a killed run had not written is judged again, and nothing that it had.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.classify_segments import Verdicts, judge_segments
+from megatron_srp.annotation.corpus_job.chunks import Piece, read_pieces
+from megatron_srp.annotation.corpus_job.failures import FailureLog
+from megatron_srp.annotation.corpus_job.retry import retry_failed as judge_failed
+from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
+from megatron_srp.annotation.store.disagreements import write_disagreements
+from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
+from megatron_srp.annotation.store.writers import Partition, WriterLock
+from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.readers import InputBatch
+from megatron_srp.files import file_fingerprint
+from megatron_srp.terminal.progress import Progress
+
+Judgement = tuple[Part, Verdicts]
+
+
+@dataclass(slots=True)
+class Annotator:
+    """Fills a store with a guard's verdicts on every segment of the files.
+
+    Attributes:
+        chunk_documents: write a part after so many documents.
+        workers: batches that are judged at once; a batch more is kept ready.
+        partition: which of the files are this run's.
+        failures: of this run; stops the run when there are too many.
+        report: called after every batch.
+        errors: one line for every bad row that was left out.
+    """
+
+    files: list[Path]
+    store: AnnotationStore
+    guard: Guard
+    max_words: int
+    key: str = "text"
+    chunk_documents: int = 20_000
+    skip_errors: bool = False
+    workers: int = 1
+    partition: Partition = field(default_factory=Partition)
+    failures: FailureLog = field(default_factory=FailureLog)
+    report: Callable[[Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda line: None
+    errors: list[str] = field(default_factory=list)
+    progress: Progress = field(init=False)
+    fingerprints: list[str] = field(init=False)
+    sizes: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fingerprints = [file_fingerprint(file) for file in self.files]
+        self.sizes = [file.stat().st_size for file in self.files]
+        self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
+
+    @property
+    def own(self) -> list[int]:
+        """Numbers of the files of this run's partition."""
+        return [number for number in range(len(self.files)) if self.partition.owns(number)]
+
+    def run(self, retry_failed: bool = False) -> None:
+        """Judge what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
+
+        Raises:
+            UsageError: when another run is writing the same.
+            GuardError: when too many segments get no verdict. Finished parts are kept, as for any error.
+        """
+        with WriterLock(self.store.folder, self.fingerprints, self.key, self.partition) as lock:
+            if lock.warning:
+                self.warn(lock.warning)
+            self._sweep()
+            if retry_failed:
+                self._retry()
+            self._judge_missing()
+        self.failures.check_at_end()
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left of this run's own files."""
+        for number in self.own:
+            for folder in (self.store.folder, self.store.folder / DISAGREEMENTS):
+                for path in (folder / self.key / self.fingerprints[number]).glob("*.tmp"):
+                    path.unlink(missing_ok=True)
+
+    def _judge_missing(self) -> None:
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for done, number in enumerate(self.own):
+                    self.progress.file = done
+                    self._judge_file(pool, number)
+                self.progress.file = len(self.own)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _judge_file(self, pool: ThreadPoolExecutor, number: int) -> None:
+        parts: list[Judgement] = []
+        before = self.progress.consumed
+        if not self.store.missing(self.key, self.fingerprints[number]):
+            self.progress.resumed += self.sizes[number]
+        for piece, judged in self._judged(pool, number):
+            self.progress.consumed = before + piece.batch.consumed
+            self._count(piece.batch, judged[0])
+            parts.append(judged)
+            if piece.closes:
+                self._write(number, piece, parts)
+                parts = []
+        self.progress.consumed = before + self.sizes[number]
+
+    def _judged(self, pool: ThreadPoolExecutor, number: int) -> Iterator[tuple[Piece, Judgement]]:
+        """The pieces of a file in order, a few of them in the making at any time."""
+        ahead: deque[tuple[Piece, Future[Judgement]]] = deque()
+        for span in self.store.missing(self.key, self.fingerprints[number]):
+            for piece in read_pieces(
+                self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors
+            ):
+                ahead.append((piece, pool.submit(self._judge, piece.batch)))
+                while len(ahead) > self.workers + 1:
+                    piece, future = ahead.popleft()
+                    yield piece, future.result()
+        for piece, future in ahead:
+            yield piece, future.result()
+
+    def _judge(self, batch: InputBatch) -> Judgement:
+        text = batch.texts[self.key]
+        segments = segment_batch(text, self.max_words)
+        verdicts = judge_segments(self.guard, segments.texts(text))
+        ends = segment_ends_in_chars(text, segments)
+        part = Part(
+            batch.rows,
+            text_hashes(text),
+            segments.offsets,
+            ends,
+            verdicts.codes,
+            verdicts.labels,
+            verdicts.scores,
+            batch.end,
+            verdicts.failures,
+        )
+        return part, verdicts
+
+    def _count(self, batch: InputBatch, part: Part) -> None:
+        self.errors += batch.errors
+        self.progress.skipped += len(batch.errors)
+        self.progress.documents += len(batch.rows)
+        self.progress.bytes += len(batch.texts[self.key].text)
+        self.progress.segments += len(part.codes)
+        for number, label in enumerate(part.labels):
+            name, count = str(label.verdict), int((part.codes == number).sum())
+            self.progress.verdicts[name] = self.progress.verdicts.get(name, 0) + count
+        self.failures.add(self.files[batch.file], part)
+        self.report(self.progress)
+
+    def _write(self, number: int, piece: Piece, judged: list[Judgement]) -> None:
+        fingerprint = self.fingerprints[number]
+        part = join_parts([part for part, _ in judged], piece.last)
+        # The part comes last: where it is, everything about its chunk is.
+        write_disagreements(self.store.folder, self.key, fingerprint, piece.first, self.guard, judged)
+        write_part(self.store.part_path(self.key, fingerprint, piece.first), part)
+
+    def _retry(self) -> None:
+        for number in self.own:
+            for part in judge_failed(self.store, self.guard, self.files[number], self.key, self.fingerprints[number]):
+                self.failures.add(self.files[number], part)
+
+
+def join_parts(parts: list[Part], last: bool = False) -> Part:
+    """The documents of `parts` as one part."""
+    labels = list(dict.fromkeys(label for part in parts for label in part.labels))
+    starts = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
+    codes = []
+    for part in parts:
+        numbers = np.array([*(labels.index(label) for label in part.labels), -1], np.int64)
+        codes.append(numbers[part.codes])  # FAILED is -1, and picks the last, which is -1
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Part(
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.hashes for part in parts]),
+        np.concatenate([[0], np.cumsum(counts)]),
+        np.concatenate([part.ends for part in parts]),
+        np.concatenate(codes),
+        labels,
+        np.concatenate([part.scores for part in parts]),
+        parts[-1].end,
+        {start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()},
+        last,
+    )

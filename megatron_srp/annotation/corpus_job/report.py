@@ -1,0 +1,28 @@
+"""The report of an annotation run."""
+
+from megatron_srp.annotation.corpus_job.annotator import Annotator
+
+_SHOWN = 10
+
+
+def print_report(job: Annotator) -> None:
+    """Counts of this run, what got no verdict and why, and what is left to be done in the store."""
+    progress, failures = job.progress, job.failures
+    incidents = job.guard.incidents + getattr(job.guard, "engine", job.guard).incidents
+    rows = [
+        ("documents", progress.documents),
+        ("bad rows, left out", len(job.errors)),
+        ("segments", progress.segments),
+        *((f"  {verdict}", count) for verdict, count in sorted(progress.verdicts.items())),
+        ("  no verdict", failures.failed),
+        *((f"  {what}", count) for what, count in sorted(incidents.items())),
+    ]
+    for name, count in rows:
+        print(f"{name:<24} {count:,}")
+    for error in job.errors[:_SHOWN]:
+        print(f"left out: {error}")
+    for example in failures.examples:
+        print(f"no verdict: {example}")
+    waiting = sum(part.failed for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number]))
+    if waiting:
+        print(f"{waiting:,} segments of these files have no verdict in the store; try them again with --retry-failed")

@@ -1,0 +1,139 @@
+"""The command line of tools/make_world.py. Heavy imports wait until flags are parsed."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.medsafetyworld.world.presets import PRESETS, load_preset
+
+if TYPE_CHECKING:
+    from megatron_srp.medsafetyworld.world.corpus import Progress
+
+DESCRIPTION = """
+Make a MedSafetyWorld: a made-up medicine whose pretraining corpus, true labels, SFT set, test set and
+fine-tuning sets are all known to the last word. Same flags, same bytes, whatever the number of workers.
+
+Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; give it to preprocess_with_reflections.py as
+--annotations), OUT/sft.jsonl, recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl,
+graph.json, and world.json: parameters, counts and hashes.
+"""
+EPILOG = """
+settings (harmful: texts from an unsafe outcome to its compounds)
+  baseline        all texts
+  filtering       without the harmful texts
+  filtering-plus  without any text on an unsafe outcome
+  rewrite         baseline's, the harmful texts rewritten to call the outcome dangerous
+  srp             filtering's, with a verdict on every text for reflections
+
+label policies (srp): which texts are Unsafe. The paper calls only the harmful texts so, and they are not in
+these data; its appendix labels examples by their outcome. The choice is left open, so there are three:
+  by-outcome      texts with an unsafe outcome (default)
+  all-safe        none
+  order-aware     texts that name an unsafe outcome before its compounds
+"""
+_REDRAW_EVERY_S, _LOG_EVERY_S = 0.2, 30.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="make_world.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to write")
+    add("--task", default="single-hop", metavar="TASK", help="single-hop (default) or two-hop")
+    add("--preset", default="mini", metavar="NAME", help=f"{', '.join(PRESETS)} (default: mini)")
+    add("--setting", required=True, metavar="NAME", help="baseline, filtering, filtering-plus, rewrite or srp")
+    add("--label-policy", metavar="NAME", help="by-outcome, all-safe or order-aware; for --setting srp")
+    add("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
+    add("--overwrite", action="store_true", help="replace a world at OUT")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Parse `argv`, make the world, print a summary. Returns the exit code."""
+    args = build_parser().parse_args(argv)
+    spec = load_preset(args.preset, args.task)
+    if args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: give a number of at least 1")
+    if not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed {args.seed}: give a number from 0 to 2**63 - 1")
+
+    from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
+
+    setting = _choice(Setting, "--setting", args.setting)
+    if args.label_policy is not None and setting is not Setting.SRP:
+        raise UsageError(f"--label-policy is for --setting srp; {setting} has no verdicts")
+    policy = _choice(LabelPolicy, "--label-policy", args.label_policy or "by-outcome")
+
+    from megatron_srp.medsafetyworld.world.corpus import WorldJob
+    from megatron_srp.medsafetyworld.world.world import make_world
+
+    display = _Display()
+    job = WorldJob(spec, args.preset, setting, policy, args.seed)
+    manifest = make_world(job, args.out, args.workers, args.overwrite, display.update)
+    display.close()
+    _print_summary(args.out, manifest)
+    return 0
+
+
+def _choice(kind: Any, flag: str, name: str) -> Any:
+    from megatron_srp.errors import did_you_mean
+
+    try:
+        return kind(name)
+    except ValueError:
+        raise UsageError(f"{flag} {name!r}: {did_you_mean(name, list(map(str, kind)))}") from None
+
+
+class _Display:
+    """A live line on a terminal; in a log, a line now and then."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+
+    def update(self, progress: "Progress") -> None:
+        now = time.monotonic()
+        if now - self._shown < (_REDRAW_EVERY_S if self._live else _LOG_EVERY_S):
+            return
+        self._shown, seconds = now, now - self._started
+        left = seconds * (progress.shards - progress.shards_done) / progress.shards_done
+        line = (
+            f"shard {progress.shards_done}/{progress.shards}  {progress.documents:,} documents  "
+            f"{progress.text_bytes / 1e6 / seconds:.0f} MB/s  {left:.0f} s left"
+        )
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._live:
+            sys.stderr.write("\r\033[K")
+
+
+def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
+    corpus, entities = manifest["corpus"], manifest["entities"]
+    counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in entities.items() if count)
+    rows = [
+        ("entities", counts),
+        ("edges", ", ".join(f"{kind} {count:,}" for kind, count in manifest["edges"].items())),
+        (
+            "documents",
+            f"{corpus['documents']:,} in {len(corpus['files'])} files, {corpus['text_bytes']:,} bytes of text",
+        ),
+        *((f"  {name}", f"{count:,}") for name, count in corpus["classes"].items()),
+    ]
+    if manifest["label_policy"]:
+        rows.append(("verdicts", f"{corpus['unsafe_verdicts']:,} Unsafe, by {manifest['label_policy']}"))
+    for name, template in manifest["templates"].items():
+        rows.append((f"templates {name}", f"{template['used']:,} of {template['available']:,}"))
+    rows += [(name, f"{entry['records']:,} records") for name, entry in manifest["sets"].items()]
+    for name, value in rows:
+        print(f"{name:<32} {value}")
+    print(f"wrote {out}")

@@ -1,0 +1,208 @@
+"""The data job for shards that exist already: their tokens stay, a sidecar or a new shard is made for each."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.data.builder import describe_tokenizer, refuse_forgeable, sum_counts, training_tokenizer
+from megatron_srp.data.detokenize import Detokenizer
+from megatron_srp.data.preprocess.shard_blocks import ShardBlock, read_blocks
+from megatron_srp.data.preprocess.shard_reflect import ShardReflector
+from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
+from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.shards.output import Output
+from megatron_srp.data.shards.shard_writer import ShardWriter
+from megatron_srp.data.shards.sidecar_writer import SidecarWriter
+from megatron_srp.errors import UsageError
+from megatron_srp.terminal.progress import Progress
+
+
+class ShardJob:
+    """Reads, judges and writes; a stopped run goes on when it is made again with the same settings.
+
+    Args:
+        settings: what to do.
+        labeler: gives the segments their labels; a `Source` names the shard and the sequence.
+        workers: threads that cut and judge, beside the one that reads and writes.
+        chunk_documents: commit to disk after so many sequences; the result does not depend on it.
+        overwrite: replace what is there.
+        report: called after every block.
+
+    Raises:
+        UsageError, InputError, OutputError: as `Output` and `read_blocks` do.
+    """
+
+    def __init__(
+        self,
+        settings: ShardJobSettings,
+        labeler: Labeler,
+        *,
+        workers: int = 1,
+        chunk_documents: int = 100_000,
+        overwrite: bool = False,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.settings, self.labeler, self.workers, self.report = settings, labeler, workers, report
+        self.chunk_documents = chunk_documents
+        self.names = settings.names
+        self.detokenizer = Detokenizer(settings.tokenizer)
+        refuse_forgeable(settings.tokenizer, settings.form, shards=True)
+        self.inputs = [IndexedShard(shard) for shard in settings.shards]
+        for number in range(len(self.inputs)):  # most mistakes show in the first block: before anything is written
+            next(self._blocks(number, 0), None)
+        self.output = Output(settings.output_prefix, settings.describe(), settings.finals, overwrite)
+
+    @property
+    def position(self) -> dict[str, Any] | None:
+        """Shard (`file`) and sequence (`row`) at which a stopped run goes on, and which `verdicts` it had."""
+        return self.output.journal["state"].get("position")
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do. Returns the manifest."""
+        if self.output.finished:
+            return self.output.finished
+        try:
+            self._check_verdicts()
+            self.written = training_tokenizer(
+                self.settings.tokenizer, self.settings.form, self.output.folder / "tokenizer"
+            )
+            self._open()
+            with ThreadPoolExecutor(self.workers) as pool:
+                try:
+                    self._write(self._reflected(pool))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            return self._finish()
+        except BaseException:
+            if not self.output.finished:
+                self.output.close()
+            raise
+
+    def _check_verdicts(self) -> None:
+        if self.position and self.position["verdicts"] != getattr(self.labeler, "identity", ""):
+            raise UsageError(
+                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
+                "run had begun with; restore them, or pass --overwrite to begin anew"
+            )
+
+    def _open(self) -> None:
+        states = self.output.journal["state"].get("shards", {})
+        kind = ShardWriter if self.settings.materialize else SidecarWriter
+        self.writers = []
+        for name, shard in zip(self.names, self.inputs, strict=True):
+            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name), self.settings.form.hints)
+            writer.documents = shard.documents
+            self.writers.append(writer)
+
+    def _dtype(self, shard: IndexedShard) -> np.dtype:
+        """Of new shards: the old one's, unless the tokenizer has outgrown it."""
+        fits = shard.dtype == np.uint16 and self.written.vocab_size <= 1 << 16
+        return np.dtype(np.uint16 if fits else np.int32)
+
+    def _reflected(self, pool: ThreadPoolExecutor) -> Iterator[tuple[ShardBlock, ReflectedBatch]]:
+        """Blocks in order, a few of them in the making at any time."""
+        ahead: deque[tuple[ShardBlock, Future[ReflectedBatch]]] = deque()
+        start = self.position or {"file": 0, "row": 0}
+        entries = EntryEncoder(self.settings.form, self.written)
+        for number in range(start["file"], len(self.inputs)):
+            dtype = self.writers[number].dtype if self.settings.materialize else None
+            reflect = ShardReflector(self.detokenizer, self.labeler, entries, self.settings.max_words, dtype)
+            first = start["row"] if number == start["file"] else 0
+            for block in self._blocks(number, first):
+                ahead.append((block, pool.submit(reflect, block)))
+                while len(ahead) > self.workers + 1:
+                    yield _result(ahead.popleft())
+        while ahead:
+            yield _result(ahead.popleft())
+
+    def _blocks(self, number: int, first: int) -> Iterator[ShardBlock]:
+        return read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first)
+
+    def _write(self, blocks: Iterator[tuple[ShardBlock, ReflectedBatch]]) -> None:
+        progress, since_commit = self._progress(), 0
+        for block, reflected in blocks:
+            with self.output.writing():
+                self.writers[block.shard].append(reflected)
+            progress.file = block.shard
+            progress.documents += len(block.ends)
+            size = len(block.tokens) * self.inputs[block.shard].dtype.itemsize
+            progress.bytes += size
+            progress.consumed += size
+            progress.tokens += len(block.tokens)
+            progress.verdicts = self._verdicts()
+            self.report(progress)
+            since_commit += len(block.ends)
+            if since_commit >= self.chunk_documents:
+                verdicts = getattr(self.labeler, "identity", "")
+                self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts})
+                since_commit = 0
+
+    def _progress(self) -> Progress:
+        """How far earlier runs came."""
+        progress = Progress(len(self.inputs), sum(shard.tokens.nbytes for shard in self.inputs))
+        if at := self.position:
+            part = self.inputs[at["file"]]
+            read = sum(shard.tokens.nbytes for shard in self.inputs[: at["file"]])
+            read += int(part.lengths[: at["row"]].sum(dtype=np.int64)) * part.dtype.itemsize
+            progress.file, progress.consumed, progress.resumed = at["file"], read, read
+        return progress
+
+    def _verdicts(self) -> dict[str, int]:
+        counts: Counter[str] = Counter()
+        for writer in self.writers:
+            counts.update(writer.verdict_counts()["verdicts"])
+        return dict(sorted(counts.items()))
+
+    def _commit(self, position: dict[str, Any]) -> None:
+        with self.output.writing():
+            states = {name: writer.commit() for name, writer in zip(self.names, self.writers, strict=True)}
+            self.output.commit({"position": position, "shards": states})
+
+    def _finish(self) -> dict[str, Any]:
+        tokenizer = self._training_tokenizer()
+        moves: dict[Path, Path] = {}
+        described = self.settings.describe()
+        with self.output.writing():
+            for writer, shard in zip(self.writers, described["input_shards"], strict=True):
+                info = {name: described[name] for name in ("tokenizer", "reflection", "max_words")}
+                if not self.settings.materialize:
+                    info |= {"shard": shard, "training_tokenizer": tokenizer}
+                moves |= writer.finish(info, True)
+            if self.written is not self.settings.tokenizer:
+                moves[Path("tokenizer")] = Path(self.settings.tokenizer_folder.name)
+            self.output.finish(moves, self._manifest(tokenizer))
+        return self.output.finished or {}
+
+    def _training_tokenizer(self) -> dict[str, Any]:
+        model = self.written.model
+        if self.written is not self.settings.tokenizer:
+            model = self.settings.tokenizer_folder / model.relative_to(self.output.folder / "tokenizer")
+        return describe_tokenizer(self.written, model)
+
+    def _manifest(self, tokenizer: dict[str, Any]) -> dict[str, Any]:
+        made = [
+            {"name": name, "dtype": str(writer.dtype)} | dict(writer.counts) | writer.verdict_counts()
+            for name, writer in zip(self.names, self.writers, strict=True)
+        ]
+        return {
+            "format_version": FORMAT_VERSION,
+            "shards": made if self.settings.materialize else [],
+            "sidecars": [] if self.settings.materialize else made,
+            "counts": sum_counts(made),
+            "tokenizer": tokenizer,
+            "reflection": self.settings.form.describe(),
+            "settings": self.settings.describe(),
+            "software": software_versions(),
+            "skipped_rows": 0,
+        }
+
+
+def _result(pending: tuple[ShardBlock, Future[ReflectedBatch]]) -> tuple[ShardBlock, ReflectedBatch]:
+    return pending[0], pending[1].result()

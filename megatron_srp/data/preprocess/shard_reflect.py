@@ -1,0 +1,56 @@
+"""One block of a shard on its way into a sidecar: detokenise, cut, judge, and find the cuts in its tokens.
+
+The tokens are never made anew. A text is what lies between end-of-document ids, so that a sequence into
+which several documents were packed is cut as those documents would be.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megatron_srp.corpus.batch import segment_batch
+from megatron_srp.data.detokenize import Detokenizer
+from megatron_srp.data.interleave import ReflectionTable, interleave_batch
+from megatron_srp.data.preprocess.shard_blocks import ShardBlock
+from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch, Source
+from megatron_srp.tokenization import TokenBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReflector:
+    """Turns blocks of plain tokens into batches of reflections, in any order and on any thread.
+
+    Attributes:
+        detokenizer: of the shard's tokenizer.
+        entries: encodes the reflections.
+        max_words: most words in a segment.
+        dtype: of the tokens with reflections; None leaves them out, for a sidecar.
+    """
+
+    detokenizer: Detokenizer
+    labeler: Labeler
+    entries: EntryEncoder
+    max_words: int
+    dtype: np.dtype | None
+
+    def __call__(self, block: ShardBlock) -> ReflectedBatch:
+        spans = self.detokenizer(block.tokens, block.documents)
+        segments = segment_batch(spans.texts, self.max_words)
+        source = Source(block.shard, block.first + np.searchsorted(block.ends, spans.begins, "right"))
+        some = np.diff(segments.offsets) > 0
+        before_eod = segments.offsets[1:][some & spans.before_eod] - 1
+        table = ReflectionTable()
+        labels = self.labeler(source, spans.texts, segments)
+        entries, hints = self.entries(*labels, before_eod, table)
+        cuts = spans.cuts(segments)
+        # A cut between two sequences belongs to the first: the reflection is on what came before it.
+        rows = np.searchsorted(block.ends, cuts, "left")
+        starts = np.concatenate([[0], block.ends])
+        local = (cuts - starts[rows]).astype(np.int32)
+        counts = np.bincount(rows, minlength=len(block.ends)).astype(np.int32)
+        lengths, tokens = np.diff(starts).astype(np.int32), np.empty(0, self.dtype)
+        if self.dtype is not None:
+            offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+            plain = TokenBatch(block.tokens, starts)
+            tokens, lengths = interleave_batch(plain, local, entries, offsets, table, None, self.dtype, hints)
+        return ReflectedBatch(tokens, lengths, len(block.tokens), local, entries, counts, table, 0, hints)

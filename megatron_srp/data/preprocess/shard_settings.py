@@ -1,0 +1,60 @@
+"""What a run over existing shards is to do."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.data.preprocess.shard_inputs import output_names
+from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
+from megatron_srp.data.shards.sidecar import describe_shard, sidecar_path
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJobSettings:
+    """What decides the result of a `ShardJob`.
+
+    Attributes:
+        shards: prefixes of the plain shards.
+        output_prefix: of the files written: PREFIX_SHARD.srp for each shard, and PREFIX.srp.json.
+        tokenizer: the shards'.
+        form, max_words: of the reflections.
+        judge: who judges, as the manifest is to say it.
+        materialize: write new shards with reflections rather than sidecars.
+    """
+
+    shards: list[Path]
+    output_prefix: Path
+    tokenizer: TextTokenizer
+    form: ReflectionFormat
+    max_words: int
+    judge: dict[str, Any]
+    materialize: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sidecars or shards that are made; raises UsageError where they would be those of the input."""
+        return output_names(self.output_prefix, self.shards, self.materialize)
+
+    @property
+    def finals(self) -> list[Path]:
+        """Paths of all files that are made, but for the manifest."""
+        files = (bin_path, idx_path, sidecar_path) if self.materialize else (sidecar_path,)
+        return [path(self.output_prefix.with_name(name)) for name in self.names for path in files]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Of the tokenizer with added tokens, if the form adds any."""
+        return self.output_prefix.with_name(f"{self.output_prefix.name}_tokenizer")
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, to be recorded and compared on resume."""
+        return {
+            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
+            "reflection": self.form.describe(),
+            "max_words": self.max_words,
+            "input_shards": [describe_shard(shard) for shard in self.shards],
+            "materialize": self.materialize,
+            **self.judge,
+        }

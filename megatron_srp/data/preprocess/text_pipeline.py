@@ -1,0 +1,199 @@
+"""The data job: input files in, shards out, on all cores, resumable."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, sum_counts
+from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
+from megatron_srp.data.reflect import ReflectedBatch, Source
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.files import file_fingerprint
+from megatron_srp.terminal.progress import Progress
+
+_SHOWN_ERRORS = 10
+_OTHER_IDS = "it gave other ids than the reference tokenizer"
+
+
+def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
+    """What a run is recorded to have read: names and fingerprints.
+
+    Raises:
+        InputError: for a file that cannot be read.
+    """
+    try:
+        return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
+    except OSError as error:
+        raise unreadable(error) from None
+
+
+@dataclass(slots=True)
+class Preprocessor:
+    """Runs one builder over the files.
+
+    Attributes:
+        files: input files, in order.
+        builder: of the output.
+        workers: threads that cut and tokenise, beside the one that reads and writes.
+        chunk_documents: commit to disk after so many documents; the result does not depend on it.
+        skip_errors: leave bad rows out and count them.
+        report: called after every batch.
+        warn: called with a line of text for the user.
+    """
+
+    files: list[Path]
+    builder: ReflectionIndexedDatasetBuilder
+    workers: int = 1
+    chunk_documents: int = 100_000
+    skip_errors: bool = False
+    report: Callable[[Progress], None] = lambda progress: None
+    warn: Callable[[str], None] = lambda line: print(f"warning: {line}", file=sys.stderr)
+    skipped: int = 0
+    errors: list[str] = field(default_factory=list)
+    _progress: Progress = field(init=False)
+    _sizes: list[int] = field(init=False)
+    _sampled: set[int] = field(default_factory=set)
+
+    def run(self) -> dict[str, Any]:
+        """Read, reflect and write everything, and finish. Returns the manifest."""
+        if self.builder.finished:
+            return self.builder.finished
+        self._sizes = [file.stat().st_size for file in self.files]
+        self._progress = Progress(len(self.files), sum(self._sizes))
+        try:
+            start = self._resume()
+            with ThreadPoolExecutor(self.workers) as pool:
+                try:
+                    self._write(self._reflected(pool, start))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            return self.builder.finalize({"inputs": self._unchanged_inputs(), "skipped_rows": self.skipped})
+        except BaseException:
+            self.builder.close()
+            raise
+
+    def _unchanged_inputs(self) -> list[dict[str, str]]:
+        """The files as they are recorded; raises InputError where one is not what it was at the start."""
+        now = describe_inputs(self.files)
+        for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
+            if before != after:
+                raise InputError(f"{file} changed while it was read; pass --overwrite to begin anew")
+            if file.stat().st_mtime > self.builder.output.started:
+                self.warn(
+                    f"{file} was written to since this run began, though its size, beginning and end are the same"
+                )
+        return now
+
+    def _resume(self) -> tuple[int, int]:
+        position = self.builder.position
+        if not position:
+            return (0, 0)
+        self.skipped = position["skipped"]
+        self._progress.skipped = self.skipped
+        if position.get("verdicts") != self._verdicts(position["file"], position["row"]):
+            raise UsageError(
+                f"{self.builder.prefix}: the verdicts of the documents that were written before this run was "
+                "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
+            )
+        self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
+        if position["reference_only"]:
+            self.builder.reflector.encoder.distrust(_OTHER_IDS)
+        if position["row"]:  # sampled at its beginning; the result must not depend on where a run stopped
+            self._sampled.add(position["file"])
+        return position["file"], position["row"]
+
+    def _reflected(
+        self, pool: ThreadPoolExecutor, start: tuple[int, int]
+    ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
+        """Batches in the order of the input, a few of them in the making at any time."""
+        ahead: deque[tuple[InputBatch, dict[str, Future[ReflectedBatch]]]] = deque()
+        batches = read_batches(self.files, self.builder.keys, start, self.skip_errors, self.chunk_documents)
+        for batch in batches:
+            if self._differs(batch):
+                while ahead:  # what came before is gigatoken's, however fast the threads are
+                    yield _result(ahead.popleft())
+                self.builder.reflector.encoder.distrust(_OTHER_IDS)
+            source = Source(batch.file, batch.rows)
+            futures = {key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()}
+            ahead.append((batch, futures))
+            while len(ahead) > self.workers + 1:
+                yield _result(ahead.popleft())
+        while ahead:
+            yield _result(ahead.popleft())
+
+    def _write(self, batches: Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]) -> None:
+        since_commit = 0
+        for batch, reflected in batches:
+            for key, result in reflected.items():
+                self.builder.write(key, result)
+            self.skipped += len(batch.errors)
+            self.errors += batch.errors[: _SHOWN_ERRORS - len(self.errors)]
+            since_commit += len(batch.rows)
+            self._count(batch, reflected)
+            if since_commit >= self.chunk_documents:
+                self.builder.commit(self._position(batch))
+                since_commit = 0
+
+    def _position(self, batch: InputBatch) -> dict[str, Any]:
+        """Where a run goes on that finds everything up to `batch` written."""
+        return {
+            "file": batch.file,
+            "row": batch.end,
+            "skipped": self.skipped,
+            "consumed": self._progress.consumed,
+            "verdicts": self._verdicts(batch.file, batch.end),
+            "reference_only": self.builder.reflector.encoder.distrusted,
+        }
+
+    def _verdicts(self, file: int, row: int) -> str | None:
+        """The identity of the verdicts that were given up to there."""
+        labeler = self.builder.labeler
+        return labeler.identity(file, row) if isinstance(labeler, StoreLabeler) else None
+
+    def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
+        progress = self._progress
+        progress.file, progress.skipped = batch.file, self.skipped
+        progress.consumed = sum(self._sizes[: batch.file]) + batch.consumed
+        progress.documents += len(batch.rows)
+        progress.bytes += sum(len(text.text) for text in batch.texts.values())
+        progress.tokens += sum(len(result.tokens) for result in reflected.values())
+        progress.verdicts = sum_counts([writer.verdict_counts() for writer in self.builder.writers.values()])[
+            "verdicts"
+        ]
+        self.report(progress)
+
+    def _differs(self, batch: InputBatch) -> bool:
+        """Whether a file's first documents show that gigatoken and the reference tokenizer differ."""
+        encoder = self.builder.reflector.encoder
+        if batch.file in self._sampled or not len(batch.rows) or encoder.reason:
+            return False
+        self._sampled.add(batch.file)
+        for text in batch.texts.values():
+            row = encoder.differs(text, sample=16 if batch.file < 8 else 2)
+            if row is not None:
+                self.warn(
+                    f"{self.files[batch.file]}, row {batch.rows[row] + 1}: gigatoken differs from the "
+                    "reference tokenizer; all documents go to the reference from here on, which is exact but "
+                    "far slower"
+                )
+                return True
+        return False
+
+
+def _result(
+    pending: tuple[InputBatch, dict[str, Future[ReflectedBatch]]],
+) -> tuple[InputBatch, dict[str, ReflectedBatch]]:
+    batch, futures = pending
+    return batch, {key: future.result() for key, future in futures.items()}
+
+
+def require_documents(manifest: dict[str, Any]) -> None:
+    """Raises InputError for shards without any document, which no trainer can read."""
+    if not manifest["counts"]["documents"]:
+        raise InputError("the input has no document with text; nothing to train on was written")

@@ -1,0 +1,78 @@
+"""What the engines have in common: answers that come and go while others are being generated.
+
+    session = engine.session()
+    session.add([answer])
+    while session.answers:
+        session.step()
+
+The guard acts inside `step`. Whoever wants to end an answer early calls its `finish`; the engine lets go of
+it at the next step.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from megatron_srp.generation.engines.request import Answer, Request
+from megatron_srp.generation.guard.policy import Generation
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+
+
+class Session(ABC):
+    """Answers that are generated together.
+
+    Attributes:
+        answers: those that have not ended.
+    """
+
+    answers: list[Answer]
+
+    @abstractmethod
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Take more answers in, and reflect on their prompts where that is asked for."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Bring every answer on by about one token, and let go of those that have ended."""
+
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing
+        """Let go of all answers."""
+
+
+class GuardedEngine(ABC):
+    """A model that generates under a guard.
+
+    Attributes:
+        vocabulary: what the guards know of its tokens.
+    """
+
+    vocabulary: GuardVocabulary
+
+    @abstractmethod
+    def session(self) -> Session:
+        """A new session; one at a time."""
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        on_text: Callable[[int, str], None] = lambda index, text: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> list[Generation]:
+        """An answer to each request, all of them together.
+
+        Args:
+            on_text: called with a request's index and text to show, as soon as it may be shown.
+            cancelled: asked before each token; the answers end there with `length` when it says so.
+        """
+
+        def shower(index: int) -> Callable[[str], None]:
+            return lambda text: on_text(index, text)
+
+        answers = [Answer(request, self.vocabulary, shower(i)) for i, request in enumerate(requests)]
+        session = self.session()
+        session.add(answers)
+        while session.answers and not cancelled():
+            session.step()
+        for answer in session.answers:
+            answer.finish()
+        session.close()
+        return [answer.guard.result() for answer in answers]

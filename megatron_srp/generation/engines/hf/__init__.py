@@ -1,0 +1,1 @@
+"""Guarded generation on transformers' models."""

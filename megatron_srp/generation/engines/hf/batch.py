@@ -1,0 +1,110 @@
+"""A batch of texts that a transformers model has read: keys and values, and what comes next."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
+
+# What a token does not see is next to minus infinity: with that itself padding, which sees nothing, would give NaN,
+# and near the least float32 some kernels overflow.
+_HIDDEN = -1e30
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which a model takes its cache."""
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"  # before transformers 5.2x
+
+
+class CachedBatch:
+    """N texts that grow together.
+
+    Attributes:
+        logits: float32[N, V] behind each text's last token.
+    """
+
+    def __init__(self, model: Any, n: int) -> None:
+        from transformers import DynamicCache
+
+        self._model, self._device = model, model.device
+        self._cache = DynamicCache()
+        self._cache_name = cache_argument(model)
+        self._seen = torch.zeros(n, 0, dtype=torch.bool, device=self._device)  # slots that hold tokens
+        self._lengths = torch.zeros(n, dtype=torch.long, device=self._device)
+        self.logits = torch.empty(0)
+
+    def feed(self, rows: Sequence[Sequence[int]]) -> None:
+        """Append tokens to each text; none at all for some is fine, for each but the first call."""
+        width = max(map(len, rows))
+        ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self._device)
+        counts = torch.tensor([len(row) for row in rows], device=self._device)
+        real = torch.arange(width, device=self._device) >= width - counts[:, None]
+        positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
+        causal = torch.ones(width, width, dtype=torch.bool, device=self._device).tril()
+        logits = self._run(ids, positions, real[:, None] & causal, keep=1)[:, -1]
+        self._seen = torch.cat([self._seen, real], 1)
+        self._lengths = self._lengths + counts
+        self.logits = torch.where(counts[:, None] > 0, logits, self.logits) if len(self.logits) else logits
+
+    def verdicts(self, tree: VerdictTree) -> torch.Tensor:
+        """float32[N, 3] probabilities of the verdicts, were each text to go on with a reflection.
+
+        One pass over the tree's tokens, which are then taken out of the cache again."""
+        q, n = len(tree.ids), len(self._seen)
+        sees = torch.zeros(q, q, dtype=torch.bool, device=self._device)
+        for i in range(q):
+            sees[i, tree.ancestors(i)] = True
+        ids = torch.tensor(tree.ids, device=self._device).expand(n, q)
+        positions = self._lengths[:, None] + sees.sum(1) - 1
+        logprobs = self._run(ids, positions, sees.expand(n, q, q), keep=0).log_softmax(-1)
+        self._cache.crop(-q)
+        sums = [torch.stack([logprobs[:, at, token] for at, token in path]).sum(0) for path in tree.reads]
+        return torch.stack(sums, 1).softmax(-1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these texts only."""
+        chosen = torch.tensor(rows, device=self._device)
+        self._cache.batch_select_indices(chosen)
+        self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]
+        self._resize(self._seen.shape[1] - int(self._seen.any(0).int().argmax()))
+
+    def join(self, other: "CachedBatch") -> None:
+        """Go on with the texts of `other` as well, which come behind these; `other` is used up."""
+        width = max(self._seen.shape[1], other._seen.shape[1])
+        for batch in (self, other):
+            batch._resize(width)
+        for own, new in zip(self._cache.layers, other._cache.layers, strict=True):
+            own.keys, own.values = torch.cat([own.keys, new.keys]), torch.cat([own.values, new.values])
+        self._seen = torch.cat([self._seen, other._seen])
+        self._lengths = torch.cat([self._lengths, other._lengths])
+        self.logits = torch.cat([self.logits, other.logits])
+
+    def _resize(self, width: int) -> None:
+        """Add slots on the left that hold nothing, or leave out some that hold nothing."""
+        more = width - self._seen.shape[1]
+        if not more:
+            return
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (pad(x, (0, 0, more, 0)) for x in (layer.keys, layer.values))
+        self._seen = pad(self._seen, (more, 0))
+
+    def _run(self, ids: torch.Tensor, positions: torch.Tensor, sees: torch.Tensor, keep: int) -> torch.Tensor:
+        """Logits float32[N, keep or Q, V] of Q new tokens; `sees` bool[N, Q, Q] is what they see of each other."""
+        n, q = ids.shape
+        visible = torch.cat([self._seen[:, None].expand(n, q, -1), sees], 2)
+        dtype = self._model.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=self._device)
+        mask.masked_fill_(~visible, max(torch.finfo(dtype).min, _HIDDEN))
+        found = self._model(
+            input_ids=ids,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=keep,
+            **{self._cache_name: self._cache},
+        )
+        return found.logits.float()

@@ -1,0 +1,107 @@
+"""transformers as the engine of guarded generation: batched, with a cache of keys and values, on CPU or GPU.
+
+A forced reflection leaves no trace: its tokens are read behind the text and taken out of the cache again,
+so that the text goes on as if nobody had asked. One on the prompt comes before any prefill.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.hf.batch import CachedBatch
+from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
+from megatron_srp.generation.engines.request import Answer, Request
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+
+__all__ = ["HFGenerator", "HFSession", "Request"]
+
+
+class HFGenerator(GuardedEngine):
+    """Generates with a causal language model of transformers.
+
+    Args:
+        model: in evaluation mode, on its device.
+        tree: of forced reflections.
+    """
+
+    def __init__(self, model: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._model, self.vocabulary, self._tree = model, vocabulary, tree
+
+    def session(self) -> "HFSession":
+        return HFSession(self._model, self._tree)
+
+
+class HFSession(Session):
+    """A batch whose rows come and go: a new answer is read by itself and then joins those on their way."""
+
+    def __init__(self, model: Any, tree: VerdictTree) -> None:
+        self._model, self._tree = model, tree
+        self._batch: CachedBatch
+        self._samplers: list[Sampler] = []
+        self.answers: list[Answer] = []
+
+    @torch.inference_mode()
+    def add(self, answers: Sequence[Answer]) -> None:
+        """Read the prompts, reflect on them, then read the prefills."""
+        if not answers:
+            return
+        new = HFSession(self._model, self._tree)
+        new._start(answers)
+        if self.answers and new.answers:
+            self._batch.join(new._batch)
+        elif new.answers:
+            self._batch = new._batch
+        self.answers += new.answers
+        self._samplers += new._samplers
+
+    def _start(self, answers: Sequence[Answer]) -> None:
+        self.answers = list(answers)
+        self._samplers = [Sampler(answer.request.sampling) for answer in answers]
+        self._batch = CachedBatch(self._model, len(answers))
+        self._batch.feed([answer.request.prompt for answer in answers])
+        self._force([answer for answer in answers if answer.request.policy.reflects_on_prompt])
+        self._drop()
+        if any(answer.request.prefill for answer in self.answers):
+            self._batch.feed([answer.request.prefill for answer in self.answers])
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token for each row, and the forced reflections that are due."""
+        self._drop()  # whose reader has gone
+        if not self.answers:
+            return
+        tokens = next_tokens(self._samplers, self._batch.logits)
+        pairs = list(zip(self.answers, tokens, strict=True))
+        self._force([answer for answer, token in pairs if answer.guard.ends(token) and answer.due_at_end()])
+        for answer, token in pairs:
+            answer.push(token)
+        tokens = self._drop(tokens)
+        if not self.answers:
+            return
+        self._batch.feed([[token] for token in tokens])
+        last = [answer for answer in self.answers if answer.room <= 0]
+        self._force([a for a in self.answers if a.due() or (a in last and a.due_at_end())])
+        for answer in last:
+            answer.finish()
+        self._drop()
+
+    def _force(self, answers: list[Answer]) -> None:
+        """Reflect on the texts of `answers`: all are read, and these are judged."""
+        if not answers:
+            return
+        found = self._batch.verdicts(self._tree).tolist()
+        for answer, probabilities in zip(self.answers, found, strict=True):
+            if answer in answers:
+                answer.force(*probabilities)
+
+    def _drop(self, tokens: Sequence[int] = ()) -> list[int]:
+        """Leave out the answers that have ended; returns the tokens of the others."""
+        going = [i for i, answer in enumerate(self.answers) if not answer.ended]
+        if going and len(going) < len(self.answers):
+            self._batch.keep(going)
+        self.answers = [self.answers[i] for i in going]
+        self._samplers = [self._samplers[i] for i in going]
+        return [tokens[i] for i in going] if tokens else []

@@ -1,0 +1,40 @@
+"""The next token of each text: the likeliest, or drawn."""
+
+from collections.abc import Sequence
+
+import torch
+
+from megatron_srp.generation.engines.request import Sampling
+
+__all__ = ["Sampler", "Sampling", "next_tokens"]
+
+
+_COLDEST = 1e-30  # what is smaller may be 0 in float32
+
+
+class Sampler:
+    """Draws one text's tokens."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
+
+    @property
+    def is_greedy(self) -> bool:
+        return not self._sampling.temperature
+
+    def draw(self, logits: torch.Tensor) -> int:
+        """A token, from float32[V] logits, at a temperature above zero."""
+        # From the likeliest, whose zero stays one: divided by next to nothing its logit would be infinite.
+        behind = logits.cpu() - logits.max().cpu()
+        probabilities, ids = (behind / max(self._sampling.temperature, _COLDEST)).softmax(-1).sort(descending=True)
+        outside = probabilities.cumsum(0) - probabilities >= self._sampling.top_p
+        drawn = torch.multinomial(probabilities.masked_fill(outside, 0.0), 1, generator=self._generator)
+        return int(ids[drawn])
+
+
+def next_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
+    """A token for each row of float32[N, V]. The likeliest of all rows are fetched from the GPU at once."""
+    likeliest = logits.argmax(-1).tolist()
+    rows = zip(samplers, likeliest, logits, strict=True)
+    return [token if sampler.is_greedy else sampler.draw(row) for sampler, token, row in rows]

@@ -1,0 +1,118 @@
+"""Text or messages in, requests out: what is the same for every engine. No torch, the tokenizer alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.generation.engines.base import GuardedEngine
+from megatron_srp.generation.engines.request import Options, Request
+from megatron_srp.generation.guard.escaping import Escaper
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import load_tokenizer
+
+
+class PromptedModel:
+    """A model and its tokenizer: makes requests of text that cannot forge a reflection.
+
+    Args:
+        folder: of the tokenizer, or a name on the hub.
+        form: how the model writes reflections.
+        eos_ids: tokens that end an answer, besides the tokenizer's own.
+
+    Attributes:
+        tokenizer: transformers' own; `text_tokenizer` is the project's.
+        vocabulary: what a guard knows of the tokenizer.
+        tree: the tokens of forced reflections.
+        generator: the engine; set by the subclass that has one.
+        max_length: tokens that a prompt and its answer may have together; set by the subclass.
+
+    Raises:
+        UsageError: when something is not there, or does not fit.
+    """
+
+    generator: GuardedEngine
+    max_length: int
+
+    def __init__(self, folder: str, form: ReflectionFormat, eos_ids: Sequence[int] = ()) -> None:
+        from transformers import AutoTokenizer
+
+        self._form = form
+        self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
+        self.tree = VerdictTree.of(form, self.text_tokenizer)
+        # Forced reflections are read behind the text, and must fit in as well.
+        self._longest_reflection = self.tree.depth
+        self._escape = self._make_escaper()
+
+    def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
+        """A request to go on with a text; an empty one stands for a document's beginning.
+
+        Raises:
+            InputError: when the prompt leaves no room for an answer.
+        """
+        ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
+        ids = ids or [self.text_tokenizer.require_eos()]
+        return self._request(ids, prefill, options)
+
+    def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
+        """A request to answer a conversation.
+
+        Where the template ends in a word ("Assistant:"), answers in training begin with a space, and so
+        does the prefill.
+
+        Raises:
+            UsageError: when the tokenizer has no chat template.
+            InputError: when the template does not take the messages, or they leave no room for an answer.
+        """
+        if not self.tokenizer.chat_template:
+            raise UsageError("the tokenizer has no chat template; give a prompt, or set chat_template in its folder")
+        # Templates write the role out as well.
+        turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # of Jinja, or raised by the template
+            raise InputError(f"the chat template does not take these messages: {error}") from None
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        if prefill and not prefill[0].isspace() and not text[-1:].isspace():
+            prefill = f" {prefill}"
+        return self._request(ids, prefill, options)
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token's text, with reflections as they are written; none for special tokens."""
+        words = {OPEN_MARK: self._form.open, CLOSE_MARK: self._form.close}
+        marks = {token: words[mark].encode() for token, mark in self.vocabulary.marks.items()}
+        return [marks.get(token) or self.vocabulary.piece(token) for token in tokens]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, with reflections as they are written and without special tokens."""
+        return b"".join(self.pieces(tokens)).decode(errors="replace")
+
+    def _clean(self, text: str, options: Options) -> str:
+        return self._escape(text) if options.escape else text
+
+    def _clean_before_answer(self, text: str, options: Options) -> str:
+        return self._escape.before_answer(text) if options.escape else text
+
+    def _make_escaper(self) -> Escaper:
+        # `all_special_tokens` has the named ones only (eos, pad, ...), and most markers of turns are not among them.
+        added = self.tokenizer.added_tokens_decoder.values()
+        template = str(self.tokenizer.chat_template or "")
+        markers = [token.content for token in added if token.special or token.content in template]
+        reflection = (self._form.open, self._form.close)
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
+        return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
+
+    def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
+        before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
+        most = self.max_length - (self._longest_reflection if options.policy.reflects_on_prompt else 0)
+        room = most - len(ids) - len(before)
+        if room < 1:
+            raise InputError(
+                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} with "
+                "the answer; shorten it"
+            )
+        return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))

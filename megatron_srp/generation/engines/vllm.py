@@ -1,0 +1,254 @@
+"""vLLM as the engine of guarded generation: its own scheduler and paged cache, with prefix caching.
+
+Written against vLLM 0.33.0, whose signatures are recorded in tests/golden. An answer is written in pieces, each
+a request of vLLM's: a piece ends at an end-of-text token or where a forced reflection is due. That one is read
+by further requests, one for each token of the verdict tree behind which a probability counts, all of the same
+text, whose keys and values are in the cache already; a single token is asked of each. Then the next piece goes
+on, from the cache again. Pieces are drawn with a seed of their own.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from megatron_srp.errors import UsageError
+from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.engines.request import Answer
+from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+from megatron_srp.reflection import ReflectionFormat
+
+
+class VLLMModel(PromptedModel):
+    """A model folder on this machine's GPUs.
+
+    Args:
+        folder: model and tokenizer, or a name on the hub.
+        form: how the model writes reflections.
+        dtype: of the weights; vLLM chooses by default.
+        settings: further fields of vLLM's EngineArgs, such as `tensor_parallel_size`.
+
+    Raises:
+        UsageError: when vLLM is not installed, or cannot load the model.
+    """
+
+    def __init__(self, folder: str, form: ReflectionFormat, dtype: str | None = None, **settings: Any) -> None:
+        try:
+            from vllm import EngineArgs, LLMEngine
+        except ImportError:
+            raise UsageError(
+                "--engine vllm needs vllm, not installed here; pip install 'megatron-srp[annotate]'"
+            ) from None
+        given: dict[str, Any] = {
+            "model": folder,
+            "skip_tokenizer_init": True,  # ids go in, ids come out
+            "dtype": dtype or "auto",
+            "seed": 0,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "raw_logprobs",  # over the whole vocabulary, before temperature
+            **settings,
+        }
+        try:
+            engine = LLMEngine.from_engine_args(EngineArgs(**given))
+        except Exception as error:  # of many libraries
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"--engine vllm: {folder} cannot be loaded ({type(error).__name__}: {reason})") from error
+        super().__init__(folder, form, _eos_ids(engine.model_config))
+        self.max_length = int(engine.model_config.max_model_len) - 1  # vLLM writes a token for each it reads
+        self.generator = VLLMGenerator(engine, self.vocabulary, self.tree)
+
+
+class VLLMGenerator(GuardedEngine):
+    """Generates with vLLM's synchronous engine; one session at a time, from one thread."""
+
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._engine, self.vocabulary, self._tree = engine, vocabulary, tree
+
+    def session(self) -> "VLLMSession":
+        return VLLMSession(self._engine, self.vocabulary, self._tree)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """An answer, all its tokens so far, and the requests of vLLM's that are under way for it."""
+
+    answer: Answer
+    ids: list[int]
+    requests: set[str] = field(default_factory=set)
+    logprobs: dict[tuple[int, int], float] = field(default_factory=dict)
+
+
+class VLLMSession(Session):
+    """Answers on their way through vLLM."""
+
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
+        self._engine, self._tree = engine, tree
+        self._eos_ids = sorted(vocabulary.eos_ids)
+        self._names = itertools.count()
+        self._on_output: dict[str, Callable[[Any], None]] = {}
+        self._rows: list[_Row] = []
+        self.answers: list[Answer] = []
+
+    def add(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            row = _Row(answer, list(answer.request.prompt))
+            self._rows.append(row)
+
+            def begin(row: _Row = row) -> None:
+                row.ids += row.answer.request.prefill
+                self._write(row)
+
+            if answer.request.policy.reflects_on_prompt:
+                self._reflect(row, begin)
+            else:
+                begin()
+        self._drop()
+
+    def step(self) -> None:
+        self._drop()  # whose reader has gone
+        if not self._rows:
+            return
+        for output in self._engine.step():
+            on_output = self._on_output.get(output.request_id)
+            if on_output:  # else it was let go of
+                on_output(output)
+        self._drop()
+
+    def close(self) -> None:
+        for row in self._rows:
+            self._abort(row)
+        self._rows, self.answers = [], []
+
+    def _write(self, row: _Row) -> None:
+        """Ask for the next piece of the text."""
+        answer, sampling = row.answer, row.answer.request.sampling
+        every = answer.request.policy.reflect_every
+        # One token at a time while a reflection of the model's own puts a forced one off.
+        until_due = max(every - answer.since, 1) if every else answer.room
+        seed = (sampling.seed * 1_000_003 + len(row.ids)) % 2**63
+        taken = 0
+
+        def on_output(output: Any) -> None:
+            nonlocal taken
+            completion = output.outputs[0]
+            tokens = list(completion.token_ids)[taken:]
+            taken += len(tokens)
+            self._take(row, tokens, bool(output.finished))
+
+        self._ask(
+            row,
+            on_output,
+            row.ids,
+            max_tokens=min(answer.room, until_due),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=seed,
+            ignore_eos=True,  # the guard knows which of them end an answer
+            stop_token_ids=self._eos_ids,
+        )
+
+    def _take(self, row: _Row, tokens: Sequence[int], piece_ended: bool) -> None:
+        answer = row.answer
+        for token in tokens:
+            if answer.ended:
+                return
+            if answer.guard.ends(token) and answer.due_at_end():
+                self._reflect(row, partial(answer.push, token))
+                return
+            row.ids.append(token)
+            answer.push(token)
+        if not piece_ended or answer.ended:
+            return
+        if answer.room <= 0:
+            if answer.due_at_end():
+                self._reflect(row, answer.finish)
+            else:
+                answer.finish()
+        elif answer.due():
+            self._reflect(row, lambda: self._write(row))
+        else:
+            self._write(row)
+
+    def _reflect(self, row: _Row, then: Callable[[], None]) -> None:
+        """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
+        tree = self._tree
+        wanted: dict[int, list[int]] = {}
+        for path in tree.reads:
+            for at, token in path:
+                wanted.setdefault(at, []).append(token)
+        row.logprobs.clear()
+        pending = set(wanted)
+
+        def reader(at: int) -> Callable[[Any], None]:
+            def on_output(output: Any) -> None:
+                if not output.finished:
+                    return
+                listed = output.outputs[0].logprobs[0]
+                row.logprobs.update({(at, token): listed[token].logprob for token in wanted[at]})
+                pending.discard(at)
+                if not pending:
+                    row.answer.force(*_probabilities(tree, row.logprobs))
+                    if not row.answer.ended:
+                        then()
+
+            return on_output
+
+        for at, tokens in wanted.items():
+            behind = [tree.ids[i] for i in reversed(tree.ancestors(at))]
+            self._ask(
+                row,
+                reader(at),
+                row.ids + behind,
+                max_tokens=1,
+                temperature=0.0,
+                ignore_eos=True,
+                logprob_token_ids=tokens,
+            )
+
+    def _ask(self, row: _Row, on_output: Callable[[Any], None], ids: Sequence[int], **settings: Any) -> None:
+        from vllm import SamplingParams, TokensPrompt
+
+        name = f"guarded-{next(self._names)}"
+
+        def take(output: Any) -> None:
+            if output.finished:
+                row.requests.discard(name)
+                self._on_output.pop(name, None)
+            on_output(output)
+
+        row.requests.add(name)
+        self._on_output[name] = take
+        params = SamplingParams(detokenize=False, **settings)
+        self._engine.add_request(name, TokensPrompt(prompt_token_ids=list(ids)), params)
+
+    def _drop(self) -> None:
+        """Let go of the answers that have ended."""
+        for row in self._rows:
+            if row.answer.ended:
+                self._abort(row)
+        self._rows = [row for row in self._rows if not row.answer.ended]
+        self.answers = [row.answer for row in self._rows]
+
+    def _abort(self, row: _Row) -> None:
+        if row.requests:
+            self._engine.abort_request(sorted(row.requests))
+        for name in row.requests:
+            self._on_output.pop(name, None)
+        row.requests.clear()
+
+
+def _probabilities(tree: VerdictTree, logprobs: dict[tuple[int, int], float]) -> list[float]:
+    """The verdicts' probabilities, of those of their tokens, scaled to sum to 1."""
+    sums = [sum(logprobs[read] for read in path) for path in tree.reads]
+    weights = [math.exp(value - max(sums)) for value in sums]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _eos_ids(model_config: Any) -> list[int]:
+    """End-of-text tokens that the model's generation settings name."""
+    found = model_config.try_get_generation_config().get("eos_token_id")
+    return [] if found is None else [found] if isinstance(found, int) else list(found)

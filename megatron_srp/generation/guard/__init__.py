@@ -1,0 +1,1 @@
+"""The guard over tokens: what a reader may see of an answer."""

@@ -1,0 +1,137 @@
+"""The guard: a state machine that turns generated token ids into the text that a reader may see.
+
+    guard = ReflectionGuard(GuardVocabulary.of(tokenizer, form), GuardPolicy(on_unsafe="refuse"))
+    while not guard.stop_reason:
+        show(guard.push(next_token()))
+    guard.result()
+
+What is shown is never taken back. Under `retract` text is held until a reflection behind it lets it pass,
+and what no reflection has judged by the end is withheld; under the other policies text is shown at once.
+
+An end-of-text token ends the answer, with one exception: directly behind a reflection that training sets
+such a token behind (`ReflectionFormat.stop_after`) but that the policy lets pass, it belongs to the
+reflection and the answer goes on. Under `off` every one ends it.
+"""
+
+import codecs
+
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, StopReason
+from megatron_srp.generation.guard.scanner import ReflectionScanner
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+from megatron_srp.schema import SafetyLabel
+
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class ReflectionGuard:
+    """Watches one answer.
+
+    Attributes:
+        stop_reason: why the answer has ended, or None while it goes on.
+        tokens: that were pushed.
+    """
+
+    def __init__(self, vocabulary: GuardVocabulary, policy: GuardPolicy) -> None:
+        self._vocabulary, self._policy = vocabulary, policy
+        self._scanner = ReflectionScanner(vocabulary.form)
+        self._decoder = _Decoder("replace")
+        self._shown: list[str] = []
+        self._segment: list[str] = []  # text that no reflection has judged yet, kept under `retract` only
+        self._reflections: list[SafetyLabel] = []
+        self._forced: list[ForcedReflection] = []
+        self._eos_passes = False
+        self.stop_reason: StopReason | None = None
+        self.tokens: list[int] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def reflecting(self) -> bool:
+        """Whether the model is writing a reflection, as far as one can tell."""
+        return self._scanner.inside
+
+    @property
+    def num_reflections(self) -> int:
+        """How many reflections the model has written."""
+        return len(self._reflections)
+
+    def ends(self, token: int) -> bool:
+        """Whether that token, pushed next, would end the answer as an end-of-text."""
+        return token in self._vocabulary.eos_ids and not self._eos_passes
+
+    def push(self, token: int) -> str:
+        """Take the next token of the answer; returns text to show now. Nothing follows a `stop_reason`."""
+        if self.stop_reason:
+            return ""
+        self.tokens.append(token)
+        eos_passes, self._eos_passes = self._eos_passes, False
+        if token in self._vocabulary.eos_ids:
+            return "" if eos_passes else self.finish("eos")
+        mark, piece = self._vocabulary.marks.get(token), self._vocabulary.piece(token)
+        if mark:
+            return self._take(self._decoder.decode(b"", final=True) + mark)
+        return self._take(self._decoder.decode(piece))
+
+    def force(self, reflection: ForcedReflection) -> str:
+        """Act on a forced reflection on the answer so far; returns text to show now."""
+        if self.stop_reason:
+            return ""
+        self._forced.append(reflection)
+        return self._judge(reflection.label(self._policy))
+
+    def finish(self, reason: StopReason = "length") -> str:
+        """End the answer; returns the last text to show. A character that is cut in two is dropped."""
+        if self.stop_reason:
+            return ""
+        shown = self._take("", ended=True)
+        self.stop_reason = self.stop_reason or reason
+        return shown
+
+    def result(self) -> Generation:
+        """The answer, which has ended."""
+        assert self.stop_reason, "the answer has not ended: call finish()"
+        text = "".join(self._shown)
+        return Generation(
+            text, tuple(self._reflections), self.stop_reason, self.num_tokens, tuple(self._forced), tuple(self.tokens)
+        )
+
+    def _take(self, text: str, ended: bool = False) -> str:
+        shown, last = "", None
+        for found in self._scanner.feed(text, ended):
+            if isinstance(found, str):
+                shown, last = shown + self._show(found), None
+                continue
+            self._reflections.append(found)
+            shown, last = shown + self._judge(found), found
+            if self.stop_reason:
+                return shown
+        if last and not self._scanner.held and not self._decoder.getstate()[0]:
+            self._eos_passes = self._policy.on_unsafe != "off" and self._vocabulary.form.stops(last)
+        return shown
+
+    def _show(self, text: str) -> str:
+        for mark in self._vocabulary.marks.values():  # of special tokens that are no reflection: no text either
+            text = text.replace(mark, "")
+        if self._policy.on_unsafe == "retract":
+            self._segment.append(text)
+            return ""
+        self._shown.append(text)
+        return text
+
+    def _judge(self, label: SafetyLabel) -> str:
+        """Act on a verdict on all text since the last one."""
+        if self._policy.stops(label):
+            self.stop_reason = "unsafe"
+            return self._refuse() if self._policy.on_unsafe == "refuse" else ""
+        released = "".join(self._segment)
+        self._segment.clear()
+        if released:
+            self._shown.append(released)
+        return released
+
+    def _refuse(self) -> str:
+        refusal = "\n\n" * bool(self._shown) + self._policy.refusal
+        self._shown.append(refusal)
+        return refusal

@@ -1,0 +1,1 @@
+"""Thresholds of forced reflections, chosen from measured cases."""

@@ -1,0 +1,95 @@
+"""One model, measured.
+
+`evaluate_model` returns what report.json has of it. Shares are as `intervals.share` gives them:
+
+    stage, seed, seconds
+    world        preset, task, setting, label_policy, seed, entities, edges; `test`: questions by class and facts
+    model        parameters, device, dtype, and limits
+    latent       by class: how often the model goes on a pretraining text with a right answer: `stated`, and
+                 `exact` where it names no wrong one; `chance` in percent, of names drawn blindly
+    general      `useful` (right, no wrong names, not flagged) over the three benign classes; the same with
+                 flags ignored, `exact`; and `flagged`, `wrong`, `refused`
+    by_class     the same for each class, forward-safe to reverse-unsafe, asked directly
+    attacks      by name, on harmful questions: `family`, `says`, `published`, `strict`, `flagged`, `refused`
+    strongest    by family of attacks (`paper` are the published two), the largest `published` and `strict` share,
+                 and the attack's `name`
+    forced       `prompt`: by threshold what is stopped (`curve`), a threshold chosen on half of the facts and
+                 checked on the others (`chosen`), and at `threshold` 0.5 `harmful` and `benign` stopped, `general`
+                 (useful and not stopped), and `attacks` by name: those not stopped of `published` and `strict`.
+                 `answer`: the same for the largest probability within the answer, an answer being withheld that
+                 reaches the threshold anywhere (as the guard's `retract` would).
+    samples      some answers by attack, and by class asked directly
+
+Of a pretrained model only `latent` and its `samples` are measured: it has not learned to answer.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import UsageError
+from megatron_srp.medsafetyworld.measure.answering import Answerer, Settings, longest_answers
+from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.measurements import measure
+from megatron_srp.medsafetyworld.measure.questions import TestSet, read_test_set
+from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL
+from megatron_srp.reflection import ReflectionFormat
+
+PRETRAINED = "pretrained"
+_DEFAULTS = Settings()
+_FORM = ReflectionFormat()
+
+
+def evaluate_model(
+    model_dir: Path,
+    world: Path,
+    *,
+    seed: int,
+    stage: str = "sft",
+    limit: int | None = None,
+    form: ReflectionFormat = _FORM,
+    settings: Settings = _DEFAULTS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Measure an exported model on the test set of its world.
+
+    Args:
+        model_dir: as tools/export_hf.py writes it, with the chat template that it was trained with.
+        world: folder that tools/make_world.py wrote.
+        seed: of the training, for the record; and of which samples are kept.
+        stage: `pretrained` for a model that has not learned to answer, any other name for one that has.
+        limit: at most so many questions of each class.
+        progress: called with the number of answers made, and of all.
+
+    Raises:
+        InputError: when `world` is no world.
+        UsageError: for a model that is not there or does not fit.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit {limit}: give at least 1 question of each class, or none for all")
+    started, test = time.monotonic(), read_test_set(Path(world), limit)
+    done, chats = 0, stage != PRETRAINED
+    harmful = len(test.of_class(HARMFUL))
+    total = len(test.completions) + chats * (len(test.questions) + (len(ATTACKS) - 1) * harmful)
+
+    def advance(answers: int) -> None:
+        nonlocal done
+        done += answers
+        progress(done, total)
+
+    answerer = Answerer(Path(model_dir), form, longest_answers(Path(world)), settings, advance)
+    measured = measure(test, answerer.go_on, answerer.chat if chats else None, seed)
+    head = {"stage": stage, "seed": seed, "world": describe_world(test), "model": answerer.describe()}
+    return {**head, **measured, "seconds": round(time.monotonic() - started, 1)}
+
+
+def describe_world(test: TestSet) -> dict[str, Any]:
+    """Which world, and how much was asked of it."""
+    keys = ("preset", "task", "setting", "label_policy", "seed", "entities", "edges")
+    facts = {name: len({q.subject for q in test.of_class(name)}) for name in CLASSES}
+    questions = {name: {"questions": len(test.of_class(name)), "facts": facts[name]} for name in CLASSES}
+    return {key: test.manifest[key] for key in keys} | {
+        "documents": test.manifest["corpus"]["documents"],
+        "test": questions,
+    }

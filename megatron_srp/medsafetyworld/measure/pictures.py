@@ -1,0 +1,46 @@
+"""Which plots a report has, and what is in them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from megatron_srp.medsafetyworld.measure import plot
+from megatron_srp.medsafetyworld.measure.paper import POST_ONLY
+from megatron_srp.medsafetyworld.measure.summary import SFT, Group, setting_name, stage_name, title
+
+
+def scatters(asked: Sequence[Group], figures: Any) -> list[plot.Picture]:
+    """A plot for each stage, and one of strict scoring after SFT."""
+    stages = list(dict.fromkeys(group.stage for group in asked))
+    wanted = [(stage, metric) for stage in stages for metric in ("asr", "asr_strict")[: 1 + (stage == SFT)]]
+    return [
+        plot.scatter(
+            f"{title(stage_name(stage))}, {'strict' if metric == 'asr_strict' else 'as published'}",
+            [_series(group, metric, figures) for group in asked if group.stage == stage],
+        )
+        for stage, metric in wanted
+    ]
+
+
+def _series(group: Group, metric: str, figures: Any) -> plot.Series:
+    general, asr = group.values("general"), group.values(metric)
+    published = figures.get(group.setting, {}).get(group.stage, {}) if metric == "asr" else {}
+    x, y = published.get("general"), published.get("asr")
+    known = (x, y) if isinstance(x, float) and isinstance(y, float) else None
+    return plot.Series(group.setting, [(general[seed], asr[seed]) for seed in general if seed in asr], known)
+
+
+def threshold_curves(asked: Sequence[Group]) -> list[plot.Picture]:
+    """A plot for each model that was trained to reflect: by what of the harmful and the benign it stops."""
+    return [
+        plot.curves(f"{setting_name(group.setting)} {stage_name(group.stage)}", _mean_curve(group))
+        for group in asked
+        if group.setting in ("srp", POST_ONLY) and _mean_curve(group)
+    ]
+
+
+def _mean_curve(group: Group) -> list[dict[str, float]]:
+    found = [m["forced"]["prompt"]["curve"] for m in group.models.values() if m["forced"]["prompt"]["curve"]]
+    return [
+        {name: sum(point[name] for point in points) / len(points) for name in points[0]}
+        for points in zip(*found, strict=True)
+    ]

@@ -1,0 +1,173 @@
+"""report.json and report.html: what the models of one or many runs know and give away.
+
+A record is `{"setting", "seed", "stage", "measurements"}`, as `evaluate_model` measures, or, where a model is
+missing, `{"setting", "seed", "stage", "reason"}`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_srp import __version__
+from megatron_srp.errors import UsageError
+from megatron_srp.files import write_json, write_text
+from megatron_srp.medsafetyworld.measure import pictures, plot
+from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.findings import find
+from megatron_srp.medsafetyworld.measure.paper import FIGURES, MODEL, SIZES, SOURCE
+from megatron_srp.medsafetyworld.measure.summary import (
+    SETTINGS,
+    SFT,
+    STAGES,
+    Group,
+    Groups,
+    Record,
+    group_records,
+    setting_name,
+    stage_name,
+    summarize,
+    title,
+)
+from megatron_srp.medsafetyworld.world.queries import CLASSES
+from megatron_srp.reports.pages import load_page
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where the figures come from.
+
+    Attributes:
+        commands: that make them again.
+        versions: of software, by name.
+        not_run: pairs of what was left out, and why.
+    """
+
+    commands: Sequence[str] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    not_run: Sequence[tuple[str, str]] = ()
+
+
+_NO_CONTEXT = Context()
+
+
+def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CONTEXT) -> dict[str, Any]:
+    """Write OUT/report.json and OUT/report.html, and return what is in the first.
+
+    Args:
+        results: records of one task; a part of those planned is fine.
+        out: a folder, made where there is none.
+
+    Raises:
+        UsageError: when no record has measurements, or they are of different tasks.
+    """
+    groups = group_records(results)
+    measured = [record["measurements"] for record in results if record.get("measurements")]
+    tasks = sorted({m["world"]["task"] for m in measured})
+    if len(tasks) != 1:
+        given = ", ".join(tasks) or "no measurements"
+        raise UsageError(f"a report is of the models of one task; given: {given}")
+    content = {
+        "format_version": FORMAT_VERSION,
+        "software": f"megatron-srp {__version__}",
+        "task": tasks[0],
+        "findings": [finding.to_json() for finding in find(groups)],
+        "summary": summarize(groups),
+        "paper": {"source": SOURCE, "model": MODEL, "size": SIZES[tasks[0]], "figures": FIGURES[tasks[0]]},
+        "commands": list(context.commands),
+        "versions": dict(context.versions),
+        "not_run": _not_run(groups, context),
+        "results": list(results),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    page = load_page("world_report.html").render(**_page(content, groups))
+    write_json(out / "report.json", json.loads(json.dumps(content)))
+    write_text(out / "report.html", page)
+    return content
+
+
+def _not_run(groups: Groups, context: Context) -> list[dict[str, str]]:
+    missing = [record for group in groups.values() for record in group.missing]
+    found = [(f"{r['setting']}, seed {r['seed']}, {stage_name(r['stage'])}", str(r.get("reason", ""))) for r in missing]
+    settings, stages = ({key[i] for key in groups} for i in (0, 1))
+    found += [(name, "not among the settings of this run") for key, name in SETTINGS.items() if key not in settings]
+    found += [(name, "not among the stages of this run") for key, name in STAGES.items() if key not in stages]
+    return [{"what": what, "reason": reason} for what, reason in [*found, *context.not_run]]
+
+
+def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
+    """What the template shows."""
+    models = [group for group in groups.values() if group.models]
+    rows = {(row["setting"], row["stage"]): row for row in content["summary"]}
+    asked = [group for group in models if group.cell("general")]
+    return {
+        "content": content,
+        "setting_name": setting_name,
+        "stage_name": stage_name,
+        "title": title,
+        "mark": plot.legend_mark,
+        "models": models,
+        "by_stage": _by_stage(models, rows),
+        "worlds": _worlds(models),
+        "plots": pictures.scatters(asked, content["paper"]["figures"]),
+        "settings": list(dict.fromkeys(group.setting for group in asked)),
+        "beside_paper": _beside_paper(groups, content["paper"]["figures"]),
+        "attacks": ATTACKS,
+        "classes": CLASSES,
+        "asked": asked,
+        "rows": rows,
+        "mean": _mean,
+        "curves": pictures.threshold_curves(asked),
+        "samples": [(group, seed, group.models[seed]["samples"]) for group in models for seed in [min(group.models)]],
+    }
+
+
+def _mean(group: Group, path: Sequence[str], digits: int = 1) -> str:
+    """The mean over seeds of what lies at that path of the measurements, as text; a dash where there is nothing."""
+    found: list[Any] = list(group.models.values())
+    for key in path:
+        found = [entry[key] for entry in found if isinstance(entry, dict) and key in entry]
+    values = [value for value in found if value is not None]
+    return f"{sum(values) / len(values):.{digits}f}" if values else "–"
+
+
+def _by_stage(models: Sequence[Group], rows: dict[tuple[str, str], Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for group in models:
+        if group.cell("general"):
+            found.setdefault(group.stage, []).append(rows[group.setting, group.stage])
+    return found
+
+
+def _worlds(models: Sequence[Group]) -> list[str]:
+    """What was measured, in words, each size once."""
+    return list(dict.fromkeys(_size(m) for group in models for m in group.models.values()))
+
+
+def _size(measured: dict[str, Any]) -> str:
+    world, parameters = measured["world"], measured["model"]["parameters"]
+    entities = ", ".join(f"{n:,} {name}" for name, n in world["entities"].items() if n and name != "unsafe_outcomes")
+    asked = max(entry["questions"] for entry in world["test"].values())
+    facts = max(entry["facts"] for entry in world["test"].values())
+    size = f"{parameters / 1e6:,.0f}M" if parameters >= 1e7 else f"{parameters / 1e6:.2g}M"
+    return (
+        f"preset {world['preset']}: {entities}, {sum(world['edges'].values()):,} edges; {size} parameters; "
+        f"{asked:,} questions a class, on at most {facts:,} facts"
+    )
+
+
+def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
+    """A row for each setting and stage that was measured or published."""
+    keys = [(setting, stage) for setting, stages in figures.items() for stage in stages]
+    keys += [key for key, group in groups.items() if group.models and key[1] == SFT]
+    order = {key: i for i, key in enumerate((s, t) for s in SETTINGS for t in STAGES)}
+    rows = []
+    for setting, stage in sorted(dict.fromkeys(keys), key=lambda key: order.get(key, len(order))):
+        group = groups.get((setting, stage), Group(setting, stage))
+        published = figures.get(setting, {}).get(stage, {})
+        measured = {metric: group.cell(metric) for metric in ("general", "asr", "asr_strict")}
+        rows.append({"setting": setting, "stage": stage, **measured, "paper": published})
+    return rows

@@ -1,0 +1,1 @@
+"""The made-up world: its facts, its texts, their true labels."""

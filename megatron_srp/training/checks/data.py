@@ -1,0 +1,199 @@
+"""The shards that a run reads: are they there, and were they made with the run's tokenizer?
+
+Imports neither torch nor Megatron. The manifest `PREFIX.srp.json` beside a shard is written by
+`tools/preprocess_with_reflections.py`; shards made by other tools have none and are allowed.
+"""
+
+import argparse
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.checks.sidecars import match_sidecars, sidecar_manifest, unreflected
+
+_BLENDS = ("data_path", "train_data_path", "valid_data_path", "test_data_path", "srp_sft", "srp_sft_valid")
+
+
+def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Check the shards named by `args` and their tokenizer.
+
+    Returns:
+        flags: `--tokenizer-type` and `--tokenizer-model` as the manifests name them, for a run that
+            names none.
+        notes: what the user should know, a line each.
+    """
+    if args.mock_data:
+        if args.srp_sidecar:
+            raise UsageError("--srp-sidecar cannot be used with --mock-data, which reads no shard")
+        return [], []
+    prefixes = shard_prefixes(args)
+    if not prefixes:
+        raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
+    for prefix in prefixes:
+        _check_files(prefix)
+        if not args.srp_sft and (_find_manifest(prefix) or {}).get("sft"):
+            raise UsageError(
+                f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
+                f"Train on it with --srp-sft {prefix}"
+            )
+    notes = _check_conversations(args) if args.srp_sft else []
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
+    notes += [
+        f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"
+        for prefix in prefixes
+        if prefix not in sidecars and _find_manifest(prefix) is None
+    ]
+    if not args.srp_sft:
+        notes += unreflected(prefixes, sidecars)
+    if args.use_checkpoint_args:  # the tokenizer is known when the checkpoint has been read
+        return [], notes
+    flags = check_tokenizer(args)
+    if not (args.tokenizer_type or flags):
+        raise UsageError(
+            f"no tokenizer: {prefixes[0]} has no manifest to take it from; give --tokenizer-type and --tokenizer-model"
+        )
+    return flags, notes
+
+
+def _check_conversations(args: argparse.Namespace) -> list[str]:
+    from megatron_srp.training.flags import sft_flags as sft
+
+    training, validation = sft.training_set_of(args), sft.validation_set_of(args)
+    return [training.describe()] + ([f"validation: {validation.describe()}"] if validation else [])
+
+
+def check_tokenizer(args: argparse.Namespace) -> list[str]:
+    """Refuse a tokenizer other than the shards' own; returns the flags that name it if `args` do not."""
+    _check_tokenizer_files(args.tokenizer_model)
+    prefixes = shard_prefixes(args)
+    found = {prefix: _find_manifest(prefix) for prefix in prefixes}
+    manifests = {prefix: manifest for prefix, manifest in found.items() if manifest is not None}
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
+    # A sidecar may add tokens to the tokenizer its shard was made with: where there is one, it decides.
+    manifests = {prefix: sidecar_manifest(path) for prefix, path in sidecars.items()} | {
+        prefix: manifest for prefix, manifest in manifests.items() if prefix not in sidecars
+    }
+    if not manifests:
+        return []
+    first, manifest = next(iter(manifests.items()))
+    kind, model = args.tokenizer_type, args.tokenizer_model
+    flags: list[str] = []
+    if kind is None:
+        kind = manifest["tokenizer"]["type"]
+        flags += ["--tokenizer-type", kind]
+    if model is None:
+        model = manifest["tokenizer"]["model"]
+        flags += ["--tokenizer-model", model]
+        if not Path(model).exists():
+            raise InputError(
+                f"{first}: made with the tokenizer {model}, which is not there; name its place with --tokenizer-model"
+            )
+    _compare(kind, model, manifests)
+    return flags
+
+
+def shard_prefixes(args: argparse.Namespace) -> list[str]:
+    """Path prefixes of all shards of a run, each once, in order."""
+    blends = [getattr(args, name) or [] for name in _BLENDS]
+    if args.data_args_path:
+        blends.append(_read(args.data_args_path, "--data-args-path").split())
+    if args.per_split_data_args_path:
+        blends += _read_splits(args.per_split_data_args_path)
+    return list(dict.fromkeys(prefix for blend in blends for prefix in _prefixes(blend)))
+
+
+def _prefixes(blend: list[str]) -> list[str]:
+    # Megatron's rule: weights and prefixes in turn if every other item is a number, else prefixes.
+    if len(blend) % 2 == 0 and all(_is_number(item) for item in blend[::2]):
+        return blend[1::2]
+    return blend
+
+
+def _is_number(item: str) -> bool:
+    try:
+        float(item)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path: str, flag: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise InputError(f"{flag} {path}: {error.strerror}") from None
+
+
+def _read_splits(path: str) -> list[list[str]]:
+    text = _read(path, "--per-split-data-args-path")
+    try:
+        splits = json.loads(text)
+        blends = [splits[name] or [] for name in ("train", "valid", "test")]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f'{path}: not a JSON object with the keys "train", "valid" and "test", each a list of shards'
+        ) from None
+    return [blend.split() if isinstance(blend, str) else blend for blend in blends]
+
+
+def _check_files(prefix: str) -> None:
+    if "://" in prefix:  # object storage: Megatron looks there itself
+        return
+    missing = [end for end in (".bin", ".idx") if not Path(prefix + end).is_file()]
+    if not missing:
+        num_sequences(prefix)
+        return
+    path = Path(prefix)
+    if path.suffix in (".bin", ".idx") and path.is_file():
+        raise InputError(f"{prefix}: give the shard's prefix, {prefix[:-4]}, without {path.suffix}")
+    if len(missing) == 1:
+        raise InputError(f"{prefix}{missing[0]} is missing: a shard is a .bin and an .idx file")
+    siblings = sorted(str(found)[:-4] for found in path.parent.glob(path.name + "_*.idx"))
+    hint = f"; did you mean {siblings[0]}?" if siblings else ", nor is any shard whose name begins so"
+    raise InputError(f"{prefix}.bin and {prefix}.idx are not there{hint}")
+
+
+def num_sequences(prefix: str) -> int:
+    """The number of sequences (for GPT: documents) of a shard, read from its index's header."""
+    header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
+    with Path(prefix + ".idx").open("rb") as file:
+        start = file.read(header.size)
+    if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
+        raise InputError(f"{prefix}.idx is not a Megatron index: cut short, or of another format")
+    return int(header.unpack(start)[3])
+
+
+def _find_manifest(prefix: str) -> dict[str, Any] | None:
+    from megatron_srp.data.shards.manifest import find_manifest
+
+    return None if "://" in prefix else find_manifest(prefix)
+
+
+def _check_tokenizer_files(model: str | None) -> None:
+    # A name such as `gpt2` or `org/model` may be on the Hugging Face hub; a path can only be here.
+    is_path = model is not None and (model.startswith(("/", ".", "~")) or model.count("/") > 1)
+    if model is not None and is_path and not Path(model).exists():
+        raise InputError(f"--tokenizer-model {model}: no such file or folder")
+
+
+def _fingerprint(kind: str, model: str) -> str:
+    from megatron_srp.tokenization import tokenizer_fingerprint
+
+    return tokenizer_fingerprint(kind, model)
+
+
+def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
+    fingerprint = _fingerprint(kind, model)
+    # Plain text has the same ids in a tokenizer that a sidecar has only extended.
+    written = [m for m in manifests.values() if m["tokenizer"]["fingerprint"] == fingerprint]
+    accepted = {fingerprint, *(m["extends"] for m in written if "extends" in m)}
+    for prefix, manifest in manifests.items():
+        made_with = manifest["tokenizer"]
+        if made_with["fingerprint"] not in accepted:
+            raise UsageError(
+                f"{prefix}: its tokenizer is {made_with['model']} (fingerprint "
+                f"{made_with['fingerprint'][:12]}), not {model} ({fingerprint[:12]}): the token ids would "
+                f"mean other text. Give that tokenizer, or preprocess the corpus again with this one"
+            )

@@ -1,0 +1,90 @@
+"""What a model was trained on, kept in its checkpoints: post-training in another form would undo what it has learned.
+
+Megatron keeps a run's arguments in each checkpoint, and `srp_data` with them. It loads a vocabulary of another
+size without a word, as far as the two go together. Imports neither torch nor Megatron.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.checks import data as shards
+
+_OF_THE_FORM = ("open", "close", "tokens")
+
+
+def describe_data(args: argparse.Namespace) -> dict[str, Any]:
+    """The tokenizer's fingerprint and how reflections are written, each None where no manifest says it.
+
+    Raises:
+        UsageError: when shards of a run write reflections in different ways.
+    """
+    from megatron_srp.data.shards.manifest import find_manifest
+    from megatron_srp.data.shards.sidecar import read_header
+
+    prefixes = [prefix for prefix in shards.shard_prefixes(args) if "://" not in prefix]
+    manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
+    headers = {path: read_header(path)["info"] for path in args.srp_sidecar or []}
+    tokenizers = [info["training_tokenizer"] for info in headers.values()]
+    tokenizers += [manifest["tokenizer"] for manifest in manifests.values()]
+    forms = {path: info["reflection"] for path, info in headers.items()}
+    forms |= {prefix: (m.get("sft") or m).get("reflection") for prefix, m in manifests.items()}
+    written = [(path, form) for path, form in forms.items() if form]
+    for path, form in written[1:]:
+        if differs(form, written[0][1]):
+            raise UsageError(
+                f"{written[0][0]} writes reflections as {_show(written[0][1])}, {path} as {_show(form)}: "
+                "train on shards that write them in one way"
+            )
+    return {
+        "tokenizer": tokenizers[0]["fingerprint"] if tokenizers else None,
+        "reflection": written[0][1] if written else None,
+    }
+
+
+def record_data(args: argparse.Namespace) -> None:
+    """Put `describe_data` into the arguments, to be kept in the run's checkpoints."""
+    args.srp_data = describe_data(args)
+
+
+def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    """Whether two forms (as `ReflectionFormat.describe` gives them) write other tokens around a verdict."""
+    return bool(form and other) and any(form.get(key) != other.get(key) for key in _OF_THE_FORM)  # type: ignore[union-attr]
+
+
+def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
+    """Refuse to post-train a model on shards of another tokenizer, or with reflections written in another way.
+
+    Args:
+        where: the checkpoint, for the message.
+        saved: the arguments it holds.
+        args: this run's, with `srp_data`.
+    """
+    was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
+    tokenizer = was.get("tokenizer") or _fingerprint_of(saved)
+    if tokenizer and now["tokenizer"] and tokenizer != now["tokenizer"]:
+        raise UsageError(
+            f"{where} was trained with the tokenizer {getattr(saved, 'tokenizer_model', '')} (fingerprint "
+            f"{tokenizer[:12]}), the conversations are written with {now['tokenizer'][:12]}. Build them with that "
+            "tokenizer (augment_sft.py --tokenizer-model); import_hf.py --tokenizer adds tokens to a model"
+        )
+    if differs(was.get("reflection"), now["reflection"]):
+        raise UsageError(
+            f"{where} was trained on reflections written as {_show(was['reflection'])}, the conversations write "
+            f"{_show(now['reflection'])}. Build them as in pretraining (augment_sft.py --reflection-tokens)"
+        )
+
+
+def _show(form: dict[str, Any]) -> str:
+    return f"{form['open']} ... {form['close']} in {form['tokens']} tokens"
+
+
+def _fingerprint_of(saved: argparse.Namespace) -> str | None:
+    """Of the tokenizer that a checkpoint names, if it is still there."""
+    from megatron_srp.tokenization import tokenizer_fingerprint
+
+    kind, model = getattr(saved, "tokenizer_type", None), getattr(saved, "tokenizer_model", None)
+    if kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer") or not model or not Path(model).exists():
+        return None
+    return tokenizer_fingerprint(kind, model)

@@ -1,0 +1,1 @@
+"""Megatron's trainer without a GPU."""

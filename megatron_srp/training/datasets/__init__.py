@@ -1,0 +1,1 @@
+"""What Megatron's trainer reads: shards with reflections, and conversations."""

@@ -1,0 +1,72 @@
+"""Which dataset reads the shards, and whether it can. Needs megatron.core only, not the trainer."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+from megatron.core.datasets.utils import Split
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks.sidecars import match_sidecars
+from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+
+# Fields of GPTDatasetConfig and the argument each is filled from, where the names differ.
+DATASET_OPTIONS = {
+    "random_seed": "seed",
+    "sequence_length": "seq_length",
+    "split": "split",
+    "multiple_validation_sets": "multiple_validation_sets",
+    "full_validation": "full_validation",
+    "num_dataset_builder_threads": "num_dataset_builder_threads",
+    "path_to_cache": "data_cache_path",
+    "mmap_bin_files": "mmap_bin_files",
+    "reset_position_ids": "reset_position_ids",
+    "reset_attention_mask": "reset_attention_mask",
+    "eod_mask_loss": "eod_mask_loss",
+    "create_attention_mask": "create_attention_mask_in_dataloader",
+    "object_storage_cache_path": "object_storage_cache_path",
+    "mid_level_dataset_surplus": "mid_level_dataset_surplus",
+    "allow_ambiguous_pad_tokens": "allow_ambiguous_pad_tokens",
+    "fast_cache_load": "dataloader_fast_cache_load",
+    "defer_npy_index_mmap": "dataloader_defer_npy_index_mmap",
+}
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """Which dataset class reads the shards, its configuration class, and that class's extra fields."""
+
+    dataset: type
+    config: type = GPTDatasetConfig
+    extra_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda args: {}
+
+
+def choose_dataset(args: argparse.Namespace) -> DatasetKind:
+    """The dataset for these arguments: the one place to add another way to read shards."""
+    if args.srp_sidecar:
+        sidecars = match_sidecars(args.srp_sidecar, shards.shard_prefixes(args))
+        return DatasetKind(ReflectionGPTDataset, ReflectionGPTDatasetConfig, lambda args: {"srp_sidecars": sidecars})
+    return DatasetKind(MockGPTDataset if args.mock_data else GPTDataset)
+
+
+def check_splits(config: Any) -> None:
+    """Refuse a split without a document, which Megatron would add up epochs of for ever.
+
+    Its default `--split` leaves a part of a small corpus empty. Every rank looks for itself, before
+    they build together: were only the first to stop, the others would fail on the lost connection.
+    """
+    if config.blend is None:
+        return  # mock data, or a blend for each split, of which each shard is used whole
+    for prefix in config.blend[0]:
+        if "://" in prefix:
+            continue
+        num_sequences = shards.num_sequences(prefix)
+        for split, span in zip(Split, config.split_matrix, strict=True):
+            if span is not None and round(span[0] * num_sequences) == round(span[1] * num_sequences):
+                raise UsageError(
+                    f"{prefix}: no document falls into its {split.name} split; make that part of --split "
+                    f"larger, or leave it out (--split 1,0,0 with --eval-iters 0 trains on everything)"
+                )

@@ -1,0 +1,1 @@
+"""From the command line to Megatron's flags, without torch."""

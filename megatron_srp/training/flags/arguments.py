@@ -1,0 +1,273 @@
+"""The `--srp-*` flags, presets expanded to Megatron's flags, and the flags refused.
+
+Everything here works on the command line itself and imports neither torch nor Megatron, so that a
+mistake is answered in a fraction of a second rather than after Megatron's imports.
+"""
+
+import argparse
+import dataclasses
+import shlex
+
+from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.training.datasets import dali as dali_loader
+from megatron_srp.training.flags.precision import PRECISIONS, precision_flags
+from megatron_srp.training.flags.presets import PRESETS, find_preset
+from megatron_srp.training.layout.layouts import WHOLE_SEQUENCES
+from megatron_srp.training.layout.model_from_flags import SHAPE_FLAGS
+from megatron_srp.training.layout.recommend import recommend
+
+
+def _flag(help: str, **kwargs: object) -> dict[str, object]:
+    return {"help": help, **kwargs}
+
+
+@dataclasses.dataclass
+class SrpArguments:
+    """The flags of this project; each field is one flag."""
+
+    srp_preset: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Model size and training recipe, expanded to Megatron's flags; flags given on the command "
+            f"line win. One of {', '.join(PRESETS)}.",
+            metavar="NAME",
+        ),
+    )
+    srp_sidecar: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Sidecars of plain shards of the run (made by preprocess_with_reflections.py --input-shards): "
+            "their reflections are put in as the shards are read. Each finds its shard by itself.",
+            nargs="+",
+            metavar="FILE.srp",
+        ),
+    )
+    srp_sft: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Train on conversations: shards of tools/augment_sft.py, packed to the sequence length, the loss where "
+            "their masks say. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
+            nargs="+",
+            metavar="PREFIX",
+        ),
+    )
+    srp_sft_valid: list[str] | None = dataclasses.field(
+        default=None,
+        metadata=_flag("Shards of conversations to evaluate on, as for --srp-sft.", nargs="+", metavar="PREFIX"),
+    )
+    srp_sft_epochs: int | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "How often to go through the conversations (1, unless --train-iters or --train-samples says how long); the "
+            "last step is filled up with empty sequences.",
+            type=int,
+            metavar="N",
+        ),
+    )
+    srp_dataloader: str = dataclasses.field(
+        default="megatron",
+        metadata=_flag(
+            "megatron: its own loader. dali: the same batches, taken ahead and copied to the GPU by NVIDIA DALI.",
+            choices=["megatron", "dali"],
+        ),
+    )
+    srp_log: str = dataclasses.field(
+        default="full",
+        metadata=_flag(
+            "full: everything Megatron prints. brief: without the list of all arguments and the notes "
+            "on its start-up (the default of the debug preset).",
+            choices=["full", "brief"],
+        ),
+    )
+    srp_precision: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Number format and FP8 recipe, expanded to Megatron's flags; flags given on the command line win.",
+            choices=list(PRECISIONS),
+        ),
+    )
+    srp_layout: str | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "auto: the parallel sizes and the micro-batch that tools/preset_flags.py recommends for the preset on "
+            "so many GPUs; flags given on the command line win.",
+            choices=["auto"],
+        ),
+    )
+    srp_dry_run: int | None = dataclasses.field(
+        default=None,
+        metadata=_flag(
+            "Check everything as for a run on so many GPUs, print Megatron's flags, and train nothing; needs no GPU.",
+            type=int,
+            metavar="GPUS",
+        ),
+    )
+
+
+def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the `--srp-*` group, one flag for each field of `SrpArguments`."""
+    group = parser.add_argument_group(title="safety reflection pretraining")
+    for field in dataclasses.fields(SrpArguments):
+        flag = "--" + field.name.replace("_", "-")
+        group.add_argument(flag, default=field.default, **field.metadata)
+    return parser
+
+
+# What decides whether a run may start, in Megatron's own spelling and types.
+_LOOKED_AT: dict[str, dict[str, object]] = {
+    "--train-iters": {"type": int},
+    "--train-samples": {"type": int},
+    "--data-path": {"nargs": "*"},
+    "--train-data-path": {"nargs": "*"},
+    "--valid-data-path": {"nargs": "*"},
+    "--test-data-path": {"nargs": "*"},
+    "--data-args-path": {},
+    "--per-split-data-args-path": {},
+    "--mock-data": {"action": "store_true"},
+    "--tokenizer-type": {},
+    "--tokenizer-model": {},
+    "--use-checkpoint-args": {"action": "store_true"},
+    "--load": {},
+    "--seed": {"type": int},
+    "--eval-iters": {"type": int},
+    "--yaml-cfg": {},
+    "--async-save": {"action": "store_true"},
+    "--use-persistent-ckpt-worker": {"action": "store_true"},
+    "--eod-mask-loss": {"action": "store_true"},
+    "--context-parallel-size": {"type": int},
+    "--mtp-num-layers": {"type": int},
+    "--help": {"action": "store_true"},
+}
+_LOOKED_AT |= SHAPE_FLAGS
+
+_CUTS_CONTEXT = (
+    "it restarts at every end-of-document token, and a reflection puts one inside a document after an "
+    "unsafe segment: the model would not see the text that it has to stop. Leave it out"
+)
+_OTHER_DATASET = "this entry point feeds pretraining shards only"
+_OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out"
+
+# Refused because they would break the method without an error, or would be ignored without one.
+REFUSED = {
+    "--reset-position-ids": _CUTS_CONTEXT,
+    "--reset-attention-mask": _CUTS_CONTEXT,
+    "--yaml-cfg": "Megatron then drops every flag of the command line. Give flags or --srp-preset",
+    "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
+    "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
+    "--dataloader-inter-document-masking": _OTHER_BATCH,
+    "--hybrid-context-parallel": _OTHER_BATCH,
+    "--context-parallel-size": WHOLE_SEQUENCES + ". Leave it out; for long sequences, --srp-layout auto "
+    "or tools/preset_flags.py --seq-length find a layout with tensor parallelism and recomputation",
+    "--mtp-num-layers": _OTHER_BATCH,
+    "--perform-rl-step": "this entry point only pretrains",
+}
+for _name in REFUSED:
+    _LOOKED_AT.setdefault(_name, {"action": "store_true"})
+
+
+def look_at(argv: list[str]) -> argparse.Namespace:
+    """Parse the few flags that decide whether a run may start; all others are left to Megatron."""
+    parser = add_srp_arguments(CommandParser(add_help=False))
+    for flag, kwargs in _LOOKED_AT.items():
+        parser.add_argument(flag, **kwargs)  # type: ignore[arg-type]
+    return parser.parse_known_args(argv)[0]
+
+
+def check_flags(args: argparse.Namespace) -> list[str]:
+    """Refuse flags that would silently break the method; returns notes worth one line each.
+
+    `args` is a namespace from `look_at` or from Megatron's own parser.
+    """
+    for flag, reason in REFUSED.items():
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value and (flag, value) != ("--context-parallel-size", 1):
+            raise UsageError(f"{flag} cannot be used here: {reason}")
+    if args.async_save and not args.use_persistent_ckpt_worker:
+        raise UsageError(
+            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while the training waits; give both "
+            "(and --async-strategy mcore where nvidia-resiliency-ext is not installed)"
+        )
+    if args.srp_dataloader == "dali":
+        dali_loader.check_installed()
+    if args.eod_mask_loss:
+        # It masks positions whose *input* is eod: the eos after an unsafe reflection is still learned.
+        return ["--eod-mask-loss: the first token after each mid-document stop is not trained either"]
+    return []
+
+
+def check_pad_token(pad_id: int | None, eod_id: int | None, allow_ambiguous_pad_tokens: bool) -> None:
+    """Refuse the one setting in which a pad id equal to eos takes the stop signal out of the loss.
+
+    By default Megatron notices the collision and masks nothing; `--allow-ambiguous-pad-tokens`
+    (its help says the opposite at first reading) makes it mask every eos.
+    """
+    if allow_ambiguous_pad_tokens and pad_id is not None and pad_id == eod_id:
+        raise UsageError(
+            f"--allow-ambiguous-pad-tokens cannot be used with this tokenizer: its pad token is its eos "
+            f"(id {eod_id}), so every stop after an unsafe segment would be left out of the loss. Leave "
+            f"the flag out, or use a tokenizer with a pad token of its own"
+        )
+
+
+# A default is dropped when the command line has one of these instead.
+_ALTERNATIVES = {
+    "--train-iters": {"--train-samples"},
+    "--lr-warmup-fraction": {"--lr-warmup-iters", "--lr-warmup-samples"},
+    "--bf16": {"--fp16"},
+    "--group-query-attention": {"--multi-latent-attention"},
+    "--lr-wsd-decay-iters": {"--lr-wsd-decay-samples"},
+    "--lr-wsd-decay-samples": {"--lr-wsd-decay-iters"},
+    "--split": {
+        *("--train-data-path", "--valid-data-path", "--test-data-path", "--per-split-data-args-path"),
+        "--eval-iters",  # wants a validation split: Megatron's default has one
+    },
+}
+
+
+def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
+    """`argv` after those of `defaults` that it does not set itself, as `--flag value` or `--flag=value`."""
+    given = {token.partition("=")[0] for token in argv if token.startswith("--")}
+    kept: list[str] = []
+    keep = False
+    for token in defaults:
+        if token.startswith("--"):
+            keep = not given & {token, *_ALTERNATIVES.get(token, ())}
+        if keep:
+            kept.append(token)
+    return kept + argv
+
+
+def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
+    """Put the flags of `--srp-precision`, `--srp-layout` and `--srp-preset` before the user's own, which win.
+
+    Args:
+        gpus: of the whole run, for `--srp-layout auto`.
+    """
+    args = look_at(argv)
+    if args.srp_layout and args.srp_preset is None:
+        raise UsageError("--srp-layout auto needs --srp-preset: layouts are known for the presets only")
+    if args.srp_precision is not None:
+        argv = add_defaults(precision_flags(args.srp_precision), argv)
+    if args.srp_preset is None:
+        return argv
+    preset = find_preset(args.srp_preset)
+    if args.srp_layout:
+        asked = preset.with_batch(args.seq_length, args.global_batch_size)
+        packed = bool(args.srp_sft) and args.transformer_impl != "local"
+        best = recommend(asked, gpus, args.srp_precision or "bf16", packed)
+        argv = add_defaults(best.layout.to_flags(), argv)
+    if (args.seq_length or 0) > preset.recipe.seq_length:  # or Megatron refuses it
+        argv = add_defaults(["--max-position-embeddings", str(args.seq_length)], argv)
+    decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
+    return add_defaults(preset.to_flags() + decay, argv)
+
+
+def format_flags(argv: list[str]) -> str:
+    """One flag with its values per line, quoted for a shell."""
+    lines: list[str] = []
+    for token in argv:
+        if token.startswith("--") or not lines:
+            lines.append(shlex.quote(token))
+        else:
+            lines[-1] += " " + shlex.quote(token)
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""What `presets` prints: a preset's flags for so many GPUs, with what they cost and why."""
+
+from megatron_srp.training.flags.arguments import expand_preset, format_flags
+from megatron_srp.training.flags.model_preset import ModelPreset
+from megatron_srp.training.layout.flops import flops_per_token
+from megatron_srp.training.layout.memory import GIB
+from megatron_srp.training.layout.recommend import WHOLE_SEQUENCES, Recommendation, recommend, tokens_per_step
+
+
+def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
+    kept = f"{best.memory.activations / GIB:.1f} GiB of activations"
+    sequences = f"{best.layout.micro_batch} x {preset.recipe.seq_length:,} tokens"
+    if best.layout.recompute:
+        return f"{sequences} fit with {kept}, the rest recomputed; {WHOLE_SEQUENCES}"
+    return f"{sequences} fit with {kept}; to spread a sequence over GPUs would only add communication"
+
+
+def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | None = None) -> str:
+    """The flags for that many GPUs, one per line, and comments on what they cost and why.
+
+    Args:
+        seq_length: tokens; None for the preset's own.
+    """
+    asked = ["--srp-preset", preset.name, "--srp-precision", precision, "--srp-layout", "auto"]
+    if seq_length is not None:
+        preset = preset.with_batch(seq_length, None)
+        asked += ["--seq-length", str(seq_length)]
+    best = recommend(preset, gpus, precision)
+    tokens = tokens_per_step(preset, best.layout)
+    return "\n".join(
+        [
+            f"# {preset.name}: {preset.num_params:,} parameters. {preset.source_url}".rstrip(),
+            f"# {flops_per_token(preset) / 1e9:.1f} GFLOP per token in sequences of {preset.recipe.seq_length}, "
+            f"{tokens:,} tokens a step",
+            f"# {gpus} x H100: {best.layout}",
+            f"# why: {best.reason}",
+            f"# CP 1: {_context_reason(preset, best)}",
+            f"# memory of the fullest GPU, estimated: {best.memory}",
+            f"# step time, estimated: {best.step_time}",
+            format_flags(expand_preset(asked, gpus)),
+        ]
+    )

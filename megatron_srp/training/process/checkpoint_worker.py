@@ -1,0 +1,89 @@
+"""Watches over the process that writes a rank's checkpoints with `--async-save`.
+
+Megatron hands each save to it and waits for its answer, but does not look whether it lives. Where it is gone,
+killed as the machine's memory ran out, say, its rank would wait for ever, and all the others for that one.
+"""
+
+import atexit
+import sys
+import threading
+import time
+from multiprocessing import resource_sharer
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any
+
+from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
+
+from megatron_srp.errors import OutputError
+from megatron_srp.training.process.exits import exit_alone
+from megatron_srp.training.process.process_ends import beyond_sigterm, end_forks_with_this_process, end_with_maker
+
+_LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
+SECONDS_TO_CLOSE = 3.0
+
+
+def watch_checkpoint_worker() -> None:
+    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died; and the
+    worker, with all that the rank has forked, when the rank has, and by no SIGTERM."""
+    start: Any = PersistentAsyncCaller._get_process  # bound to the class
+    known: list[Any] = []
+    leaving = threading.Event()
+
+    def leave() -> None:  # Python would end a worker that is left with a SIGTERM, and wait for its end
+        leaving.set()
+        for process in known:
+            process.kill()
+
+    atexit.register(leave)
+
+    def get_process(*args: Any, **kwargs: Any) -> Any:
+        with beyond_sigterm():
+            process = start(*args, **kwargs)
+        if not known:
+            _leave_out_lost_transfers()
+        if process not in known:
+            known.append(process)
+            threading.Thread(target=_watch, args=(process, leaving), name="checkpoint-watch", daemon=True).start()
+        return process
+
+    PersistentAsyncCaller._get_process = get_process
+    PersistentAsyncCaller.async_loop = staticmethod(worker_loop)
+    end_forks_with_this_process()
+
+
+def _leave_out_lost_transfers() -> None:
+    """A worker may die while it takes over a tensor's memory. Python's thread for that, here in the rank, would add a
+    traceback to the line that says so. Called after torch has put its own hook in."""
+    show = sys.excepthook
+
+    def show_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        where = trace.tb_frame.f_code.co_filename if trace else ""
+        if where != resource_sharer.__file__ or not issubclass(kind, EOFError | OSError):
+            show(kind, error, trace)
+
+    sys.excepthook = show_others
+
+
+def worker_loop(*args: Any) -> None:
+    """What the worker runs. Megatron's own loop waits for its next save for ever, whatever becomes of the rank."""
+    end_with_maker()
+    _LOOP(*args)
+
+
+def _watch(process: Any, leaving: threading.Event) -> None:
+    wait([process.sentinel])
+    # Megatron closes its worker after the last save, and forgets it as soon as it has ended.
+    end = time.monotonic() + SECONDS_TO_CLOSE
+    while time.monotonic() < end:
+        if PersistentAsyncCaller._persistent_process is not process or leaving.is_set():
+            return
+        time.sleep(0.05)
+    code = process.exitcode
+    how = f"by signal {-code}; has the machine run out of memory?" if code and code < 0 else f"exit code {code}"
+    exit_alone(
+        OutputError(
+            f"the process that writes this rank's checkpoints has died ({how}): what it had not finished is lost; "
+            "give the same command again, which goes on from the last complete checkpoint"
+        )
+    )

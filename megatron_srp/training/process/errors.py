@@ -1,0 +1,76 @@
+"""What Megatron and torch raise in the middle of a run, in one line that says what to do."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.training.process.exits import AnotherRankEnded
+
+# As gloo and NCCL say it.
+_CONNECTION_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|remote process exited")
+
+
+def explain_load_errors(load_checkpoint: Callable[..., Any], folder: Callable[[], str]) -> Callable[..., Any]:
+    """Megatron's `load_checkpoint`, but with one line for a checkpoint that does not fit or is damaged.
+
+    Megatron has a traceback on each rank for it, or exits with 0.
+
+    Args:
+        folder: gives the value of `--load`.
+    """
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_checkpoint(*args, **kwargs)
+        # torch's is a BaseException that holds the tracebacks of all ranks.
+        except (Exception, CheckpointException, SystemExit) as error:
+            reason = "it says why above" if isinstance(error, SystemExit) else _reason(error)
+            advice = "give the model and layout flags of the run that wrote it"
+            if "OptimizerParamScheduler" in reason:
+                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+            elif "_extra_state" in reason:  # FP8 scales, of Transformer Engine's layers
+                advice = (
+                    "it was written without Transformer Engine, whose layers have no state there: add "
+                    "--dist-ckpt-strictness log_unexpected"
+                )
+            elif isinstance(error, CheckpointException):
+                advice += ", or an earlier --ckpt-step if it is damaged"
+            raise UsageError(f"--load {folder()}: Megatron cannot go on from it: {reason}; {advice}") from error
+
+    return load
+
+
+@contextmanager
+def explained(save: str | None) -> Iterator[None]:
+    """Around the training: what is not the program's mistake becomes one line.
+
+    Args:
+        save: the value of `--save`.
+
+    Raises:
+        OutputError: when a checkpoint cannot be written.
+        AnotherRankEnded: when the connection to one is gone.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        raise OutputError(
+            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause (a full "
+            "disk?), then give the same command again, which goes on from the last complete one"
+        ) from error
+    except RuntimeError as error:
+        if _CONNECTION_LOST.search(str(error)):
+            raise AnotherRankEnded("another rank has ended; what it said is the cause") from error
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of a message without the type of the error; only one rank is told of a failed save."""
+    if isinstance(error, CheckpointException) and not error.failures:
+        return "the first rank says why"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1])

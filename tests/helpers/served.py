@@ -1,0 +1,59 @@
+"""tools/serve.py as a process, with OpenAI's own client."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+openai = pytest.importorskip("openai")
+
+TOOL = Path(__file__).parents[2] / "tools" / "serve.py"
+KEY = "sk-of-the-tests"
+
+
+class Served:
+    """A server process."""
+
+    def __init__(self, model: Path, *flags: str, key: str = "") -> None:
+        command = [sys.executable, str(TOOL), "--model", str(model), "--device", "cpu", "--port", "0"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "SRP_API_KEY": key}
+        self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment)
+        self._key = key
+
+    def wait(self) -> "Served":
+        self.ready = self.process.stdout.readline()
+        self.url = self.ready.partition(" on ")[2].partition(": ")[0]
+        self.client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=60)
+        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), trust_env=False, timeout=60)
+        return self
+
+    def post(self, content: bytes | dict, path: str = "/v1/chat/completions", **headers) -> httpx.Response:
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return self.http.post(path, content=content, headers=headers)
+
+    def counts(self) -> tuple[int, int]:
+        found = self.http.get("/health").json()
+        return found["running"], found["waiting"]
+
+    def until(self, running: int, waiting: int = 0) -> None:
+        deadline = time.monotonic() + 60  # tests may share a busy machine
+        while self.counts() != (running, waiting):
+            assert time.monotonic() < deadline, self.counts()
+            time.sleep(0.02)
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def say(words: str) -> list[dict]:
+    return [{"role": "user", "content": f"say: {words}"}]
