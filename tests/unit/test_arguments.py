@@ -262,7 +262,9 @@ def test_a_blend_of_two_tokenizers_is_refused(shard: str, manifests: dict[str, A
 def test_a_mistake_is_answered_without_importing_torch(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from megatron_srp.training import arguments, pretrain, shards\n"
+        "from megatron_srp.training import pretrain\n"
+        "from megatron_srp.training.checks import data\n"
+        "from megatron_srp.training.flags import arguments\n"
         "assert not {'torch', 'numpy', 'megatron'} & set(sys.modules)\n"
         f"sys.argv[1:] = ['--srp-preset', 'debug', '--data-path', {str(tmp_path / 'x')!r}]\n"
         "pretrain.main()\n"
