@@ -21,7 +21,7 @@ COPY . .
 # All that setup.cfg wants is there by now, or comes with the image: pip only adds what neither has. Editable: the
 # examples take the package from here, and its kernels are compiled in place.
 RUN pip install --no-cache-dir --constraint docker/constraints.txt --editable . \
-    && python -c 'import megatron_srp._kernels, megatron.training' \
+    && python -c 'import megatron_srp.corpus._text, megatron_srp.data._tokens, megatron.training' \
     && useradd --create-home --uid 10001 srp \
     && chmod 1777 /home/srp
 

@@ -8,9 +8,11 @@
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 
+KERNELS = megatron_srp/_arrays.h megatron_srp/corpus/_text.c megatron_srp/data/_tokens.c
+
 setup: .venv/ready
 
-.venv/ready: setup.cfg setup.py pyproject.toml megatron_srp/_kernels.c tools/setup_venv.sh
+.venv/ready: setup.cfg setup.py pyproject.toml $(KERNELS) tools/setup_venv.sh
 	tools/setup_venv.sh
 	@touch $@
 

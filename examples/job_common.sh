@@ -93,7 +93,7 @@ launch() {
     fi
     command+=(-m megatron_srp.training.pretrain)
 
-    if compgen -G "$root/megatron_srp/_kernels*.so" >/dev/null; then # this copy is built; else the installed one
+    if compgen -G "$root/megatron_srp/corpus/_text*.so" >/dev/null; then # this copy is built; else the installed one
         export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
     fi
     case $mode in

@@ -1,6 +1,6 @@
 """Where a document is cut: segments of at most `max_words` words, ending where a sentence ends.
 
-This is the definition, in plain Python and by a full scan of the text. `_kernels.c` computes
+This is the definition, in plain Python and by a full scan of the text. `corpus/_text.c` computes
 the same cuts about a thousand times faster by looking back from each limit for the nearest sentence
 end; the tests hold the two against each other on random text.
 

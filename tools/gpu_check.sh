@@ -40,7 +40,7 @@ if [ -n "$wheels" ]; then
     "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-if ! "$python" -c 'import megatron_srp._kernels' 2>/dev/null; then
+if ! "$python" -c 'import megatron_srp.corpus._text, megatron_srp.data._tokens' 2>/dev/null; then
     (cd "$root" && "$python" setup.py --quiet build_ext --inplace)
 fi
 unset PYTHONDONTWRITEBYTECODE # Megatron's imports would take twice as long in every case

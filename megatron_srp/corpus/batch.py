@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from megatron_srp import _kernels
+from megatron_srp.corpus import _text
 from megatron_srp.segmentation import ABBREVIATIONS, BYTES_PER_WORD, check_max_words
 
 _ABBREVIATIONS = "".join(f"{word}\n" for word in sorted(ABBREVIATIONS))
@@ -30,7 +30,7 @@ class TextBatch:
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> "TextBatch":
         offsets = np.empty(len(texts) + 1, np.int64)
-        text = _kernels.pack(list(texts), offsets)
+        text = _text.pack(list(texts), offsets)
         return cls(np.frombuffer(text, np.uint8), offsets)
 
     @classmethod
@@ -78,7 +78,7 @@ def segment_batch(batch: TextBatch, max_words: int) -> SegmentBatch:
     """Cut every document as `segmentation.segment_text` defines it."""
     offsets = np.zeros(len(batch) + 1, np.int64)
     max_bytes = BYTES_PER_WORD * check_max_words(max_words)
-    ends = _kernels.segment(batch.text, batch.offsets, max_words, max_bytes, _ABBREVIATIONS, offsets)
+    ends = _text.segment(batch.text, batch.offsets, max_words, max_bytes, _ABBREVIATIONS, offsets)
     return SegmentBatch(np.frombuffer(ends, np.int64), offsets)
 
 
@@ -93,7 +93,7 @@ def text_hashes(batch: TextBatch) -> np.ndarray:
 def segment_ends_in_chars(batch: TextBatch, segments: SegmentBatch) -> np.ndarray:
     """int32[S]: the character of its document at which each segment ends."""
     counts = np.empty(len(segments), np.int64)
-    _kernels.count_chars(batch.text, np.concatenate([[0], segments.ends]), counts)
+    _text.count_chars(batch.text, np.concatenate([[0], segments.ends]), counts)
     running = np.concatenate([[0], np.cumsum(counts)])
     before = np.repeat(running[segments.offsets[:-1]], np.diff(segments.offsets))
     return (running[1:] - before).astype(np.int32)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from megatron_srp import _kernels
+from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 
 _NO_STRING = b""
@@ -72,7 +72,7 @@ class JsonLines:
         bad = np.zeros(len(self._strings[0]), bool)
         for key, strings in zip(self._keys, self._strings, strict=True):
             offsets, wrong = np.empty(len(strings) + 1, np.int64), np.empty(len(strings), np.uint8)
-            texts[key] = TextBatch(np.frombuffer(_kernels.unescape(strings, offsets, wrong), np.uint8), offsets)
+            texts[key] = TextBatch(np.frombuffer(_text.unescape(strings, offsets, wrong), np.uint8), offsets)
             bad |= wrong.astype(bool)
             bad[invalid_utf8(texts[key].to_arrow())] = True
         return texts, bad

@@ -11,8 +11,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from megatron_srp import _kernels
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch
+from megatron_srp.data import _tokens
 from megatron_srp.tokenization import TextTokenizer, TokenBatch
 
 
@@ -36,7 +36,7 @@ def align_batch(batch: TextBatch, segments: SegmentBatch, tokens: TokenBatch, to
     """
     cuts = np.empty(len(segments), np.int32)
     exact = np.empty(len(batch), np.uint8)
-    _kernels.align(
+    _tokens.align(
         tokens.tokens,
         tokens.offsets,
         tokenizer.token_bytes,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from megatron_srp import _kernels
 from megatron_srp.corpus.batch import ranges
+from megatron_srp.data import _tokens
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 
@@ -205,7 +205,7 @@ def interleave_batch(
     out = np.empty(int(tokens.offsets[-1] + added) + len(tokens) * (eod is not None), dtype)
     lengths = np.empty(len(tokens), np.int32)
     eod_id = -1 if eod is None else eod
-    _kernels.interleave(
+    _tokens.interleave(
         tokens.tokens,
         tokens.offsets,
         cuts,

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from megatron_srp import _kernels
+from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TextTokenizer, TokenBatch
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
@@ -59,7 +59,7 @@ class FastEncoder:
 
     def _uncertain(self, batch: TextBatch) -> np.ndarray:
         found = np.zeros(len(batch), np.uint8)
-        _kernels.find_characters(batch.text, batch.offsets, _wide_numerals(), found)
+        _text.find_characters(batch.text, batch.offsets, _wide_numerals(), found)
         return np.flatnonzero(found)
 
     def _replace(self, batch: TextBatch, tokens: TokenBatch, rows: np.ndarray) -> TokenBatch:

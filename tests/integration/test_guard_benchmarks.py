@@ -11,7 +11,7 @@ import pytest
 from megatron_srp.benchmarks.guard_workload import Workload, layer_parameters
 
 ROOT = Path(__file__).parents[2]
-NOT_ON_A_BARE_MACHINE = "pyarrow gigatoken awkward xxhash zstandard orjson megatron sentencepiece megatron_srp._kernels"
+NOT_ON_A_BARE_MACHINE = "pyarrow gigatoken awkward xxhash zstandard orjson megatron sentencepiece megatron_srp.corpus._text megatron_srp.data._tokens"
 
 
 def test_the_workload_is_what_it_says():

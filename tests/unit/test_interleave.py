@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp import _kernels
+from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch, segment_batch
+from megatron_srp.data import _tokens
 from megatron_srp.data.align import align_batch, align_document
 from megatron_srp.data.interleave import (
     Entry,
@@ -66,7 +67,7 @@ def test_kernel_refuses_arrays_that_do_not_fit():
         wrong = np.array([0, 2], np.int64)
         interleave_batch(tokens, np.array([1], np.int32), np.array([0], np.uint16), wrong, TABLE, None, np.dtype("u2"))
     with pytest.raises(ValueError, match="segment"):
-        _kernels.segment(b"text", np.array([0, 9]), 1, 16, "", np.zeros(2, np.int64))
+        _text.segment(b"text", np.array([0, 9]), 1, 16, "", np.zeros(2, np.int64))
 
 
 @settings(max_examples=300)
@@ -82,7 +83,7 @@ def test_align_kernel_as_defined(widths, data):
         np.array([0, len(widths)], np.int64),
         np.array([0, len(ends)], np.int64),
     )
-    _kernels.align(tokens, at[1], table, at[0], np.array(ends, np.int64), at[2], 0, cuts, exact)
+    _tokens.align(tokens, at[1], table, at[0], np.array(ends, np.int64), at[2], 0, cuts, exact)
     assert exact[0] == 1
     assert cuts.tolist() == align_document(ends, widths)
 
@@ -109,3 +110,16 @@ def test_cuts_lie_where_the_text_was_cut(any_tokenizer):
             wanted = text.encode()[:end]
             assert decoded[: len(wanted)] == wanted
             assert decoded[len(wanted) :].strip(b"\n") == b""
+
+
+@pytest.mark.parametrize("offsets", [np.array([0, 4], np.int32), np.array([0, 4], np.float64), np.array([0, 4])[::-1]])
+def test_an_array_of_another_type_is_refused_by_name(offsets):
+    with pytest.raises((TypeError, ValueError, BufferError), match=r"array of int64|contiguous"):
+        _text.segment(b"text", offsets, 1, 16, "", np.zeros(2, np.int64))
+
+
+def test_what_is_written_to_must_be_writable():
+    lengths = np.zeros(1, np.int64)
+    lengths.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        _text.count_chars(b"text", np.array([0, 4]), lengths)

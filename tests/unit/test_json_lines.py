@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_srp import _kernels
+from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.corpus.jsonl import JsonLines, parse_line
 
@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 def unescape(strings: list[bytes]) -> list[bytes | None]:
     offsets, bad = np.empty(len(strings) + 1, np.int64), np.empty(len(strings), np.uint8)
-    text = _kernels.unescape(strings, offsets, bad)
+    text = _text.unescape(strings, offsets, bad)
     assert offsets[-1] == len(text)
     return [None if bad[i] else text[offsets[i] : offsets[i + 1]] for i in range(len(strings))]
 
@@ -32,9 +32,9 @@ def test_pack_puts_texts_one_behind_the_other(texts):
 
 def test_pack_refuses_what_is_no_text():
     with pytest.raises(TypeError):
-        _kernels.pack([b"bytes"], np.empty(2, np.int64))
+        _text.pack([b"bytes"], np.empty(2, np.int64))
     with pytest.raises(ValueError, match="one longer"):
-        _kernels.pack(["a"], np.empty(3, np.int64))
+        _text.pack(["a"], np.empty(3, np.int64))
     with pytest.raises(UnicodeEncodeError):
         TextBatch.from_texts(["a", "\ud800"])
 

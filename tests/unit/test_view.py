@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_srp import _kernels
+from megatron_srp.data import _tokens
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_document
 from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
@@ -171,10 +171,10 @@ def test_lengths_do_not_overflow():
     lengths, sums = np.array([2**31 - 3], np.int32), np.empty(1, np.int64)
     table_offsets = np.array([0, 2, 4], np.int64)
     at, entries = np.array([0, 1], np.int64), np.array([1], np.uint16)
-    _kernels.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
+    _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
     assert lengths[0] == 2**31 - 1
     with pytest.raises(ValueError, match="reflected_lengths"):
-        _kernels.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
+        _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
 
 
 def test_the_kernel_refuses_what_does_not_fit():
@@ -183,7 +183,7 @@ def test_the_kernel_refuses_what_does_not_fit():
     ids, offsets, sums = np.array([90, 91], np.uint16), np.array([0, 2], np.int64), np.zeros(1, np.int64)
 
     def read(first=0, count=10, begin=0, end=1, offset=4, item_size=2):
-        _kernels.read_reflected(
+        _tokens.read_reflected(
             tokens, first, count, cuts, entries, begin, end, ids, offsets, b"", b"", sums, offset, item_size, out
         )
 

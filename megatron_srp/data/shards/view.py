@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp import _kernels
+from megatron_srp.data import _tokens
 from megatron_srp.data.interleave import HintIds
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import InputError
 
-SUM_EVERY = 256  # as in _kernels.c
+SUM_EVERY = 256  # as in _tokens.c
 
 
 def reflected_dtype(dtype: np.dtype, highest: int) -> np.dtype:
@@ -69,7 +69,7 @@ class ReflectedIndexedDataset:
         self._sums = np.empty(len(self._entries) // SUM_EVERY + 1, np.int64)
         tables = self._offsets, self._entries, self._table_offsets, self._hints.offsets
         try:
-            _kernels.reflected_lengths(*tables, self.sequence_lengths, self._sums)
+            _tokens.reflected_lengths(*tables, self.sequence_lengths, self._sums)
         except ValueError:
             raise InputError(
                 f"{sidecar} or {path_prefix}.idx: damaged, or a sequence would have more than 2**31 tokens"
@@ -98,7 +98,7 @@ class ReflectedIndexedDataset:
         out = np.empty(length, self.dtype)
         row = int(idx) if idx >= 0 else int(idx) + len(self)
         try:
-            _kernels.read_reflected(
+            _tokens.read_reflected(
                 tokens,
                 first,
                 count,

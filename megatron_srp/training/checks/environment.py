@@ -150,7 +150,7 @@ def _megatron(devices: Devices) -> Row:
 
 
 def _kernels(devices: Devices) -> Row:
-    failure = _try_import("megatron_srp._kernels")
+    failure = _try_import("megatron_srp.corpus._text") or _try_import("megatron_srp.data._tokens")
     if failure:
         return Row("compiled kernels", MISSING, failure, "pip install . (needs a C compiler)")
     return Row("compiled kernels", ACTIVE, f"for Python {platform.python_version()}")
