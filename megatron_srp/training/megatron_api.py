@@ -51,6 +51,7 @@ from megatron_srp.training.flags import arguments
 from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
+from megatron_srp.training.process.exits import print_note
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -299,7 +300,9 @@ def run(argv: list[str], on_cpu: bool) -> None:
         arguments.check_flags(args)
         shards.check_tokenizer(args)
     record_data(args)
-    check_checkpoint(args)
+    note = check_checkpoint(args)
+    if note:
+        print_note(note)
     if args.srp_sft:
         prepare_attention(args)
     if args.srp_dataloader == "dali":

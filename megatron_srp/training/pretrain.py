@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from megatron_srp.errors import SrpError, UsageError
-from megatron_srp.training.process.exits import exit_together, exit_with_traceback, rank
+from megatron_srp.training.process.exits import exit_together, exit_with_traceback, print_note, rank
 
 
 def main() -> None:
@@ -57,11 +57,11 @@ def train(argv: list[str]) -> None:
         devices.check_devices(args, devices.find_devices(), devices.has_transformer_engine())
     on_cpu = cpu_backend.install()
     if on_cpu:
-        _note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
+        print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
         argv = arguments.add_defaults(cpu_backend.default_flags(), argv)
         _ignore_missing_cuda_extensions()
     elif flags := devices.fallback_flags(argv):
-        _note("Apex is not installed: gradients are accumulated in a step of their own, which is somewhat slower")
+        print_note("Apex is not installed: gradients are accumulated in a step of their own, which is somewhat slower")
         argv = flags + argv
 
     from megatron_srp.training import megatron_api
@@ -84,13 +84,8 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     notes += check_precision(args, model, layout)
     flags, more = shards.check_shards(args)
     for note in notes + more:
-        _note(note)
+        print_note(note)
     return flags
-
-
-def _note(text: str) -> None:
-    if rank() == 0:
-        print(f"note: {text}", flush=True)
 
 
 def _prepare_to_resume(load: str | None) -> None:
@@ -99,7 +94,7 @@ def _prepare_to_resume(load: str | None) -> None:
     if load is not None and "://" not in load and rank() == 0:
         done = repair_tracker(Path(load))
         if done:
-            _note(done)
+            print_note(done)
 
 
 def _set_environment() -> None:

@@ -18,22 +18,30 @@ def data(form: ReflectionFormat | None, tokenizer: str | None = "a" * 32) -> dic
     return {"tokenizer": tokenizer, "reflection": form and form.describe()}
 
 
+def shared(args: Namespace) -> dict[str, object]:
+    return {name: value for name, value in describe_data(args).items() if name != "shards"}
+
+
+def run_on(form: ReflectionFormat | None, tokenizer: str | None = "a" * 32, sft: list[str] | None = None) -> Namespace:
+    return Namespace(srp_data=data(form, tokenizer), srp_sft=sft)
+
+
 def test_what_shards_say(tmp_path: Path) -> None:
     one, other = (
         write_sft_shard(tmp_path / name, of_lengths([9]), form) for name, form in (("a", TEXT), ("b", SPECIAL))
     )
     args = arguments.look_at(["--srp-sft", one, "--srp-sft-valid", one])
-    assert describe_data(args) == data(TEXT, "0" * 32)
+    assert shared(args) == data(TEXT, "0" * 32)
     with pytest.raises(
         UsageError, match=r"in text tokens, .*in special tokens: train on shards that write them in one"
     ):
         describe_data(arguments.look_at(["--srp-sft", one, other]))
-    assert describe_data(arguments.look_at(["--mock-data"])) == data(None, None)
+    assert shared(arguments.look_at(["--mock-data"])) == data(None, None)
 
 
 @pytest.mark.parametrize("saved", [data(TEXT), data(None, None), data(ReflectionFormat(hints=True)), None])
 def test_a_checkpoint_that_fits(saved: dict[str, object] | None) -> None:
-    check_lineage("--load x", Namespace(srp_data=saved, tokenizer_type="NullTokenizer"), Namespace(srp_data=data(TEXT)))
+    check_lineage("--load x", Namespace(srp_data=saved, tokenizer_type="NullTokenizer"), run_on(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -44,9 +52,11 @@ def test_a_checkpoint_that_fits(saved: dict[str, object] | None) -> None:
     ],
 )
 def test_a_checkpoint_that_does_not(saved: dict[str, object], problem: str) -> None:
-    with pytest.raises(UsageError) as raised:
-        check_lineage("--load x", Namespace(srp_data=saved, tokenizer_model="t"), Namespace(srp_data=data(TEXT)))
-    assert problem in str(raised.value)
+    for sft in (None, ["PREFIX"]):
+        with pytest.raises(UsageError) as raised:
+            check_lineage("--load x", Namespace(srp_data=saved, tokenizer_model="t"), run_on(TEXT, sft=sft))
+        assert problem in str(raised.value)
+        assert ("augment_sft.py" in str(raised.value)) == (sft is not None)
 
 
 def test_a_checkpoint_that_names_its_tokenizer(tokenizer_models: dict[str, tuple[str, Path]]) -> None:
@@ -55,8 +65,8 @@ def test_a_checkpoint_that_names_its_tokenizer(tokenizer_models: dict[str, tuple
 
     kind, model = tokenizer_models["gpt2"]
     saved = Namespace(tokenizer_type=kind, tokenizer_model=str(model))
-    check_lineage("--load x", saved, Namespace(srp_data=data(TEXT, tokenizer_fingerprint(kind, model))))
+    check_lineage("--load x", saved, run_on(TEXT, tokenizer_fingerprint(kind, model)))
     with pytest.raises(UsageError, match="was trained with the tokenizer"):
-        check_lineage("--load x", saved, Namespace(srp_data=data(TEXT)))
+        check_lineage("--load x", saved, run_on(TEXT))
     saved.tokenizer_model = "no longer there"
-    check_lineage("--load x", saved, Namespace(srp_data=data(TEXT)))
+    check_lineage("--load x", saved, run_on(TEXT))

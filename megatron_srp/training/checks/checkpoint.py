@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.checks.data_record import continue_data, succeed
 from megatron_srp.training.checks.lineage import check_lineage
 from megatron_srp.training.process.repair_tracker import TRACKER
 
@@ -26,36 +27,44 @@ _MODEL = {
 }
 
 
-def check_checkpoint(args: argparse.Namespace) -> None:
+def check_checkpoint(args: argparse.Namespace) -> str | None:
     """Compare the run's arguments (Megatron's, validated) with those in the checkpoint it is to load.
+
+    What that records of its data is carried over into `args.srp_data`.
+
+    Returns:
+        A note for the user, where the run's data are others than the checkpoint's.
 
     Raises:
         InputError: if the checkpoint is not there or cannot be read.
-        UsageError: if it is of another model, schedule or optimizer, or if --save has the checkpoints of a run that
-            would begin again.
+        UsageError: if it is of another model, tokenizer, data, schedule or optimizer, or if --save has the checkpoints
+            of a run that would begin again.
     """
     _check_save(args)
-    flag, folder, anew = "--load", find_checkpoint(args), args.finetune or args.no_load_optim
+    flag, folder, fresh = "--load", find_checkpoint(args), args.finetune
     if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
-        flag, anew = "--pretrained-checkpoint", True
+        flag, fresh = "--pretrained-checkpoint", True
         folder = _named(flag, args.pretrained_checkpoint, None)
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
-        return
+        return None
     if not (folder / ".metadata").exists():  # written last
         raise InputError(f"{folder} is incomplete: its saving was stopped. Give an earlier --ckpt-step")
     common = _read_common_state(folder)
     saved = common.get("args")
     if saved is None:
-        return
+        return None
     where = f"{flag} {folder.parent} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
-    if args.srp_sft:
-        check_lineage(where, saved, args)
-    if anew:
-        return
-    _check_optimizer(where, saved, args)
-    if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
-        _check_schedule(where, common.get("opt_param_scheduler") or {}, args)
+    check_lineage(where, saved, args)
+    iteration = common.get("iteration", 0)
+    if fresh:  # other weights to begin with, and data from their beginning
+        succeed(saved, args, iteration)
+        return None
+    if not args.no_load_optim:
+        _check_optimizer(where, saved, args)
+        if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
+            _check_schedule(where, common.get("opt_param_scheduler") or {}, args)
+    return continue_data(where, saved, args, iteration)
 
 
 def _check_save(args: argparse.Namespace) -> None:

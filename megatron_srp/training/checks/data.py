@@ -13,7 +13,15 @@ from typing import Any
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.checks.sidecars import match_sidecars, sidecar_manifest, unreflected
 
-_BLENDS = ("data_path", "train_data_path", "valid_data_path", "test_data_path", "srp_sft", "srp_sft_valid")
+# Flags that name shards, and the split that each is for.
+_BLENDS = {
+    "data_path": "all",
+    "train_data_path": "train",
+    "valid_data_path": "valid",
+    "test_data_path": "test",
+    "srp_sft": "train",
+    "srp_sft_valid": "valid",
+}
 
 
 def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -94,21 +102,26 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
     return flags
 
 
+def blends(args: argparse.Namespace) -> list[tuple[str, list[tuple[float | None, str]]]]:
+    """The blends of a run: the split each is for ("all" for `--data-path`), and weights (if any) with path prefixes."""
+    found = [(split, getattr(args, name) or []) for name, split in _BLENDS.items()]
+    if args.data_args_path:
+        found.append(("all", _read(args.data_args_path, "--data-args-path").split()))
+    if args.per_split_data_args_path:
+        found += zip(("train", "valid", "test"), _read_splits(args.per_split_data_args_path), strict=True)
+    return [(split, _weighted(blend)) for split, blend in found if blend]
+
+
 def shard_prefixes(args: argparse.Namespace) -> list[str]:
     """Path prefixes of all shards of a run, each once, in order."""
-    blends = [getattr(args, name) or [] for name in _BLENDS]
-    if args.data_args_path:
-        blends.append(_read(args.data_args_path, "--data-args-path").split())
-    if args.per_split_data_args_path:
-        blends += _read_splits(args.per_split_data_args_path)
-    return list(dict.fromkeys(prefix for blend in blends for prefix in _prefixes(blend)))
+    return list(dict.fromkeys(prefix for _, blend in blends(args) for _, prefix in blend))
 
 
-def _prefixes(blend: list[str]) -> list[str]:
+def _weighted(blend: list[str]) -> list[tuple[float | None, str]]:
     # Megatron's rule: weights and prefixes in turn if every other item is a number, else prefixes.
     if len(blend) % 2 == 0 and all(_is_number(item) for item in blend[::2]):
-        return blend[1::2]
-    return blend
+        return [(float(weight), prefix) for weight, prefix in zip(blend[::2], blend[1::2], strict=True)]
+    return [(None, prefix) for prefix in blend]
 
 
 def _is_number(item: str) -> bool:

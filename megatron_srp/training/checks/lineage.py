@@ -1,7 +1,13 @@
-"""What a model was trained on, kept in its checkpoints: post-training in another form would undo what it has learned.
+"""What a model was trained on, kept in its checkpoints: another tokenizer or form would undo what it has learned.
 
-Megatron keeps a run's arguments in each checkpoint, and `srp_data` with them. It loads a vocabulary of another
-size without a word, as far as the two go together. Imports neither torch nor Megatron.
+Megatron keeps a run's arguments in each checkpoint, and `srp_data` with them:
+
+    tokenizer, reflection   what all shards of the run share
+    shards                  a record of each (`data_record.describe_shards`)
+    earlier                 the same three of data that it was trained on before, each `until` an iteration
+
+It loads a vocabulary of another size without a word, as far as the two go together. Imports neither torch nor
+Megatron.
 """
 
 import argparse
@@ -10,12 +16,13 @@ from typing import Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks import data_record
 
 _OF_THE_FORM = ("open", "close", "tokens")
 
 
 def describe_data(args: argparse.Namespace) -> dict[str, Any]:
-    """The tokenizer's fingerprint and how reflections are written, each None where no manifest says it.
+    """The tokenizer's fingerprint, how reflections are written (each None where nothing says it), and the shards.
 
     Raises:
         UsageError: when shards of a run write reflections in different ways.
@@ -38,14 +45,15 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
                 "train on shards that write them in one way"
             )
     return {
-        "tokenizer": tokenizers[0]["fingerprint"] if tokenizers else None,
+        "tokenizer": tokenizers[0]["fingerprint"] if tokenizers else _fingerprint_of(args),
         "reflection": written[0][1] if written else None,
+        "shards": data_record.describe_shards(args),
     }
 
 
 def record_data(args: argparse.Namespace) -> None:
     """Put `describe_data` into the arguments, to be kept in the run's checkpoints."""
-    args.srp_data = describe_data(args)
+    args.srp_data = describe_data(args) | {"earlier": []}
 
 
 def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
@@ -54,7 +62,7 @@ def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
 
 
 def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
-    """Refuse to post-train a model on shards of another tokenizer, or with reflections written in another way.
+    """Refuse to train a model on shards of another tokenizer, or with reflections written in another way.
 
     Args:
         where: the checkpoint, for the message.
@@ -63,17 +71,32 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
     """
     was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
     tokenizer = was.get("tokenizer") or _fingerprint_of(saved)
+    data, tokenizer_advice, form_advice = _SFT_WORDS if args.srp_sft else _PRETRAINING_WORDS
     if tokenizer and now["tokenizer"] and tokenizer != now["tokenizer"]:
         raise UsageError(
             f"{where} was trained with the tokenizer {getattr(saved, 'tokenizer_model', '')} (fingerprint "
-            f"{tokenizer[:12]}), the conversations are written with {now['tokenizer'][:12]}. Build them with that "
-            "tokenizer (augment_sft.py --tokenizer-model); import_hf.py --tokenizer adds tokens to a model"
+            f"{tokenizer[:12]}), the {data} are written with {now['tokenizer'][:12]}. {tokenizer_advice}"
         )
     if differs(was.get("reflection"), now["reflection"]):
         raise UsageError(
-            f"{where} was trained on reflections written as {_show(was['reflection'])}, the conversations write "
-            f"{_show(now['reflection'])}. Build them as in pretraining (augment_sft.py --reflection-tokens)"
+            f"{where} was trained on reflections written as {_show(was['reflection'])}, the {data} write "
+            f"{_show(now['reflection'])}. {form_advice}"
         )
+
+
+# What the data are called, and what to do about another tokenizer and another form.
+_SFT_WORDS = (
+    "conversations",
+    "Build them with that tokenizer (augment_sft.py --tokenizer-model); "
+    "import_hf.py --tokenizer adds tokens to a model",
+    "Build them as in pretraining (augment_sft.py --reflection-tokens)",
+)
+_PRETRAINING_WORDS = (
+    "shards",
+    "Give shards of that tokenizer, or begin from scratch in another --save folder",
+    "Give shards that write them so (preprocess_with_reflections.py --reflection-tokens), or begin from scratch in "
+    "another --save folder",
+)
 
 
 def _show(form: dict[str, Any]) -> str:

@@ -64,6 +64,14 @@ class SrpArguments:
             metavar="N",
         ),
     )
+    srp_allow_new_data: bool = dataclasses.field(
+        default=False,
+        metadata=_flag(
+            "Go on from a checkpoint with other data than it was trained on: another blend, sidecar or interval of "
+            "reflections. The checkpoints record both. Another tokenizer is refused in any case.",
+            action="store_true",
+        ),
+    )
     srp_dataloader: str = dataclasses.field(
         default="megatron",
         metadata=_flag(

@@ -1,4 +1,4 @@
-"""How a rank ends for a reason that the user is to know: one line, an exit code, and no rank left waiting."""
+"""What ranks say to the user, and how one ends for a known reason: one line, an exit code, and no rank left waiting."""
 
 import json
 import multiprocessing
@@ -21,6 +21,12 @@ class AnotherRankEnded(OutputError):
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
+
+
+def print_note(text: str) -> None:
+    """A line for the user, from rank 0 only."""
+    if rank() == 0:
+        print(f"note: {text}", flush=True)
 
 
 def exit_together(error: SrpError) -> NoReturn:

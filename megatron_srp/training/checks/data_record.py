@@ -1,0 +1,158 @@
+"""The shards of a run as its checkpoints record them, and in what two runs differ.
+
+Imports neither torch nor Megatron. The position in the data is a number of samples: in another blend, or with
+reflections in other places, the same number is another place.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks.sidecars import match_sidecars
+
+# What may differ between two runs, by its name in a message. Reflections are compared setting by setting.
+_COMPARED = {
+    "split": "the split",
+    "weight": "the weight",
+    "append_eod": "--append-eod",
+    "max_words": "--max-words",
+    "stop_after": "--stop-after",
+    "controversial": "--controversial",
+    "hints": "--hints",
+    "sidecar": "the sidecar",
+}
+_CONTENT = ("bin", "idx")
+
+
+def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One record, as JSON, for each shard of each blend, in order.
+
+    shard                       its path prefix
+    split, weight               None where the blend gives none; weights of a split add up to 1
+    bin, idx                    fingerprints of its files (size, beginning and end); None on object storage
+    tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar where there is one
+    append_eod                  whether documents end with that token
+    reflection, max_words       how reflections are written, and the most words between two
+    sidecar                     its fingerprint
+
+    What no manifest and no sidecar says is None.
+    """
+    sidecars = match_sidecars(args.srp_sidecar or [], shards.shard_prefixes(args))
+    return [
+        {"shard": prefix, "split": split, "weight": weight, **_describe(prefix, sidecars.get(prefix))}
+        for split, blend in shards.blends(args)
+        for weight, prefix in _share(blend)
+    ]
+
+
+def _share(blend: list[tuple[float | None, str]]) -> list[tuple[float | None, str]]:
+    if len(blend) == 1:
+        return [(1.0, blend[0][1])]
+    total = sum(weight or 0.0 for weight, _ in blend)
+    return [(round(weight / total, 6) if weight and total else weight, prefix) for weight, prefix in blend]
+
+
+def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
+    from megatron_srp.data.shards.manifest import find_manifest
+    from megatron_srp.data.shards.sidecar import describe_shard, read_header
+
+    on_disk = "://" not in prefix
+    manifest = (find_manifest(prefix) if on_disk else None) or {}
+    settings = manifest.get("settings") or {}
+    header = read_header(sidecar) if sidecar else None
+    made = header["info"] if header else settings
+    tokenizer = made["training_tokenizer"] if header else manifest.get("tokenizer") or {}
+    content = describe_shard(prefix) if on_disk else {}
+    return {
+        **{file: content.get(file) for file in _CONTENT},
+        "tokenizer": tokenizer.get("fingerprint"),
+        "eos_id": tokenizer.get("eos_id"),
+        "append_eod": settings.get("append_eod"),
+        "reflection": (manifest.get("sft") or made).get("reflection"),
+        "max_words": made.get("max_words"),
+        "sidecar": header["fingerprint"] if header else None,
+    }
+
+
+def differences(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """In what the shards of a run differ from those it was trained on, a phrase each; moved files do not differ."""
+    if len(was) != len(now):
+        return [f"{_names(was)} there, {_names(now)} here"]
+    pairs = zip(was, now, strict=True)
+    return [
+        f"{Path(here['shard']).name}: {', '.join(found)}" for there, here in pairs if (found := _compare(there, here))
+    ]
+
+
+def _names(records: list[dict[str, Any]]) -> str:
+    return ", ".join(Path(record["shard"]).name for record in records) or "no shard"
+
+
+def _compare(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    was, now = ({**record, **(record["reflection"] or {})} for record in (there, here))
+    found = [
+        f"{name} {_show(was.get(key))} there and {_show(now.get(key))} here"
+        for key, name in _COMPARED.items()
+        if was.get(key) != now.get(key)
+    ]
+    if not found and [was[file] for file in _CONTENT] != [now[file] for file in _CONTENT]:
+        return [f"the content of {Path(there['shard']).name} there and another here"]
+    return found
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return "none" if value is None else str(value)[:12]
+
+
+def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespace, iteration: int) -> str | None:
+    """Compare the data of a resumed run with the checkpoint's, and take over what that records of earlier data.
+
+    Args:
+        where, saved, args: as for `lineage.check_lineage`.
+        iteration: of the checkpoint.
+
+    Returns:
+        A note where other data are trained on from here, as `--srp-allow-new-data` allows.
+
+    Raises:
+        UsageError: for other data without that flag, and for another end-of-document token.
+    """
+    was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
+    now["earlier"] = was.get("earlier", [])
+    if "shards" not in was:  # written before they were recorded
+        return None
+    _check_end_of_document(where, was["shards"], now["shards"])
+    found = "; ".join(differences(was["shards"], now["shards"]))
+    if not found:
+        return None
+    if not args.srp_allow_new_data:
+        raise UsageError(
+            f"{where} was trained on other data: {found}. Give its data, or --srp-allow-new-data to go on with these: "
+            "the samples consumed so far are then skipped in them"
+        )
+    succeed(saved, args, iteration)
+    return f"{where} was trained on other data, which the checkpoints record: {found}"
+
+
+def succeed(saved: argparse.Namespace, args: argparse.Namespace, iteration: int) -> None:
+    """Record that the data of a checkpoint were trained on until `iteration`, and this run's from there."""
+    was = dict(getattr(saved, "srp_data", None) or {})
+    earlier = was.pop("earlier", [])
+    args.srp_data["earlier"] = [*earlier, {"until": iteration, **was}] if was else earlier
+
+
+def _check_end_of_document(where: str, was: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
+    there, here = ({record["eos_id"] for record in records} - {None} for records in (was, now))
+    if there and not here <= there:
+        raise UsageError(
+            f"{where} was trained with the end-of-document token {_ids(there)}, the shards have {_ids(here)}: it "
+            "would learn to stop at another token. Give shards with that token"
+        )
+
+
+def _ids(ids: set[int]) -> str:
+    return ", ".join(map(str, sorted(ids)))
