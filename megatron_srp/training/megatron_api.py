@@ -299,15 +299,14 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    tokenizer = get_tokenizer()
     record_data(args)
-    note = check_checkpoint(args)
-    if note:
+    for note in check_checkpoint(args, tokenizer.vocab_size):
         print_note(note)
     if args.srp_sft:
         prepare_attention(args)
     if args.srp_dataloader == "dali":
         use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
-    tokenizer = get_tokenizer()
     arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
         cpu_checkpoints.write_checkpoints_in_process()

@@ -7,6 +7,7 @@ from typing import Any
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.checks.data_record import continue_data, succeed
 from megatron_srp.training.checks.lineage import check_lineage
+from megatron_srp.training.checks.vocabulary import keep_padded_size
 from megatron_srp.training.process.repair_tracker import TRACKER
 
 # What decides the shapes of the weights, or what they mean, with the flag of each.
@@ -27,13 +28,16 @@ _MODEL = {
 }
 
 
-def check_checkpoint(args: argparse.Namespace) -> str | None:
+def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     """Compare the run's arguments (Megatron's, validated) with those in the checkpoint it is to load.
 
-    What that records of its data is carried over into `args.srp_data`.
+    What that records of its data is carried over into `args.srp_data`, and its padded vocabulary is kept.
+
+    Args:
+        vocab_size: of the run's tokenizer, in tokens.
 
     Returns:
-        A note for the user, where the run's data are others than the checkpoint's.
+        Notes for the user, a line each.
 
     Raises:
         InputError: if the checkpoint is not there or cannot be read.
@@ -46,25 +50,26 @@ def check_checkpoint(args: argparse.Namespace) -> str | None:
         flag, fresh = "--pretrained-checkpoint", True
         folder = _named(flag, args.pretrained_checkpoint, None)
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
-        return None
+        return []
     if not (folder / ".metadata").exists():  # written last
         raise InputError(f"{folder} is incomplete: its saving was stopped. Give an earlier --ckpt-step")
     common = _read_common_state(folder)
     saved = common.get("args")
     if saved is None:
-        return None
+        return []
     where = f"{flag} {folder.parent} (iteration {common.get('iteration', '?')})"
     _check_model(where, saved, args)
     check_lineage(where, saved, args)
+    notes = [keep_padded_size(saved, args, vocab_size)]
     iteration = common.get("iteration", 0)
     if fresh:  # other weights to begin with, and data from their beginning
         succeed(saved, args, iteration)
-        return None
-    if not args.no_load_optim:
-        _check_optimizer(where, saved, args)
-        if not (args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler):
+    else:
+        if not args.no_load_optim:
+            _check_optimizer(where, saved, args)
             _check_schedule(where, common.get("opt_param_scheduler") or {}, args)
-    return continue_data(where, saved, args, iteration)
+        notes.append(continue_data(where, saved, args, iteration))
+    return [note for note in notes if note]
 
 
 def _check_save(args: argparse.Namespace) -> None:
@@ -163,6 +168,8 @@ def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Names
 
 
 def _check_schedule(where: str, saved: dict[str, Any], args: argparse.Namespace) -> None:
+    if args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler:
+        return
     batch = args.global_batch_size
     if args.train_iters:
         samples = (args.lr_decay_iters or args.train_iters) * batch
