@@ -40,6 +40,7 @@ from megatron_srp.errors import SrpError, UsageError, explain_parse_error
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.checkpoint import check_checkpoint
+from megatron_srp.training.checks.checkpoint_files import keep_newest
 from megatron_srp.training.checks.lineage import record_data
 from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
@@ -279,6 +280,15 @@ def explain_load_errors() -> None:
     training.load_checkpoint = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
 
 
+def keep_checkpoints(count: int) -> None:
+    """Have Megatron keep the `count` newest checkpoints; by itself it keeps one, and the milestones."""
+    from megatron.training import checkpointing
+
+    delete = checkpointing._async_delete_checkpoint_impl
+    interval = lambda: get_args().save_retain_interval  # noqa: E731
+    checkpointing._async_delete_checkpoint_impl = keep_newest(delete, count, interval)
+
+
 def run(argv: list[str], on_cpu: bool) -> None:
     """Train as the flags say, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
@@ -299,6 +309,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)
+    keep_checkpoints(args.srp_keep_checkpoints)
     tokenizer = get_tokenizer()
     record_data(args)
     for note in check_checkpoint(args, tokenizer.vocab_size):

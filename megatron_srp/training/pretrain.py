@@ -50,7 +50,7 @@ def train(argv: list[str]) -> None:
         _ignore_missing_cuda_extensions()
         return dry_run(argv, gpus)
     if not args.help:
-        _prepare_to_resume(args.load)
+        argv = _prepare_to_resume(args) + argv
     devices.check_port()
     _set_environment()
     if not args.help:
@@ -88,13 +88,21 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     return flags
 
 
-def _prepare_to_resume(load: str | None) -> None:
+def _prepare_to_resume(args: argparse.Namespace) -> list[str]:
+    """Mend the folder of `--load`; returns flags to add where its latest checkpoint is not the one to load."""
+    from megatron_srp.training.checks.checkpoint_files import whole_instead_of_latest
     from megatron_srp.training.process.repair_tracker import repair_tracker
 
-    if load is not None and "://" not in load and rank() == 0:
-        done = repair_tracker(Path(load))
-        if done:
-            print_note(done)
+    if args.load is None or "://" in args.load:
+        return []
+    done = repair_tracker(Path(args.load)) if rank() == 0 else None
+    if done:
+        print_note(done)
+    found = whole_instead_of_latest(Path(args.load)) if args.ckpt_step is None else None
+    if found is None:
+        return []
+    print_note(found[1])
+    return ["--ckpt-step", str(found[0])]
 
 
 def _set_environment() -> None:

@@ -39,6 +39,9 @@ SIGNATURES = {
     "megatron.training.pretrain": ("cfg_container train_valid_test_dataset_provider model_type forward_step_func"),
     "megatron.training.arguments._print_args": "title args",
     "megatron.training.training.print_rank_last": "message",
+    "megatron.training.checkpointing._async_delete_checkpoint_impl": (
+        "save_path iteration_to_delete log_progress lower_priority cpu_priority io_priority"
+    ),
     "megatron.training.datasets.data_samplers.build_pretraining_data_loader": "dataset consumed_samples",
     "megatron.core.rerun_state_machine.RerunStateMachine.validate_result": (
         "self result rejection_func message comparison_func tolerance fatal"

@@ -72,6 +72,15 @@ class SrpArguments:
             action="store_true",
         ),
     )
+    srp_keep_checkpoints: int = dataclasses.field(
+        default=2,
+        metadata=_flag(
+            "With --save-retain-interval: how many of the newest checkpoints stay (2) besides its milestones. A run "
+            "resumes from the one before if the newest is damaged.",
+            type=int,
+            metavar="N",
+        ),
+    )
     srp_dataloader: str = dataclasses.field(
         default="megatron",
         metadata=_flag(
@@ -136,6 +145,7 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
+    "--ckpt-step": {"type": int},
     "--seed": {"type": int},
     "--eval-iters": {"type": int},
     "--yaml-cfg": {},
@@ -195,6 +205,8 @@ def check_flags(args: argparse.Namespace) -> list[str]:
             "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while the training waits; give both "
             "(and --async-strategy mcore where nvidia-resiliency-ext is not installed)"
         )
+    if args.srp_keep_checkpoints < 1:
+        raise UsageError(f"--srp-keep-checkpoints {args.srp_keep_checkpoints}: give a number of 1 or more")
     if args.srp_dataloader == "dali":
         dali_loader.check_installed()
     if args.eod_mask_loss:

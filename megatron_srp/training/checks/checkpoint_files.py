@@ -1,0 +1,109 @@
+"""Whether the newest checkpoint is whole, which one comes before it, and which are old enough to go."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.training.process.repair_tracker import TRACKER, complete_checkpoints, latest_iteration
+
+_UNREADABLE = (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError, KeyError)
+
+
+def checkpoint_folder(folder: Path, iteration: int) -> Path:
+    return folder / f"iter_{iteration:07d}"
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What is missing or cut short of a distributed checkpoint, None if nothing. Needs torch; reads no tensor."""
+    from torch.distributed.checkpoint import FileSystemReader
+
+    if not checkpoint.is_dir():
+        return "it is not there"
+    if next(checkpoint.glob("mp_rank_*"), None):  # another format
+        return None
+    for name in (".metadata", "metadata.json"):
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+    try:
+        stored = FileSystemReader(checkpoint).read_metadata().storage_data
+    except _UNREADABLE as error:
+        return f".metadata cannot be read: {error}"
+    return _find_short_file(checkpoint, stored) or _find_damaged_arguments(checkpoint, stored)
+
+
+def _find_short_file(checkpoint: Path, stored: dict[Any, Any]) -> str | None:
+    ends: dict[str, int] = {}
+    for part in stored.values():
+        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
+    for name, end in sorted(ends.items()):
+        file = checkpoint / name
+        size = file.stat().st_size if file.is_file() else 0
+        if size < end:
+            return f"{name} has {size:,} bytes of {end:,}"
+    return None
+
+
+def _find_damaged_arguments(checkpoint: Path, stored: dict[Any, Any]) -> str | None:
+    """Of what every start reads first; torch keeps it as a zip archive, with a checksum."""
+    for index, part in stored.items():
+        if not index.fqn.startswith("common_state"):
+            continue
+        with (checkpoint / part.relative_path).open("rb") as file:
+            file.seek(part.offset)
+            content = io.BytesIO(file.read(part.length))
+        try:
+            damaged = zipfile.ZipFile(content).testzip()
+        except (zipfile.BadZipFile, *_UNREADABLE):
+            damaged = part.relative_path
+        if damaged:
+            return f"its arguments in {part.relative_path} cannot be read"
+    return None
+
+
+def whole_instead_of_latest(folder: Path) -> tuple[int, str] | None:
+    """The checkpoint to resume from where the latest is damaged, and a line for the user.
+
+    None where the latest is whole, or nothing whole comes before it: Megatron then loads the latest or says why not.
+    Damage inside tensors is not looked for, since that would read all of them: it ends the run with one line.
+    Each rank finds the same, whether or not the first has repaired a lost tracker yet.
+    """
+    latest = latest_iteration(folder)
+    damage = None if latest is None else find_damage(checkpoint_folder(folder, latest))
+    if latest is None or damage is None:
+        return None
+    for iteration in complete_checkpoints(folder):
+        if iteration < latest and find_damage(checkpoint_folder(folder, iteration)) is None:
+            damaged = checkpoint_folder(folder, latest)
+            return iteration, f"{damaged} is damaged ({damage}): resuming from iteration {iteration}, before it"
+    return None
+
+
+def outdated(folder: Path, keep: int, interval: int) -> list[int]:
+    """Iterations to delete now that a new checkpoint is complete, as `--srp-keep-checkpoints` says.
+
+    Those next in age after the `keep` newest, without the milestones. Where the newest before was a milestone,
+    Megatron has deleted nothing at the last save: hence two. Older ones are left alone, whoever has kept them.
+    """
+    latest = int((folder / TRACKER).read_text())
+    done = [iteration for iteration in complete_checkpoints(folder) if iteration <= latest]
+    old = [iteration for iteration in done[keep : keep + 2] if iteration % interval]
+    return [iteration for iteration in old if not checkpoint_folder(folder, iteration).is_symlink()]
+
+
+def keep_newest(delete: Callable[..., None], keep: int, interval: Callable[[], int]) -> Callable[..., None]:
+    """Megatron's `delete(folder, iteration, ...)` of the checkpoint before the newest, but for those that are outdated.
+
+    Args:
+        keep: how many of the newest stay.
+        interval: gives the value of `--save-retain-interval`.
+    """
+
+    def delete_outdated(folder: str, iteration: int, *more: Any) -> None:
+        local = "://" not in folder
+        for old in outdated(Path(folder), keep, interval()) if local else [iteration]:
+            delete(folder, old, *more)
+
+    return delete_outdated
