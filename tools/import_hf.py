@@ -25,6 +25,8 @@ def main(argv: list[str]) -> None:
     print(f"parameters    {done.num_params:,}")
     new = f" ({done.new_tokens:,} new, at the mean of all embeddings)" if done.new_tokens else ""
     print(f"vocabulary    {done.shape.vocab_size:,}{new}")
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"wrote         {done.folder}")
     print(f"train with    {shlex.join(done.flags)}")
 

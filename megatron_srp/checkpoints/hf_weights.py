@@ -1,5 +1,6 @@
 """Read a Hugging Face Llama from its safetensors, one weight of Megatron's at a time."""
 
+import dataclasses
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,16 +12,42 @@ from safetensors import SafetensorError, safe_open
 from megatron_srp.checkpoints.llama import Weight, shape_of_hf
 from megatron_srp.errors import InputError
 
-# Old files hold what follows from the configuration, and a tied output layer beside the embedding.
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# Old files hold what follows from the configuration, and a tied output layer as well as the embedding.
 _IGNORED = ("rotary_emb.inv_freq",)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the model in `folder`: those that transformers reads, and no others that are there.
+
+    Repositories hold adapters, the original authors' consolidated files and remains of earlier uploads as well.
+
+    Raises:
+        InputError: when none is named, or the index cannot be read.
+    """
+    whole, index = folder / _WHOLE, folder / _INDEX
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise InputError(f"{folder}: no {_WHOLE} or {_INDEX} there; save the model with save_pretrained first")
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in files if not (folder / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise InputError(f"{index}: not an index of weights ({error!r}); fetch it again") from None
+    if missing or not files:
+        raise InputError(f"{folder}: {_INDEX} names {', '.join(missing[:3]) or 'no file'}, not there; fetch it again")
+    return [folder / name for name in files]
 
 
 class HFWeights:
     """The weights of the model in `folder`, open for reading.
 
     Attributes:
-        shape: what its config.json says.
+        shape: what its config.json says; untied where the output layer is not the embedding after all.
         dtype: of its weights.
+        notes: what a user may not expect, a line each.
 
     Raises:
         InputError: when it is no folder of a plain Llama with safetensors.
@@ -29,17 +56,36 @@ class HFWeights:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.shape = shape_of_hf(self._read_config(), str(folder / "config.json"))
+        self.notes: list[str] = []
         self._open = ExitStack()
         self._files: dict[str, Any] = {}
+        files = weight_files(folder)
         try:
-            for path in sorted(folder.glob("*.safetensors")):
+            for path in files:
                 file = self._open.enter_context(safe_open(path, framework="pt"))
                 self._files |= dict.fromkeys(file.keys(), file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
-        if not self._files:
-            raise InputError(f"{folder}: no .safetensors there; save the model with save_pretrained first")
+        self._note_other_files(files)
+        self._untie_another_head()
         self.dtype = self._tensor("model.norm.weight").dtype
+
+    def _note_other_files(self, files: list[Path]) -> None:
+        others = sorted(path.name for path in {*self._folder.glob("*.safetensors")} - {*files})
+        if others:
+            named_by = _WHOLE if files[0].name == _WHOLE else _INDEX
+            adapter = "; merge an adapter first (merge_and_unload)" if any("adapter" in name for name in others) else ""
+            self.notes.append(f"not read, since the model is what {named_by} holds: {', '.join(others)}{adapter}")
+
+    def _untie_another_head(self) -> None:
+        """Keep an output layer that differs from the embedding, whatever config.json says, as transformers does."""
+        if not self.shape.tied or not {_EMBEDDING, _HEAD} <= self._files.keys():
+            return
+        if not torch.equal(self._tensor(_EMBEDDING), self._tensor(_HEAD)):
+            self.shape = dataclasses.replace(self.shape, tied=False)
+            self.notes.append(
+                f"config.json says that {_HEAD} is tied, but it differs from the embedding: imported untied"
+            )
 
     def _read_config(self) -> Any:
         path = self._folder / "config.json"
@@ -61,9 +107,7 @@ class HFWeights:
         missing = sorted(wanted - self._files.keys())
         if missing:
             raise InputError(f"{self._folder}: its files lack {', '.join(missing[:3])}; is a file missing?")
-        left = sorted(
-            name for name in self._files.keys() - wanted if not name.endswith(_IGNORED) and name != "lm_head.weight"
-        )
+        left = sorted(name for name in self._files.keys() - wanted if not name.endswith(_IGNORED) and name != _HEAD)
         if left:
             raise InputError(f"{self._folder}: cannot be imported, a plain Llama has no {', '.join(left[:3])}")
 

@@ -34,13 +34,14 @@ _SAME_IN_A_PRESET = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Imported:
-    """What was written, and the flags of a run that loads it."""
+    """What was written, the flags of a run that loads it, and what a user may not expect, a line each."""
 
     folder: Path
     shape: LlamaShape
     num_params: int
     new_tokens: int
     flags: list[str]
+    notes: list[str]
 
 
 def import_hf(
@@ -92,6 +93,7 @@ def import_hf(
         new_tokens=vocab_size - source.shape.vocab_size,
         # Not --load, which would win over that of a resumed run, and start it anew.
         flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
+        notes=source.notes,
     )
 
 
