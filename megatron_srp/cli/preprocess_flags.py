@@ -11,7 +11,7 @@ from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
-Prepare Megatron shards from JSONL or Parquet files (plain, gzip or zstd), with a safety reflection
+Prepare Megatron shards from JSONL or Parquet files (plain, gzip, zstd, bzip2 or xz), with a safety reflection
 after every segment; or sidecars for shards that exist already (--input-shards). Flags that Megatron's
 preprocess_data.py has keep their names.
 

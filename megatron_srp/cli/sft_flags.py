@@ -11,7 +11,7 @@ DESCRIPTION = """
 Put safety reflections into chat data, for post-training and fine-tuning: one of the user's prompt before each
 response, one behind each segment of it, so that every response ends in one. Prompts stay as they are.
 
-Input: JSONL or Parquet (plain, gzip or zstd) as messages, ShareGPT, Alpaca or prompt and response. A
+Input: JSONL or Parquet (plain, gzip, zstd, bzip2 or xz) as messages, ShareGPT, Alpaca or prompt and response. A
 response that contains <think> or </think> as text is dropped and counted: it could pass for a verdict. In a
 prompt it is kept: it is text there and not learned.
 

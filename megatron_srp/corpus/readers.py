@@ -16,6 +16,7 @@ from megatron_srp.corpus.jsonl import JsonLines
 from megatron_srp.errors import InputError, UsageError, is_utf8
 
 BATCH_BYTES = 4 << 20
+_FIRST_LINES = 64
 
 
 @dataclass(slots=True)
@@ -92,12 +93,15 @@ def read_batches(
         skip_errors: leave bad rows out and report them, rather than raise.
 
     Raises:
-        InputError: for a damaged file, and for a bad row unless `skip_errors`.
+        InputError: for a damaged file, and for a bad row unless `skip_errors`; for JSON lines all of
+            which are bad in any case: the file is of another kind, or the key a wrong one.
     """
     for number in range(start[0], len(files)):
         first = start[1] if number == start[0] else 0
         try:
             read = _read_parquet if is_parquet(files[number]) else _read_jsonl
+            if skip_errors and read is _read_jsonl:
+                _require_a_good_line(files[number], keys)
             yield from read(files[number], number, keys, first, skip_errors, most)
         except OSError as error:
             raise unreadable(error, files[number]) from None
@@ -134,6 +138,18 @@ def _read_jsonl(
             yield batch()
     if lines.rows:
         yield batch()
+
+
+def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
+    """Raise InputError for a file that `--on-error skip` would leave out as a whole. Wherever a run resumes in the
+    file, the answer is the same; where the first lines are good, only they are read."""
+    reason = ""
+    for batch in _read_jsonl(path, 0, keys, 0, skip=True, most=_FIRST_LINES):
+        if len(batch.rows):
+            return
+        reason = reason or batch.errors[0]
+    if reason:
+        raise InputError(f"{reason}; no other line is better: leave the file out, or name its key with --json-keys")
 
 
 def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:

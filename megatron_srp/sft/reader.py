@@ -1,4 +1,4 @@
-"""Conversations from JSONL and Parquet files (plain, gzip or zstd), checked one by one."""
+"""Conversations from JSONL and Parquet files (plain, gzip, zstd, bzip2 or xz), checked one by one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

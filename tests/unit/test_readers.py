@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +26,9 @@ def write(path, texts=TEXTS):
         pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path, row_group_size=100)
     elif path.suffix == ".gz":
         path.write_bytes(gzip.compress(lines))
-    elif path.suffix == ".zst":  # two frames, as parallel compressors write them
-        half = len(lines) // 2
-        path.write_bytes(zstandard.compress(lines[:half]) + zstandard.compress(lines[half:]))
+    elif compress := {".zst": zstandard.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix):
+        half = len(lines) // 2  # two frames, as parallel compressors write them
+        path.write_bytes(compress(lines[:half]) + compress(lines[half:]))
     else:
         path.write_bytes(lines)
     return path
@@ -40,7 +42,7 @@ def read(files, start=(0, 0), skip=False):
     ]
 
 
-NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"]
+NAMES = ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,6 +71,86 @@ def test_zstd_may_begin_with_a_frame_to_skip(tmp_path, first):
     path.write_bytes(skipped + data + skipped[:-2])
     with pytest.raises(InputError, match="damaged or truncated"):
         read([path])
+
+
+@pytest.mark.parametrize("window", [27, 28, 31])
+def test_zstd_windows_of_any_size_that_the_library_reads(tmp_path, window):
+    """`zstd --long=31` writes windows of 2 GiB; the library's default stops at 128 MiB."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window, enable_ldm=True)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()  # of a size it is not told
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(stream.compress(write(tmp_path / "a.jsonl").read_bytes()) + stream.flush())
+    assert zstandard.get_frame_parameters(path.read_bytes()).window_size == 1 << window
+    assert read([path]) == [(0, i, text) for i, text in enumerate(TEXTS)]
+
+
+def test_a_zstd_window_beyond_what_the_library_reads_is_not_called_damage(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([22 << 3]) + b"\0" * 20)  # a frame header: window 2^32
+    with pytest.raises(InputError, match="window is above 2 GiB; compress it with --long=31 or less"):
+        read([path], skip=True)
+
+
+def test_xz_may_be_padded(tmp_path):
+    """With zeros, between streams and after them."""
+    path = write(tmp_path / "a.jsonl.xz")
+    path.write_bytes(path.read_bytes() + bytes(8) + lzma.compress(b'{"text": "last"}\n') + bytes(4))
+    assert read([path]) == [(0, i, text) for i, text in enumerate([*TEXTS, "last"])]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.bz2", "a.jsonl.xz", "a.jsonl.zst"])
+def test_a_damaged_second_stream_is_not_the_end(tmp_path, name):
+    path = write(tmp_path / name)
+    path.write_bytes(path.read_bytes() + b"BZhx" * 9)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read([path])
+
+
+def test_decompressed_blocks_are_short(tmp_path):
+    """Highly repetitive text of bzip2 or xz comes in blocks too."""
+    for name, compress in {"a.bz2": bz2.compress, "a.xz": lzma.compress}.items():
+        (tmp_path / name).write_bytes(compress(bytes(5 * compression.BLOCK).replace(b"\0", b"-")))
+        blocks = list(compression.read_blocks(tmp_path / name))
+        assert max(map(len, blocks)) <= compression.BLOCK and b"".join(blocks) == b"-" * 5 * compression.BLOCK
+
+
+LINES = b'{"text": "fine"}\n' * 50
+OTHER_KINDS = {
+    "lz4": (b"\x04\x22\x4d\x18" + bytes(30), "holds lz4; decompress it"),
+    "snappy": (b"\xff\x06\x00\x00sNaPpY" + bytes(30), "holds snappy; decompress it"),
+    "zip": (b"PK\x03\x04" + bytes(30), "holds zip; decompress it"),
+    "compressed twice": (gzip.compress(gzip.compress(LINES)), "holds gzip; decompress it, or compress it once"),
+    "tar.gz": (gzip.compress(b"a.jsonl".ljust(257, b"\0") + b"ustar" + bytes(250) + LINES), "holds a tar archive"),
+    "Arrow": (b"ARROW1\0\0" + bytes(30), "holds Arrow data"),
+    "Parquet in gzip": (gzip.compress(b"PAR1" + bytes(30)), "holds Parquet data"),
+    "UTF-16 with a mark": (LINES.decode().encode("utf-16"), "is UTF-16 or UTF-32, not UTF-8; convert it: iconv"),
+    "UTF-16": (LINES.decode().encode("utf-16-be"), "is UTF-16 or UTF-32"),
+    "UTF-32 in xz": (lzma.compress(LINES.decode().encode("utf-32-le")), "is UTF-16 or UTF-32"),
+    "of unknown kind": (b"\x0b\x19\x80brotli\n" * 9, r"line \d: not valid JSON"),
+    "without the key": (b'{"content": "fine"}\n' * 50, r"line \d: no key 'text'; it has 'content'"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_whole_file_is_never_left_out_as_bad_rows(tmp_path, kind, skip):
+    content, message = OTHER_KINDS[kind]
+    path, fine = tmp_path / "x", write(tmp_path / "fine.jsonl")
+    path.write_bytes(content)
+    for start in [(0, 0), (1, 0), (1, 7)]:  # 7: the run was stopped in the file
+        with pytest.raises(InputError, match=f"x.*{message}"):
+            read([fine, path], start, skip)
+
+
+def test_a_file_whose_first_lines_are_bad_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"junk\n" * 200 + LINES + b"junk\n")
+    assert [row for _, row, _ in read([path], skip=True)] == list(range(200, 250))
+
+
+def test_an_empty_file_is_read(tmp_path):
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.jsonl.bz2", tmp_path / "a.jsonl.xz"):
+        assert read([write(path, [])], skip=True) == []
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
