@@ -57,7 +57,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name, as the system gave it, can be written into JSON; those of files can be any bytes."""
+    """Whether a string can be written as UTF-8; names of files and JSON's escapes can hold half a character."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -2,9 +2,10 @@
 
 msgspec checks each line and finds the wanted strings in it without decoding the rest, and a kernel
 unescapes them into one buffer: no Python string is made of a text. Lines in which anything is wrong
-are parsed once more by orjson, which has the last word and says what it is.
+are parsed once more by `load_json`, which has the last word and says what it is.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 
 from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
+from megatron_srp.errors import is_utf8
 
 _NO_STRING = b""
 
@@ -91,12 +93,25 @@ def _string_finder(keys: Sequence[str]) -> Callable[[bytes], Sequence[Any]]:
     return lambda line: values(decode(line))
 
 
+def load_json(line: bytes) -> Any:
+    """A JSON value as Python's own parser takes it, which writes most corpora: with NaN, Infinity, numbers beyond
+    a double's range and lone surrogates. Whoever uses a string of it must ask `is_utf8`.
+
+    Raises:
+        ValueError: with orjson's reason.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        try:
+            return json.loads(line.decode("utf-8", "surrogateescape"))
+        except (ValueError, RecursionError):
+            raise ValueError(f"not valid JSON ({error})") from None
+
+
 def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
     """The texts of one JSON line; raises ValueError with the reason it has none."""
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error})") from None
+    record = load_json(line)
     if not isinstance(record, dict):
         raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
     texts = []
@@ -106,5 +121,7 @@ def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
             if key in record:
                 raise ValueError(f"{key!r} is {type(text).__name__}, not a string")
             raise ValueError(f"no key {key!r}; it has {', '.join(map(repr, list(record)[:8])) or 'none'}")
+        if not is_utf8(text):
+            raise ValueError(f"not valid JSON ({key!r} holds a lone surrogate or bytes that are not UTF-8)")
         texts.append(text)
     return texts

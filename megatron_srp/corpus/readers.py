@@ -152,6 +152,12 @@ def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
         raise InputError(f"{reason}; no other line is better: leave the file out, or name its key with --json-keys")
 
 
+def require_one_column(path: Path, names: Sequence[str], key: str) -> None:
+    """Raise InputError where several columns have that name: which one is meant cannot be known."""
+    if (count := names.count(key)) > 1:
+        raise InputError(f"{path}: {count} columns are called {key!r}; rename all but one")
+
+
 def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
@@ -161,6 +167,7 @@ def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
     for key in keys:
         if key not in schema.names:
             raise InputError(f"{path}: no column {key!r}; it has {', '.join(map(repr, schema.names))}")
+        require_one_column(path, schema.names, key)
         kind = schema.field(key).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_srp.corpus.compression import read_lines
-from megatron_srp.corpus.readers import is_parquet, unreadable
-from megatron_srp.errors import InputError
+from megatron_srp.corpus.jsonl import load_json
+from megatron_srp.corpus.readers import is_parquet, require_one_column, unreadable
+from megatron_srp.errors import InputError, is_utf8
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.chat_formats import detect_format, read_turns
 from megatron_srp.sft.conversation import Conversation, Kind, Turn
@@ -59,10 +59,12 @@ class ChatReader:
                 if name is None or self.prompts_alone:  # lists of prompts have answers to some
                     name = detect_format(record, self.prompts_alone)
                 turns = self._checked(read_turns(record, name, self.form))
+                conversation = Conversation(_identity(record, file, number, name), _source(record, file), turns)
+                _require_utf8(conversation)
             except ValueError as error:
                 self._refuse(f"{file}, row {number}: {error}")
                 continue
-            yield Conversation(_identity(record, file, number, name), _source(record, file), turns)
+            yield conversation
 
     def _refuse(self, problem: str) -> None:
         if not self.skip_errors:
@@ -85,6 +87,12 @@ class ChatReader:
         return tuple(turns[: responses[-1] + 1])
 
 
+def _require_utf8(conversation: Conversation) -> None:
+    parts = [part.text for turn in conversation.turns for part in turn.parts]
+    if not is_utf8("".join([conversation.id, conversation.source, *parts])):
+        raise ValueError("a lone surrogate, or bytes that are not UTF-8, in what is said")
+
+
 def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
     """The number of each row, from 1, and a function that gives its record or raises ValueError."""
     if is_parquet(file):
@@ -97,17 +105,19 @@ def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
 
 def _load(line: bytes) -> Any:
     try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+        return load_json(line)
+    except ValueError:
         if line.lstrip().startswith(b"["):
             raise ValueError("the file is one JSON list; write an object per line: jq -c '.[]' FILE") from None
-        raise ValueError(f"not valid JSON ({error})") from None
+        raise
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
     number = 0
     try:
         with pq.ParquetFile(file) as table:
+            for name in table.schema_arrow.names:
+                require_one_column(file, table.schema_arrow.names, name)
             for batch in table.iter_batches(batch_size=1024):
                 for record in batch.to_pylist():
                     number += 1

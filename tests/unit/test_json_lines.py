@@ -114,6 +114,48 @@ def test_unusual_lines(line):
     assert batch.texts()[1]["text"][0] == "found"
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"NaN",
+        b"-Infinity",
+        b'[1, {"a": Infinity}]',
+        b"1e400",
+        b'"\\ud800"',
+        b'"x\\udc00y"',
+        b'{"\\ud800": 1}',
+        b'"\xff", "z": NaN',
+    ],
+)
+def test_odd_values_under_other_keys_do_not_lose_the_text(odd):
+    """Python's json writes and reads them."""
+    batch = JsonLines(Path("file"), ["text"])
+    for row, line in enumerate([b'{"text": "\\u00e9 1", "x": %b}', b'{"x": %b, "text": "\xc3\xa9 1"}']):
+        batch.add(row, line % odd)
+    rows, texts, errors = batch.texts()
+    assert (rows.tolist(), [texts["text"][i] for i in range(2)], errors) == ([0, 1], ["é 1", "é 1"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"NaN", "'text' is float, not a string"),
+        (b'"\\ud800"', "'text' holds a lone surrogate"),
+        (b'"\\udc00 \\ud83d"', "'text' holds a lone surrogate"),
+        (b'"\xff"', "bytes that are not UTF-8"),
+        (b"nan", "not valid JSON"),
+        (b"01", "not valid JSON"),
+    ],
+)
+def test_odd_values_under_the_wanted_key_are_a_bad_row(text, message):
+    batch = JsonLines(Path("file"), ["text"])
+    for row, line in enumerate([b'{"text": %b}', b'{"x": Infinity, "text": %b}', b'{"text": %b, "x": "\\udc00"}']):
+        batch.add(row, line % text)
+    rows, _, errors = batch.texts()
+    assert not len(rows) and len(errors) == 3
+    assert all(message in error for error in errors)
+
+
 def test_a_key_that_msgspec_does_not_take():
     batch = JsonLines(Path("file"), ['a"b'])
     for row, line in enumerate([b'{"a\\"b": "found"}', b"{}"]):

@@ -207,6 +207,17 @@ def test_bad_parquet_rows_and_columns(tmp_path):
         list(read_batches([path], ["body"]))
 
 
+@pytest.mark.parametrize("names", [["text", "text"], ["text", "id", "text"], ["text"] * 3])
+def test_parquet_columns_of_one_name(tmp_path, names):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a", "b"])] * len(names), names), path)
+    for skip in (False, True):
+        with pytest.raises(InputError, match=f"a.parquet: {names.count('text')} columns are called 'text'; rename"):
+            read([path], skip=skip)
+    if "id" in names:  # what nobody asked for may be there twice
+        assert [batch.texts["id"][1] for batch in read_batches([path], ["id"])] == ["b"]
+
+
 def test_a_row_that_is_bad_under_two_keys_is_one_bad_row(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": ["1", None, None], "b": ["2", None, "3"]}), path)

@@ -107,6 +107,30 @@ def test_what_is_no_conversation_is_refused_or_counted(row: object, problem: str
     assert problem in reader.errors[0]
 
 
+@pytest.mark.parametrize("odd", ["NaN", "[-Infinity, 1e400]", '"\\\\ud800"'])
+def test_odd_values_that_nobody_asked_for_do_not_lose_a_conversation(odd: str, tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"prompt": "Q", "response": "A", "score": ' + odd + "}\n")
+    (conversation,) = ChatReader(FORM).read([path])
+    assert [turn.text for turn in conversation.turns] == ["Q", "A"]
+
+
+@pytest.mark.parametrize("key", ["prompt", "response", "source"])
+def test_half_a_character_in_what_is_said_is_refused(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    row = {"prompt": "Q", "response": "A"} | {key: "x\ud800"}
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="row 1: a lone surrogate"):
+        list(ChatReader(FORM).read([path]))
+
+
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["Q"]), pa.array(["A"]), pa.array(["B"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["prompt", "response", "response"]), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="2 columns are called 'response'; rename"):
+        list(ChatReader(FORM, skip_errors=True).read([tmp_path / "c.parquet"]))
+
+
 def test_a_prompt_without_answer_at_the_end_is_cut_off_and_counted(tmp_path: Path) -> None:
     turns = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
     reader = ChatReader(FORM)
