@@ -9,7 +9,7 @@ from megatron_srp.errors import InputError
 from megatron_srp.files import write_json, write_text
 from megatron_srp.sft.template import PLAIN_JINJA
 from megatron_srp.tokenization import TextTokenizer
-from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
+from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer, read_config
 from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
 
 REFLECTED = "<think> Safe </think> An answer. <think> Safe </think>"
@@ -56,10 +56,10 @@ def _save_files(tokenizer: TextTokenizer, folder: Path) -> dict[str, Any]:
     if isinstance(tokenizer, HuggingFaceTextTokenizer):
         source = Path(tokenizer.model)
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
-        config = source / "tokenizer_config.json"
         template = source / "chat_template.jinja"
-        found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        return found | ({"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {})
+        return read_config(source) | (
+            {"chat_template": template.read_text(encoding="utf-8")} if template.is_file() else {}
+        )
     assert isinstance(tokenizer, SentencePieceTextTokenizer)
     return _save_sentencepiece(tokenizer, folder)
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization.huggingface import read_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def read_chat_template(tokenizer: TextTokenizer) -> JinjaTemplate | None:
     file = folder / "tokenizer_config.json"
     if not file.is_file():
         return None
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    config = read_config(folder)
     source = config.get("chat_template")
     if isinstance(source, list):  # several, by name
         source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)

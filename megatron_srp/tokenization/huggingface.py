@@ -15,6 +15,7 @@ from megatron_srp.files import digest
 from megatron_srp.tokenization.base import TextTokenizer
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_NAMES_FILE = "special_tokens_map.json"  # of tokenizers saved by transformers 4
 _JOINING_DECODERS = {"Metaspace", "ByteFallback"}  # of tokenizers that write a space as `▁`
 
 
@@ -39,7 +40,7 @@ def _find(model: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(str(model), allow_patterns=["tokenizer*"])) / "tokenizer.json"
+        return Path(snapshot_download(str(model), allow_patterns=["tokenizer*", _NAMES_FILE])) / "tokenizer.json"
     except Exception as error:  # the hub client raises errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
@@ -54,6 +55,20 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer anew") from None
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json with the special tokens' names as transformers reads them: those of
+    special_tokens_map.json win, unless the configuration lists the added tokens itself."""
+    config, names = folder / "tokenizer_config.json", folder / _NAMES_FILE
+    found = _read_json(config) if config.is_file() else {}
+    if "added_tokens_decoder" not in found and names.is_file():
+        found |= {key: _name(token) for key, token in _read_json(names).items() if key.endswith("_token")}
+    return found
+
+
+def _name(token: Any) -> Any:
+    return token["content"] if isinstance(token, dict) else token
+
+
 def _parts(spec: dict[str, Any] | None, nested: str) -> Iterator[dict[str, Any]]:
     """A pre-tokenizer, normalizer or decoder, or the parts of a Sequence of them."""
     if spec:
@@ -65,9 +80,8 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         file = _find(tokenizer_model)
         self.type, self.model = tokenizer_type, file.parent
         self._spec = _read_json(file)
-        config_file = file.with_name("tokenizer_config.json")
-        self._config = _read_json(config_file) if config_file.is_file() else {}
-        self.eos_text = self._eos_token()
+        self._config = read_config(file.parent)
+        self.eos_text: str | None = _name(self._config.get("eos_token"))
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust library raises plain Exception
@@ -81,10 +95,6 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         self.fingerprint = digest([behaviour, self.eos_id])
         self.token_bytes = self._widths(vocab)
         self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
-
-    def _eos_token(self) -> str | None:
-        eos = self._config.get("eos_token")
-        return eos["content"] if isinstance(eos, dict) else eos
 
     def _make_special(self, names: Collection[str | None]) -> None:
         """Of the added tokens those; special tokens in a text are text."""

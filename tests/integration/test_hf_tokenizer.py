@@ -94,3 +94,16 @@ def test_the_tokenizers_own_template_stays_if_it_keeps_reflections(tokenizer_mod
     if not kept:
         exported = load_tokenizer("HuggingFaceTokenizer", tmp_path / "out")
         assert isinstance(load_template(exported, None), PlainTemplate)
+
+
+def test_an_end_of_text_that_special_tokens_map_names_is_exported(tokenizer_models, tmp_path):
+    from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
+
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    original = load_tokenizer(*tokenizer_models["gpt2"])
+    (source / "tokenizer.json").write_bytes((original.model / "tokenizer.json").read_bytes())
+    (source / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
+    ids = save_tokenizer(load_tokenizer("HuggingFaceTokenizer", source), out)
+    assert ids["eos_token_id"] == original.eos_id == load_tokenizer("HuggingFaceTokenizer", out).eos_id

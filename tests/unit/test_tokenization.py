@@ -48,6 +48,39 @@ def test_special_tokens_in_the_text_are_text(any_tokenizer):
     assert any_tokenizer.decode(ids) == "a<|endoftext|></s>b"
 
 
+EOS, OTHER = "<|endoftext|>", "<|im_end|>"
+AS_DICT = {"content": EOS, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+DECODER = {"added_tokens_decoder": {"0": AS_DICT | {"special": True}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "expected"),
+    [
+        ({}, {"eos_token": EOS}, EOS),
+        ({}, {"eos_token": AS_DICT, "bos_token": AS_DICT}, EOS),
+        ({"eos_token": OTHER}, {"eos_token": EOS}, EOS),
+        ({"eos_token": EOS}, {"pad_token": EOS}, EOS),
+        ({"eos_token": EOS} | DECODER, {"eos_token": OTHER}, EOS),
+        (DECODER, {"eos_token": EOS}, None),
+        ({"eos_token": EOS}, None, EOS),
+    ],
+)
+def test_the_end_of_text_is_the_one_that_transformers_reads(config, names, expected, tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    shutil.copy(tokenizer.model / "tokenizer.json", tmp_path)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    if names is not None:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(names))
+    loaded = load_tokenizer("HuggingFaceTokenizer", tmp_path)
+    assert loaded.eos_text == AutoTokenizer.from_pretrained(tmp_path).eos_token == expected
+    assert loaded.eos_id == (None if expected is None else tokenizer.eos_id)
+    if expected is not None:
+        again = loaded.save_with_added_tokens(["<think>"], tmp_path / "again")
+        assert again.eos_id == AutoTokenizer.from_pretrained(tmp_path / "again").eos_token_id == tokenizer.eos_id
+
+
 def with_added(tokenizer: TextTokenizer, folder: Path, special: bool, *names: str) -> TextTokenizer:
     """`tokenizer` with these added tokens, instead of any of the same name."""
     spec = json.loads((tokenizer.model / "tokenizer.json").read_text())
