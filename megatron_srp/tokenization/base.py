@@ -46,6 +46,7 @@ class TextTokenizer(ABC):
         token_bytes: uint16[vocab_size], how many bytes of text each token stands for.
         extra_bytes: bytes that the tokens of a document have more than its text (SentencePiece's
             dummy prefix counts as one).
+        has_unicode_rules: whether its ids depend on the categories of characters, or on how they normalise.
     """
 
     type: str
@@ -56,6 +57,7 @@ class TextTokenizer(ABC):
     fingerprint: str
     token_bytes: np.ndarray
     extra_bytes: int
+    has_unicode_rules = False
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -110,6 +112,15 @@ class TextTokenizer(ABC):
     def fast_json(self) -> str | None:
         """This tokenizer as a tokenizer.json that gigatoken can run, without its special tokens;
         None where there is no such form."""
+
+    @property
+    def splits_digits(self) -> bool:
+        """Whether `fast_json` splits off the digits of ASCII alone, and the tokenizer all numerals."""
+        return False
+
+    def unsettled_ids(self) -> set[int]:
+        """Ids with which `fast_json` marks what only the tokenizer itself encodes for certain."""
+        return set()
 
     @abstractmethod
     def reading_as_text(self, names: Collection[str]) -> "TextTokenizer":

@@ -1,30 +1,20 @@
 """Exact ids at gigatoken's speed, with the reference tokenizer wherever that is not certain."""
 
-import unicodedata
-from functools import cache
-
 import numpy as np
 
 from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TextTokenizer, TokenBatch
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
-
-_BEHIND_NUMERALS = 0x20000  # Unicode has none beyond; asking of all code points takes 0.2 s
-
-
-@cache
-def _wide_numerals() -> bytes:
-    """A bit per code point beyond ASCII that a Digits pre-tokenizer splits off, as the kernel reads it."""
-    bits = [c > 0x7F and unicodedata.category(chr(c)).startswith("N") for c in range(_BEHIND_NUMERALS)]
-    return np.packbits(bits, bitorder="little").tobytes().ljust(0x110000 // 8, b"\0")
+from megatron_srp.tokenization.unicode_tables import unsettled_characters, wide_numerals
 
 
 class FastEncoder:
     """Encodes batches as `tokenizer.encode` would, on the calling thread.
 
-    gigatoken does the work where it can run the tokenizer. `reason` says why not when it cannot, and
-    `distrust` switches it off after a difference was found.
+    gigatoken does the work where it can run the tokenizer; documents with characters or tokens that it may
+    treat otherwise go to the reference. `reason` says why not when it cannot run it, and `distrust` switches
+    it off after a difference was found.
 
     Args:
         tokenizer: the reference.
@@ -35,7 +25,6 @@ class FastEncoder:
         self.tokenizer = tokenizer
         self.reason: str | None = None
         self.distrusted = False
-        self._split_digits = getattr(tokenizer, "splits_digits", False)
         spec = tokenizer.fast_json()
         if spec is None:
             self.reason = "gigatoken has no form of it"
@@ -46,6 +35,12 @@ class FastEncoder:
             self.reason = f"gigatoken refuses it: {error}"
         except ImportError:
             self.reason = "gigatoken is not installed"
+            return
+        characters = unsettled_characters() if tokenizer.has_unicode_rules else np.zeros(0x110000, bool)
+        if tokenizer.splits_digits:
+            characters = characters | wide_numerals()
+        self._characters = np.packbits(characters, bitorder="little").tobytes() if characters.any() else None
+        self._ids = np.array(sorted(tokenizer.unsettled_ids()), np.uint32)
 
     def distrust(self, reason: str) -> None:
         self.reason, self.distrusted = reason, True
@@ -55,11 +50,16 @@ class FastEncoder:
         if self.reason is not None:
             return TokenBatch.from_lists(self.tokenizer.encode_lists([batch[i] for i in range(len(batch))]))
         tokens = self._pool.encode(batch)
-        return self._replace(batch, tokens, self._uncertain(batch)) if self._split_digits else tokens
+        return self._replace(batch, tokens, self._unsettled(batch, tokens))
 
-    def _uncertain(self, batch: TextBatch) -> np.ndarray:
+    def _unsettled(self, batch: TextBatch, tokens: TokenBatch) -> np.ndarray:
+        """The documents that only the reference encodes for certain."""
         found = np.zeros(len(batch), np.uint8)
-        _text.find_characters(batch.text, batch.offsets, _wide_numerals(), found)
+        if self._characters is not None:
+            _text.find_characters(batch.text, batch.offsets, self._characters, found)
+        if len(self._ids):
+            at = np.flatnonzero(np.isin(tokens.tokens, self._ids))
+            found[np.searchsorted(tokens.offsets, at, side="right") - 1] = 1
         return np.flatnonzero(found)
 
     def _replace(self, batch: TextBatch, tokens: TokenBatch, rows: np.ndarray) -> TokenBatch:

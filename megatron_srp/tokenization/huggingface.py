@@ -76,6 +76,8 @@ def _parts(spec: dict[str, Any] | None, nested: str) -> Iterator[dict[str, Any]]
 
 
 class HuggingFaceTextTokenizer(TextTokenizer):
+    has_unicode_rules = True
+
     def __init__(self, tokenizer_type: str, tokenizer_model: str | Path) -> None:
         file = _find(tokenizer_model)
         self.type, self.model = tokenizer_type, file.parent
@@ -189,7 +191,25 @@ class HuggingFaceTextTokenizer(TextTokenizer):
                 "special": False,
             }
             spec["added_tokens"] += [{"id": spec["model"]["vocab"][d], "content": d, **digit} for d in "0123456789"]
+        if missing := self._missing_bytes():
+            spec["model"]["vocab"] |= missing
         return json.dumps(spec)
+
+    def _missing_bytes(self) -> dict[str, int]:
+        """Of the 256 characters that stand for bytes those that the vocabulary lacks, with ids beyond it. SmolLM2's
+        lacks 21; the reference leaves them out of a text, and gigatoken refuses such a vocabulary."""
+        vocab = self._spec["model"].get("vocab")
+        if "ByteLevel" not in self._part_types() or not isinstance(vocab, dict):
+            return {}
+        missing = [character for character in _byte_of_character() if character not in vocab]
+        return {character: self.vocab_size + i for i, character in enumerate(missing)}
+
+    def unsettled_ids(self) -> set[int]:
+        """Of bytes that the vocabulary lacks, and of added tokens with conditions, which gigatoken does not ask."""
+        conditions = ("single_word", "lstrip", "rstrip")
+        added = self._spec.get("added_tokens", [])
+        conditional = {t["id"] for t in added if not t["special"] and any(t.get(name) for name in conditions)}
+        return conditional | {*self._missing_bytes().values()}
 
     @property
     def splits_digits(self) -> bool:
