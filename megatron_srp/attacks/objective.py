@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from megatron_srp.attacks.likelihood import Continuation
 from megatron_srp.attacks.white_box import WhiteBox
 from megatron_srp.errors import UsageError, did_you_mean
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.schema import SAFE, Verdict
+from megatron_srp.verdict_tree import VerdictTree
 
 OBJECTIVES = ("plain", "suppress", "forge")
 
@@ -46,8 +46,7 @@ def check_objective(name: str) -> None:
 def _safe_verdict(tree: VerdictTree) -> tuple[tuple[Sequence[int], bool], ...]:
     """The tokens that open a reflection, which do not count, and those behind them that say Safe."""
     path = tree.reads[list(Verdict).index(Verdict.SAFE)]
-    opening = [tree.ids[i] for i in reversed(tree.ancestors(path[0][0]))]
-    return (opening, False), ([token for _, token in path], True)
+    return (tree.path_to(path[0][0]), False), ([token for _, token in path], True)
 
 
 def _counting(*pieces: tuple[Sequence[int], bool]) -> Continuation:

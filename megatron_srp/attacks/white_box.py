@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.types import AttackCase, Defence, TargetModel
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.verdict_tree import VerdictTree
 
 if TYPE_CHECKING:
     from megatron_srp.evaluation.hf_target import HFTarget

@@ -20,8 +20,8 @@ from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import spread
 from megatron_srp.generation.engines.hf.generator import HFGenerator
 from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import GuardPolicy
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -72,7 +72,7 @@ class Bench:
         self._model = make_model(words.vocab_size, options.quick)
         # No token ends an answer: all are of the same length.
         vocabulary = GuardVocabulary(words.token_text(), frozenset(), {}, _FORM)
-        self.tree = VerdictTree.of(_FORM, words)
+        self.tree = reflection_tree(_FORM, words)
         self._generator = HFGenerator(self._model, vocabulary, self.tree)
 
     def prompts(self, batch: int) -> list[list[int]]:

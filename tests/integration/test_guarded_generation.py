@@ -12,9 +12,9 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.model import GuardedModel, Options
 from megatron_srp.generation.engines.request import Sampling
+from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from tests.conftest import random_text
@@ -62,7 +62,7 @@ def test_forced_reflections_read_what_a_full_pass_reads(any_tokenizer):
     batch = CachedBatch(network, 3)
     batch.feed(texts)
     for step in range(3):
-        tree = VerdictTree.of(FORM, any_tokenizer)
+        tree = reflection_tree(FORM, any_tokenizer)
         root = [token for i, token in enumerate(tree.ids) if i <= tree.reads[0][0][0]]
         paths = [root + [token for _, token in read] for read in tree.reads]
         assert paths[2] == any_tokenizer.encode_inside(" <think> Unsafe")
@@ -196,8 +196,8 @@ def test_verdicts_that_tokens_do_not_tell_apart(tokenizer):
             return [1, 2]
 
     with pytest.raises(UsageError, match="do not tell the verdicts apart"):
-        VerdictTree.of(FORM, Deaf())
-    assert len(VerdictTree.of(FORM, tokenizer).reads) == len(Verdict)
+        reflection_tree(FORM, Deaf())
+    assert len(reflection_tree(FORM, tokenizer).reads) == len(Verdict)
 
 
 def test_a_prefill_cannot_hide_a_reflection_from_the_guard(model):

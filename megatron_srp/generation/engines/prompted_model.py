@@ -7,7 +7,7 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.engines.base import GuardedEngine
 from megatron_srp.generation.engines.request import Options, Request
 from megatron_srp.generation.guard.escaping import Escaper
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
@@ -42,7 +42,7 @@ class PromptedModel:
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
-        self.tree = VerdictTree.of(form, self.text_tokenizer)
+        self.tree = reflection_tree(form, self.text_tokenizer)
         # Forced reflections are read behind the text, and must fit in as well.
         self._longest_reflection = self.tree.depth
         self._escape = self._make_escaper()

@@ -18,9 +18,9 @@ from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Answer
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.verdict_tree import VerdictTree
 
 
 class VLLMModel(PromptedModel):
@@ -176,10 +176,7 @@ class VLLMSession(Session):
     def _reflect(self, row: _Row, then: Callable[[], None]) -> None:
         """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
         tree = self._tree
-        wanted: dict[int, list[int]] = {}
-        for path in tree.reads:
-            for at, token in path:
-                wanted.setdefault(at, []).append(token)
+        wanted = tree.tokens_at
         row.logprobs.clear()
         pending = set(wanted)
 
@@ -198,11 +195,10 @@ class VLLMSession(Session):
             return on_output
 
         for at, tokens in wanted.items():
-            behind = [tree.ids[i] for i in reversed(tree.ancestors(at))]
             self._ask(
                 row,
                 reader(at),
-                row.ids + behind,
+                row.ids + tree.path_to(at),
                 max_tokens=1,
                 temperature=0.0,
                 ignore_eos=True,

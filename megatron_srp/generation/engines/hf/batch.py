@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
+from megatron_srp.verdict_tree import VerdictTree
 
 # What a token does not see is next to minus infinity: with that itself padding, which sees nothing, would give NaN,
 # and near the least float32 some kernels overflow.

@@ -13,8 +13,8 @@ from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
 from megatron_srp.generation.engines.request import Answer, Request
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+from megatron_srp.verdict_tree import VerdictTree
 
 __all__ = ["HFGenerator", "HFSession", "Request"]
 
