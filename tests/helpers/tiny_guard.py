@@ -74,7 +74,9 @@ def make_tokenizer(folder: Path) -> None:
         vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     rng = random.Random(0)
-    texts = [sample_text(rng, 60) for _ in range(200)] + 40 * [TEMPLATE, *ANSWERS.values(), "last query last answer"]
+    # " Controversial" becomes three tokens (" Cont", "rovers", "ial"), as in the vocabularies of Qwen3 and Llama 3.
+    words = [text.replace("Controversial", "Cont\nrovers\nial") for text in (TEMPLATE, *ANSWERS.values())]
+    texts = [sample_text(rng, 60) for _ in range(200)] + 40 * [*words, "last query last answer"]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")])

@@ -14,11 +14,13 @@ from megatron_srp.annotation.engines import Prompts, load_engine
 from megatron_srp.annotation.engines.http_answers import read_logprobs
 from megatron_srp.annotation.engines.http_engine import HTTPEngine
 from megatron_srp.annotation.engines.http_retry import backoff_s
+from megatron_srp.annotation.guards.verdict_tokens import verdict_logprobs
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
+from megatron_srp.verdict_tree import VerdictTree
 from tests.helpers.endpoint import Endpoint
 
-SAFE, UNSAFE, OTHER = 11, 12, 13
+SAFE, UNSAFE, OTHER, UN, SURE = 11, 12, 13, 14, 15
 KEY = "sk-very-secret-key"
 
 
@@ -83,6 +85,26 @@ def test_log_probabilities_come_back_in_order_and_on_the_right_tokens(engine, en
     assert last["max_tokens"] == 1 and last["temperature"] == 0
     assert endpoint.headers["Authorization"] == f"Bearer {KEY}"
     assert engine.max_length == 4096
+
+
+def test_verdicts_of_several_tokens(engine, endpoint):
+    """Two begin with the same token; where the model cannot get there, it is not asked what follows."""
+    after_un = {f"token_id:{SAFE}": -2.0, f"token_id:{SURE}": -0.25}
+
+    def answer(body):
+        told = like_vllm(body)
+        for choice, prompt in zip(told["choices"][::-1], body["prompt"], strict=True):
+            reached = -0.5 if prompt[-1] == 7 else -9999.0
+            first = {f"token_id:{SAFE}": score(prompt)[f"token_id:{SAFE}"], f"token_id:{UN}": reached}
+            scores = after_un if prompt[-1] == UN else first
+            choice["logprobs"] = {"top_logprobs": [scores]}
+        return told
+
+    endpoint.answer = answer
+    found = verdict_logprobs(engine, prompts([3], [7], [5]), VerdictTree.of([[SAFE], [UN, SAFE], [UN, SURE]]))
+    np.testing.assert_allclose(found, [[-0.1, -9999, -9999], [-3.0, -2.5, -0.75], [-0.1, -9999, -9999]], rtol=1e-6)
+    sent = [prompt for body in endpoint.requests[1:] for prompt in body["prompt"]]
+    assert sorted(sent) == [[1, 2, 3], [1, 2, 5], [1, 2, 7], [1, 2, 7, UN]]
 
 
 def test_generation_ends_before_the_first_stop_token(engine):

@@ -9,11 +9,13 @@ import pytest
 
 from megatron_srp.annotation.engines import Prompts, load_engine
 from megatron_srp.annotation.engines.vllm_engine import VLLMEngine
+from megatron_srp.annotation.guards.verdict_tokens import verdict_logprobs
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
+from megatron_srp.verdict_tree import VerdictTree
 from tests.helpers.recorded_vllm import API, RECORD, record, signature
 
-EOS, SAFE, UNSAFE = 0, 11, 12
+EOS, SAFE, UNSAFE, UN, SURE = 0, 11, 12, 13, 14
 
 
 class RecordedLLM:
@@ -36,6 +38,7 @@ class RecordedLLM:
     def _answer(self, prompt, params):
         worst = prompt[-1] == 7
         scores = {SAFE: -3.0 if worst else -0.1, UNSAFE: -0.2 if worst else -4.0}
+        scores |= {UN: -0.5} | ({SAFE: -2.0, SURE: -0.25} if prompt[-1] == UN else {})
         assert not params.allowed_token_ids or params.max_tokens == 1
         listed = {i: record("Logprob", logprob=scores[i]) for i in params.logprob_token_ids or []}
         written = [*prompt[-2:], EOS][: params.max_tokens]
@@ -65,6 +68,13 @@ def test_log_probabilities_of_the_candidates_in_their_order(engine):
     assert result == pytest.approx(np.array([[-4.0, -0.1], [-0.2, -3.0]]))
     assert result.dtype == np.float32 and engine.max_length == 512
     assert engine.next_token_logprobs(prompts(), [UNSAFE, SAFE]).shape == (0, 2)
+
+
+def test_verdicts_of_several_tokens(engine):
+    tree = VerdictTree.of([[SAFE], [UN, SAFE], [UN, SURE]])
+    found = verdict_logprobs(engine, prompts([3], [7]), tree)
+    assert found == pytest.approx(np.array([[-0.1, -2.5, -0.75], [-3.0, -2.5, -0.75]]))
+    assert verdict_logprobs(engine, prompts(), tree).shape == (0, 3)
 
 
 def test_generation_ends_before_the_first_stop_token(engine):

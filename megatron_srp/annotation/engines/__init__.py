@@ -51,6 +51,18 @@ class Prompts(Sequence[np.ndarray]):
         """The prompts `rows`, in that order."""
         return Prompts(self.prefix, TokenBatch.from_arrays([self.rests[int(row)] for row in rows]))
 
+    def followed_by(self, ids: Sequence[int] | np.ndarray) -> "Prompts":
+        """Every prompt with these tokens after it."""
+        n, s = len(self), len(ids)
+        offsets = self.rests.offsets + s * np.arange(n + 1)
+        tokens = np.empty(offsets[-1], np.int32)
+        added = np.zeros(len(tokens), bool)
+        places = (offsets[1:, None] - s) + np.arange(s)
+        added[places] = True
+        tokens[places] = np.array(ids, np.int32)
+        tokens[~added] = self.rests.tokens
+        return Prompts(self.prefix, TokenBatch(tokens, offsets))
+
 
 class Engine(ABC):
     """A language model that continues prompts of token ids. Calls may come from several threads.

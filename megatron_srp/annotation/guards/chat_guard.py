@@ -1,7 +1,7 @@
 """Guards that are chat models: the verdict is read in one forward pass, the categories are written.
 
 A prompt ends with the beginning of the answer ("Safety:"), and the probabilities of the few tokens that may
-follow are the verdict. Only a text that is not safe costs more: the model then goes on to name the
+follow are the verdict (`verdict_tokens`). Only a text that is not safe costs more: the model then goes on to name the
 categories. So the share of generated tokens falls from about ten for every text to a few for few texts.
 """
 
@@ -19,6 +19,7 @@ from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.annotation.guards.guard_spec import Answer, GuardSpec
 from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
 from megatron_srp.annotation.guards.prompts import PromptBuilder
+from megatron_srp.annotation.guards.verdict_tokens import verdict_logprobs
 from megatron_srp.annotation.guards.windows import Windows, join_windows
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
@@ -32,6 +33,8 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
     model = options.model or spec.model
     builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn)
     check_threshold(options.threshold, options.generate_all)
+    if not options.generate_all:
+        _ = builder.verdict_tokens  # a mistake shows before the model is loaded
     engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
     return ChatGuard(builder, engine, options)
 
@@ -129,7 +132,7 @@ class ChatGuard(Guard):
         if self.options.generate_all:
             return super().harm_probabilities(texts)
         windows = self._windows(pa.array(texts, pa.large_string()))
-        logprobs = self.engine.next_token_logprobs(windows.prompts, self.builder.verdict_ids)
+        logprobs = verdict_logprobs(self.engine, windows.prompts, self.builder.verdict_tokens.tree)
         safe = np.array([v is Verdict.SAFE for v in self._verdicts])
         probabilities = np.exp(logprobs)
         harm = (probabilities[:, ~safe].sum(1) / probabilities.sum(1)).astype(np.float32)
@@ -153,7 +156,7 @@ class ChatGuard(Guard):
     def _one_pass(self, prompts: Prompts) -> list[GuardResult]:
         if not len(prompts):
             return []
-        logprobs = self.engine.next_token_logprobs(prompts, self.builder.verdict_ids)
+        logprobs = verdict_logprobs(self.engine, prompts, self.builder.verdict_tokens.tree)
         given = choose_verdicts(logprobs, self._verdicts, self.options.threshold)
         fine = given.mass >= self.spec.min_mass  # False for NaN too
         harmful = np.array([v is not Verdict.SAFE for v in self._verdicts])[given.chosen]
@@ -172,7 +175,8 @@ class ChatGuard(Guard):
         if not len(rows) or not self.spec.categories:
             return [SafetyLabel(self._verdicts[v]) for v in chosen]
         led = self.builder.with_verdicts(prompts, rows, chosen)
-        written = self.engine.generate(led, self.spec.max_new_tokens, self.builder.line_ids)
+        room = self.spec.max_new_tokens - self.builder.verdict_tokens.longest_lead
+        written = self.engine.generate(led, max(room, 1), self.builder.line_ids)
         opening = [self.spec.answer + texts[v] + self.spec.category_lead for v in chosen]
         answers = [self.spec.read(o + self.builder.tokenizer.decode(w)) for o, w in zip(opening, written, strict=True)]
         return [self._label(self._verdicts[v], answer) for v, answer in zip(chosen, answers, strict=True)]

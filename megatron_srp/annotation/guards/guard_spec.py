@@ -10,12 +10,12 @@ modes:                                                 # the conversation that i
     - {role: user, content: "{user}"}
     - {role: assistant, content: "{text}"}
 answer: "Safety:"                                      # how every answer begins
-verdicts: {" Safe": Safe, " Unsafe": Unsafe}           # what may follow: one token each
+verdicts: {" Safe": Safe, " Unsafe": Unsafe}           # what may follow
 verdict_pattern: 'Safety: (Safe|Unsafe)'               # finds them in a whole answer
 category_lead: "\\nCategories:"                         # what stands between verdict and categories
 category_pattern: 'Categories: (.*)'                   # a list with commas, behind the verdict
 categories: {Violent: Violent}                         # what the guard writes: the category's name
-max_new_tokens: 48                                     # of an answer
+max_new_tokens: 64                                     # of an answer that names all categories
 min_mass: 0.5                                          # least probability of all verdicts together
 """
 
@@ -36,7 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "category_lead": "",
     "category_pattern": "",
     "categories": {},
-    "max_new_tokens": 48,
+    "max_new_tokens": 64,
     "min_mass": 0.5,
 }
 

@@ -11,6 +11,7 @@ A tokenizer merges across the places where text meets template ("USER: " and "Th
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from megatron_srp.annotation.engines import Prompts
 from megatron_srp.annotation.guards.guard_spec import GuardSpec
 from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
+from megatron_srp.annotation.guards.verdict_tokens import VerdictTokens
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization.base import TokenBatch
@@ -80,8 +82,8 @@ class PromptBuilder:
 
     Attributes:
         prefix: int32[P], ids that begin every prompt.
-        verdict_ids: the token of each of `spec.verdicts`, behind `spec.answer`.
         stop_ids: tokens that end an answer.
+        line_ids: tokens that end the categories.
     """
 
     def __init__(
@@ -91,27 +93,22 @@ class PromptBuilder:
         self.frame = frame = Frame.render(spec, tokenizer, mode, user_turn)
         self._head, self._tail = find_seams(tokenizer, frame)
         self.prefix = _ids(tokenizer.encode_template(frame.before.removesuffix(self._head)))
-        rest = frame.after.removeprefix(self._tail)
-        self._open = _ids(tokenizer.encode_template(rest))
-        self._asked = _ids(tokenizer.encode_template(rest + spec.answer))
-        self.verdict_ids = [self._verdict_id(rest, text) for text in spec.verdicts]
-        if len(set(self.verdict_ids)) < len(self.verdict_ids):
-            raise UsageError(f"guard {spec.name}: {tokenizer.model} gives two of its verdicts the same token")
-        self._leads = [_ids(tokenizer.encode_plain(text + spec.category_lead)) for text in spec.verdicts]
+        self._rest = frame.after.removeprefix(self._tail)
+        self._open = _ids(tokenizer.encode_template(self._rest))
         self.stop_ids = tokenizer.end_ids
         self.line_ids = tokenizer.line_break_ids if spec.category_lead.strip("\n") else tokenizer.end_ids
 
-    def _verdict_id(self, rest: str, text: str) -> int:
-        ids = self.tokenizer.encode_template(rest + self.spec.answer + text)
-        if len(ids) != len(self._asked) + 1 or ids[:-1] != self._asked.tolist():
-            raise UsageError(
-                f"guard {self.spec.name}: verdict {text!r} is not one token of {self.tokenizer.model} behind "
-                f"{self.spec.answer!r}; use the guard's own tokenizer, or --generate-all"
-            )
-        return ids[-1]
+    @cached_property
+    def verdict_tokens(self) -> VerdictTokens:
+        """What reading the verdicts takes; written answers need none of it.
+
+        Raises:
+            UsageError: when the tokens do not tell the verdicts apart.
+        """
+        return VerdictTokens.of(self.spec, self.tokenizer, self._rest)
 
     def build(self, texts: pa.LargeStringArray, answer: bool = True) -> Prompts:
-        """A prompt for each text, up to and with `spec.answer`, or without it."""
+        """A prompt for each text, up to and with `spec.answer` and what all verdicts begin with, or without."""
         if self.frame.strip_left:
             texts = pc.utf8_ltrim(texts, _WHITE)
         if self.frame.strip_right:
@@ -120,11 +117,12 @@ class PromptBuilder:
             ends = (pa.scalar(part, pa.large_string()) for part in (self._head, self._tail, ""))
             texts = pc.binary_join_element_wise(next(ends), texts, *ends)
         middle = self.tokenizer.encode_texts(TextBatch.from_arrow(texts))
-        return Prompts(self.prefix, _append(middle, self._asked if answer else self._open))
+        return Prompts(self.prefix, middle).followed_by(self.verdict_tokens.asked if answer else self._open)
 
     def with_verdicts(self, prompts: Prompts, rows: np.ndarray, verdicts: np.ndarray) -> Prompts:
         """The prompts `rows`, each continued by its verdict (a number in `spec.verdicts`) up to its categories."""
-        rests = [np.concatenate([prompts.rests[r], self._leads[v]]) for r, v in zip(rows, verdicts, strict=True)]
+        leads = self.verdict_tokens.leads
+        rests = [np.concatenate([prompts.rests[r], leads[v]]) for r, v in zip(rows, verdicts, strict=True)]
         return Prompts(prompts.prefix, TokenBatch.from_arrays(rests))
 
 
@@ -159,16 +157,3 @@ def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
 
 def _ids(ids: Any) -> np.ndarray:
     return np.array(ids, np.int32)
-
-
-def _append(batch: TokenBatch, suffix: np.ndarray) -> TokenBatch:
-    """Every row of the batch followed by `suffix`, int32."""
-    n, s = len(batch), len(suffix)
-    offsets = batch.offsets + s * np.arange(n + 1)
-    tokens = np.empty(offsets[-1], np.int32)
-    is_suffix = np.zeros(len(tokens), bool)
-    places = (offsets[1:, None] - s) + np.arange(s)
-    is_suffix[places] = True
-    tokens[places] = suffix
-    tokens[~is_suffix] = batch.tokens
-    return TokenBatch(tokens, offsets)
