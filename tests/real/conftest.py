@@ -1,7 +1,7 @@
 """Real tokenizers, weights and prose, where somebody has put them; nothing is downloaded.
 
-    SRP_REAL_DATA      folder of tokenizers and models, ~/.cache/megatron-srp-real by default
-    SRP_CORPUS_DATA    folder of prose as JSONL or Parquet
+SRP_REAL_DATA      folder of tokenizers and models, ~/.cache/megatron-srp-real by default
+SRP_CORPUS_DATA    folder of prose as JSONL or Parquet
 """
 
 import os

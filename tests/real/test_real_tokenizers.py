@@ -12,8 +12,8 @@ from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.corpus.readers import read_batches
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.tokenization.fast import FastEncoder
-from tests.code_points import differing
 from tests.conftest import random_texts
+from tests.helpers.code_points import differing
 
 NAMES = ("qwen3", "llama3_1", "llama2", "gemma3", "deepseek_v3", "gptoss", "smollm2")
 ODD = [
@@ -33,8 +33,8 @@ def real_tokenizer(request, real_data: Path) -> TextTokenizer:
 
 
 def corpus_texts(count: int) -> list[str]:
-    """The first documents of each file of SRP_REAL_CORPUS, a folder, or made-up ones where it is not set."""
-    folder = os.environ.get("SRP_REAL_CORPUS")
+    """The first documents of each file of SRP_CORPUS_DATA, a folder, or made-up ones where it is not set."""
+    folder = os.environ.get("SRP_CORPUS_DATA")
     if folder is None:
         return random_texts(7, count)
     files = sorted(path for path in Path(folder).iterdir() if path.name.endswith((".zst", ".gz", ".jsonl", ".parquet")))

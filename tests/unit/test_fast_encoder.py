@@ -14,8 +14,8 @@ from megatron_srp.tokenization.fast import FastEncoder
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
 from megatron_srp.tokenization.huggingface import _byte_of_character
 from megatron_srp.tokenization.unicode_tables import unsettled_characters
-from tests.code_points import differing, text_around
 from tests.conftest import random_texts
+from tests.helpers.code_points import differing, text_around
 
 # Characters of Unicode 17, which the reference does not know yet, and marks that its normalizers do not know.
 NEW = "\u088f\u0c5c\ua7ce\U00010940\U00011db0\U00016ea0"
