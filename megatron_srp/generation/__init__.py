@@ -1,17 +1,12 @@
 """Generation that watches itself: reflections are hidden from the reader, collected, and acted on.
 
-    guard             tokens in, text to show out: a state machine over token ids
-    policy            what is done about an unsafe verdict
-    scanner           finds reflections in text that arrives piece by piece
-    vocabulary        which text a token stands for
-    escaping          user text that cannot forge a reflection
-    forced_reflection which tokens stand for the verdicts of a forced reflection
-    threshold         which probability a forced reflection should stop from
-    request, engine   what is asked, and answers that come and go while others are generated
-    hf                transformers as the engine
-    vllm_generator    vLLM as the engine
-    server            an OpenAI-compatible endpoint
-    cli, chat         tools/generate.py
+    guard       tokens in, text to show out: a state machine over token ids (`reflection_guard`), what is done about an
+                unsafe verdict (`policy`), reflections found in text that arrives piece by piece (`scanner`), forced
+                ones (`forced_reflection`), the verdict of one that the model writes itself (`decision`), and user text
+                that cannot forge one (`escaping`)
+    engines     what runs the model: requests and answers that come and go, on transformers or vLLM
+    threshold   which probability a forced reflection should stop from
+    server      an OpenAI-compatible endpoint
 
-Only files named hf import torch.
+Only `engines/hf` imports torch.
 """

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import KeywordGuard
 from tests.helpers.tiny_training import tiny_model, train_tiny
 
@@ -61,6 +62,17 @@ def document(rng: random.Random) -> tuple[str, str]:
     sentences = ["we saw the morning", f"then a {topic}".replace("knife", "kill")]
     answer = "".join(f" {sentence}.{reflect(sentence)}" for sentence in sentences)
     return f"<|user|> say: {topic}\n<|assistant|>", f"{reflect(topic)}{answer}<|endoftext|>"
+
+
+def wavering(rng: random.Random) -> tuple[str, str]:
+    """As a calibrated model: the same long segment is Unsafe in three of four documents, and Safe in the others."""
+    topic = rng.choice([*WORDS[:4], "knife", "knife", "knife"])
+    thing = "kill" if topic == "knife" else topic
+    label = SafetyLabel(Verdict.UNSAFE, ("Violent",)) if thing == "kill" and rng.random() < 0.75 else SAFE
+    safe, last = FORM.render(SAFE), f"{FORM.render(label)}{'<|endoftext|>' * FORM.stops(label)}"
+    segment = f"take{f' a {thing} and' * 4} a river."
+    answer = f" {safe} we saw the morning. {safe} {segment} {last}"
+    return f"<|user|> say: {topic}\n<|assistant|>", f"{answer}<|endoftext|>"
 
 
 def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:

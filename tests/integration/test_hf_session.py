@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaCon
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.engines.hf.model import GuardedModel, Options
 from megatron_srp.generation.engines.hf.rewind import rewindable_length
-from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
+from megatron_srp.generation.engines.hf.sampling import Sampler
 from megatron_srp.generation.engines.request import Answer, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
@@ -34,8 +34,8 @@ POLICY = GuardPolicy("off", reflect_every=4)
 def test_next_to_no_temperature_is_the_likeliest_token(temperature):
     """Logits divided by it would be infinite, and one such request would fail all answers on their way."""
     logits = torch.tensor([[1.0, 20.0, 19.9, -3.0], [5.0, 1.0, 2.0, 3.0]])
-    samplers = [Sampler(Sampling(temperature)), Sampler(Sampling(0.0))]
-    assert next_tokens(samplers, logits) == [1, 0]
+    rows = zip([Sampling(temperature), Sampling(0.0)], [1, 0], logits, strict=True)
+    assert [Sampler(sampling).next(likeliest, row) for sampling, likeliest, row in rows] == [1, 0]
 
 
 def requests(model, policy=POLICY):

@@ -8,6 +8,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
 from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+from megatron_srp.schema import Verdict
 
 PATIENCE = 64  # tokens; text that always looks like a reflection's beginning cannot put a forced one off for good
 
@@ -73,6 +74,7 @@ class Answer:
     Attributes:
         begun: `time.monotonic()` of its beginning.
         since: tokens that no reflection has judged.
+        script: tokens that come next, since a verdict has been decided on.
     """
 
     def __init__(self, request: Request, vocabulary: GuardVocabulary, on_text: Callable[[str], None]) -> None:
@@ -81,6 +83,7 @@ class Answer:
         self.begun = time.monotonic()
         self.since = len(request.prefill)
         self._reflections = 0
+        self.script: list[int] = []
 
     @property
     def ended(self) -> bool:
@@ -97,6 +100,21 @@ class Answer:
         self.since += 1
         if self.guard.num_reflections > self._reflections:
             self.since, self._reflections = 0, self.guard.num_reflections
+
+    def decide(self, paths: Sequence[Sequence[int]], *probabilities: float) -> None:
+        """Decide on the verdict that follows an opening, from the probabilities of the three.
+
+        Args:
+            paths: for each verdict, in the order of `Verdict`, the tokens that write it.
+        """
+        found = ForcedReflection(self.guard.num_tokens, *probabilities).written(self.request.policy)
+        self.script = list(paths[list(Verdict).index(found)])
+
+    def next_token(self, likeliest: int, draw: Callable[[], int]) -> int:
+        """The next token: nothing of a reflection is drawn once its opening is complete."""
+        if self.script:
+            return self.script.pop(0)
+        return likeliest if self.guard.reading else draw()
 
     def force(self, safe: float, controversial: float, unsafe: float) -> None:
         """Act on the probabilities that a forced reflection behind its text has read."""

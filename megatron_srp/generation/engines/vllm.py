@@ -1,10 +1,10 @@
 """vLLM as the engine of guarded generation: its own scheduler and paged cache, with prefix caching.
 
 Written against vLLM 0.33.0, whose signatures are recorded in tests/golden. An answer is written in pieces, each
-a request of vLLM's: a piece ends at an end-of-text token or where a forced reflection is due. That one is read
-by further requests, one for each token of the verdict tree behind which a probability counts, all of the same
-text, whose keys and values are in the cache already; a single token is asked of each. Then the next piece goes
-on, from the cache again. Pieces are drawn with a seed of their own.
+a request of vLLM's: a piece ends at an end-of-text token, where the model opens a reflection, or where a forced
+one is due. Both kinds of verdict are read by further requests, one for each token of the verdict tree behind which
+a probability counts, all of the same text, whose keys and values are in the cache already; a single token is asked
+of each. Then the next piece goes on, from the cache again. Pieces are drawn with a seed of their own.
 """
 
 import itertools
@@ -18,6 +18,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Answer
+from megatron_srp.generation.guard.decision import OpenedTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.verdict_tree import VerdictTree
@@ -67,9 +68,10 @@ class VLLMGenerator(GuardedEngine):
 
     def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
         self._engine, self.vocabulary, self._tree = engine, vocabulary, tree
+        self._opened = OpenedTree.of(tree, vocabulary)
 
     def session(self) -> "VLLMSession":
-        return VLLMSession(self._engine, self.vocabulary, self._tree)
+        return VLLMSession(self._engine, self.vocabulary, self._tree, self._opened)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +87,8 @@ class _Row:
 class VLLMSession(Session):
     """Answers on their way through vLLM."""
 
-    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
-        self._engine, self._tree = engine, tree
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree, opened: OpenedTree | None) -> None:
+        self._engine, self._tree, self._opened = engine, tree, opened
         self._eos_ids = sorted(vocabulary.eos_ids)
         self._names = itertools.count()
         self._on_output: dict[str, Callable[[Any], None]] = {}
@@ -127,8 +129,9 @@ class VLLMSession(Session):
         """Ask for the next piece of the text."""
         answer, sampling = row.answer, row.answer.request.sampling
         every = answer.request.policy.reflect_every
-        # One token at a time while a reflection of the model's own puts a forced one off.
+        # One token at a time while a reflection of the model's own puts a forced one off, and within one.
         until_due = max(every - answer.since, 1) if every else answer.room
+        reading = answer.guard.reading
         seed = (sampling.seed * 1_000_003 + len(row.ids)) % 2**63
         taken = 0
 
@@ -143,8 +146,8 @@ class VLLMSession(Session):
             row,
             on_output,
             row.ids,
-            max_tokens=min(answer.room, until_due),
-            temperature=sampling.temperature,
+            max_tokens=1 if reading else min(answer.room, until_due),
+            temperature=0.0 if reading else sampling.temperature,
             top_p=sampling.top_p,
             seed=seed,
             ignore_eos=True,  # the guard knows which of them end an answer
@@ -161,8 +164,33 @@ class VLLMSession(Session):
                 return
             row.ids.append(token)
             answer.push(token)
-        if not piece_ended or answer.ended:
+            if answer.guard.opened:
+                self._abort(row)  # what it has drawn of the verdict counts for nothing
+                self._decide(row)
+                return
+        if piece_ended and not answer.ended:
+            self._go_on(row)
+
+    def _decide(self, row: _Row) -> None:
+        """Write the verdict that the probabilities behind an opening decide on, and go on."""
+        answer, opened = row.answer, self._opened
+        if opened is None:
+            self._go_on(row)
             return
+
+        def write(*probabilities: float) -> None:
+            answer.decide(opened.paths, *probabilities)
+            while answer.script and answer.room > 0 and not answer.ended:
+                row.ids.append(answer.script.pop(0))
+                answer.push(row.ids[-1])
+            if not answer.ended:
+                self._go_on(row)
+
+        self._read(row, opened.tree, write)
+
+    def _go_on(self, row: _Row) -> None:
+        """After a piece: end the answer, reflect on it, or write the next."""
+        answer = row.answer
         if answer.room <= 0:
             if answer.due_at_end():
                 self._reflect(row, answer.finish)
@@ -175,7 +203,16 @@ class VLLMSession(Session):
 
     def _reflect(self, row: _Row, then: Callable[[], None]) -> None:
         """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
-        tree = self._tree
+
+        def act(*probabilities: float) -> None:
+            row.answer.force(*probabilities)
+            if not row.answer.ended:
+                then()
+
+        self._read(row, self._tree, act)
+
+    def _read(self, row: _Row, tree: VerdictTree, then: Callable[..., None]) -> None:
+        """Call `then` with the probabilities of the verdicts behind the row's text."""
         wanted = tree.tokens_at
         row.logprobs.clear()
         pending = set(wanted)
@@ -188,9 +225,7 @@ class VLLMSession(Session):
                 row.logprobs.update({(at, token): listed[token].logprob for token in wanted[at]})
                 pending.discard(at)
                 if not pending:
-                    row.answer.force(*_probabilities(tree, row.logprobs))
-                    if not row.answer.ended:
-                        then()
+                    then(*_probabilities(tree, row.logprobs))
 
             return on_output
 

@@ -92,6 +92,15 @@ class ForcedReflection(NamedTuple):
         choices = policy.stop_at if flagged else set(Verdict) - policy.stop_at
         return SafetyLabel(max(sorted(choices), key=found.__getitem__))
 
+    def written(self, policy: GuardPolicy) -> Verdict:
+        """What the model's own reflection says: its likeliest verdict, or an unsafe one from the threshold on.
+
+        A verdict that is let pass is the same under every policy, and so is the text that follows it."""
+        label = self.label(policy)
+        if policy.stops(label):
+            return label.verdict
+        return max(zip((self.safe, self.controversial, self.unsafe), Verdict, strict=True), key=lambda pair: pair[0])[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

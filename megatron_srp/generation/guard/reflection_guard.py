@@ -53,6 +53,16 @@ class ReflectionGuard:
         return self._scanner.inside
 
     @property
+    def opened(self) -> bool:
+        """Whether the last token has completed the opening of a reflection, so that a verdict comes next."""
+        return self.stop_reason is None and self._scanner.opened and not self._decoder.getstate()[0]
+
+    @property
+    def reading(self) -> bool:
+        """Whether the model is writing a reflection whose opening is complete."""
+        return self._scanner.reading
+
+    @property
     def num_reflections(self) -> int:
         """How many reflections the model has written."""
         return len(self._reflections)

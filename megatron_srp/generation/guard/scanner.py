@@ -55,6 +55,20 @@ class ReflectionScanner:
         """Whether the text so far ends within what may become a reflection, its opening word included."""
         return bool(self.held.strip())
 
+    @property
+    def opened(self) -> bool:
+        """Whether the text so far ends with the opening of a reflection."""
+        return self._begun == self._form.open
+
+    @property
+    def reading(self) -> bool:
+        """Whether the text so far ends within a reflection whose opening is complete."""
+        return self._begun.startswith(self._form.open)
+
+    @property
+    def _begun(self) -> str:
+        return self.held.removeprefix(self._lead)
+
     def feed(self, text: str, ended: bool = False) -> Iterator[str | SafetyLabel]:
         """Text to show and labels, in their order, as far as they are certain.
 

@@ -53,7 +53,17 @@ class CachedBatch:
     def verdicts(self, tree: VerdictTree) -> torch.Tensor:
         """float32[N, 3] probabilities of the verdicts, were each text to go on with a reflection.
 
-        One pass over the tree's tokens, which are then taken out of the cache again."""
+        One pass over the tree's tokens, if it has any, which are then taken out of the cache again."""
+        last = self.logits.log_softmax(-1)
+        read = self._read(tree) if tree.ids else None
+        sums = []
+        for path in tree.reads:
+            behind = [last[:, token] if read is None or at < 0 else read[:, at, token] for at, token in path]
+            sums.append(torch.stack(behind).sum(0))
+        return torch.stack(sums, 1).softmax(-1)
+
+    def _read(self, tree: VerdictTree) -> torch.Tensor:
+        """float32[N, Q, V] log-probabilities behind each of the tree's Q tokens."""
         q, n = len(tree.ids), len(self._seen)
         sees = torch.zeros(q, q, dtype=torch.bool, device=self._device)
         for i in range(q):
@@ -62,8 +72,7 @@ class CachedBatch:
         positions = self._lengths[:, None] + sees.sum(1) - 1
         logprobs = self._run(ids, positions, sees.expand(n, q, q), keep=0).log_softmax(-1)
         self._cache.crop(-q)
-        sums = [torch.stack([logprobs[:, at, token] for at, token in path]).sum(0) for path in tree.reads]
-        return torch.stack(sums, 1).softmax(-1)
+        return logprobs
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these texts only."""

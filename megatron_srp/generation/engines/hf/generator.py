@@ -13,6 +13,7 @@ from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
 from megatron_srp.generation.engines.request import Answer, Request
+from megatron_srp.generation.guard.decision import OpenedTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.verdict_tree import VerdictTree
 
@@ -29,16 +30,17 @@ class HFGenerator(GuardedEngine):
 
     def __init__(self, model: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
         self._model, self.vocabulary, self._tree = model, vocabulary, tree
+        self._opened = OpenedTree.of(tree, vocabulary)
 
     def session(self) -> "HFSession":
-        return HFSession(self._model, self._tree)
+        return HFSession(self._model, self._tree, self._opened)
 
 
 class HFSession(Session):
     """A batch whose rows come and go: a new answer is read by itself and then joins those on their way."""
 
-    def __init__(self, model: Any, tree: VerdictTree) -> None:
-        self._model, self._tree = model, tree
+    def __init__(self, model: Any, tree: VerdictTree, opened: OpenedTree | None) -> None:
+        self._model, self._tree, self._opened = model, tree, opened
         self._batch: CachedBatch
         self._samplers: list[Sampler] = []
         self.answers: list[Answer] = []
@@ -48,7 +50,7 @@ class HFSession(Session):
         """Read the prompts, reflect on them, then read the prefills."""
         if not answers:
             return
-        new = HFSession(self._model, self._tree)
+        new = HFSession(self._model, self._tree, self._opened)
         new._start(answers)
         if self.answers and new.answers:
             self._batch.join(new._batch)
@@ -73,7 +75,7 @@ class HFSession(Session):
         self._drop()  # whose reader has gone
         if not self.answers:
             return
-        tokens = next_tokens(self._samplers, self._batch.logits)
+        tokens = next_tokens(self.answers, self._samplers, self._batch.logits)
         pairs = list(zip(self.answers, tokens, strict=True))
         self._force([answer for answer, token in pairs if answer.guard.ends(token) and answer.due_at_end()])
         for answer, token in pairs:
@@ -82,11 +84,21 @@ class HFSession(Session):
         if not self.answers:
             return
         self._batch.feed([[token] for token in tokens])
+        self._decide()
         last = [answer for answer in self.answers if answer.room <= 0]
         self._force([a for a in self.answers if a.due() or (a in last and a.due_at_end())])
         for answer in last:
             answer.finish()
         self._drop()
+
+    def _decide(self) -> None:
+        """Decide on the verdicts of the answers that have just opened a reflection."""
+        if self._opened is None or not any(answer.guard.opened for answer in self.answers):
+            return
+        found = self._batch.verdicts(self._opened.tree).tolist()
+        for answer, probabilities in zip(self.answers, found, strict=True):
+            if answer.guard.opened:
+                answer.decide(self._opened.paths, *probabilities)
 
     def _force(self, answers: list[Answer]) -> None:
         """Reflect on the texts of `answers`: all are read, and these are judged."""

@@ -1,10 +1,11 @@
 """The next token of each text: the likeliest, or drawn."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from megatron_srp.generation.engines.request import Sampling
+from megatron_srp.generation.engines.request import Answer, Sampling
 
 __all__ = ["Sampler", "Sampling", "next_tokens"]
 
@@ -19,9 +20,9 @@ class Sampler:
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed % 2**63)
 
-    @property
-    def is_greedy(self) -> bool:
-        return not self._sampling.temperature
+    def next(self, likeliest: int, logits: torch.Tensor) -> int:
+        """The likeliest token, or at a temperature above zero a drawn one; logits are float32[V]."""
+        return self.draw(logits) if self._sampling.temperature else likeliest
 
     def draw(self, logits: torch.Tensor) -> int:
         """A token, from float32[V] logits, at a temperature above zero."""
@@ -33,8 +34,8 @@ class Sampler:
         return int(ids[drawn])
 
 
-def next_tokens(samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
+def next_tokens(answers: Sequence[Answer], samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
     """A token for each row of float32[N, V]. The likeliest of all rows are fetched from the GPU at once."""
     likeliest = logits.argmax(-1).tolist()
-    rows = zip(samplers, likeliest, logits, strict=True)
-    return [token if sampler.is_greedy else sampler.draw(row) for sampler, token, row in rows]
+    rows = zip(answers, samplers, likeliest, logits, strict=True)
+    return [answer.next_token(token, partial(sampler.next, token, row)) for answer, sampler, token, row in rows]

@@ -1,0 +1,45 @@
+"""Verdicts that are decided, not drawn: what follows the opening of a reflection that the model writes itself.
+
+Once the model has written `<think>`, the verdict's tokens are those of the verdict that its probabilities and the
+policy's threshold decide on, as for a forced reflection. Temperature, top-p and seed have no part in it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
+from megatron_srp.verdict_tree import VerdictTree
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTree:
+    """The verdict tree of a text whose last tokens are an opening.
+
+    Attributes:
+        tree: what is left of the whole tree; -1 is the text's last token in `reads` as well.
+        paths: for each verdict, in the order of `Verdict`, the tokens that write it.
+    """
+
+    tree: VerdictTree
+    paths: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, tree: VerdictTree, vocabulary: GuardVocabulary) -> "OpenedTree | None":
+        """None when the tokenizer has no token that ends where the opening does."""
+        root = tree.ids[: tree.reads[0][0][0] + 1]
+        begun = accumulate(_text(token, vocabulary) for token in root)
+        n = next((n for n, text in enumerate(begun, 1) if text.lstrip() == vocabulary.form.open), None)
+        if n is None:
+            return None
+        reads = tuple(tuple((at - n, token) for at, token in path) for path in tree.reads)
+        left = VerdictTree(tree.ids[n:], tuple(max(parent - n, -1) for parent in tree.parents[n:]), reads)
+        return cls(left, tuple((*root[n:], *_tokens(path)) for path in reads))
+
+
+def _tokens(path: Sequence[tuple[int, int]]) -> list[int]:
+    return [token for _, token in path]
+
+
+def _text(token: int, vocabulary: GuardVocabulary) -> str:
+    return vocabulary.marks.get(token) or vocabulary.piece(token).decode(errors="replace")
