@@ -30,6 +30,7 @@ class Sampler:
         behind = logits.cpu() - logits.max().cpu()
         probabilities, ids = (behind / max(self._sampling.temperature, _COLDEST)).softmax(-1).sort(descending=True)
         outside = probabilities.cumsum(0) - probabilities >= self._sampling.top_p
+        outside[0] = False  # the likeliest is always in, were top-p zero in float32
         drawn = torch.multinomial(probabilities.masked_fill(outside, 0.0), 1, generator=self._generator)
         return int(ids[drawn])
 
