@@ -8,12 +8,13 @@ import random
 from collections.abc import Sequence
 
 import torch
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 
 from megatron_srp.generation.engines.hf import generator as hf
 from megatron_srp.generation.engines.hf.generator import HFGenerator
+from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.verdict_tree import VerdictTree
 
 EOS = 0
 PIECES = ["", " river", " kill", ".", " Safe", " Un", "safe", " Contro", "versial", ":", " Violent", " <", "think", ">"]
@@ -108,4 +109,4 @@ def read_verdicts(world: World, row: Sequence[int], tree: VerdictTree) -> list[f
 def scripted_engine(number: int, form: ReflectionFormat = TEXT) -> HFGenerator:
     """The transformers engine on a made-up model; only where `hf.CachedBatch` is `ScriptedBatch`."""
     assert hf.CachedBatch is ScriptedBatch
-    return HFGenerator(World(number), vocabulary(form), VerdictTree.of(form, Words(form)))
+    return HFGenerator(World(number), vocabulary(form), reflection_tree(form, Words(form)))

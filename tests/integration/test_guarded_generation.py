@@ -84,16 +84,14 @@ def test_forced_reflections_read_what_a_full_pass_reads(any_tokenizer):
 
 def forced_where(guard: ReflectionGuard, tokens: list[int], every: int) -> list[int]:
     """After how many tokens a forced reflection is due, in an answer of these tokens."""
-    found, since = [0], 0  # on the prompt
+    found = [0]  # on the prompt
     for n, token in enumerate(tokens):
         if guard.ends(token):
-            return [*found, n] if since else found
-        before = guard.num_reflections
+            return [*found, n] if guard.unjudged and found[-1] < n else found
         guard.push(token)
-        since = 0 if guard.num_reflections > before else since + 1
-        if since >= every and not guard.reflecting:
-            found, since = [*found, n + 1], 0
-    return [*found, len(tokens)] if since else found
+        if (n + 1) // every > found[-1] // every and not guard.reflecting:
+            found = [*found, n + 1]
+    return found if found[-1] == len(tokens) else [*found, len(tokens)]
 
 
 @torch.inference_mode()
@@ -178,7 +176,7 @@ def test_draws_do_not_depend_on_neighbours(model):
 
 
 def test_mistakes_get_one_line(model, tiny_reflector, tmp_path):
-    with pytest.raises(InputError, match="the model takes 256"):
+    with pytest.raises(InputError, match=f"the model takes {256 - model.tree.depth} "):
         model.complete("river " * 400, Options(GuardPolicy(), Sampling()))
     with pytest.raises(UsageError, match="no such folder"):
         GuardedModel(str(tmp_path / "none"), FORM)

@@ -96,15 +96,15 @@ def test_a_sliding_window_is_the_most_a_text_may_have(tiny_reflector, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     model = GuardedModel(str(tmp_path), ReflectionFormat(), "cpu")
     assert model.max_length == 48
-    for every in (0, 3):  # forced reflections are read behind the text, and must fit into the window
+    for every in (0, 3):  # verdicts are read behind the text, and must fit into the window
         request = model.complete("the river", Options(GuardPolicy("off", reflect_every=every), Sampling(), 200))
         (generation,) = model.generator.generate([request])
         length = len(request.prompt) + generation.num_tokens
-        assert length == 48 - (model.tree.depth if every else 0)
+        assert length == 48 - model.tree.depth
         ids = network.generate(torch.tensor([request.prompt]), max_length=length, do_sample=False, pad_token_id=0)[0]
         assert len(ids) == length > 40
         assert tokenizer.decode(ids[len(request.prompt) :]).startswith(generation.text[:100])
-    with pytest.raises(InputError, match="the model takes 48 "):
+    with pytest.raises(InputError, match=f"the model takes {48 - model.tree.depth} "):
         model.complete("the river " * 80, Options(GuardPolicy(), Sampling()))
 
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from megatron_srp.generation.guard.verdict_tree import VerdictTree
 
 from megatron_srp.generation.engines.hf import generator as hf
 from megatron_srp.generation.engines.request import Request, Sampling
 from megatron_srp.generation.guard.decision import OpenedTree
+from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
@@ -36,7 +36,7 @@ def scripted(monkeypatch):
 @pytest.mark.parametrize("form", [TEXT, HINTED, SPECIAL], ids=["text", "hints", "special"])
 @pytest.mark.parametrize("policy", [GuardPolicy("off"), GuardPolicy("stop", unsafe_threshold=0.2)], ids=["off", "stop"])
 def test_what_follows_an_opening_is_what_the_probabilities_say(form, policy):
-    opened = OpenedTree.of(VerdictTree.of(form, Words(form)), vocabulary(form))
+    opened = OpenedTree.of(reflection_tree(form, Words(form)), vocabulary(form))
     checked = set()
     for number in range(12):
         requests = [replace(REQUEST, policy=policy, sampling=Sampling(1.5, 1.0, seed)) for seed in range(8)]
@@ -84,7 +84,7 @@ def test_real_tokenizers_end_a_token_where_the_opening_ends(any_tokenizer):
     from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 
     form = ReflectionFormat()
-    opened = OpenedTree.of(VerdictTree.of(form, any_tokenizer), GuardVocabulary.of(any_tokenizer, form))
+    opened = OpenedTree.of(reflection_tree(form, any_tokenizer), GuardVocabulary.of(any_tokenizer, form))
     for verdict, path in zip(Verdict, opened.paths, strict=True):
         assert any_tokenizer.encode_inside(f" <think> {verdict}")[-len(path) :] == list(path)
     assert EOS not in opened.tree.ids

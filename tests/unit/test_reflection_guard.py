@@ -258,15 +258,19 @@ def test_real_tokenizers(any_tokenizer):
     assert guard.result().reflections == (SafetyLabel(Verdict.CONTROVERSIAL, ("PII",)),)
 
 
-def test_forced_reflections_judge_and_release():
+def test_forced_reflections_release_whole_segments_alone():
     vocabulary = GuardVocabulary([b"one ", b"two "], frozenset(), {}, FORM)
     guard = ReflectionGuard(vocabulary, GuardPolicy(on_unsafe="retract"))
     assert guard.push(0) == ""
-    assert guard.force(ForcedReflection(1, 0.8, 0.1, 0.1)) == "one"  # a space may yet belong to a reflection
+    assert guard.force(ForcedReflection(1, 0.8, 0.1, 0.1)) == ""  # judged so far; the segment goes on
+    assert guard.unjudged == 0
     guard.push(1)
-    assert guard.force(ForcedReflection(2, 0.4, 0.3, 0.3)) == ""
+    assert guard.force(ForcedReflection(2, 0.8, 0.1, 0.1), whole=True) == "one two"
+    guard.push(0)
+    assert guard.force(ForcedReflection(3, 0.4, 0.3, 0.3), whole=True) == ""
     assert guard.stop_reason == "unsafe"
-    assert guard.result().text == "one"
+    found = guard.result()
+    assert (found.text, found.unjudged_tokens, found.withheld_tokens) == ("one two", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -286,5 +290,12 @@ def test_bad_policies(given, said):
 def test_strictness():
     own = GuardPolicy(on_unsafe="stop", reflect_every=32)
     assert GuardPolicy(on_unsafe="retract", reflect_every=16, unsafe_threshold=0.2).is_as_strict_as(own)
-    for weaker in ({"on_unsafe": "off"}, {"stop_at": UNSAFE_ONLY}, {"reflect_every": 0}, {"unsafe_threshold": 0.9}):
+    off_the_grid = {"reflect_every": 12}  # more often, but not where the other one judges
+    for weaker in (
+        {"on_unsafe": "off"},
+        {"stop_at": UNSAFE_ONLY},
+        {"reflect_every": 0},
+        off_the_grid,
+        {"unsafe_threshold": 0.9},
+    ):
         assert not GuardPolicy(**{"on_unsafe": "stop", "reflect_every": 32} | weaker).is_as_strict_as(own)

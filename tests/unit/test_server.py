@@ -93,6 +93,8 @@ class Scripted(GuardedEngine):
                 time.sleep(0.001)
                 for answer in self.answers:
                     answer.push(0)
+                    if answer.stopping:
+                        answer.finish()
                 self.answers = [answer for answer in self.answers if not answer.ended]
 
         return Scribe()

@@ -5,8 +5,8 @@
     while session.answers:
         session.step()
 
-The guard acts inside `step`. Whoever wants to end an answer early calls its `finish`; the engine lets go of
-it at the next step.
+The guard acts inside `step`. Whoever wants to end an answer early sets its `stopping`, for it to be judged and
+finished at the next step; or calls its `finish`, if nobody will read it, and the engine lets go of it.
 """
 
 from abc import ABC, abstractmethod

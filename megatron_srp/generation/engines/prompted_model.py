@@ -43,7 +43,7 @@ class PromptedModel:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
         self.tree = reflection_tree(form, self.text_tokenizer)
-        # Forced reflections are read behind the text, and must fit in as well.
+        # Verdicts are read after the text, and must fit in as well.
         self._longest_reflection = self.tree.depth
         self._escape = self._make_escaper()
 
@@ -108,7 +108,7 @@ class PromptedModel:
 
     def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
         before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
-        most = self.max_length - (self._longest_reflection if options.policy.reflects_on_prompt else 0)
+        most = self.max_length - self._longest_reflection
         room = most - len(ids) - len(before)
         if room < 1:
             raise InputError(

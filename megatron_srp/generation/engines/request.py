@@ -1,5 +1,6 @@
 """What an engine is asked, how its tokens are chosen, and an answer on its way. No torch."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -73,17 +74,19 @@ class Answer:
 
     Attributes:
         begun: `time.monotonic()` of its beginning.
-        since: tokens that no reflection has judged.
         script: tokens that come next, since a verdict has been decided on.
+        stopping: whether the engine has to end it at the next step, as if the limit of tokens were reached.
     """
 
     def __init__(self, request: Request, vocabulary: GuardVocabulary, on_text: Callable[[str], None]) -> None:
         self.request, self.guard = request, ReflectionGuard(vocabulary, request.policy)
+        self.guard.unjudged = len(request.prefill)
         self._on_text = on_text
         self.begun = time.monotonic()
-        self.since = len(request.prefill)
-        self._reflections = 0
         self.script: list[int] = []
+        self.stopping = False
+        self._decided: ForcedReflection | None = None
+        self._forced_at = 0  # the last one but that on the prompt, in tokens with the prefill
 
     @property
     def ended(self) -> bool:
@@ -95,11 +98,8 @@ class Answer:
         return self.request.max_new_tokens - self.guard.num_tokens
 
     def push(self, token: int) -> None:
-        """Take the next token. A reflection that the model writes counts as one."""
+        """Take the next token."""
         self._show(self.guard.push(token))
-        self.since += 1
-        if self.guard.num_reflections > self._reflections:
-            self.since, self._reflections = 0, self.guard.num_reflections
 
     def decide(self, paths: Sequence[Sequence[int]], *probabilities: float) -> None:
         """Decide on the verdict that follows an opening, from the probabilities of the three.
@@ -107,7 +107,8 @@ class Answer:
         Args:
             paths: for each verdict, in the order of `Verdict`, the tokens that write it.
         """
-        found = ForcedReflection(self.guard.num_tokens, *probabilities).written(self.request.policy)
+        self._decided = ForcedReflection(self.guard.num_tokens, *probabilities)
+        found = self._decided.written(self.request.policy)
         self.script = list(paths[list(Verdict).index(found)])
 
     def next_token(self, likeliest: int, draw: Callable[[], int]) -> int:
@@ -116,11 +117,22 @@ class Answer:
             return self.script.pop(0)
         return likeliest if self.guard.reading else draw()
 
-    def force(self, safe: float, controversial: float, unsafe: float) -> None:
-        """Act on the probabilities that a forced reflection behind its text has read."""
-        self._show(self.guard.force(ForcedReflection(self.guard.num_tokens, safe, controversial, unsafe)))
-        # One on the prompt comes before the prefill and does not judge it.
-        self.since = 0 if self.guard.num_tokens else len(self.request.prefill)
+    def force(self, safe: float, controversial: float, unsafe: float, *, whole: bool = False) -> None:
+        """Act on the probabilities that a forced reflection behind its text has read.
+
+        Args:
+            whole: whether the model ends the answer here.
+        """
+        self._show(self.guard.force(ForcedReflection(self.guard.num_tokens, safe, controversial, unsafe), whole))
+        if self.guard.num_tokens:
+            self._forced_at = self._length
+        else:  # one on the prompt comes before the prefill and does not judge it
+            self.guard.unjudged = len(self.request.prefill)
+
+    def settle(self) -> None:
+        """Act on a verdict that has been decided on, where the answer ends before it is written in full."""
+        if self._decided and self.guard.reading:
+            self._show(self.guard.force(self._decided))
 
     def finish(self) -> None:
         """End it here, with `length`."""
@@ -128,12 +140,28 @@ class Answer:
 
     def due(self) -> bool:
         """Whether it is time for a forced reflection. It waits a while for one that the model may be writing."""
-        every = self.request.policy.reflect_every
-        return 0 < every <= self.since and (not self.guard.reflecting or self.since >= every + PATIENCE)
+        late = self._length - self._due_at
+        return late >= 0 and (not self.guard.reflecting or late >= PATIENCE)
+
+    @property
+    def until_due(self) -> int:
+        """How many tokens it may get before the next forced reflection; 1 while that waits."""
+        return max(int(min(self._due_at - self._length, self.room)), 1)
 
     def due_at_end(self) -> bool:
         """Whether one is due because the answer ends here."""
-        return self.request.policy.reflect_every > 0 and self.since > 0
+        return self.request.policy.judges_end and self.guard.unjudged > 0
+
+    @property
+    def _length(self) -> int:
+        return len(self.request.prefill) + self.guard.num_tokens
+
+    @property
+    def _due_at(self) -> float:
+        """The first multiple of `reflect_every` after the last forced one. The model's own reflections put none off,
+        and of two intervals that divide one another the smaller judges wherever the larger does."""
+        every = self.request.policy.reflect_every
+        return (self._forced_at // every + 1) * every if every else math.inf
 
     def _show(self, text: str) -> None:
         if text:

@@ -76,12 +76,17 @@ class VLLMGenerator(GuardedEngine):
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """An answer, all its tokens so far, and the requests of vLLM's that are under way for it."""
+    """An answer, all its tokens so far, and the requests of vLLM's that are under way for it.
+
+    Attributes:
+        ending: whether it is being judged for the last time, since it was told to stop.
+    """
 
     answer: Answer
     ids: list[int]
     requests: set[str] = field(default_factory=set)
     logprobs: dict[tuple[int, int], float] = field(default_factory=dict)
+    ending: bool = False
 
 
 class VLLMSession(Session):
@@ -112,6 +117,11 @@ class VLLMSession(Session):
 
     def step(self) -> None:
         self._drop()  # whose reader has gone
+        for row in [row for row in self._rows if row.answer.stopping and not row.ending]:
+            row.ending = True
+            self._abort(row)
+            self._end(row, row.answer.finish)
+        self._drop()
         if not self._rows:
             return
         for output in self._engine.step():
@@ -128,9 +138,7 @@ class VLLMSession(Session):
     def _write(self, row: _Row) -> None:
         """Ask for the next piece of the text."""
         answer, sampling = row.answer, row.answer.request.sampling
-        every = answer.request.policy.reflect_every
-        # One token at a time while a reflection of the model's own puts a forced one off, and within one.
-        until_due = max(every - answer.since, 1) if every else answer.room
+        # One token at a time within a reflection: none of it is drawn.
         reading = answer.guard.reading
         seed = (sampling.seed * 1_000_003 + len(row.ids)) % 2**63
         taken = 0
@@ -146,7 +154,7 @@ class VLLMSession(Session):
             row,
             on_output,
             row.ids,
-            max_tokens=1 if reading else min(answer.room, until_due),
+            max_tokens=1 if reading else answer.until_due,
             temperature=0.0 if reading else sampling.temperature,
             top_p=sampling.top_p,
             seed=seed,
@@ -159,8 +167,8 @@ class VLLMSession(Session):
         for token in tokens:
             if answer.ended:
                 return
-            if answer.guard.ends(token) and answer.due_at_end():
-                self._reflect(row, partial(answer.push, token))
+            if answer.guard.ends(token):
+                self._end(row, partial(answer.push, token), whole=True)
                 return
             row.ids.append(token)
             answer.push(token)
@@ -192,20 +200,25 @@ class VLLMSession(Session):
         """After a piece: end the answer, reflect on it, or write the next."""
         answer = row.answer
         if answer.room <= 0:
-            if answer.due_at_end():
-                self._reflect(row, answer.finish)
-            else:
-                answer.finish()
+            self._end(row, answer.finish)
         elif answer.due():
             self._reflect(row, lambda: self._write(row))
         else:
             self._write(row)
 
-    def _reflect(self, row: _Row, then: Callable[[], None]) -> None:
+    def _end(self, row: _Row, then: Callable[[], None], whole: bool = False) -> None:
+        """End the answer with `then`, judged; `whole` where the model ends it."""
+        row.answer.settle()
+        if row.answer.due_at_end():
+            self._reflect(row, then, whole)
+        else:
+            then()
+
+    def _reflect(self, row: _Row, then: Callable[[], None], whole: bool = False) -> None:
         """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
 
         def act(*probabilities: float) -> None:
-            row.answer.force(*probabilities)
+            row.answer.force(*probabilities, whole=whole)
             if not row.answer.ended:
                 then()
 

@@ -19,12 +19,12 @@ class GuardPolicy:
 
     Attributes:
         on_unsafe: at an unsafe verdict `stop`; or `refuse`: stop and show the refusal instead of the rest;
-            or `retract`: show text only once a reflection behind it lets it pass, so that an unsafe
-            segment is never seen; or `off`.
+            or `retract`: show a segment only once a verdict on the whole of it lets it pass, so that nothing
+            of an unsafe segment is seen; or `off`.
         stop_at: the verdicts that count as unsafe.
         refusal: what `refuse` shows.
-        reflect_every: tokens from one forced reflection to the next; there is one on the prompt and one
-            before the end as well. 0 for none.
+        reflect_every: a forced reflection after each multiple of so many tokens, and one on the prompt. 0 for none.
+            Unless the guard is off, there is one at the end of what the model has not judged in any case.
         reflect_prompt: force one on the prompt, whatever `reflect_every` is.
         unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this
             probability together. At 0.5 about 1% of benign questions were stopped at most, however the model had
@@ -58,11 +58,12 @@ class GuardPolicy:
 
     def weaker_than(self, other: "GuardPolicy") -> tuple[str, ...]:
         """Names of the fields in which this policy shows or lets pass what `other` does not."""
-        every, others = (policy.reflect_every or float("inf") for policy in (self, other))
+        every, others = self.reflect_every, other.reflect_every
         weaker = {
             "on_unsafe": ON_UNSAFE.index(self.on_unsafe) < ON_UNSAFE.index(other.on_unsafe),
             "stop_at": not self.stop_at >= other.stop_at,
-            "reflect_every": every > others,
+            # Stricter is who judges wherever the other does, and not who judges elsewhere more often.
+            "reflect_every": others > 0 and (every == 0 or others % every > 0),
             "reflect_prompt": other.reflects_on_prompt and not self.reflects_on_prompt,
             "unsafe_threshold": self.unsafe_threshold > other.unsafe_threshold,
         }
@@ -71,6 +72,11 @@ class GuardPolicy:
     def is_as_strict_as(self, other: "GuardPolicy") -> bool:
         """Whether this policy shows and lets pass nothing that `other` does not."""
         return not self.weaker_than(other)
+
+    @property
+    def judges_end(self) -> bool:
+        """Whether the end of an answer is judged, however it ends."""
+        return self.on_unsafe != "off" or self.reflect_every > 0
 
     @property
     def reflects_on_prompt(self) -> bool:
@@ -113,6 +119,8 @@ class Generation:
         num_tokens: tokens generated, hidden ones included.
         forced: what forced reflections read.
         tokens: the ids themselves.
+        unjudged_tokens: those at the end that no verdict has judged; 0 unless the answer was broken off.
+        withheld_tokens: those at the end that are not shown, since no verdict on a whole segment let them pass.
     """
 
     text: str
@@ -121,10 +129,12 @@ class Generation:
     num_tokens: int = 0
     forced: tuple[ForcedReflection, ...] = ()
     tokens: tuple[int, ...] = ()
+    unjudged_tokens: int = 0
+    withheld_tokens: int = 0
 
 
 def to_record(generation: Generation) -> dict[str, Any]:
-    """A generation as JSON: `text`, `reflections`, `stop_reason`, `num_tokens` and `forced`."""
+    """A generation as JSON: all but its tokens."""
     reflections = [{"verdict": r.verdict, "categories": list(r.categories)} for r in generation.reflections]
     forced = [reflection._asdict() for reflection in generation.forced]
     return {
@@ -133,4 +143,6 @@ def to_record(generation: Generation) -> dict[str, Any]:
         "stop_reason": generation.stop_reason,
         "num_tokens": generation.num_tokens,
         "forced": forced,
+        "unjudged_tokens": generation.unjudged_tokens,
+        "withheld_tokens": generation.withheld_tokens,
     }

@@ -5,8 +5,10 @@
         show(guard.push(next_token()))
     guard.result()
 
-What is shown is never taken back. Under `retract` text is held until a reflection behind it lets it pass,
-and what no reflection has judged by the end is withheld; under the other policies text is shown at once.
+What is shown is never taken back. Under `retract` a segment is held until a verdict on the whole of it lets it
+pass: the model's own reflection, or a forced one where the model ends the answer. A forced one in the middle of a
+segment can stop the answer and releases nothing, and what is cut off in the middle is withheld. Under the other
+policies text is shown at once.
 
 An end-of-text token ends the answer, with one exception: directly behind a reflection that training sets
 such a token behind (`ReflectionFormat.stop_after`) but that the policy lets pass, it belongs to the
@@ -29,6 +31,7 @@ class ReflectionGuard:
     Attributes:
         stop_reason: why the answer has ended, or None while it goes on.
         tokens: that were pushed.
+        unjudged: how many tokens no verdict has judged.
     """
 
     def __init__(self, vocabulary: GuardVocabulary, policy: GuardPolicy) -> None:
@@ -42,6 +45,8 @@ class ReflectionGuard:
         self._eos_passes = False
         self.stop_reason: StopReason | None = None
         self.tokens: list[int] = []
+        self.unjudged = 0
+        self._since_release = 0  # tokens
 
     @property
     def num_tokens(self) -> int:
@@ -79,17 +84,23 @@ class ReflectionGuard:
         eos_passes, self._eos_passes = self._eos_passes, False
         if token in self._vocabulary.eos_ids:
             return "" if eos_passes else self.finish("eos")
+        self.unjudged += 1
+        self._since_release += 1
         mark, piece = self._vocabulary.marks.get(token), self._vocabulary.piece(token)
         if mark:
             return self._take(self._decoder.decode(b"", final=True) + mark)
         return self._take(self._decoder.decode(piece))
 
-    def force(self, reflection: ForcedReflection) -> str:
-        """Act on a forced reflection on the answer so far; returns text to show now."""
+    def force(self, reflection: ForcedReflection, whole: bool = False) -> str:
+        """Act on a forced reflection on the answer so far; returns text to show now.
+
+        Args:
+            whole: whether the model ends its last segment here, so that the verdict is on the whole of it.
+        """
         if self.stop_reason:
             return ""
         self._forced.append(reflection)
-        return self._judge(reflection.label(self._policy))
+        return self._judge(reflection.label(self._policy), whole)
 
     def finish(self, reason: StopReason = "length") -> str:
         """End the answer; returns the last text to show. A character that is cut in two is dropped."""
@@ -104,7 +115,14 @@ class ReflectionGuard:
         assert self.stop_reason, "the answer has not ended: call finish()"
         text = "".join(self._shown)
         return Generation(
-            text, tuple(self._reflections), self.stop_reason, self.num_tokens, tuple(self._forced), tuple(self.tokens)
+            text,
+            tuple(self._reflections),
+            self.stop_reason,
+            self.num_tokens,
+            tuple(self._forced),
+            tuple(self.tokens),
+            self.unjudged,
+            self._since_release if "".join(self._segment).strip() else 0,
         )
 
     def _take(self, text: str, ended: bool = False) -> str:
@@ -114,7 +132,7 @@ class ReflectionGuard:
                 shown, last = shown + self._show(found), None
                 continue
             self._reflections.append(found)
-            shown, last = shown + self._judge(found), found
+            shown, last = shown + self._judge(found, whole=True), found
             if self.stop_reason:
                 return shown
         if last and not self._scanner.held and not self._decoder.getstate()[0]:
@@ -130,11 +148,15 @@ class ReflectionGuard:
         self._shown.append(text)
         return text
 
-    def _judge(self, label: SafetyLabel) -> str:
-        """Act on a verdict on all text since the last one."""
+    def _judge(self, label: SafetyLabel, whole: bool) -> str:
+        """Act on a verdict on all text so far, which ends a segment or not."""
+        self.unjudged = 0
         if self._policy.stops(label):
             self.stop_reason = "unsafe"
             return self._refuse() if self._policy.on_unsafe == "refuse" else ""
+        if not whole:
+            return ""
+        self._since_release = 0
         released = "".join(self._segment)
         self._segment.clear()
         if released:

@@ -7,6 +7,8 @@ from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.api import GuardOptions
 from megatron_srp.schema import Verdict
 
+_ALSO = {"reflect_every": " or a divisor of it"}
+
 
 class PolicyTooWeak(Exception):
     """A request asks for less than the operator has set."""
@@ -26,7 +28,8 @@ def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> Guar
     weaker = policy.weaker_than(own)
     if weaker and not allow_weaker:
         given = ", ".join(
-            f"{name} {_shown(getattr(policy, name))} (here: {_shown(getattr(own, name))})" for name in weaker
+            f"{name} {_shown(getattr(policy, name))} (here: {_shown(getattr(own, name))}{_ALSO.get(name, '')})"
+            for name in weaker
         )
         raise PolicyTooWeak(f"the guard of this server can only be made stricter; weaker than it is: {given}")
     return policy

@@ -80,7 +80,7 @@ class Reader:
 
         def on_text(text: str) -> None:
             shown = stop.feed(text)
-            job.cancelled |= stop.found
+            job.stopped |= stop.found
             if shown:
                 self._put(index, shown)
 

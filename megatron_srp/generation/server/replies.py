@@ -70,11 +70,16 @@ class Reply:
         return self._piece_head | {"choices": [{"index": index, "delta" if self._chat else "text": said, **end}]}
 
     def _end(self, generation: Generation, cut: bool) -> dict[str, Any]:
-        end: dict[str, Any] = {"finish_reason": "stop" if cut else _FINISH[generation.stop_reason], "logprobs": None}
+        stopped = cut and generation.stop_reason != "unsafe"  # a verdict is more than a stop text
+        end = {"finish_reason": "stop" if stopped else _FINISH[generation.stop_reason], "logprobs": None}
+        return end | self._guard(to_record(generation))
+
+    def _guard(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What was reflected, if that is asked for; in any case what was not judged and what was not shown."""
+        counts = {key: record[key] for key in ("unjudged_tokens", "withheld_tokens")}
         if self._reflections:
-            record = to_record(generation)
-            end["guard"] = {key: record[key] for key in ("stop_reason", "reflections", "forced")}
-        return end
+            return {"guard": {key: record[key] for key in ("stop_reason", "reflections", "forced")} | counts}
+        return {"guard": counts} if any(counts.values()) else {}
 
 
 def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:

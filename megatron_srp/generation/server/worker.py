@@ -38,7 +38,8 @@ class Job:
     Attributes:
         on_end: called once, with the answer or with what went wrong.
         deadline: `time.monotonic()` at which it has to end.
-        cancelled: set from any thread to have it end.
+        cancelled: set from any thread when nobody waits for it any longer.
+        stopped: set from any thread to have it end, judged.
     """
 
     request: Request
@@ -46,6 +47,7 @@ class Job:
     on_end: Callable[[Generation | Exception], None]
     deadline: float
     cancelled: bool = False
+    stopped: bool = False
 
     def over(self, now: float) -> bool:
         return self.cancelled or now >= self.deadline
@@ -142,8 +144,9 @@ class Worker:
             try:
                 now = time.monotonic()
                 for job, answer in self._running:
-                    if job.over(now) or now >= self._end_at:
+                    if job.cancelled:
                         answer.finish()
+                    answer.stopping = job.stopped or now >= min(job.deadline, self._end_at)
                 session.step()
                 self._report()
             except Exception as error:  # of the engine: out of memory, say

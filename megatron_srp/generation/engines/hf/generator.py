@@ -73,11 +73,13 @@ class HFSession(Session):
     def step(self) -> None:
         """One token for each row, and the forced reflections that are due."""
         self._drop()  # whose reader has gone
+        if any(answer.stopping for answer in self.answers):
+            self._reflect([answer for answer in self.answers if answer.stopping])
         if not self.answers:
             return
         tokens = next_tokens(self.answers, self._samplers, self._batch.logits)
         pairs = list(zip(self.answers, tokens, strict=True))
-        self._force([answer for answer, token in pairs if answer.guard.ends(token) and answer.due_at_end()])
+        self._force(self._settled([answer for answer, token in pairs if answer.guard.ends(token)]), whole=True)
         for answer, token in pairs:
             answer.push(token)
         tokens = self._drop(tokens)
@@ -85,11 +87,20 @@ class HFSession(Session):
             return
         self._batch.feed([[token] for token in tokens])
         self._decide()
-        last = [answer for answer in self.answers if answer.room <= 0]
-        self._force([a for a in self.answers if a.due() or (a in last and a.due_at_end())])
+        self._reflect([answer for answer in self.answers if answer.room <= 0])
+
+    def _reflect(self, last: list[Answer]) -> None:
+        """Force the reflections that are due, and end the answers of `last`, judged."""
+        self._force(self._settled(last) + [a for a in self.answers if a not in last and a.due()])
         for answer in last:
             answer.finish()
         self._drop()
+
+    def _settled(self, last: list[Answer]) -> list[Answer]:
+        """Those of them that have still to be judged, since they end here."""
+        for answer in last:
+            answer.settle()
+        return [answer for answer in last if answer.due_at_end()]
 
     def _decide(self) -> None:
         """Decide on the verdicts of the answers that have just opened a reflection."""
@@ -100,14 +111,14 @@ class HFSession(Session):
             if answer.guard.opened:
                 answer.decide(self._opened.paths, *probabilities)
 
-    def _force(self, answers: list[Answer]) -> None:
-        """Reflect on the texts of `answers`: all are read, and these are judged."""
+    def _force(self, answers: list[Answer], whole: bool = False) -> None:
+        """Reflect on the texts of `answers`: all are read, and these are judged; `whole` where they end themselves."""
         if not answers:
             return
         found = self._batch.verdicts(self._tree).tolist()
         for answer, probabilities in zip(self.answers, found, strict=True):
             if answer in answers:
-                answer.force(*probabilities)
+                answer.force(*probabilities, whole=whole)
 
     def _drop(self, tokens: Sequence[int] = ()) -> list[int]:
         """Leave out the answers that have ended; returns the tokens of the others."""
