@@ -1,14 +1,15 @@
 """What a stricter policy shows is the beginning of what a looser one shows, for any model, policy and client."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.generation.engines.hf import generator as hf
-from megatron_srp.generation.engines.request import Request, Sampling
+from megatron_srp.generation.engines.request import Answer, Request, Sampling
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.schema import Verdict
-from tests.helpers.scripted_model import HINTED, SPECIAL, TEXT, ScriptedBatch, scripted_engine
+from tests.helpers.scripted_model import HINTED, PIECES, SPECIAL, TEXT, ScriptedBatch, scripted_engine
 
 REFUSAL = "[refused]"
 POLICIES = st.builds(
@@ -62,6 +63,23 @@ def test_a_stricter_policy_shows_the_beginning_of_what_a_looser_one_shows(number
     assert shown(looser).startswith(shown(stricter))
     if stricter.stop_reason != "unsafe":
         assert looser.tokens[: len(stricter.tokens)] == stricter.tokens
+
+
+def test_a_row_without_a_distribution_fails_alone():
+    engine = scripted_engine(3)
+    world, broken = engine._model.logits, torch.full((len(PIECES) + 2,), float("nan"))
+    engine._model.logits = lambda context: broken if context[0] == 2 and len(context) > 4 else world(context)
+    requests = [Request([first], sampling=Sampling(0.7), max_new_tokens=20) for first in (1, 2, 3)]
+    answers = [Answer(request, engine.vocabulary, lambda text: None) for request in requests]
+    session = engine.session()
+    session.add(answers)
+    while session.answers:
+        session.step()
+    assert [type(answer.error) for answer in answers] == [type(None), RuntimeError, type(None)]
+    for i in (0, 2):
+        assert answers[i].guard.result() == engine.generate([requests[i]])[0]
+    with pytest.raises(RuntimeError, match="nan"):
+        engine.generate(requests)
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import socket
+import threading
 import time
 from operator import attrgetter
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from megatron_srp.cli.serve import listen, parse_arguments
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.generation.engines.base import GuardedEngine, Session
-from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
@@ -262,3 +263,33 @@ def test_what_is_not_there(monkeypatch):
     monkeypatch.setattr("megatron_srp.cli.serve.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs starlette, not installed here; pip install 'megatron-srp\[serve\]'"):
         parse_arguments(MODEL)
+
+
+def test_a_failed_request_leaves_the_connection_open():
+    """The next request on it is answered: it is the same connection that the client uses again."""
+    httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
+    from megatron_srp.generation.server.app import Endpoint, Settings
+
+    class Broken:
+        max_length = 10
+
+        def chat(self, *_):
+            raise RuntimeError("broken")
+
+    worker = Worker(Scripted(), 1, 1)
+    app = Endpoint(Broken(), worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        ports = set()
+        for _ in range(3):
+            found = client.post("/v1/chat/completions", json=body)
+            assert (found.status_code, found.json()["error"]["type"]) == (500, "server_error")
+            ports.add(found.extensions["network_stream"].get_extra_info("client_addr"))
+    server.should_exit = True
+    thread.join(60)
+    assert len(ports) == 1

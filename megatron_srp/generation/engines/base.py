@@ -62,6 +62,9 @@ class GuardedEngine(ABC):
         Args:
             on_text: called with a request's index and text to show, as soon as it may be shown.
             cancelled: asked before each token; the answers end there with `length` when it says so.
+
+        Raises:
+            Exception: what made one of them fail.
         """
 
         def shower(index: int) -> Callable[[str], None]:
@@ -75,4 +78,6 @@ class GuardedEngine(ABC):
         for answer in session.answers:
             answer.finish()
         session.close()
+        if error := next((answer.error for answer in answers if answer.error), None):
+            raise error
         return [answer.guard.result() for answer in answers]

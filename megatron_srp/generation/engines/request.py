@@ -75,6 +75,7 @@ class Answer:
     Attributes:
         begun: `time.monotonic()` of its beginning.
         script: tokens that come next, since a verdict has been decided on.
+        error: what made it fail, if it did.
         stopping: whether the engine has to end it at the next step, as if the limit of tokens were reached.
     """
 
@@ -85,6 +86,7 @@ class Answer:
         self.begun = time.monotonic()
         self.script: list[int] = []
         self.stopping = False
+        self.error: Exception | None = None
         self._decided: ForcedReflection | None = None
         self._forced_at = 0  # the last one but that on the prompt, in tokens with the prefill
 
@@ -137,6 +139,11 @@ class Answer:
     def finish(self) -> None:
         """End it here, with `length`."""
         self._show(self.guard.finish("length"))
+
+    def fail(self, error: Exception) -> None:
+        """End it because of an error that concerns no other answer."""
+        self.error = error
+        self.guard.finish("length")
 
     def due(self) -> bool:
         """Whether it is time for a forced reflection. It waits a while for one that the model may be writing."""

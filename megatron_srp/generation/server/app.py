@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
 from secrets import randbits
@@ -26,6 +27,7 @@ from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply, error_body
 from megatron_srp.generation.server.worker import Busy, Closing, Worker
 
+_log = logging.getLogger(__name__)
 BODY_TIMEOUT_S = 30.0  # to send a request's body in
 HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that nobody takes it for dead
 
@@ -100,10 +102,22 @@ class Endpoint:
         self.app = Starlette(routes=routes, exception_handlers=handled)
 
     async def _chat(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, ChatRequest)
+        return await self._answer_or_error(http, ChatRequest)
 
     async def _complete(self, http: HTTPRequest) -> Response:
-        return await self._answer(http, TextRequest)
+        return await self._answer_or_error(http, TextRequest)
+
+    async def _answer_or_error(self, http: HTTPRequest, kind: type[ChatRequest] | type[TextRequest]) -> Response:
+        """What Starlette itself does not handle would end the connection as well, and the next request on it."""
+        try:
+            return await self._answer(http, kind)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            told = APIError.of(error)
+            if told.status == 500:
+                _log.error("a request has failed", exc_info=error)
+            return told.response()
 
     async def _models(self, http: HTTPRequest) -> Response:
         self._authorize(http)

@@ -174,7 +174,9 @@ class Worker:
         self._forget(ended)
         for job, answer in ended:
             self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)
-            job.on_end(answer.guard.result())
+            if answer.error:
+                _log.error("one answer has failed", exc_info=answer.error)
+            job.on_end(answer.error or answer.guard.result())
 
     def _begin(self, session: Session, jobs: list[Job]) -> None:
         """Take jobs into the batch; where that fails, for want of memory say, those on their way go on."""

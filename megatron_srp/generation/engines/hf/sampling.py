@@ -36,7 +36,15 @@ class Sampler:
 
 
 def next_tokens(answers: Sequence[Answer], samplers: Sequence[Sampler], logits: torch.Tensor) -> list[int]:
-    """A token for each row of float32[N, V]. The likeliest of all rows are fetched from the GPU at once."""
+    """A token for each row of float32[N, V]; an answer whose row has none fails, and the others go on.
+
+    The likeliest of all rows are fetched from the GPU at once."""
     likeliest = logits.argmax(-1).tolist()
-    rows = zip(answers, samplers, likeliest, logits, strict=True)
-    return [answer.next_token(token, partial(sampler.next, token, row)) for answer, sampler, token, row in rows]
+    tokens = []
+    for answer, sampler, token, row in zip(answers, samplers, likeliest, logits, strict=True):
+        try:
+            tokens.append(answer.next_token(token, partial(sampler.next, token, row)))
+        except Exception as error:  # logits that are no numbers, say: the others' are
+            answer.fail(error)
+            tokens.append(token)
+    return tokens
