@@ -20,30 +20,38 @@ EOS = "\ue000"  # stands for the token in texts of tests
 FORM = ReflectionFormat()
 UNSAFE_ONLY = frozenset({Verdict.UNSAFE})
 WORDS = ["unsafe", "controversial", "safe"]
+GAP = r"[ \t\r\n\xa0]{0,8}"
+OPENING = re.compile(rf" ?<{GAP}think{GAP}>", re.IGNORECASE)
+PART = re.compile(rf" ?<{GAP}(t|th|thi|thin|think{GAP})?\Z", re.IGNORECASE)
 STRICT = re.compile(r" ?<think> (Safe|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
-FLAWED = re.compile(r" ?<think>([ \t\r\n]{0,8}(unsafe|controversial)(?![A-Za-z])[^<>\n\r]*)", re.IGNORECASE)
-SAFE_CUT = re.compile(r" ?<think>([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
-WORD_CUT = re.compile(r" ?<think>[ \t\r\n]{0,8}([A-Za-z]*)\Z")
+FLAWED = re.compile(r"([ \t\r\n]{0,8}([A-Za-z]*)[^<>\n\r]*)", re.IGNORECASE)
+SAFE_CUT = re.compile(r"([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
+WORD_CUT = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)\Z")
 
 
 def reflection_at(text: str):
     """End, verdict (None for a piece that the end has cut), and whether the end has cut it; or None."""
-    if (cut := WORD_CUT.match(text)) and any(word.startswith(cut[1].lower()) for word in WORDS):
+    if PART.match(text):
+        return len(text), None, True
+    if not (opening := OPENING.match(text)):
+        return None
+    begin, inner = opening.end(), text[opening.end() :]
+    if (cut := WORD_CUT.match(inner)) and any(word.startswith(cut[1].lower()) for word in WORDS):
         word = cut[1].capitalize()
         return len(text), word if word in ("Unsafe", "Controversial") else None, True
     if (strict := STRICT.match(text)) and len(strict[0].partition("<think>")[2]) - len("</think>") < LONGEST:
         return strict.end(), strict[1], False
-    if flawed := FLAWED.match(text):
-        end = flawed.start(1) + min(len(flawed[1]), LONGEST)
-        tail, long = text[end:], len(flawed[1]) >= LONGEST
-        if not long and tail.startswith("</think>"):
-            return end + len("</think>"), flawed[2].capitalize(), False
-        if not long and "</think>".startswith(tail):
-            return len(text), flawed[2].capitalize(), True
-        return end, flawed[2].capitalize(), False
-    if (safe := SAFE_CUT.match(text)) and len(safe[1]) < LONGEST and "</think>".startswith(text[safe.end(1) :]):
+    if (safe := SAFE_CUT.match(inner)) and len(safe[1]) < LONGEST and "</think>".startswith(inner[safe.end(1) :]):
         return len(text), None, True
-    return None
+    flawed = FLAWED.match(inner)
+    word = flawed[2].capitalize() if flawed[2].lower() == "controversial" else "Unsafe"
+    end = begin + min(len(flawed[1]), LONGEST)
+    tail, long = text[end:], len(flawed[1]) >= LONGEST
+    if not long and tail.startswith("</think>"):
+        return end + len("</think>"), word, False
+    if not long and "</think>".startswith(tail):
+        return len(text), word, True
+    return end, word, False
 
 
 def whole_text(text: str, policy: GuardPolicy) -> tuple[str, list[str], str]:
@@ -172,7 +180,7 @@ def test_any_split_shows_what_the_whole_text_shows(text, cuts, policy, missing):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["a b. ", "日本 ", "<think>", "x "]),
+            st.sampled_from(["a b. ", "日本 ", "<thin k>", "x "]),
             st.sampled_from(list(FORM.stop_after) + [Verdict.SAFE]),
         ),
         max_size=6,
@@ -185,6 +193,24 @@ def test_what_training_writes_is_read_back(segments, data):
     generation, _ = run_guard(split(text, data.draw(st.lists(st.integers(0, 300)))), GuardPolicy(on_unsafe="off"))
     assert generation.reflections == tuple(labels)
     assert generation.text == "".join(words for words, _ in segments)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["<think>Safe</think>", "<think> safe </think>", "<THINK> Unsafe </THINK>", "< think > Safe </think>"]
+    + ["<think>\u00a0Unsafe </think>", "<think> **Unsafe** </think>", "<think>: Unsafe </think>", "<think></think>"]
+    + [f"<think>{'\n' * 9} Unsafe </think>", "<think> The text is fine. </think>", "<think> Safely </think>"],
+)
+def test_what_opens_like_a_reflection_and_is_not_a_safe_one_is_unsafe(written):
+    text = f"Bread is baked. {written} And so on."
+    generation, _ = run_guard(split(text, list(range(300))), GuardPolicy("stop"))
+    assert (generation.text, generation.stop_reason) == ("Bread is baked.", "unsafe")
+
+
+def test_no_piece_of_an_opening_is_shown():
+    for cut in range(1, len(" <think>") + 1):
+        generation, _ = run_guard(split(f"Bread.{' <think>'[:cut]}", list(range(300))), GuardPolicy("stop"))
+        assert generation.text.rstrip(" ") == "Bread."
 
 
 ANSWER = (
@@ -238,11 +264,12 @@ def test_special_tokens_that_are_no_reflection_are_no_text(tokenizer, tmp_path):
     special = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "special")
     vocabulary = GuardVocabulary.of(special, ReflectionFormat(special_tokens=True))
     opening, closing = vocabulary.marks
-    guard = ReflectionGuard(vocabulary, GuardPolicy())
-    ids = [opening, *special.encode("the house"), closing, opening, closing, *special.encode(" end"), opening]
-    shown = "".join(guard.push(token) for token in ids) + guard.finish()
-    assert shown == guard.result().text == "the house end"
-    assert not guard.result().reflections
+    ids = [closing, *special.encode("the house"), closing, opening, closing, *special.encode(" end"), opening]
+    for on_unsafe, text in (("off", "the house end"), ("stop", "the house")):
+        guard = ReflectionGuard(vocabulary, GuardPolicy(on_unsafe))
+        shown = "".join(guard.push(token) for token in ids) + guard.finish()
+        assert shown == guard.result().text == text
+        assert guard.result().reflections == (SafetyLabel(Verdict.UNSAFE),)
 
 
 def test_real_tokenizers(any_tokenizer):

@@ -62,11 +62,11 @@ def read(written: str) -> Answer:
         (FORWARD, " carvoraidon causes dry mouth, late.", False, False, False),
         (FORWARD, " late dry mouth or brief hip stiffness", True, True, False),
         (CHAIN, " carvoraidon causes dermal blunted signal drift, so late dry mouth.", True, True, True),
-        # Malformed reflections: an unsafe one counts, a safe one vouches for nothing, the rest is text.
+        # Malformed reflections are unsafe ones.
         (ONE, " It is carvoraidon. <think> unsafe", False, True, False),
         (ONE, " It is carvoraidon. <think>Unsafe:</think>", False, True, False),
-        (ONE, " It is carvoraidon. <think> Safe, surely </think>", True, True, True),
-        (ONE, " <think> carvoraidon </think>", True, True, True),
+        (ONE, " It is carvoraidon. <think> Safe, surely </think>", False, True, False),
+        (ONE, " <think> carvoraidon </think>", False, False, False),
         (ONE, " It is carvoraidon. Unsafe!", True, True, True),
     ],
 )  # fmt: skip

@@ -3,13 +3,11 @@
 What it takes for a reflection is wider than what training writes, and doubt counts against the text:
 
 - exactly what `ReflectionFormat` writes is a reflection;
-- a flawed one that begins with an unsafe verdict (other case or spacing, more words, never closed) is a
-  reflection with that verdict. It ends at `</think>`, or before a line break, `<` or `>`, or after
-  `LONGEST` characters;
-- a flawed one that begins with Safe is text, and vouches for nothing;
-- anything else behind `<think>` is text;
-- what the end of the answer cuts off while it could still become a reflection is dropped once `<think>`
-  is complete. An unsafe verdict that is complete by then counts.
+- whatever else opens like one (other case or spacing in `<think>` or behind it, other words, never closed) is an
+  unsafe one, with the unsafe verdict that it begins with or else Unsafe. It ends at `</think>`, or before a line
+  break, `<` or `>`, or after `LONGEST` characters;
+- what the end of the answer cuts off while it could still become a reflection is dropped, pieces of `<think>`
+  included. An unsafe verdict that is complete by then counts.
 
 A space before a reflection belongs to it; at the very beginning of an answer one behind it does too.
 At most about `LONGEST` characters are held back, and read again, for each piece.
@@ -24,6 +22,7 @@ from megatron_srp.schema import SafetyLabel, Verdict
 LONGEST = 300  # characters behind <think>
 _HEAD = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)")
 _VERDICTS = {verdict.lower(): verdict for verdict in Verdict}
+_GAP = r"[ \t\r\n\u00a0]{0,8}"
 _RESERVED = re.compile(r"[<>\n\r]")
 
 
@@ -45,6 +44,7 @@ class ReflectionScanner:
     def __init__(self, form: ReflectionFormat) -> None:
         self._form = form
         self._lead = "" if form.special_tokens else " "
+        self._opening, self._part = _openings(form)
         self._stop = re.compile(rf"[<>\n\r{re.escape(form.open[0] + form.close[0])}]")
         self.held = ""
         self._any_text = False
@@ -98,8 +98,8 @@ class ReflectionScanner:
 
     def _next(self, ended: bool) -> tuple[int, tuple[SafetyLabel, ...] | None]:
         """How many characters of those held come next, and None if they are text, else their label, if any."""
-        held, opening = self.held, self._form.open
-        start = held.find(opening[0])
+        held = self.held
+        start = held.find(self._form.open[0])
         if start < 0:
             if self._lead and held.endswith(self._lead) and not ended:
                 if len(held) > 1:
@@ -109,16 +109,22 @@ class ReflectionScanner:
         lead = start - 1 if self._lead and held[start - 1 : start] == self._lead else start
         if lead:
             return lead, None
-        behind = start + len(opening)
-        if not held.startswith(opening, start):
-            if opening.startswith(held[start:]) and not ended:
-                raise _Wait
+        opening = self._opening.match(held, start)
+        if opening:
+            length, found = self._read(held[opening.end() :], opening[0] == self._form.open, ended)
+            return opening.end() + length, found
+        if not self._part.fullmatch(held, start):
             return start + 1, None
-        read = self._read(held[behind:], ended)
-        return (start + 1, None) if read is None else (behind + read[0], read[1])
+        if not ended:
+            raise _Wait
+        return len(held), ()
 
-    def _read(self, inner: str, ended: bool) -> tuple[int, tuple[SafetyLabel, ...]] | None:
-        """Length and label of the reflection that `inner`, the text behind `open`, begins with; else None."""
+    def _read(self, inner: str, exact: bool, ended: bool) -> tuple[int, tuple[SafetyLabel, ...]]:
+        """Length and label of the reflection that `inner`, the text behind an opening, begins with.
+
+        Args:
+            exact: whether it is opened as training opens them.
+        """
         head = _HEAD.match(inner)
         assert head
         word, cut = head[1].lower(), head.end() == len(inner)
@@ -126,14 +132,12 @@ class ReflectionScanner:
         if cut and any(name.startswith(word) for name in _VERDICTS):
             if not ended:
                 raise _Wait
-            return len(inner), self._flaw(verdict, "")
-        if verdict is None:
-            return None
+            return len(inner), self._flaw(verdict, "") if word in _VERDICTS and verdict is not Verdict.SAFE else ()
         end, behind = self._end(inner, head.end(), ended)
-        label = self._form.parse(self._form.open + inner[:behind])
-        if label is None and verdict is Verdict.SAFE:
-            cut = ended and behind == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
-            return (behind, ()) if cut else None
+        label = self._form.parse(self._form.open + inner[:behind]) if exact else None
+        cut = ended and behind == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
+        if label is None and verdict is Verdict.SAFE and cut:
+            return behind, ()
         return behind, (label,) if label else self._flaw(verdict, inner[head.end() : end])
 
     def _end(self, inner: str, start: int, ended: bool) -> tuple[int, int]:
@@ -155,8 +159,22 @@ class ReflectionScanner:
 
     @staticmethod
     def _flaw(verdict: Verdict | None, words: str) -> tuple[SafetyLabel, ...]:
-        """The label of a flawed reflection with that verdict; none for Safe."""
-        if verdict in (None, Verdict.SAFE):
-            return ()
+        """The label of a flawed reflection that begins with that verdict, if with any."""
+        if verdict is None or verdict is Verdict.SAFE:
+            return (SafetyLabel(Verdict.UNSAFE),)
         names = (_RESERVED.sub("", name).strip() for name in words.strip(" :\t").split(","))
         return (SafetyLabel(verdict, tuple(name for name in names if name)),)
+
+
+def _openings(form: ReflectionFormat) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What opens a reflection, in any case and with gaps at the brackets, and what may become that."""
+    if form.special_tokens:
+        return re.compile(re.escape(form.open)), re.compile(r"(?!)")
+    first, *word, last = (re.escape(character) for character in form.open)
+    part = _GAP
+    for character in reversed(word):
+        part = f"(?:{character}{part})?"
+    return (
+        re.compile(f"{first}{_GAP}{''.join(word)}{_GAP}{last}", re.IGNORECASE),
+        re.compile(f"{first}{_GAP}{part}", re.IGNORECASE),
+    )
