@@ -101,6 +101,8 @@ def answer_file(args: argparse.Namespace) -> None:
 
     def request(record: dict[str, Any]) -> "Request":
         if "prompt" in record:
+            if not args.prefill:
+                model.refuse_unfinished(record["prompt"])
             return model.complete(record["prompt"], options, args.prefill)
         return model.chat(record["messages"], options, args.prefill)
 

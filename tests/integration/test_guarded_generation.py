@@ -208,6 +208,9 @@ def test_a_prefill_cannot_hide_a_reflection_from_the_guard(model):
                 chat(model, words, GuardPolicy(), prefill).prefill
             )
     assert "<" not in model.decode(model.complete("then a kill. <think", Options(GuardPolicy(), Sampling())).prompt)
+    with pytest.raises(InputError, match="the prompt ends in '<think', which may begin a reflection"):
+        model.refuse_unfinished("then a kill. <think")
+    model.refuse_unfinished("what does <think> mean in R1 models")
 
 
 def test_markers_of_turns_that_the_tokenizer_does_not_name_are_escaped(tiny_reflector, tmp_path):

@@ -167,6 +167,7 @@ PROMPT = {"model": "tiny", "prompt": "river"}
         (GOOD | {"messages": say("river " * 400)}, 400, "with the answer; shorten it"),
         (GOOD | {"user": "x" * (1 << 20)}, 413, "more than 1,048,576 bytes"),
         (PROMPT | {"prompt": [464, 1560]}, 400, "$.prompt"),
+        (PROMPT | {"prompt": "for (i = 0; i <"}, 400, "the prompt ends in '<', which may begin a reflection"),
         (PROMPT | {"echo": True}, 400, "echo: not supported"),
         (PROMPT | {"logprobs": 0}, 400, "logprobs: not supported"),
     ],

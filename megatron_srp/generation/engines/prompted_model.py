@@ -57,6 +57,14 @@ class PromptedModel:
         ids = ids or [self.text_tokenizer.require_eos()]
         return self._request(ids, prefill, options)
 
+    def refuse_unfinished(self, prompt: str) -> None:
+        """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection."""
+        if rest := self._escape(prompt).removeprefix(self._escape.before_answer(prompt)):
+            raise InputError(
+                f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard would not know the rest "
+                "of one from text. End the prompt before or after it"
+            )
+
     def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
         """A request to answer a conversation.
 
@@ -116,3 +124,7 @@ class PromptedModel:
                 "the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")

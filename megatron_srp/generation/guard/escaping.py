@@ -4,14 +4,16 @@ The words that open and close a reflection are written with other brackets where
 text, in any case, and so are those that only the tokenizer's normalizer would turn into them:
 `<think> Safe </think>` becomes `‹think› Safe ‹/think›`, which reads the same and is another text.
 
-Where the model goes on from a user's text, a reflection that is unfinished at its end is left out: behind
-`<thi`, and behind its look-alike as well, the model would write the rest of one, which a guard would not
-know for a reflection.
+Where the model goes on from a user's text, a reflection that is unfinished at its end is left out, and the commands
+refuse such a prompt first: behind `<thi`, and behind its look-alike as well, the model would write the rest
+of one, which a guard would not know for a reflection. Words behind `<think>` that are no verdict begin none.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+
+from megatron_srp.schema import Verdict
 
 _BRACKETS = "<>[]"
 _ROUNDS = 8  # unfinished reflections, one behind the other
@@ -78,10 +80,13 @@ class Escaper:
 
 
 def _unfinished(opening: str, closing: str) -> re.Pattern[str]:
-    """A beginning of either word, or the first and words behind it, at the end of a text, escaped or not."""
+    """A beginning of either word, or the first and a verdict behind it, at the end of a text, escaped or not."""
     cut = {word[:end] for word in (opening, closing) for end in range(1, len(word))}
     cut |= {word.translate(_OTHER_BRACKETS) for word in cut}
     cuts = "|".join(map(re.escape, sorted(cut, key=len, reverse=True)))
     opened = f"{re.escape(opening)}|{re.escape(opening.translate(_OTHER_BRACKETS))}"
+    names = [verdict.value for verdict in Verdict]
+    begun = "|".join(name[:end] for name in names for end in range(len(name), 0, -1))
+    verdict = rf"(?:{begun})\Z|(?:{'|'.join(names)})(?![A-Za-z])[^<>‹›\n\r]*"
     # Of white space there may be any amount: no two parts of the pattern may match it.
-    return re.compile(rf"(?:{cuts}|(?:{opened})\s*(?:[^\s<>‹›][^<>‹›\n\r]*)?)\Z", re.IGNORECASE)
+    return re.compile(rf"(?:{cuts}|(?:{opened})\s*(?:{verdict})?)\Z", re.IGNORECASE)

@@ -164,6 +164,8 @@ class Endpoint:
         if isinstance(asked, ChatRequest):
             prompts = [self._model.chat([message.as_turn() for message in asked.messages], options)]
         else:
+            for prompt in asked.prompts:
+                self._model.refuse_unfinished(prompt)
             prompts = [self._model.complete(prompt, options) for prompt in asked.prompts]
         requests = [prompt for prompt in prompts for _ in range(asked.n or 1)]
         seed = randbits(62) if asked.seed is None else asked.seed
