@@ -23,7 +23,7 @@ import torch, torch.cuda.random, torch.utils._device
 torch.cuda.is_available = lambda: True
 places = [torch, torch.cuda, torch.cuda.random, torch.Tensor, torch.utils._device]
 before = [dict(vars(place)) for place in places]
-from megatron_srp.training import cpu_backend
+from megatron_srp.training.cpu import backend as cpu_backend
 assert cpu_backend.install() is False
 for place, names in zip(places, before):
     now = dict(vars(place))
@@ -43,7 +43,8 @@ warnings.filterwarnings("ignore")
 import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.get_device_name = lambda: "NVIDIA H100 80GB HBM3"
-from megatron_srp.training import cpu_backend, megatron_api
+from megatron_srp.training import megatron_api
+from megatron_srp.training.cpu import backend as cpu_backend
 from megatron.core import optimizer
 from megatron.core.optimizer import distrib_optimizer
 from megatron.core.transformer import torch_norm
@@ -73,7 +74,7 @@ def test_only_megatron_sees_a_device() -> None:
         pytest.skip("a GPU is visible: the backend is inert here, which the other test checks")
     output = run("""
 import torch
-from megatron_srp.training import cpu_backend
+from megatron_srp.training.cpu import backend as cpu_backend
 assert cpu_backend.install() and cpu_backend.install()
 assert not torch.cuda.is_available()
 in_megatron = {"__name__": "megatron.core.x", "torch": torch}
