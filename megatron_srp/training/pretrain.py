@@ -51,6 +51,7 @@ def train(argv: list[str]) -> None:
         return dry_run(argv, gpus)
     if not args.help:
         argv = _prepare_to_resume(args) + argv
+        _print_summary(arguments.look_at(argv))
     devices.check_port()
     _set_environment()
     if not args.help:
@@ -72,6 +73,7 @@ def train(argv: list[str]) -> None:
 def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     """All checks that need neither torch nor Megatron; returns flags to add."""
     from megatron_srp.training.checks import data as shards
+    from megatron_srp.training.checks.splits import check_parts
     from megatron_srp.training.flags import arguments
     from megatron_srp.training.flags.precision import check_precision
     from megatron_srp.training.layout.layouts import check_layout
@@ -83,6 +85,7 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
         check_layout(model, layout)
     notes += check_precision(args, model, layout)
     flags, more = shards.check_shards(args)
+    check_parts(args)
     for note in notes + more:
         print_note(note)
     return flags
@@ -103,6 +106,13 @@ def _prepare_to_resume(args: argparse.Namespace) -> list[str]:
         return []
     print_note(found[1])
     return ["--ckpt-step", str(found[0])]
+
+
+def _print_summary(args: argparse.Namespace) -> None:
+    from megatron_srp.training.checks.run_summary import summarize_run
+
+    if rank() == 0:
+        print(summarize_run(args), flush=True)
 
 
 def _set_environment() -> None:
