@@ -53,6 +53,7 @@ from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -303,6 +304,7 @@ def run(argv: list[str], on_cpu: bool) -> None:
     else:
         log_mfu(torch.cuda.get_device_name())
     watch_checkpoint_worker()
+    keep_reasons_of_failed_writes()
     if arguments.look_at(argv).srp_log == "brief":
         speak_briefly()
     args = parse_arguments(argv)

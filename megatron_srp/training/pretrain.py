@@ -73,6 +73,7 @@ def train(argv: list[str]) -> None:
 def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     """All checks that need neither torch nor Megatron; returns flags to add."""
     from megatron_srp.training.checks import data as shards
+    from megatron_srp.training.checks.outputs import check_outputs
     from megatron_srp.training.checks.splits import check_parts
     from megatron_srp.training.flags import arguments
     from megatron_srp.training.flags.precision import check_precision
@@ -86,6 +87,8 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     notes += check_precision(args, model, layout)
     flags, more = shards.check_shards(args)
     check_parts(args)
+    if args.srp_dry_run is None:
+        check_outputs(args)
     for note in notes + more:
         print_note(note)
     return flags

@@ -146,6 +146,8 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
     "--save": {},
+    "--tensorboard-dir": {},
+    "--data-cache-path": {},
     "--pretrained-checkpoint": {},
     "--finetune": {"action": "store_true"},
     "--ckpt-step": {"type": int},
