@@ -65,7 +65,7 @@ def test_a_rank_that_is_gone(message: str) -> None:
 def write_to_a_full_disk(fails: bool = True) -> tuple[int, object]:
     """As Megatron's writer: torch's archive on a file, and the error as a result."""
     try:
-        with open("/dev/full" if fails else os.devnull, "wb", buffering=0) as file:
+        with Path("/dev/full" if fails else os.devnull).open("wb", buffering=0) as file:
             torch.save(torch.zeros(1000), file)
     except Exception as error:
         return 0, error
@@ -75,7 +75,7 @@ def write_to_a_full_disk(fails: bool = True) -> tuple[int, object]:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_a_full_disk_is_named() -> None:
     assert find_reason(write_to_a_full_disk()[1]) == "No space left on device"  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="^No space left on device$") as caught:
+    with pytest.raises(RuntimeError, match=r"^No space left on device$") as caught:
         raise_errors(write_to_a_full_disk)()
     assert raise_errors(write_to_a_full_disk)(fails=False) == (0, ["written"])
     # What Megatron makes of it, on the way to the rank.

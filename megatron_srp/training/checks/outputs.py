@@ -25,7 +25,8 @@ def check_outputs(args: argparse.Namespace) -> None:
                 pass
         except OSError as error:
             raise OutputError(
-                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or give another folder"
+                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or give another "
+                "folder"
             ) from None
 
 
