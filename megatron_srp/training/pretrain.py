@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \\
         --tensor-model-parallel-size 2 --data-path out/corpus_text_document [any Megatron flag]
 
-Without torchrun it is one process. Where no GPU is visible it runs on the CPU over gloo.
+Without torchrun it is one process; with `python -m megatron_srp.training.launch` in its place, a mistake is the last
+line on the screen. Where no GPU is visible it runs on the CPU over gloo.
 The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
 imports this module again, and a mistake in a flag is answered before Megatron is imported.
 """

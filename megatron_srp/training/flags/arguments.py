@@ -288,7 +288,11 @@ def preset_defaults(args: argparse.Namespace, gpus: int) -> list[str]:
 
 
 def decay_defaults(args: argparse.Namespace) -> list[str]:
-    """The length of the preset's decay phase, for a run as long as `args`, all other flags in them, say."""
+    """The length of the preset's decay phase.
+
+    Args:
+        args: the flags of the whole run, its length among them.
+    """
     if args.srp_preset is None:
         return []
     return find_preset(args.srp_preset).recipe.wsd_decay_flags(args.train_iters, args.train_samples)
