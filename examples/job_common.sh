@@ -84,7 +84,7 @@ cluster=(
 )
 
 launch() {
-    local command=("$python" -m torch.distributed.run --nproc-per-node "$gpus_per_node")
+    local command=("$python" -m megatron_srp.training.launch --nproc-per-node "$gpus_per_node")
     if [ "$nnodes" -eq 1 ]; then
         command+=(--standalone) # takes a free port
     else

@@ -183,7 +183,7 @@ class FineTuningAttack:
         flags = [*layer_flags(flags), *flags]
         command = [sys.executable, "-m"]
         if gpus > 1:
-            command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus), "-m"]
+            command += ["megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus), "-m"]
             flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
         command += ["megatron_srp.training.pretrain", *flags]
         root = str(Path(__file__).parents[2])

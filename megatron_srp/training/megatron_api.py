@@ -1,6 +1,6 @@
 """Everything that depends on Megatron's trainer and its version; nothing else imports megatron.training.
 
-    run(argv, on_cpu)       # flags -> megatron.training.pretrain()
+    run(plan, on_cpu)       # flags -> megatron.training.pretrain()
 
 Written for megatron-core 0.19. `tests/integration/test_megatron_api.py` checks every name, signature
 and argument used here, and says which one changed.
@@ -50,9 +50,11 @@ from megatron_srp.training.datasets.sft_batch import conversation_bounds, get_pa
 from megatron_srp.training.datasets.sft_dataset import build_sft_datasets
 from megatron_srp.training.flags import arguments
 from megatron_srp.training.layout.flops import add_mfu, bf16_peak
+from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 
 SUPPORTED_VERSION = "0.19."
 # Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
@@ -289,8 +291,8 @@ def keep_checkpoints(count: int) -> None:
     checkpointing._async_delete_checkpoint_impl = keep_newest(delete, count, interval)
 
 
-def run(argv: list[str], on_cpu: bool) -> None:
-    """Train as the flags say, with Megatron's own trainer."""
+def run(plan: RunPlan, on_cpu: bool) -> None:
+    """Train as planned, with Megatron's own trainer."""
     if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
         raise UsageError(
             f"megatron-core {megatron.core.__version__} is installed; this entry point is written for "
@@ -303,9 +305,10 @@ def run(argv: list[str], on_cpu: bool) -> None:
     else:
         log_mfu(torch.cuda.get_device_name())
     watch_checkpoint_worker()
-    if arguments.look_at(argv).srp_log == "brief":
+    keep_reasons_of_failed_writes()
+    if plan.args.srp_log == "brief":
         speak_briefly()
-    args = parse_arguments(argv)
+    args = parse_arguments(list(plan.flags))
     if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
         arguments.check_flags(args)
         shards.check_tokenizer(args)

@@ -219,8 +219,18 @@ def test_a_checkpoint_that_cannot_be_written(
     assert finished.codes[0] == 1 and finished.codes[1] != 0, finished.log
     (line,) = (line for line in finished.log.splitlines() if line.startswith("error"))
     assert line.startswith(f"error: --save {tmp_path / 'checkpoints'}: a checkpoint could not be written: ")
-    assert "IsADirectoryError" in line  # Megatron's line before it has more
+    assert "Is a directory" in line
     assert "Traceback" not in finished.log
+
+
+def test_the_last_line_of_a_script_is_the_mistake(tmp_path: Path) -> None:
+    """Not the traceback and the table that torchrun prints after it."""
+    settings = {"PRESET": "debug", "DATA": "nowhere", "CHECKPOINT": "x", "GPUS_PER_NODE": "2"}
+    done = script("sft.sh", **settings, OUT=str(tmp_path))
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("error: nowhere.bin: no such file")
+    assert sum(line.startswith("error") for line in lines) == 1 and "Traceback" not in done.stderr
 
 
 def test_a_port_that_another_job_has(corpus: Corpus) -> None:

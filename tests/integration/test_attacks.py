@@ -196,14 +196,20 @@ def test_what_each_objective_makes_likely(target: HFTarget) -> None:
 
 
 def test_an_attacker_who_knows_the_defence_silences_it_better(target: HFTarget) -> None:
+    """Over several searches: in a single one, an attacker who does not know it may end lower by luck."""
     box = WhiteBox(target, Defence.GUARDED)
-    behavior = BEHAVIORS[0]
-    options = SMALL | {"num_steps": 12}
-    unaware = next(GCGAttack(**options).cases([behavior], target, Defence.GUARDED))
-    aware = next(AdaptiveAttack("gcg", "suppress", **options).cases([behavior], target, Defence.GUARDED))
-    judged = build_objective("suppress", behavior.target, box)[1:]  # the verdict on the prompt
-    loss, _ = score(target.network, box.encode_prompts([unaware.prompt, aware.prompt]), judged)
-    assert loss[1] < loss[0]
+    total, silenced = torch.zeros(2), torch.zeros(2)
+    for seed in (0, 1):
+        options = SMALL | {"num_steps": 12, "seed": seed}
+        unaware = GCGAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED)
+        aware = AdaptiveAttack("gcg", "suppress", **options).cases(BEHAVIORS, target, Defence.GUARDED)
+        for behavior, *cases in zip(BEHAVIORS, unaware, aware, strict=True):
+            objective = build_objective("suppress", behavior.target, box)
+            total += score(target.network, box.encode_prompts([case.prompt for case in cases]), objective)[0]
+            prompts = box.encode_prompts([behavior.prompt, cases[1].prompt])
+            silenced += score(target.network, prompts, objective[1:])[0]  # the verdict on the prompt
+    assert total[1] < total[0]
+    assert silenced[1] < silenced[0] / 10
 
 
 def test_prefills_go_the_way_of_every_prefill(target: HFTarget) -> None:

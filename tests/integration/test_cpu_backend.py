@@ -45,6 +45,7 @@ torch.cuda.is_available = lambda: True
 torch.cuda.get_device_name = lambda: "NVIDIA H100 80GB HBM3"
 from megatron_srp.training import megatron_api
 from megatron_srp.training.cpu import backend as cpu_backend
+from megatron_srp.training.plan import plan_run
 from megatron.core import optimizer
 from megatron.core.optimizer import distrib_optimizer
 from megatron.core.transformer import torch_norm
@@ -59,7 +60,7 @@ def stop(argv): raise Reached
 megatron_api.parse_arguments = stop
 before = state()
 try:
-    megatron_api.run(["--mock-data"], on_cpu)
+    megatron_api.run(plan_run(["--mock-data"], 1), on_cpu)
 except Reached:
     assert state() == before
     print("unchanged")

@@ -23,6 +23,7 @@ from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.layout.flops import flops_per_token
 from megatron_srp.training.layout.layouts import Layout
 from megatron_srp.training.layout.memory import estimate_memory, padded_vocab_size
+from megatron_srp.training.plan import expand_flags
 
 # Megatron's modules warn on import that Apex and Transformer Engine are missing.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -251,7 +252,7 @@ def test_flags_looked_at_early_are_megatrons(flag: str, parser: argparse.Argumen
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_megatrons_flags(name: str, parser: argparse.ArgumentParser) -> None:
     preset = PRESETS[name]
-    argv = arguments.add_defaults(cpu_backend.default_flags(), arguments.expand_preset(["--srp-preset", name]))
+    argv = arguments.add_defaults(cpu_backend.default_flags(), expand_flags(["--srp-preset", name]))
     args = parser.parse_args(argv)  # an unknown flag or a wrong type raises UsageError
     assert (args.num_layers, args.hidden_size) == (preset.num_layers, preset.hidden_size)
     assert args.swiglu and args.normalization == "RMSNorm" and not args.add_bias_linear

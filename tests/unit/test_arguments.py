@@ -12,6 +12,7 @@ import pytest
 from megatron_srp.errors import InputError, SrpError, UsageError, explain_parse_error
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.flags import arguments
+from megatron_srp.training.plan import expand_flags
 
 
 def check(*argv: str) -> list[str]:
@@ -23,12 +24,12 @@ def check(*argv: str) -> list[str]:
 
 @pytest.mark.parametrize("given", [["--lr", "1"], ["--lr=1"]])
 def test_the_users_flags_win(given: list[str]) -> None:
-    expanded = arguments.expand_preset(["--srp-preset", "debug", *given])
+    expanded = expand_flags(["--srp-preset", "debug", *given])
     assert [token for token in expanded if token.partition("=")[0] == "--lr"] == [given[0]]
 
 
 def test_no_preset_changes_nothing() -> None:
-    assert arguments.expand_preset(["--lr", "1"]) == ["--lr", "1"]
+    assert expand_flags(["--lr", "1"]) == ["--lr", "1"]
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,8 @@ def test_no_preset_changes_nothing() -> None:
     ],
 )
 def test_a_flag_drops_the_presets_alternative(given: list[str], dropped: str) -> None:
-    assert dropped in arguments.expand_preset(["--srp-preset", "135m"])
-    assert dropped not in arguments.expand_preset(["--srp-preset", "135m", *given])
+    assert dropped in expand_flags(["--srp-preset", "135m"])
+    assert dropped not in expand_flags(["--srp-preset", "135m", *given])
 
 
 def test_a_default_with_several_values_is_dropped_whole() -> None:
@@ -51,7 +52,7 @@ def test_a_default_with_several_values_is_dropped_whole() -> None:
 
 def test_a_value_of_the_wrong_type_is_one_line() -> None:
     with pytest.raises(UsageError, match="--train-iters: invalid int value: 'many'"):
-        arguments.expand_preset(["--srp-preset", "debug", "--train-iters", "many"])
+        expand_flags(["--srp-preset", "debug", "--train-iters", "many"])
 
 
 def test_a_misspelled_flag_is_named() -> None:

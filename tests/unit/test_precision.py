@@ -11,6 +11,7 @@ from megatron_srp.training.checks.devices import Devices, check_devices
 from megatron_srp.training.flags import arguments
 from megatron_srp.training.flags.precision import PRECISIONS, check_precision
 from megatron_srp.training.layout.model_from_flags import layout_of, model_of
+from megatron_srp.training.plan import expand_flags
 
 H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, (12, 9))
 OLD_CUDA = dataclasses.replace(H100, cuda=(12, 8))
@@ -19,7 +20,7 @@ NONE = Devices(0)
 
 
 def check(*argv: str, gpus: int = 8) -> list[str]:
-    args = arguments.look_at(arguments.expand_preset(list(argv), gpus))
+    args = arguments.look_at(expand_flags(list(argv), gpus))
     return check_precision(args, model_of(args), layout_of(args, gpus))
 
 
@@ -29,7 +30,7 @@ def test_the_recipes_pass_their_own_checks(precision: str) -> None:
 
 
 def test_the_users_flags_win() -> None:
-    argv = arguments.expand_preset(["--srp-precision", "fp8-delayed", "--fp8-amax-history-len", "16"])
+    argv = expand_flags(["--srp-precision", "fp8-delayed", "--fp8-amax-history-len", "16"])
     assert argv.count("--fp8-amax-history-len") == 1
     assert argv[argv.index("--fp8-amax-history-len") + 1] == "16"
 
@@ -87,7 +88,7 @@ def test_small_models_get_a_note() -> None:
 )
 def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, engine)
+        check_devices(arguments.look_at(expand_flags(list(argv))), found, engine)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool
     ],
 )
 def test_devices_that_can(argv: tuple[str, ...], found: Devices, engine: bool) -> None:
-    check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, engine)
+    check_devices(arguments.look_at(expand_flags(list(argv))), found, engine)
 
 
 def test_without_apex_gradients_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.flags.arguments import expand_preset
 from megatron_srp.training.flags.presets import PRESETS, find_preset
+from megatron_srp.training.plan import expand_flags
 
 
 def value_of(flags: list[str], flag: str) -> str:
@@ -57,7 +57,7 @@ def test_the_paper_trains_on_100_billion_tokens() -> None:
     ],
 )
 def test_the_last_fifth_of_any_run_decays(argv: list[str], flag: str, value: str) -> None:
-    assert value_of(expand_preset(argv), flag) == value
+    assert value_of(expand_flags(argv), flag) == value
 
 
 def test_unknown_preset() -> None:

@@ -14,6 +14,7 @@ from megatron_srp.sft.packing import pack
 from megatron_srp.sft.training_set import Sequences, Source, TrainingSet, parse_sources
 from megatron_srp.training.flags import arguments
 from megatron_srp.training.flags import sft_flags as sft
+from megatron_srp.training.plan import expand_flags
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
 LENGTHS = st.lists(st.integers(2, 65), min_size=1, max_size=60)
@@ -62,7 +63,7 @@ def test_a_run_of_whole_epochs(
     prefix = write_sft_shard(folder / "a", of_lengths(lengths))
     argv = ["--srp-sft", prefix, "--srp-sft-epochs", str(epochs), "--seq-length", "64", "--seed", str(seed)]
     argv += ["--micro-batch-size", "1", "--global-batch-size", str(batch)]
-    args = arguments.look_at(sft.add_sft_flags(argv, 1))
+    args = arguments.look_at(expand_flags(argv, 1))
     sft._open_once.cache_clear()  # the next example writes another shard under this name
     count = args.train_iters * batch
     sequences = Sequences(sft.training_set_of(args), count, args.srp_sft_epochs)
@@ -136,14 +137,14 @@ def test_mistakes_in_flags(flags: list[str], problem: str, tmp_path: Path) -> No
     prefix = write_sft_shard(tmp_path / "a", of_lengths([50, 20, 40]))
     argv = ["--srp-sft", prefix, "--seq-length", "64", "--micro-batch-size", "1", *flags]
     with pytest.raises(SrpError) as raised:
-        sft.add_sft_flags([word.replace("SHARD", str(tmp_path)) for word in argv], 1)
+        expand_flags([word.replace("SHARD", str(tmp_path)) for word in argv], 1)
     assert problem in str(raised.value)
 
 
 def test_what_needs_the_shard() -> None:
     with pytest.raises(UsageError, match="--srp-sft-epochs needs --srp-sft PREFIX"):
-        sft.add_sft_flags(["--srp-sft-epochs", "2"], 1)
-    assert sft.add_sft_flags(["--lr", "1"], 1) == ["--lr", "1"]
+        expand_flags(["--srp-sft-epochs", "2"], 1)
+    assert expand_flags(["--lr", "1"], 1) == ["--lr", "1"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_a_shard_without_its_manifest(tmp_path: Path) -> None:
 def test_a_run_without_a_sequence_length(tmp_path: Path) -> None:
     prefix = write_sft_shard(tmp_path / "a", of_lengths([9]))
     with pytest.raises(UsageError, match="--srp-sft: give --srp-preset, or --seq-length"):
-        sft.add_sft_flags(["--srp-sft", prefix], 1)
+        expand_flags(["--srp-sft", prefix], 1)
 
 
 def test_a_pretraining_shard_is_no_shard_of_conversations(tmp_path: Path) -> None:

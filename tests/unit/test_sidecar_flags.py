@@ -75,7 +75,7 @@ def test_added_tokens_want_the_extended_tokenizer(folder, tokenizer_models):
     args = look("--data-path", *data, "--srp-sidecar", folder / "special_a_text_document.srp")
     flags, notes = shards.check_shards(args)
     assert flags[3] == str(folder / "special_tokenizer")
-    assert notes == [f"{data[1]} has no sidecar: trained on as it is, without reflections"]
+    assert notes == [f"{data[1]} has no sidecar (--srp-sidecar FILE.srp): trained on without reflections"]
     args = look(
         *("--data-path", *data, "--srp-sidecar", folder / "special_a_text_document.srp"),
         *("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", tokenizer_models["gpt2"][1]),

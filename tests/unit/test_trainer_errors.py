@@ -1,10 +1,22 @@
-"""What Megatron raises when a checkpoint does not load, in one line that says what to do."""
+"""What Megatron and torch raise, in one line that says what to do."""
+
+import io
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_srp.errors import UsageError
-from megatron_srp.training.process.errors import explain_load_errors
+from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.training.checks.outputs import check_outputs
+from megatron_srp.training.flags.arguments import look_at
+from megatron_srp.training.launch import end_like, find_cause
+from megatron_srp.training.process import exits
+from megatron_srp.training.process.errors import explain_load_errors, explained
+from megatron_srp.training.process.exits import AnotherRankEnded
+from megatron_srp.training.process.write_errors import find_reason, raise_errors
 
 
 @pytest.mark.parametrize(
@@ -34,3 +46,82 @@ def test_a_checkpoint_that_does_not_load(error: BaseException, line: str) -> Non
         explain_load_errors(fails, lambda: "out/run")()
     assert str(caught.value).startswith("--load out/run: Megatron cannot go on from it: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]:51234",
+        "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 60000ms for recv operation",
+    ],
+)
+def test_a_rank_that_is_gone(message: str) -> None:
+    with pytest.raises(AnotherRankEnded, match="another rank has ended"), explained(None):
+        raise RuntimeError(message)
+    with pytest.raises(RuntimeError, match="shape"), explained(None):
+        raise RuntimeError("shape mismatch")
+
+
+def write_to_a_full_disk(fails: bool = True) -> tuple[int, object]:
+    """As Megatron's writer: torch's archive on a file, and the error as a result."""
+    try:
+        with Path("/dev/full" if fails else os.devnull).open("wb", buffering=0) as file:
+            torch.save(torch.zeros(1000), file)
+    except Exception as error:
+        return 0, error
+    return 0, ["written"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_named() -> None:
+    assert find_reason(write_to_a_full_disk()[1]) == "No space left on device"  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"^No space left on device$") as caught:
+        raise_errors(write_to_a_full_disk)()
+    assert raise_errors(write_to_a_full_disk)(fails=False) == (0, ["written"])
+    # What Megatron makes of it, on the way to the rank.
+    failure = RuntimeError(f"Worker failure: An error is caught while starting worker 0, error: {caught.value}")
+    error = CheckpointException("write", {0: (failure, None)})  # type: ignore[dict-item]
+    line = "--save out: a checkpoint could not be written: No space left on device; remove the cause"
+    with pytest.raises(OutputError, match=line), explained("out"):
+        raise error
+
+
+def test_reasons_that_the_system_did_not_give() -> None:
+    assert find_reason(ValueError("one\n two")) == "one two"
+    assert find_reason(KeyError()) == "KeyError"
+    assert find_reason(io.UnsupportedOperation("write")) == "write"
+    assert find_reason(FileNotFoundError(2, "No such file", "x/y")) == "No such file: x/y"
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for flag in ("--save", "--tensorboard-dir", "--data-cache-path"):
+        check_outputs(look_at([flag, str(tmp_path / "new" / "folder")]))
+        with pytest.raises(OutputError, match=f"^{flag} .*/file/new cannot be written: .*/file: Not a directory; "):
+            check_outputs(look_at([flag, str(tmp_path / "file" / "new")]))
+        with pytest.raises(OutputError, match=f"^{flag} /proc/new cannot be written: /proc: "):
+            check_outputs(look_at([flag, "/proc/new"]))
+    check_outputs(look_at(["--save", "s3://bucket/run"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_ranks_wait_as_long_again_for_the_first_to_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 70.0)
+    assert exits._seconds_for_rank_0(UsageError("wrong")) == 70.0
+    assert exits._seconds_for_rank_0(AnotherRankEnded("gone")) == exits.SECONDS_FOR_RANK_0
+    monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 0.5)
+    assert exits._seconds_for_rank_0(UsageError("wrong")) == exits.SECONDS_FOR_RANK_0
+
+
+def failures(*codes: int) -> list[tuple[int, SimpleNamespace]]:
+    return [(rank, SimpleNamespace(exitcode=code, timestamp=7)) for rank, code in enumerate(codes)]
+
+
+def test_the_launcher_ends_like_the_rank_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_cause(failures(-15, 2)) == (1, 2)  # torchrun ended the first for the second, within a second
+    assert find_cause(failures(1, -9)) == (0, 1)
+    assert find_cause(failures(-15, -15)) == (0, -15)
+    assert end_like((1, 2)) == 2
+    assert capsys.readouterr().err == ""  # the rank has said why
+    assert end_like((3, -9)) == 137
+    assert capsys.readouterr().err == "error: rank 3 was ended by SIGKILL; has the machine run out of memory?\n"

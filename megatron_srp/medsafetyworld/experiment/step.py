@@ -58,7 +58,7 @@ def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
     from megatron_srp.training.checks.devices import layer_flags
 
     flags, gpus = spread(flags, gpus)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    launcher = ["-m", "megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
     flags = [*flags, *layer_flags(flags), "--save-interval", str(max(steps // 5, 1))]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp.training.pretrain", *flags])
 

@@ -170,12 +170,18 @@ def _check_files(prefix: str) -> None:
 
 def num_sequences(prefix: str) -> int:
     """The number of sequences (for GPT: documents) of a shard, read from its index's header."""
+    return read_index_header(prefix)[1]
+
+
+def read_index_header(prefix: str) -> tuple[int, int]:
+    """Megatron's code for the type of a shard's tokens, and the number of its sequences."""
     header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
     with Path(prefix + ".idx").open("rb") as file:
         start = file.read(header.size)
     if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
         raise InputError(f"{prefix}.idx is not a Megatron index: cut short, or of another format")
-    return int(header.unpack(start)[3])
+    _, _, code, sequences = header.unpack(start)
+    return code, sequences
 
 
 def _find_manifest(prefix: str) -> dict[str, Any] | None:

@@ -82,8 +82,8 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
         beside = sidecar_path(prefix)
         if _is_for_a_plain_shard(beside):
             notes.append(f"{beside} is not used: trained on without reflections; to use it: --srp-sidecar {beside}")
-        elif sidecars and not (find_manifest(Path(prefix)) or {}).get("reflection"):
-            notes.append(f"{prefix} has no sidecar: trained on as it is, without reflections")
+        elif (manifest := find_manifest(prefix)) is not None and not manifest.get("reflection"):
+            notes.append(f"{prefix} has no sidecar (--srp-sidecar FILE.srp): trained on without reflections")
     return notes
 
 

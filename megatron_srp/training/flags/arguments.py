@@ -145,9 +145,16 @@ _LOOKED_AT: dict[str, dict[str, object]] = {
     "--tokenizer-model": {},
     "--use-checkpoint-args": {"action": "store_true"},
     "--load": {},
+    "--save": {},
+    "--tensorboard-dir": {},
+    "--data-cache-path": {},
+    "--pretrained-checkpoint": {},
+    "--finetune": {"action": "store_true"},
     "--ckpt-step": {"type": int},
     "--seed": {"type": int},
+    "--split": {},
     "--eval-iters": {"type": int},
+    "--full-validation": {"action": "store_true"},
     "--yaml-cfg": {},
     "--async-save": {"action": "store_true"},
     "--use-persistent-ckpt-worker": {"action": "store_true"},
@@ -257,29 +264,38 @@ def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
     return kept + argv
 
 
-def expand_preset(argv: list[str], gpus: int = 1) -> list[str]:
-    """Put the flags of `--srp-precision`, `--srp-layout` and `--srp-preset` before the user's own, which win.
+def preset_defaults(args: argparse.Namespace, gpus: int) -> list[str]:
+    """What `--srp-precision`, `--srp-layout` and `--srp-preset` stand for, without what the length of the run decides.
 
     Args:
+        args: the user's own flags.
         gpus: of the whole run, for `--srp-layout auto`.
     """
-    args = look_at(argv)
     if args.srp_layout and args.srp_preset is None:
         raise UsageError("--srp-layout auto needs --srp-preset: layouts are known for the presets only")
-    if args.srp_precision is not None:
-        argv = add_defaults(precision_flags(args.srp_precision), argv)
+    flags = precision_flags(args.srp_precision) if args.srp_precision is not None else []
     if args.srp_preset is None:
-        return argv
+        return flags
     preset = find_preset(args.srp_preset)
     if args.srp_layout:
         asked = preset.with_batch(args.seq_length, args.global_batch_size)
         packed = bool(args.srp_sft) and args.transformer_impl != "local"
         best = recommend(asked, gpus, args.srp_precision or "bf16", packed)
-        argv = add_defaults(best.layout.to_flags(), argv)
+        flags = add_defaults(best.layout.to_flags(), flags)
     if (args.seq_length or 0) > preset.recipe.seq_length:  # or Megatron refuses it
-        argv = add_defaults(["--max-position-embeddings", str(args.seq_length)], argv)
-    decay = preset.recipe.wsd_decay_flags(args.train_iters, args.train_samples)
-    return add_defaults(preset.to_flags() + decay, argv)
+        flags = add_defaults(["--max-position-embeddings", str(args.seq_length)], flags)
+    return add_defaults(preset.to_flags(), flags)
+
+
+def decay_defaults(args: argparse.Namespace) -> list[str]:
+    """The length of the preset's decay phase.
+
+    Args:
+        args: the flags of the whole run, its length among them.
+    """
+    if args.srp_preset is None:
+        return []
+    return find_preset(args.srp_preset).recipe.wsd_decay_flags(args.train_iters, args.train_samples)
 
 
 def format_flags(argv: list[str]) -> str:

@@ -8,7 +8,6 @@ from functools import cache
 from megatron_srp.errors import UsageError
 from megatron_srp.sft.packing import Packs
 from megatron_srp.sft.training_set import TrainingSet, parse_sources
-from megatron_srp.training.flags import arguments
 from megatron_srp.training.layout.model_from_flags import layout_of
 
 DEFAULT_SEED = 1234  # Megatron's
@@ -18,23 +17,16 @@ _OTHER_DATA = (
 )
 
 
-def add_sft_flags(argv: list[str], gpus: int) -> list[str]:
-    """`argv` with what `--srp-sft` needs, put before the user's own flags; unchanged without it.
+def conversation_defaults(args: argparse.Namespace, whole: argparse.Namespace, gpus: int) -> list[str]:
+    """The flags that `--srp-sft` needs.
 
     The loss is averaged over all learned tokens of a step, and without --train-iters or --train-samples the run
     is as long as --srp-sft-epochs says.
+
+    Args:
+        args: the user's own flags.
+        whole: those with the preset's, which has the lengths of sequences and batches.
     """
-    args = arguments.look_at(argv)
-    if not args.srp_sft:
-        given = [f for f in ("--srp-sft-valid", "--srp-sft-epochs") if getattr(args, f[2:].replace("-", "_"))]
-        if given:
-            raise UsageError(f"{given[0]} needs --srp-sft PREFIX, the shard to train on")
-        return argv
-    _check_together(args)
-    if args.help:
-        return argv
-    # The preset brings the lengths of sequences and batches.
-    whole = arguments.look_at(arguments.expand_preset(argv, gpus))
     defaults = ["--calculate-per-token-loss"]
     if args.eval_iters is None:  # each evaluation goes through the whole set once
         held_out = validation_set_of(whole)
@@ -43,10 +35,16 @@ def add_sft_flags(argv: list[str], gpus: int) -> list[str]:
         epochs = args.srp_sft_epochs or 1
         packs = map(training_set_of(whole).epoch, range(epochs))
         defaults += ["--srp-sft-epochs", str(epochs), "--train-iters", str(_steps(whole, packs, gpus))]
-    return arguments.add_defaults(defaults, argv)
+    return defaults
 
 
-def _check_together(args: argparse.Namespace) -> None:
+def check_together(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go with `--srp-sft`, or not without it."""
+    if not args.srp_sft:
+        given = [f for f in ("--srp-sft-valid", "--srp-sft-epochs") if getattr(args, f[2:].replace("-", "_"))]
+        if given:
+            raise UsageError(f"{given[0]} needs --srp-sft PREFIX, the shard to train on")
+        return
     for flag in _OTHER_DATA:
         if getattr(args, flag):
             raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: give one kind of data")

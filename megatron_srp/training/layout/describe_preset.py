@@ -1,10 +1,11 @@
 """What `presets` prints: a preset's flags for so many GPUs, with what they cost and why."""
 
-from megatron_srp.training.flags.arguments import expand_preset, format_flags
+from megatron_srp.training.flags.arguments import format_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.layout.flops import flops_per_token
 from megatron_srp.training.layout.memory import GIB
 from megatron_srp.training.layout.recommend import WHOLE_SEQUENCES, Recommendation, recommend, tokens_per_step
+from megatron_srp.training.plan import expand_flags
 
 
 def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
@@ -37,6 +38,6 @@ def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | N
             f"# CP 1: {_context_reason(preset, best)}",
             f"# memory of the fullest GPU, estimated: {best.memory}",
             f"# step time, estimated: {best.step_time}",
-            format_flags(expand_preset(asked, gpus)),
+            format_flags(expand_flags(asked, gpus)),
         ]
     )

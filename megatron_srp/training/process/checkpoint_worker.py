@@ -18,6 +18,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAs
 from megatron_srp.errors import OutputError
 from megatron_srp.training.process.exits import exit_alone
 from megatron_srp.training.process.process_ends import beyond_sigterm, end_forks_with_this_process, end_with_maker
+from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 
 _LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
 SECONDS_TO_CLOSE = 3.0
@@ -68,6 +69,7 @@ def _leave_out_lost_transfers() -> None:
 def worker_loop(*args: Any) -> None:
     """What the worker runs. Megatron's own loop waits for its next save for ever, whatever becomes of the rank."""
     end_with_maker()
+    keep_reasons_of_failed_writes()
     _LOOP(*args)
 
 

@@ -10,8 +10,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.training.process.exits import AnotherRankEnded
 
-# As gloo and NCCL say it.
-_CONNECTION_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|remote process exited")
+# As gloo and NCCL say it; after a node's loss nothing closes the connection.
+_CONNECTION_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|remote process exited|Timed out waiting")
+# What Megatron puts before the reason.
+_WORKER_FAILURE = re.compile(r"Worker failure: (An error is caught while starting worker \d+, error: )?")
 
 
 def explain_load_errors(load_checkpoint: Callable[..., Any], folder: Callable[[], str]) -> Callable[..., Any]:
@@ -59,8 +61,8 @@ def explained(save: str | None) -> Iterator[None]:
         yield
     except CheckpointException as error:
         raise OutputError(
-            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause (a full "
-            "disk?), then give the same command again, which goes on from the last complete one"
+            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then give the "
+            "same command again, which resumes from the last complete one"
         ) from error
     except RuntimeError as error:
         if _CONNECTION_LOST.search(str(error)):
@@ -73,4 +75,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException) and not error.failures:
         return "the first rank says why"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1])
+    return _WORKER_FAILURE.sub("", re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]))

@@ -13,6 +13,7 @@ from typing import NoReturn
 from megatron_srp.errors import OutputError, SrpError
 
 SECONDS_FOR_RANK_0 = 5.0
+_STARTED = time.monotonic()
 
 
 class AnotherRankEnded(OutputError):
@@ -38,8 +39,15 @@ def exit_together(error: SrpError) -> NoReturn:
     """
     if rank() != 0 or isinstance(error, AnotherRankEnded):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(error.exit_code))
-        time.sleep(SECONDS_FOR_RANK_0)
+        time.sleep(_seconds_for_rank_0(error))
     _exit(error)
+
+
+def _seconds_for_rank_0(error: SrpError) -> float:
+    """As long again as this rank took: on a busy machine the ranks reach a mistake many seconds apart."""
+    if isinstance(error, AnotherRankEnded):
+        return SECONDS_FOR_RANK_0
+    return max(SECONDS_FOR_RANK_0, time.monotonic() - _STARTED)
 
 
 def exit_alone(error: SrpError) -> NoReturn:

@@ -1,0 +1,36 @@
+"""Whether a run can write where it is to, before it has worked for an hour. Imports neither torch nor Megatron."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from megatron_srp.errors import OutputError
+
+_FLAGS = ("--save", "--tensorboard-dir", "--data-cache-path")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Try to write into each folder of the run, or into the one that it is to be made in; nothing stays.
+
+    Raises:
+        OutputError: naming the flag, and why.
+    """
+    for flag in _FLAGS:
+        value = getattr(args, flag[2:].replace("-", "_"))
+        if value is None or "://" in value:
+            continue
+        folder = _existing(Path(value))
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or give another "
+                "folder"
+            ) from None
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder

@@ -1,0 +1,85 @@
+"""A run as its command line asks for it: presets expanded, mistakes found. Imports neither torch nor Megatron.
+
+plan = plan_run(sys.argv[1:], gpus=8)
+plan.flags, plan.layout
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.checks.data import check_shards
+from megatron_srp.training.checks.splits import check_parts
+from megatron_srp.training.flags import sft_flags
+from megatron_srp.training.flags.arguments import add_defaults, check_flags, decay_defaults, look_at, preset_defaults
+from megatron_srp.training.flags.model_preset import ModelPreset
+from megatron_srp.training.flags.precision import check_precision
+from megatron_srp.training.layout.layouts import Layout, check_layout
+from megatron_srp.training.layout.model_from_flags import layout_of, model_of
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run does, decided once; everything after takes it from here.
+
+    Attributes:
+        args: those of `flags` that decide whether and how the run starts (`arguments.look_at`).
+        flags: the command line for Megatron, the user's own flags last.
+        model: its shape; None where Megatron alone knows it.
+        layout: how it is spread over the GPUs.
+        notes: for the user, a line each.
+    """
+
+    args: argparse.Namespace
+    flags: tuple[str, ...]
+    model: ModelPreset | None
+    layout: Layout
+    notes: tuple[str, ...] = ()
+
+    def with_defaults(self, defaults: list[str]) -> "RunPlan":
+        """The same run with those of the flags `defaults` that it does not set itself."""
+        flags = add_defaults(defaults, list(self.flags))
+        return replace(self, flags=tuple(flags), args=look_at(flags))
+
+
+def plan_run(argv: list[str], gpus: int) -> RunPlan:
+    """The plan of the command line `argv` on so many ranks; `--srp-dry-run` has its own number of them.
+
+    Raises:
+        UsageError, InputError: for a mistake in the flags, the layout or the shards.
+    """
+    planned_gpus = look_at(argv).srp_dry_run
+    gpus = gpus if planned_gpus is None else planned_gpus
+    if gpus < 1:
+        raise UsageError(f"--srp-dry-run {gpus}: give the number of GPUs of the run, 1 or more")
+    flags = expand_flags(argv, gpus)
+    args = look_at(flags)
+    plan = RunPlan(args, tuple(flags), model_of(args), layout_of(args, gpus))
+    return plan if args.help else _check(plan)
+
+
+def _check(plan: RunPlan) -> RunPlan:
+    args = plan.args
+    notes = check_flags(args)
+    if plan.model is not None:
+        check_layout(plan.model, plan.layout)
+    notes += check_precision(args, plan.model, plan.layout)
+    tokenizer, more = check_shards(args)
+    check_parts(args)
+    return replace(plan.with_defaults(tokenizer), notes=(*notes, *more))
+
+
+def expand_flags(argv: list[str], gpus: int = 1) -> list[str]:
+    """`argv` after the flags that its presets and `--srp-sft` stand for; the user's own win.
+
+    Args:
+        gpus: of the whole run, for `--srp-layout auto` and the number of steps in an epoch.
+    """
+    asked = look_at(argv)
+    sft_flags.check_together(asked)
+    defaults = preset_defaults(asked, gpus)
+    if asked.srp_sft and not asked.help:
+        whole = look_at(add_defaults(defaults, argv))  # the preset brings the lengths of sequences and batches
+        argv = add_defaults(sft_flags.conversation_defaults(asked, whole, gpus), argv)
+    argv = add_defaults(defaults, argv)
+    return add_defaults(decay_defaults(look_at(argv)), argv)

@@ -1,0 +1,28 @@
+"""What torchrun and Megatron expect to find in the process, and what they need not say."""
+
+import logging
+import os
+import socket
+import warnings
+
+
+def set_environment() -> None:
+    """The variables of a job of one process, where torchrun has set none; the user's own settings win."""
+    # Overlapping tensor-parallel communication relies on kernels being launched in order.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    # Data loader workers are forked after the tokenizer's thread pool has started.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "WORLD_SIZE" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def ignore_missing_cuda_extensions() -> None:
+    """On a CPU, a dozen warnings that Apex, Transformer Engine and CUDA are missing say nothing new."""
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", category=SyntaxWarning)
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
