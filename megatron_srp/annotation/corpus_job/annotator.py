@@ -4,9 +4,8 @@ Batches are judged on a few threads and written in the order of the input, a par
 unit of work: what a killed run had not written is judged again, and nothing that it had.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from megatron_srp.annotation.store.writers import Partition, WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.readers import InputBatch
 from megatron_srp.files import file_fingerprint
+from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 Judgement = tuple[Part, Verdicts]
@@ -93,22 +93,18 @@ class Annotator:
                     path.unlink(missing_ok=True)
 
     def _judge_missing(self) -> None:
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for done, number in enumerate(self.own):
-                    self.progress.file = done
-                    self._judge_file(pool, number)
-                self.progress.file = len(self.own)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with thread_pool(self.workers) as pool:
+            for done, number in enumerate(self.own):
+                self.progress.file = done
+                self._judge_file(pool, number)
+            self.progress.file = len(self.own)
 
-    def _judge_file(self, pool: ThreadPoolExecutor, number: int) -> None:
+    def _judge_file(self, pool: Executor, number: int) -> None:
         parts: list[Judgement] = []
         before = self.progress.consumed
         if not self.store.missing(self.key, self.fingerprints[number]):
             self.progress.resumed += self.sizes[number]
-        for piece, judged in self._judged(pool, number):
+        for piece, judged in ordered_map(pool, self._judge, self._missing_pieces(number), self.workers + 1):
             self.progress.consumed = before + piece.batch.consumed
             self._count(piece.batch, judged[0])
             parts.append(judged)
@@ -117,21 +113,13 @@ class Annotator:
                 parts = []
         self.progress.consumed = before + self.sizes[number]
 
-    def _judged(self, pool: ThreadPoolExecutor, number: int) -> Iterator[tuple[Piece, Judgement]]:
-        """The pieces of a file in order, a few of them in the making at any time."""
-        ahead: deque[tuple[Piece, Future[Judgement]]] = deque()
+    def _missing_pieces(self, number: int) -> Iterator[Piece]:
+        """Those of a file that have no verdicts yet, in order."""
         for span in self.store.missing(self.key, self.fingerprints[number]):
-            for piece in read_pieces(
-                self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors
-            ):
-                ahead.append((piece, pool.submit(self._judge, piece.batch)))
-                while len(ahead) > self.workers + 1:
-                    piece, future = ahead.popleft()
-                    yield piece, future.result()
-        for piece, future in ahead:
-            yield piece, future.result()
+            yield from read_pieces(self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors)
 
-    def _judge(self, batch: InputBatch) -> Judgement:
+    def _judge(self, piece: Piece) -> Judgement:
+        batch = piece.batch
         text = batch.texts[self.key]
         segments = segment_batch(text, self.max_words)
         verdicts = judge_segments(self.guard, segments.texts(text))

@@ -1,10 +1,10 @@
 """The data job: input files in, shards out, on all cores, resumable."""
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 _SHOWN_ERRORS = 10
@@ -67,12 +68,8 @@ class Preprocessor:
         self._progress = Progress(len(self.files), sum(self._sizes))
         try:
             start = self._resume()
-            with ThreadPoolExecutor(self.workers) as pool:
-                try:
-                    self._write(self._reflected(pool, start))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            with thread_pool(self.workers) as pool:
+                self._write(self._reflected(pool, start))
             return self.builder.finalize({"inputs": self._unchanged_inputs(), "skipped_rows": self.skipped})
         except BaseException:
             self.builder.close()
@@ -109,23 +106,27 @@ class Preprocessor:
         return position["file"], position["row"]
 
     def _reflected(
-        self, pool: ThreadPoolExecutor, start: tuple[int, int]
+        self, pool: Executor, start: tuple[int, int]
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
-        """Batches in the order of the input, a few of them in the making at any time."""
-        ahead: deque[tuple[InputBatch, dict[str, Future[ReflectedBatch]]]] = deque()
+        """Batches in the order of the input, by gigatoken up to the first one for which it differs."""
         batches = read_batches(self.files, self.builder.keys, start, self.skip_errors, self.chunk_documents)
-        for batch in batches:
-            if self._differs(batch):
-                while ahead:  # what came before is gigatoken's, however fast the threads are
-                    yield _result(ahead.popleft())
-                self.builder.reflector.encoder.distrust(_OTHER_IDS)
-            source = Source(batch.file, batch.rows)
-            futures = {key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()}
-            ahead.append((batch, futures))
-            while len(ahead) > self.workers + 1:
-                yield _result(ahead.popleft())
-        while ahead:
-            yield _result(ahead.popleft())
+        differing: list[InputBatch] = []
+
+        def agreeing() -> Iterator[InputBatch]:
+            for batch in batches:
+                if self._differs(batch):
+                    differing.append(batch)
+                    return
+                yield batch
+
+        yield from ordered_map(pool, self._reflect, agreeing(), self.workers + 1)
+        if differing:  # only now: what came before is gigatoken's, however fast the threads are
+            self.builder.reflector.encoder.distrust(_OTHER_IDS)
+            yield from ordered_map(pool, self._reflect, chain(differing, batches), self.workers + 1)
+
+    def _reflect(self, batch: InputBatch) -> dict[str, ReflectedBatch]:
+        source = Source(batch.file, batch.rows)
+        return {key: self.builder.reflector(source, text) for key, text in batch.texts.items()}
 
     def _write(self, batches: Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]) -> None:
         since_commit = 0
@@ -184,13 +185,6 @@ class Preprocessor:
                 )
                 return True
         return False
-
-
-def _result(
-    pending: tuple[InputBatch, dict[str, Future[ReflectedBatch]]],
-) -> tuple[InputBatch, dict[str, ReflectedBatch]]:
-    batch, futures = pending
-    return batch, {key: future.result() for key, future in futures.items()}
 
 
 def require_documents(manifest: dict[str, Any]) -> None:
