@@ -19,8 +19,9 @@ from megatron_srp.annotation.corpus_job.retry import retry_failed as judge_faile
 from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
 from megatron_srp.annotation.store.disagreements import write_disagreements
 from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
-from megatron_srp.annotation.store.writers import Partition, WriterLock
+from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import InputBatch
 from megatron_srp.files import file_fingerprint
 from megatron_srp.ordered_map import ordered_map, thread_pool
@@ -40,6 +41,7 @@ class Annotator:
         failures: of this run; stops the run when there are too many.
         report: called after every batch.
         errors: one line for every bad row that was left out.
+        own: numbers of the files of this run's partition.
     """
 
     files: list[Path]
@@ -55,6 +57,7 @@ class Annotator:
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda line: None
     errors: list[str] = field(default_factory=list)
+    own: range = field(init=False)
     progress: Progress = field(init=False)
     fingerprints: list[str] = field(init=False)
     sizes: list[int] = field(init=False)
@@ -62,12 +65,8 @@ class Annotator:
     def __post_init__(self) -> None:
         self.fingerprints = [file_fingerprint(file) for file in self.files]
         self.sizes = [file.stat().st_size for file in self.files]
+        self.own = self.partition.numbers(self.files)
         self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
-
-    @property
-    def own(self) -> list[int]:
-        """Numbers of the files of this run's partition."""
-        return [number for number in range(len(self.files)) if self.partition.owns(number)]
 
     def run(self, retry_failed: bool = False) -> None:
         """Judge what has no verdicts yet; with `retry_failed` also what failed in an earlier run.

@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 
 
 def run_job(
-    args: argparse.Namespace, files: list[Path], display: "Display", partition: Partition | None = None
+    args: argparse.Namespace,
+    files: list[Path],
+    display: "Display",
+    partition: Partition | None = None,
+    files_of_all: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make the shards of all files, or of `partition`. Returns the manifest, and the first rows left out."""
+    """Make the shards of `files`, which are all of a job or, of `files_of_all`, those of `partition`.
+
+    Returns:
+        The manifest, and the first rows left out.
+    """
     from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
     from megatron_srp.data.preprocess.allocator import keep_freed_memory
     from megatron_srp.data.preprocess.text_pipeline import Preprocessor, describe_inputs
     from megatron_srp.tokenization import load_tokenizer
 
     keep_freed_memory()
-    files = list(partition.files) if partition else files
     inputs = describe_inputs(files)
     builder = ReflectionIndexedDatasetBuilder(
         Path(partition.prefix(args.output_prefix) if partition else args.output_prefix),
@@ -33,7 +40,7 @@ def run_job(
         append_eod=args.append_eod,
         keys=args.json_keys,
         settings={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
-        | (partition.settings() if partition else {}),
+        | (partition.settings(files_of_all) if partition else {}),
         overwrite=args.overwrite,
         threads=args.workers,
         keep_finished=partition is not None,  # an array job that is given again goes through
