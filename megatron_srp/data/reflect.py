@@ -37,6 +37,10 @@ class Labeler(Protocol):
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
         """int64[S] numbers of labels, and the labels they number."""
 
+    def identity(self, file: int, row: int) -> str:
+        """Of the labels given before `row` of file number `file`: a resumed run that finds another one has other
+        labels. Empty where labels are not kept anywhere, so that they cannot change meanwhile."""
+
 
 class GuardLabeler:
     """Labels by a classifier."""
@@ -50,6 +54,9 @@ class GuardLabeler:
         own = {"guard": self.guard.name, "guard_revision": self.guard.revision}
         more = {name: value for name, value in self.guard.settings.items() if name not in ("guard", "revision")}
         return own | ({"guard_settings": more} if more else {})
+
+    def identity(self, file: int, row: int) -> str:
+        return ""
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch

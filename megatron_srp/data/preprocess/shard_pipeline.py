@@ -83,7 +83,8 @@ class ShardJob:
             raise
 
     def _check_verdicts(self) -> None:
-        if self.position and self.position["verdicts"] != getattr(self.labeler, "identity", ""):
+        at = self.position
+        if at and at["verdicts"] != self.labeler.identity(at["file"], at["row"]):
             raise UsageError(
                 f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
                 "run had begun with; restore them, or pass --overwrite to begin anew"
@@ -139,7 +140,7 @@ class ShardJob:
             self.report(progress)
             since_commit += len(block.ends)
             if since_commit >= self.chunk_documents:
-                verdicts = getattr(self.labeler, "identity", "")
+                verdicts = self.labeler.identity(block.shard, block.end)
                 self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts})
                 since_commit = 0
 

@@ -85,7 +85,7 @@ def judge_of(args: argparse.Namespace) -> dict[str, Any]:
     """Who judged, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
-        from megatron_srp.data.preprocess.labels_by_row import open_hints
+        from megatron_srp.data.preprocess.stored_verdicts import open_hints
 
         store = AnnotationStore(args.annotations)
         hints = {"hints": open_hints(store).settings} if args.hints else {}

@@ -10,7 +10,6 @@ from typing import Any
 
 from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, sum_counts
-from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
@@ -93,7 +92,7 @@ class Preprocessor:
             return (0, 0)
         self.skipped = position["skipped"]
         self._progress.skipped = self.skipped
-        if position.get("verdicts") != self._verdicts(position["file"], position["row"]):
+        if (position.get("verdicts") or "") != self._verdicts(position["file"], position["row"]):
             raise UsageError(
                 f"{self.builder.prefix}: the verdicts of the documents that were written before this run was "
                 "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
@@ -152,10 +151,9 @@ class Preprocessor:
             "reference_only": self.builder.reflector.encoder.distrusted,
         }
 
-    def _verdicts(self, file: int, row: int) -> str | None:
+    def _verdicts(self, file: int, row: int) -> str:
         """The identity of the verdicts that were given up to there."""
-        labeler = self.builder.labeler
-        return labeler.identity(file, row) if isinstance(labeler, StoreLabeler) else None
+        return self.builder.labeler.identity(file, row) if self.builder.labeler else ""
 
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress
