@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import describe_tokenizer, refuse_forgeable, sum_counts, training_tokenizer
 from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.preprocess.shard_blocks import ShardBlock, read_blocks
 from megatron_srp.data.preprocess.shard_reflect import ShardReflector
 from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
 from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard
-from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar_writer import SidecarWriter
+from megatron_srp.data.training_tokenizer import describe_tokenizer, refuse_forgeable, training_tokenizer
 from megatron_srp.errors import UsageError
 from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress

@@ -24,41 +24,47 @@ def run_job(
     Returns:
         The manifest, and the first rows left out.
     """
-    from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+    from megatron_srp.data.build_settings import BuildSettings
+    from megatron_srp.data.builder import Finished, open_output
     from megatron_srp.data.preprocess.allocator import keep_freed_memory
     from megatron_srp.data.preprocess.text_pipeline import Preprocessor, describe_inputs
     from megatron_srp.tokenization import load_tokenizer
 
     keep_freed_memory()
     inputs = describe_inputs(files)
-    builder = ReflectionIndexedDatasetBuilder(
-        Path(partition.prefix(args.output_prefix) if partition else args.output_prefix),
-        load_tokenizer(args.tokenizer_type, args.tokenizer_model),
-        guard=_labeler(args, inputs),
-        form=reflection_format(args),
-        max_words=args.max_words,
-        append_eod=args.append_eod,
-        keys=args.json_keys,
-        settings={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
-        | (partition.settings(files_of_all) if partition else {}),
+    prefix = Path(partition.prefix(args.output_prefix) if partition else args.output_prefix)
+    builder = open_output(
+        BuildSettings(
+            prefix=prefix,
+            tokenizer=load_tokenizer(args.tokenizer_type, args.tokenizer_model),
+            guard=_labeler(args, inputs),
+            form=reflection_format(args),
+            max_words=args.max_words,
+            append_eod=args.append_eod,
+            keys=args.json_keys,
+            more={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
+            | (partition.settings(files_of_all) if partition else {}),
+        ),
         overwrite=args.overwrite,
         threads=args.workers,
         keep_finished=partition is not None,  # an array job that is given again goes through
     )
-    if builder.kept:
-        display.note(f"{builder.prefix} is finished already, with the same settings")
-    if not builder.finished and (at := builder.position):
+    if isinstance(builder, Finished):
+        if builder.kept:
+            display.note(f"{prefix} is finished already, with the same settings")
+        return builder.manifest, []
+    if at := builder.position:
         display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
-    if not builder.finished and builder.reflector.encoder.reason:
-        display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
+    if builder.fallback_reason:
+        display.warn(f"{builder.fallback_reason}: using the reference tokenizer, exact but far slower")
     job = Preprocessor(
         files,
         builder,
-        args.workers,
-        args.chunk_documents,
-        args.on_error == "skip",
-        display.update,
-        display.warn,
+        workers=args.workers,
+        chunk_documents=args.chunk_documents,
+        skip_errors=args.on_error == "skip",
+        report=display.update,
+        warn=display.warn,
     )
     return job.run(), job.errors
 

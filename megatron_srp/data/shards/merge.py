@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
-from megatron_srp.data.shards.manifest import software_versions
+from megatron_srp.data.shards.manifest import software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.parts import Part, refuse_different
 from megatron_srp.data.shards.shard_writer import ShardWriter
