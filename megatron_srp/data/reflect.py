@@ -193,7 +193,17 @@ class Reflector:
         out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype, hints)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
         counts = np.diff(offsets).astype(np.int32)
-        return ReflectedBatch(out, lengths, plain, cuts, entries, counts, table, empty, hints)
+        return ReflectedBatch(
+            tokens=out,
+            lengths=lengths,
+            plain_tokens=plain,
+            cuts=cuts,
+            entries=entries,
+            counts=counts,
+            table=table,
+            empty=empty,
+            hints=hints,
+        )
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

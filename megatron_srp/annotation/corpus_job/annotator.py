@@ -124,15 +124,15 @@ class Annotator:
         verdicts = judge_segments(self.guard, segments.texts(text))
         ends = segment_ends_in_chars(text, segments)
         part = Part(
-            batch.rows,
-            text_hashes(text),
-            segments.offsets,
-            ends,
-            verdicts.codes,
-            verdicts.labels,
-            verdicts.scores,
-            batch.end,
-            verdicts.failures,
+            rows=batch.rows,
+            hashes=text_hashes(text),
+            offsets=segments.offsets,
+            ends=ends,
+            codes=verdicts.codes,
+            labels=verdicts.labels,
+            scores=verdicts.scores,
+            end=batch.end,
+            failures=verdicts.failures,
         )
         return part, verdicts
 
@@ -171,14 +171,16 @@ def join_parts(parts: list[Part], last: bool = False) -> Part:
         codes.append(numbers[part.codes])  # FAILED is -1, and picks the last, which is -1
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     return Part(
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.hashes for part in parts]),
-        np.concatenate([[0], np.cumsum(counts)]),
-        np.concatenate([part.ends for part in parts]),
-        np.concatenate(codes),
-        labels,
-        np.concatenate([part.scores for part in parts]),
-        parts[-1].end,
-        {start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()},
-        last,
+        rows=np.concatenate([part.rows for part in parts]),
+        hashes=np.concatenate([part.hashes for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        ends=np.concatenate([part.ends for part in parts]),
+        codes=np.concatenate(codes),
+        labels=labels,
+        scores=np.concatenate([part.scores for part in parts]),
+        end=parts[-1].end,
+        failures={
+            start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()
+        },
+        last=last,
     )

@@ -154,16 +154,16 @@ def read_part(path: Path) -> Part:
         if not alike or (np.diff(rows) < 1).any():
             raise ValueError("its columns do not fit together")
         return Part(
-            rows,
-            table.column("text_hash").to_numpy(),
-            at.to_numpy().astype(np.int64),
-            ends.values.to_numpy(),
-            codes,
-            labels,
-            scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
-            int(metadata[b"end"]),
-            _reasons(failures.values),
-            bool(int(metadata[b"last"])),
+            rows=rows,
+            hashes=table.column("text_hash").to_numpy(),
+            offsets=at.to_numpy().astype(np.int64),
+            ends=ends.values.to_numpy(),
+            codes=codes,
+            labels=labels,
+            scores=scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
+            end=int(metadata[b"end"]),
+            failures=_reasons(failures.values),
+            last=bool(int(metadata[b"last"])),
         )
     except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None

@@ -152,7 +152,17 @@ def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator
         if sidecar:
             own = sidecar.reflections(begin, begin + len(lengths))
             counts = sidecar.counts(begin, begin + len(lengths)).astype(np.int32)
-        yield ReflectedBatch(none, lengths, 0, own.cuts, own.entries, counts, own.table, 0, own.hints)
+        yield ReflectedBatch(
+            tokens=none,
+            lengths=lengths,
+            plain_tokens=0,
+            cuts=own.cuts,
+            entries=own.entries,
+            counts=counts,
+            table=own.table,
+            empty=0,
+            hints=own.hints,
+        )
 
 
 def _sidecar_info(part: Part) -> dict[str, Any]:
