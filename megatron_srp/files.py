@@ -4,8 +4,9 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # a library's own, which says what it has to say
+            raise
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
 
 
@@ -77,16 +80,55 @@ def seal(path: Path, name: str) -> dict[str, dict[str, int | str]]:
     return sealed
 
 
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Write a file whole or not at all: a new one, to be written in the block, then synced and renamed over `path`.
+
+    Args:
+        shared: other processes may be writing the same file, on other machines too. The new file then has a name
+            of this process's own, which a kill leaves for the caller to sweep.
+    """
+    new = _own_name(path) if shared else path.with_name(f"{path.name}.tmp")
+    try:
+        with naming(path):
+            yield new
+            sync(new)
+            new.replace(path)
+            sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+def _own_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
 def write_text(path: Path, text: str) -> Path:
-    """Write whole or not at all: a new file, synced, then renamed over `path`, which is returned."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with naming(path), temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync(path.parent)
+    """Write `text` as UTF-8, whole or not at all. Returns `path`."""
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
     return path
+
+
+def write_text_once(path: Path, text: str) -> None:
+    """`write_text`, unless `path` is there by now: of many processes that start at the same moment, one makes it."""
+    new = _own_name(path)
+    try:
+        with naming(path):
+            new.write_text(text, encoding="utf-8")
+            sync(new)
+            try:
+                os.link(new, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links: the last one's text stays
+                new.replace(path)
+            sync(path.parent)
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from megatron_srp.annotation.store.writers import Partition
 from megatron_srp.cli.guard_flags import add_guard_arguments, guard_from_args
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import CommandParser, SrpError, UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 

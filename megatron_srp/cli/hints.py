@@ -2,7 +2,7 @@
 
 import argparse
 
-from megatron_srp.annotation.store.writers import Partition
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import CommandParser, UsageError
 
 DESCRIPTION = """

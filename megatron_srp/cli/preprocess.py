@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli.preprocess_flags import build_parser, validate
-from megatron_srp.corpus.partitions import partitions
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.reflection import reflection_format
 
 if TYPE_CHECKING:
@@ -30,12 +30,13 @@ def main(argv: list[str]) -> int:
         from megatron_srp.data.preprocess.ray_executor import run_on_ray
 
         return run_on_ray(args, files)
-    partition = partitions(files, args.num_partitions)[args.partition_index] if args.num_partitions else None
-    if partition and not partition.files:
+    partition = Partition(args.partition_index, args.num_partitions) if args.num_partitions else None
+    own = [files[number] for number in partition.numbers(files)] if partition else files
+    if partition and not own:
         print(f"{len(files)} input files in {partition.count} partitions: none is left for partition {partition.index}")
         return 0
     with ProgressDisplay() as display:
-        manifest, errors = run_job(args, files, display, partition)
+        manifest, errors = run_job(args, own, display, partition, len(files))
     print_summary(partition.prefix(args.output_prefix) if partition else args.output_prefix, manifest, errors)
     if not partition:  # a partition may well be without; the merged shard is asked instead
         require_documents(manifest)

@@ -1,8 +1,9 @@
 """One corpus on many machines: which input files each of N partitions takes, and what its shards are called.
+Annotation, hints and preprocessing share the rule, so that one index of an array job serves them all.
 
 The rule: files stay in the order of the input, and each partition takes a run of them. In turn, a
 partition takes its first file, and the next ones as long as that brings its bytes nearer to an even share
-of what is left, leaving a file for every partition behind it. So the partitions joined in order are the
+of what is left, leaving a file for every partition after it. So the partitions joined in order are the
 single run, and a partition is without files only where there are more partitions than files.
 """
 
@@ -43,26 +44,44 @@ def split_by_size(sizes: Sequence[int], count: int) -> list[range]:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Partition `index` of `count`: its own input files, of `total` in all."""
+    """Partition `index` of `count`; by default, of one.
 
-    index: int
-    count: int
-    files: tuple[Path, ...]
-    total: int
+    Raises:
+        UsageError: for numbers that no partition has.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count < 100_000:
+            raise UsageError(f"--num-partitions {self.count}: give a number from 1 to 99999")
+        if not 0 <= self.index < self.count:
+            raise UsageError(
+                f"--partition-index {self.index}: partitions are counted from 0, give 0 to {self.count - 1}"
+            )
+
+    def numbers(self, files: Sequence[Path]) -> range:
+        """Which of `files`, all input files of the job, it takes: their numbers in that list."""
+        return split_by_size([file.stat().st_size for file in files], self.count)[self.index]
 
     def prefix(self, base: str | Path) -> str:
         """The output prefix of this partition of `base`, e.g. `corpus-00003-of-00016`."""
-        return f"{base}-{self.index:05}-of-{self.count:05}"
+        return partition_name(base, self.index, self.count)
 
-    def settings(self) -> dict[str, Any]:
-        """What the manifest says of it; `merge` tells from it which partitions belong together."""
-        return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, self.total)}}
+    def settings(self, files: int) -> dict[str, Any]:
+        """What its manifest says of a job with so many `files`; `merge` tells from it which belong together."""
+        return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, files)}}
 
 
-def partitions(files: Sequence[Path], count: int) -> list[Partition]:
-    """All `count` partitions of the files, in order."""
+def divide(files: Sequence[Path], count: int) -> list[tuple[Partition, list[Path]]]:
+    """All `count` partitions of the files, in order, each with its own files."""
     parts = split_by_size([file.stat().st_size for file in files], count)
-    return [Partition(i, count, tuple(files[j] for j in part), len(files)) for i, part in enumerate(parts)]
+    return [(Partition(i, count), list(files[part.start : part.stop])) for i, part in enumerate(parts)]
+
+
+def partition_name(base: str | Path, index: int, count: int) -> str:
+    return f"{base}-{index:05}-of-{count:05}"
 
 
 def parse_name(prefix: str | Path) -> tuple[str, int, int] | None:
@@ -94,8 +113,8 @@ def add_partition_flags(parser: argparse.ArgumentParser) -> None:
 def check_partition_flags(args: argparse.Namespace) -> None:
     """Raises UsageError for flags that do not fit together."""
     count, index = args.num_partitions, args.partition_index
-    if count is not None and not 1 <= count < 100_000:
-        raise UsageError(f"--num-partitions {count}: give a number from 1 to 99999")
+    if count is not None:
+        Partition(0, count)
     if args.executor == "ray":
         if count is None:
             raise UsageError("--executor ray: give --num-partitions N, for example twice the number of machines")
@@ -105,8 +124,8 @@ def check_partition_flags(args: argparse.Namespace) -> None:
     if (count is None) != (index is None):
         given = "--num-partitions" if index is None else "--partition-index"
         raise UsageError(f"{given} alone: give both --num-partitions N and --partition-index I, or --executor ray")
-    if index is not None and not 0 <= index < count:
-        raise UsageError(f"--partition-index {index}: partitions are counted from 0, give 0 to {count - 1}")
+    if index is not None:
+        Partition(index, count)
     if args.ray_address or args.no_merge:
         given = "--ray-address" if args.ray_address else "--no-merge"
         raise UsageError(f"{given} is for --executor ray only")

@@ -170,7 +170,7 @@ def interleave_document(
 def interleave_batch(
     tokens: TokenBatch,
     cuts: np.ndarray,
-    ids: np.ndarray,
+    entries: np.ndarray,
     segment_offsets: np.ndarray,
     table: ReflectionTable,
     eod: int | None,
@@ -182,7 +182,7 @@ def interleave_batch(
     Args:
         tokens: N documents, uint16 or uint32.
         cuts: int32[S], ascending within each document.
-        ids: uint16[S], numbers of table entries.
+        entries: uint16[S], numbers in `table`.
         segment_offsets: int64[N+1], which cuts belong to which document.
         table: the reflections.
         eod: appended to each document unless None.
@@ -196,12 +196,12 @@ def interleave_batch(
         ValueError: when the arrays do not fit together.
     """
     flat, offsets = table.arrays()
-    ids = ids.astype(np.int32)
+    entries = entries.astype(np.int32)
     if hints:  # every reflection is an entry of its own
-        reflections = Reflections(cuts, ids, table, hints)
+        reflections = Reflections(cuts, entries, table, hints)
         flat, sizes = reflections.ids(), reflections.sizes()
-        offsets, ids = np.concatenate([[0], np.cumsum(sizes)]), np.arange(len(ids), dtype=np.int32)
-    added = np.diff(offsets)[ids].sum(dtype=np.int64) if len(ids) else 0
+        offsets, entries = np.concatenate([[0], np.cumsum(sizes)]), np.arange(len(entries), dtype=np.int32)
+    added = np.diff(offsets)[entries].sum(dtype=np.int64) if len(entries) else 0
     out = np.empty(int(tokens.offsets[-1] + added) + len(tokens) * (eod is not None), dtype)
     lengths = np.empty(len(tokens), np.int32)
     eod_id = -1 if eod is None else eod
@@ -209,7 +209,7 @@ def interleave_batch(
         tokens.tokens,
         tokens.offsets,
         cuts,
-        ids,
+        entries,
         segment_offsets,
         flat,
         offsets,

@@ -37,6 +37,10 @@ class Labeler(Protocol):
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
         """int64[S] numbers of labels, and the labels they number."""
 
+    def identity(self, file: int, row: int) -> str:
+        """Of the labels given before `row` of file number `file`: a resumed run that finds another one has other
+        labels. Empty where labels are not kept anywhere, so that they cannot change meanwhile."""
+
 
 class GuardLabeler:
     """Labels by a classifier."""
@@ -50,6 +54,9 @@ class GuardLabeler:
         own = {"guard": self.guard.name, "guard_revision": self.guard.revision}
         more = {name: value for name, value in self.guard.settings.items() if name not in ("guard", "revision")}
         return own | ({"guard_settings": more} if more else {})
+
+    def identity(self, file: int, row: int) -> str:
+        return ""
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
@@ -186,7 +193,17 @@ class Reflector:
         out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype, hints)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
         counts = np.diff(offsets).astype(np.int32)
-        return ReflectedBatch(out, lengths, plain, cuts, entries, counts, table, empty, hints)
+        return ReflectedBatch(
+            tokens=out,
+            lengths=lengths,
+            plain_tokens=plain,
+            cuts=cuts,
+            entries=entries,
+            counts=counts,
+            table=table,
+            empty=empty,
+            hints=hints,
+        )
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

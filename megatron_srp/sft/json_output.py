@@ -1,13 +1,12 @@
 """A set of conversations as JSON lines, written whole or not at all, with a manifest beside it."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from megatron_srp.data.shards.manifest import software_versions
 from megatron_srp.errors import OutputError, UsageError
-from megatron_srp.files import make_folder, seal, sync, write_json
+from megatron_srp.files import make_folder, replacing, seal, write_json
 from megatron_srp.sft.conversation import Conversation
 
 SUFFIX = ".manifest.json"
@@ -28,17 +27,13 @@ def check_json_output(path: Path, overwrite: bool) -> None:
 
 def write_json_lines(path: Path, conversations: Iterable[Conversation], manifest: dict[str, Any]) -> dict[str, Any]:
     """Write the lines, then PATH.manifest.json with their checksum; returns the manifest."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.writelines(conversation.to_json() + b"\n" for conversation in conversations)
-        manifest = manifest | {"software": software_versions(), "files": seal(temporary, path.name)}
-        Path(f"{path}{SUFFIX}").unlink(missing_ok=True)
-        temporary.replace(path)
-        sync(path.parent)
+        with replacing(path, shared=True) as new:
+            with new.open("wb") as file:
+                file.writelines(conversation.to_json() + b"\n" for conversation in conversations)
+            manifest = manifest | {"software": software_versions(), "files": seal(new, path.name)}
+            Path(f"{path}{SUFFIX}").unlink(missing_ok=True)
         write_json(Path(f"{path}{SUFFIX}"), manifest)
     except OSError as error:
         raise OutputError(f"{error.filename or path}: {error.strerror}; nothing was written") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return manifest

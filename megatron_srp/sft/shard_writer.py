@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import describe_tokenizer, sum_counts
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, token_dtype, write_index
-from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
+from megatron_srp.data.training_tokenizer import describe_tokenizer
 from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.conversation import Conversation

@@ -1,11 +1,11 @@
 """Shows how far a run is, and what it has to say, on stderr."""
 
-import os
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
+from megatron_srp.terminal.bar import is_terminal
 from megatron_srp.terminal.progress import Progress, Speed, describe_counts
 
 _LOG_EVERY_S = 30.0
@@ -19,7 +19,7 @@ class ProgressDisplay:
         self._shown = time.monotonic()
         self._speed = Speed()
         self._live: Any = None
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        if is_terminal():
             from megatron_srp.terminal.live import LiveProgress
 
             self._live = LiveProgress()

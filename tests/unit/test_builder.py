@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from megatron_srp.corpus.batch import TextBatch, segment_batch
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+from megatron_srp.data.build_settings import BuildSettings
+from megatron_srp.data.builder import Finished, ReflectionIndexedDatasetBuilder, ShardBuilder, open_output
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.manifest import find_manifest
+from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.errors import InputError, OutputError, UsageError
@@ -197,3 +199,38 @@ def test_what_was_not_committed_is_cut_off_on_resume(tokenizer, tmp_path):
     for suffix in ("bin", "idx", "srp"):
         files = [tmp_path / f"{name}_text_document.{suffix}" for name in ("c", "whole")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def stop_as_it_finishes(prefix, tokenizer, monkeypatch):
+    """Leave an output of which everything is written, and nothing has its final name."""
+
+    def stop(output):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "_complete", stop)
+        builder = ReflectionIndexedDatasetBuilder(prefix, tokenizer, guard=KeywordGuard())
+        builder.add_documents(TEXTS)
+        with pytest.raises(KeyboardInterrupt):
+            builder.finalize()
+        builder.close()
+
+
+def test_a_builder_is_never_one_that_has_nothing_to_build(tokenizer, tmp_path, monkeypatch):
+    stop_as_it_finishes(tmp_path / "c", tokenizer, monkeypatch)
+    with pytest.raises(UsageError, match=r"c had been written when an earlier run stopped, and is finished now"):
+        ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard())
+    assert find_manifest(tmp_path / "c_text_document")
+
+
+def test_open_output_says_whether_anything_is_left_to_do(tokenizer, tmp_path, monkeypatch):
+    stop_as_it_finishes(tmp_path / "c", tokenizer, monkeypatch)
+    plan = BuildSettings(tmp_path / "c", tokenizer, KeywordGuard())
+    completed = open_output(plan)
+    assert completed == Finished(find_manifest(tmp_path / "c_text_document"))
+    assert open_output(plan, keep_finished=True) == Finished(completed.manifest, kept=True)
+    with pytest.raises(UsageError, match="exists already"):
+        open_output(plan)
+    again = open_output(plan, overwrite=True, keep_finished=True)
+    assert isinstance(again, ShardBuilder)
+    again.close()

@@ -12,7 +12,16 @@ PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema"),
     ("files",),
-    ("whole_folder", "terminal", "segmentation", "reflection", "verdict_tree", "statistics", "ray_cluster"),
+    (
+        "whole_folder",
+        "terminal",
+        "segmentation",
+        "reflection",
+        "verdict_tree",
+        "statistics",
+        "ray_cluster",
+        "ordered_map",
+    ),
     ("corpus", "tokenization"),
     ("annotation",),
     ("data",),

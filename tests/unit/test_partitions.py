@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.annotation.corpus_job.annotator import Annotator
+from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.preprocess import main
-from megatron_srp.corpus.partitions import parse_name, split_by_size
+from megatron_srp.corpus.partitions import Partition, divide, parse_name, split_by_size
+from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, UsageError
-from tests.conftest import random_texts
+from megatron_srp.files import file_fingerprint
+from tests.conftest import KeywordGuard, random_texts
 
 
 @pytest.fixture
@@ -51,6 +55,23 @@ def test_the_split_is_complete_in_order_and_even(seed):
 )
 def test_the_rule(sizes, count, expected):
     assert [len(part) for part in split_by_size(sizes, count)] == expected
+
+
+def test_one_index_serves_annotation_and_preprocessing(write_jsonl, tmp_path):
+    """Each partition is prepared from the verdicts of the same partition alone, while the others are not there yet."""
+    texts = random_texts(62, 60, most_words=60)
+    cuts = [0, 2, 40, 42, 44, 60]
+    files = [write_jsonl(texts[a:b], f"in{i}.jsonl") for i, (a, b) in enumerate(pairwise(cuts))]
+    split = divide(files, 3)
+    for index, (partition, own) in enumerate(split):
+        store = AnnotationStore.create(tmp_path / f"s{index}", {"guard": "k", "revision": "1", "max_words": 20})
+        job = Annotator(files, store, KeywordGuard(), 20, partition=Partition(index, 3))
+        job.run()
+        assert [files[number] for number in job.own] == own and partition == Partition(index, 3)
+        annotated = {path.parent.name for path in store.folder.glob("text/*/*.parquet")}
+        assert annotated == {file_fingerprint(file) for file in own}
+        StoreLabeler(store, "text", [file.name for file in own], [file_fingerprint(file) for file in own], 20)
+    assert [file for _, own in split for file in own] == files
 
 
 def test_each_partition_is_an_output_of_its_own(job, tmp_path, capsys):

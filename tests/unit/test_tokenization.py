@@ -6,8 +6,9 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 from megatron_srp.corpus.batch import TextBatch
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, refuse_forgeable
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.training_tokenizer import refuse_forgeable
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer, tokenizer_fingerprint

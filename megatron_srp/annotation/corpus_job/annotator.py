@@ -4,9 +4,8 @@ Batches are judged on a few threads and written in the order of the input, a par
 unit of work: what a killed run had not written is judged again, and nothing that it had.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +19,12 @@ from megatron_srp.annotation.corpus_job.retry import retry_failed as judge_faile
 from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
 from megatron_srp.annotation.store.disagreements import write_disagreements
 from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
-from megatron_srp.annotation.store.writers import Partition, WriterLock
+from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import InputBatch
 from megatron_srp.files import file_fingerprint
+from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 Judgement = tuple[Part, Verdicts]
@@ -40,6 +41,7 @@ class Annotator:
         failures: of this run; stops the run when there are too many.
         report: called after every batch.
         errors: one line for every bad row that was left out.
+        own: numbers of the files of this run's partition.
     """
 
     files: list[Path]
@@ -55,6 +57,7 @@ class Annotator:
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda line: None
     errors: list[str] = field(default_factory=list)
+    own: range = field(init=False)
     progress: Progress = field(init=False)
     fingerprints: list[str] = field(init=False)
     sizes: list[int] = field(init=False)
@@ -62,12 +65,8 @@ class Annotator:
     def __post_init__(self) -> None:
         self.fingerprints = [file_fingerprint(file) for file in self.files]
         self.sizes = [file.stat().st_size for file in self.files]
+        self.own = self.partition.numbers(self.files)
         self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
-
-    @property
-    def own(self) -> list[int]:
-        """Numbers of the files of this run's partition."""
-        return [number for number in range(len(self.files)) if self.partition.owns(number)]
 
     def run(self, retry_failed: bool = False) -> None:
         """Judge what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
@@ -93,22 +92,18 @@ class Annotator:
                     path.unlink(missing_ok=True)
 
     def _judge_missing(self) -> None:
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for done, number in enumerate(self.own):
-                    self.progress.file = done
-                    self._judge_file(pool, number)
-                self.progress.file = len(self.own)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with thread_pool(self.workers) as pool:
+            for done, number in enumerate(self.own):
+                self.progress.file = done
+                self._judge_file(pool, number)
+            self.progress.file = len(self.own)
 
-    def _judge_file(self, pool: ThreadPoolExecutor, number: int) -> None:
+    def _judge_file(self, pool: Executor, number: int) -> None:
         parts: list[Judgement] = []
         before = self.progress.consumed
         if not self.store.missing(self.key, self.fingerprints[number]):
             self.progress.resumed += self.sizes[number]
-        for piece, judged in self._judged(pool, number):
+        for piece, judged in ordered_map(pool, self._judge, self._missing_pieces(number), self.workers + 1):
             self.progress.consumed = before + piece.batch.consumed
             self._count(piece.batch, judged[0])
             parts.append(judged)
@@ -117,35 +112,27 @@ class Annotator:
                 parts = []
         self.progress.consumed = before + self.sizes[number]
 
-    def _judged(self, pool: ThreadPoolExecutor, number: int) -> Iterator[tuple[Piece, Judgement]]:
-        """The pieces of a file in order, a few of them in the making at any time."""
-        ahead: deque[tuple[Piece, Future[Judgement]]] = deque()
+    def _missing_pieces(self, number: int) -> Iterator[Piece]:
+        """Those of a file that have no verdicts yet, in order."""
         for span in self.store.missing(self.key, self.fingerprints[number]):
-            for piece in read_pieces(
-                self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors
-            ):
-                ahead.append((piece, pool.submit(self._judge, piece.batch)))
-                while len(ahead) > self.workers + 1:
-                    piece, future = ahead.popleft()
-                    yield piece, future.result()
-        for piece, future in ahead:
-            yield piece, future.result()
+            yield from read_pieces(self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors)
 
-    def _judge(self, batch: InputBatch) -> Judgement:
+    def _judge(self, piece: Piece) -> Judgement:
+        batch = piece.batch
         text = batch.texts[self.key]
         segments = segment_batch(text, self.max_words)
         verdicts = judge_segments(self.guard, segments.texts(text))
         ends = segment_ends_in_chars(text, segments)
         part = Part(
-            batch.rows,
-            text_hashes(text),
-            segments.offsets,
-            ends,
-            verdicts.codes,
-            verdicts.labels,
-            verdicts.scores,
-            batch.end,
-            verdicts.failures,
+            rows=batch.rows,
+            hashes=text_hashes(text),
+            offsets=segments.offsets,
+            ends=ends,
+            codes=verdicts.codes,
+            labels=verdicts.labels,
+            scores=verdicts.scores,
+            end=batch.end,
+            failures=verdicts.failures,
         )
         return part, verdicts
 
@@ -184,14 +171,16 @@ def join_parts(parts: list[Part], last: bool = False) -> Part:
         codes.append(numbers[part.codes])  # FAILED is -1, and picks the last, which is -1
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     return Part(
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.hashes for part in parts]),
-        np.concatenate([[0], np.cumsum(counts)]),
-        np.concatenate([part.ends for part in parts]),
-        np.concatenate(codes),
-        labels,
-        np.concatenate([part.scores for part in parts]),
-        parts[-1].end,
-        {start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()},
-        last,
+        rows=np.concatenate([part.rows for part in parts]),
+        hashes=np.concatenate([part.hashes for part in parts]),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        ends=np.concatenate([part.ends for part in parts]),
+        codes=np.concatenate(codes),
+        labels=labels,
+        scores=np.concatenate([part.scores for part in parts]),
+        end=parts[-1].end,
+        failures={
+            start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()
+        },
+        last=last,
     )

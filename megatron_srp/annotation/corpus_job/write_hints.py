@@ -21,7 +21,8 @@ from megatron_srp.annotation.engines.http_client import RequestFailed
 from megatron_srp.annotation.store.hints import FOLDER, HintStore, HintWriter, Replies, clean_hint, hintable
 from megatron_srp.annotation.store.part import write_table
 from megatron_srp.annotation.store.store import AnnotationStore, Part, PartSummary, read_part
-from megatron_srp.annotation.store.writers import Partition, WriterLock
+from megatron_srp.annotation.store.writers import WriterLock
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.files import file_fingerprint
 
@@ -66,11 +67,10 @@ class HintJob:
         verdicts = {f"verdicts by {name}": value for name, value in self.store.settings.items()}
         hints = HintStore.create(self.store.folder / FOLDER, self.writer.settings | verdicts)
         with WriterLock(hints.folder, fingerprints, self.key, self.partition):
-            for number, (file, fingerprint) in enumerate(zip(self.files, fingerprints, strict=True)):
-                if self.partition.owns(number):
-                    for summary in self.store.summaries(self.key, fingerprint):
-                        if not hints.part_path(self.key, fingerprint, summary.first).exists():
-                            self._write(file, fingerprint, summary, hints)
+            for number in self.partition.numbers(self.files):
+                for summary in self.store.summaries(self.key, fingerprints[number]):
+                    if not hints.part_path(self.key, fingerprints[number], summary.first).exists():
+                        self._write(self.files[number], fingerprints[number], summary, hints)
 
     def _write(self, file: Path, fingerprint: str, summary: PartSummary, hints: HintStore) -> None:
         part = read_part(summary.path)

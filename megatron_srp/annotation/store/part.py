@@ -7,8 +7,6 @@ says where the chunk ends in the input, whether it is the file's last, and how m
 that a resumed run reads footers and not verdicts.
 """
 
-import os
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_srp.errors import InputError, OutputError
-from megatron_srp.files import sync
+from megatron_srp.files import replacing
 from megatron_srp.schema import SafetyLabel, Verdict
 
 FAILED = -1  # the code of a segment without a verdict
@@ -111,18 +109,12 @@ def write_table(path: Path, table: pa.Table) -> None:
     Raises:
         OutputError: when it cannot be written; nothing of that name is left then.
     """
-    # The name is this process's own: where a file system has no locks, two writers still cannot mix.
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        # Where a file system has no locks, two writers still must not mix.
+        with replacing(path, shared=True) as new, new.open("wb") as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then give the same "
             "command again"
@@ -162,16 +154,16 @@ def read_part(path: Path) -> Part:
         if not alike or (np.diff(rows) < 1).any():
             raise ValueError("its columns do not fit together")
         return Part(
-            rows,
-            table.column("text_hash").to_numpy(),
-            at.to_numpy().astype(np.int64),
-            ends.values.to_numpy(),
-            codes,
-            labels,
-            scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
-            int(metadata[b"end"]),
-            _reasons(failures.values),
-            bool(int(metadata[b"last"])),
+            rows=rows,
+            hashes=table.column("text_hash").to_numpy(),
+            offsets=at.to_numpy().astype(np.int64),
+            ends=ends.values.to_numpy(),
+            codes=codes,
+            labels=labels,
+            scores=scores.values.to_numpy(zero_copy_only=False).astype(np.float32),
+            end=int(metadata[b"end"]),
+            failures=_reasons(failures.values),
+            last=bool(int(metadata[b"last"])),
         )
     except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None

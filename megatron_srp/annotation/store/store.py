@@ -11,8 +11,6 @@ another GPU, or with another OMP_NUM_THREADS on a CPU, they differ by some 1e-7.
 """
 
 import json
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +19,7 @@ import orjson
 
 from megatron_srp.annotation.store.part import Part, PartSummary, read_part, read_summary, write_part
 from megatron_srp.errors import InputError, OutputError, UsageError
+from megatron_srp.files import write_text_once
 
 FORMAT_VERSION = 2
 
@@ -70,11 +69,9 @@ class AnnotationStore:
         if not path.exists():
             cls._check_new(path.parent)
             text = json.dumps({"version": FORMAT_VERSION, "settings": settings}, indent=2) + "\n"
-            temporary = path.with_name(f"{cls.HEADER}.{socket.gethostname()}-{os.getpid()}.tmp")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(text, encoding="utf-8")
-                _publish(temporary, path)
+                write_text_once(path, text)
             except OSError as error:
                 raise OutputError(f"{folder}: {error.strerror}; choose another --store") from None
         store = cls(folder)
@@ -114,14 +111,3 @@ class AnnotationStore:
                 spans.append(Span(end, part.first))
             end, last = max(end, part.end), last or part.last
         return spans if last else [*spans, Span(end)]
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give a new file its name unless another writer was faster: nodes may start at the same moment."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links; both writers have the same text or one is refused
-        temporary.replace(path)
-    temporary.unlink(missing_ok=True)

@@ -7,30 +7,12 @@ the same list and the same N, and another I: then no input file belongs to two o
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.files import digest, try_lock
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """The share `index` of `count`: every `count`-th input file, in the order given."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise UsageError(
-                f"--num-partitions {self.count} --partition-index {self.index}: give an index from 0 to one less "
-                "than the number of partitions"
-            )
-
-    def owns(self, file: int) -> bool:
-        return file % self.count == self.index
 
 
 class WriterLock:

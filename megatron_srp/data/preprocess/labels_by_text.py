@@ -1,17 +1,13 @@
 """Verdicts from an annotation store for texts that come from somewhere else than the files it was made
 from: a shard made of them, whose documents may lie in another order. They are found by their text."""
 
-import threading
-from functools import lru_cache
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_srp.annotation.store.part import FAILED
-from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
+from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_ends_in_chars, text_hashes
-from megatron_srp.data.preprocess.labels_by_row import failed_label, open_hints
+from megatron_srp.data.preprocess.stored_verdicts import StoredVerdicts
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import digest, file_fingerprint
@@ -31,9 +27,6 @@ class HashLabeler:
         failed_as: the verdict of segments that got none; None refuses such segments.
         hints: whether Safe labels get the hints that the store has for them.
 
-    Attributes:
-        identity: of all verdicts and hints, any of which may be used: equal where a resumed run finds the same.
-
     Raises:
         UsageError: when the store was made with another `max_words`, or has nothing under `key`.
     """
@@ -47,19 +40,14 @@ class HashLabeler:
         failed_as: Verdict | None = None,
         hints: bool = False,
     ) -> None:
-        made = store.settings["max_words"]
-        if made != max_words:
-            raise UsageError(f"{store.folder} holds verdicts for segments of {made} words; pass --max-words {made}")
-        self._failed_as = failed_as
+        self._verdicts = StoredVerdicts(store, max_words, failed_as, hints)
         self._folder, self._names = store.folder, names
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
             raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with tools/annotate.py")
-        self._hints = open_hints(store) if hints else None
-        if self._hints:
-            self._hints.require(f"the texts under {key!r}", self._paths)
-        used = [*self._paths, *(map(self._hints.path, self._paths) if self._hints else ())]
-        self.identity = digest([(str(path.relative_to(store.folder)), file_fingerprint(path)) for path in used])
+        self._verdicts.require_hints(f"the texts under {key!r}", self._paths)
+        used = self._verdicts.files(self._paths)
+        self._identity = digest([(str(path.relative_to(store.folder)), file_fingerprint(path)) for path in used])
         hashes = [_read_hashes(path) for path in self._paths]
         sizes = [len(part) for part in hashes]
         flat = np.concatenate(hashes)
@@ -67,8 +55,10 @@ class HashLabeler:
         self._hashes = flat[order]
         self._part = np.repeat(np.arange(len(sizes)), sizes)[order]
         self._row = np.concatenate([np.arange(size) for size in sizes])[order]
-        self._lock = threading.Lock()
-        self._read = lru_cache(maxsize=4)(read_part)
+
+    def identity(self, file: int, row: int) -> str:
+        """As `Labeler` has it, of all verdicts and hints in the store: any of them may have been used."""
+        return self._identity
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
@@ -79,7 +69,7 @@ class HashLabeler:
         ends = segment_ends_in_chars(batch, segments)
         codes, labels = np.empty(len(segments), np.int64), dict[SafetyLabel, int]()
         for number in np.unique(self._part[found]).tolist():
-            part = self._get(number)
+            part = self._verdicts.read(self._paths[number])
             own = self._part[found] == number
             rows, mine = self._row[found[own]], texts[own]
             wanted = ranges(segments.offsets[mine], counts[mine])
@@ -89,15 +79,8 @@ class HashLabeler:
                 raise InputError(
                     f"{self._paths[number]}: was made for other segments of the same texts; annotate again"
                 )
-            numbers = [labels.setdefault(label, len(labels)) for label in part.labels]
-            if part.failures and (part.codes[given] == FAILED).any():
-                label = failed_label(str(self._paths[number]), part, given, self._failed_as)
-                numbers.append(labels.setdefault(label, len(labels)))
-            chosen = np.array(numbers, np.int64)[part.codes[given]]  # FAILED, -1, picks the last
-            if self._hints:
-                path = self._paths[number]
-                self._hints.label(str(path), path, part, given, labels, chosen)
-            codes[wanted] = chosen
+            path = self._paths[number]
+            codes[wanted] = self._verdicts.codes(str(path), path, part, given, labels)
         return codes, list(labels)
 
     def _find(self, source: Source, texts: np.ndarray, hashes: np.ndarray) -> np.ndarray:
@@ -111,10 +94,6 @@ class HashLabeler:
                 "annotate the texts the shard was made of, or let a --guard judge"
             )
         return at
-
-    def _get(self, number: int) -> Part:
-        with self._lock:
-            return self._read(self._paths[number])
 
 
 def _read_hashes(path: object) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.partitions import Partition, partitions
+from megatron_srp.corpus.partitions import Partition, divide
 from megatron_srp.data.preprocess.summary import print_summary
 from megatron_srp.data.preprocess.text_job import run_job
 from megatron_srp.data.preprocess.text_pipeline import require_documents
@@ -73,10 +73,12 @@ class RemoteDisplay:
         self.note(f"warning: {line}")
 
 
-def make_partition(args: argparse.Namespace, partition: Partition, board: Any) -> Outcome:
+def make_partition(
+    args: argparse.Namespace, partition: Partition, files: list[Path], files_of_all: int, board: Any
+) -> Outcome:
     """The task: make one partition, on whatever machine."""
     try:
-        return Outcome(*run_job(args, [], RemoteDisplay(board, partition.index), partition))
+        return Outcome(*run_job(args, files, RemoteDisplay(board, partition.index), partition, files_of_all))
     except SrpError as error:
         return Outcome(error=str(error), exit_code=error.exit_code)
     except OSError as error:
@@ -93,10 +95,11 @@ def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
     base = Path(args.output_prefix).absolute()
     if not args.no_merge and not args.overwrite and manifest_path(base).exists():
         raise UsageError(f"{manifest_path(base)} exists already; pass --overwrite to replace it")
-    parts = [part for part in partitions([file.absolute() for file in files], args.num_partitions) if part.files]
+    divided = divide([file.absolute() for file in files], args.num_partitions)
+    parts = {partition: own for partition, own in divided if own}
     with ProgressDisplay() as display, ray_cluster(args.ray_address) as ray:
         outcomes = _run(ray, _for_other_machines(args), parts, display)
-    _raise_failures(parts, outcomes)
+    _raise_failures(outcomes)
     skipped = [line for outcome in outcomes for line in outcome.skipped]
     prefixes = [part.prefix(base) for part in parts]
     if args.no_merge:
@@ -118,15 +121,19 @@ def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | absolute)
 
 
-def _run(ray: Any, args: argparse.Namespace, parts: list[Partition], display: ProgressDisplay) -> list[Outcome]:
+def _run(
+    ray: Any, args: argparse.Namespace, parts: dict[Partition, list[Path]], display: ProgressDisplay
+) -> list[Outcome]:
     """What became of each partition."""
     most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     cpus = min(args.workers, most)  # a task that no machine has the cores for would wait for ever
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     make = ray.remote(make_partition).options(num_cpus=cpus, max_retries=_RETRIES, retry_exceptions=False)
-    pending = {make.remote(args, part, board): part for part in parts}
+    total = sum(map(len, parts.values()))
+    pending = {make.remote(args, part, files, total, board): part for part, files in parts.items()}
     outcomes: dict[int, Outcome] = {}
-    progress = {part.index: Progress(len(part.files), _size(part)) for part in parts}
+    sizes = {part: sum(file.stat().st_size for file in files) for part, files in parts.items()}
+    progress = {part.index: Progress(len(files), sizes[part]) for part, files in parts.items()}
     try:
         while pending:
             done, _ = ray.wait(list(pending), timeout=_REPORT_EVERY_S)
@@ -139,16 +146,12 @@ def _run(ray: Any, args: argparse.Namespace, parts: list[Partition], display: Pr
                 outcomes[part.index] = outcome = _outcome(ray, task)
                 if outcome.error:
                     display.note(f"error: partition {part.index} of {part.count}: {outcome.error}")
-                progress[part.index].consumed, progress[part.index].file = _size(part), len(part.files)
+                progress[part.index].consumed, progress[part.index].file = sizes[part], len(parts[part])
             display.update(sum(progress.values(), Progress(0, 0)))
     finally:
         for task in pending:
             ray.cancel(task, force=True)
     return [outcomes[part.index] for part in parts]
-
-
-def _size(part: Partition) -> int:
-    return sum(file.stat().st_size for file in part.files)
 
 
 def _outcome(ray: Any, task: Any) -> Outcome:
@@ -161,11 +164,11 @@ def _outcome(ray: Any, task: Any) -> Outcome:
         return Outcome(error=f"lost {_RETRIES + 1} times ({type(error).__name__}: {reason})", exit_code=1)
 
 
-def _raise_failures(parts: list[Partition], outcomes: list[Outcome]) -> None:
+def _raise_failures(outcomes: list[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if outcome.error]
     if failed:
         kind = OutputError if any(outcome.exit_code == 1 for outcome in failed) else InputError
         raise kind(
-            f"{len(failed)} of {len(parts)} partitions failed; the others are kept, and nothing committed is "
+            f"{len(failed)} of {len(outcomes)} partitions failed; the others are kept, and nothing committed is "
             "lost: remove the cause, then give the same command again"
         )

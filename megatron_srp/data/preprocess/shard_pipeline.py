@@ -1,25 +1,26 @@
 """The data job for shards that exist already: their tokens stay, a sidecar or a new shard is made for each."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import describe_tokenizer, refuse_forgeable, sum_counts, training_tokenizer
 from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.preprocess.shard_blocks import ShardBlock, read_blocks
 from megatron_srp.data.preprocess.shard_reflect import ShardReflector
 from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
 from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard
-from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions
+from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar_writer import SidecarWriter
+from megatron_srp.data.training_tokenizer import describe_tokenizer, refuse_forgeable, training_tokenizer
 from megatron_srp.errors import UsageError
+from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 
@@ -73,12 +74,8 @@ class ShardJob:
                 self.settings.tokenizer, self.settings.form, self.output.folder / "tokenizer"
             )
             self._open()
-            with ThreadPoolExecutor(self.workers) as pool:
-                try:
-                    self._write(self._reflected(pool))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            with thread_pool(self.workers) as pool:
+                self._write(self._reflected(pool))
             return self._finish()
         except BaseException:
             if not self.output.finished:
@@ -86,7 +83,8 @@ class ShardJob:
             raise
 
     def _check_verdicts(self) -> None:
-        if self.position and self.position["verdicts"] != getattr(self.labeler, "identity", ""):
+        at = self.position
+        if at and at["verdicts"] != self.labeler.identity(at["file"], at["row"]):
             raise UsageError(
                 f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
                 "run had begun with; restore them, or pass --overwrite to begin anew"
@@ -106,21 +104,23 @@ class ShardJob:
         fits = shard.dtype == np.uint16 and self.written.vocab_size <= 1 << 16
         return np.dtype(np.uint16 if fits else np.int32)
 
-    def _reflected(self, pool: ThreadPoolExecutor) -> Iterator[tuple[ShardBlock, ReflectedBatch]]:
-        """Blocks in order, a few of them in the making at any time."""
-        ahead: deque[tuple[ShardBlock, Future[ReflectedBatch]]] = deque()
-        start = self.position or {"file": 0, "row": 0}
+    def _reflected(self, pool: Executor) -> Iterator[tuple[ShardBlock, ReflectedBatch]]:
         entries = EntryEncoder(self.settings.form, self.written)
+        dtypes = [writer.dtype if self.settings.materialize else None for writer in self.writers]
+        reflectors = [
+            ShardReflector(self.detokenizer, self.labeler, entries, self.settings.max_words, dtype) for dtype in dtypes
+        ]
+
+        def reflect(block: ShardBlock) -> ReflectedBatch:
+            return reflectors[block.shard](block)
+
+        return ordered_map(pool, reflect, self._remaining_blocks(), self.workers + 1)
+
+    def _remaining_blocks(self) -> Iterator[ShardBlock]:
+        """The blocks of all shards, from where an earlier run stopped."""
+        start = self.position or {"file": 0, "row": 0}
         for number in range(start["file"], len(self.inputs)):
-            dtype = self.writers[number].dtype if self.settings.materialize else None
-            reflect = ShardReflector(self.detokenizer, self.labeler, entries, self.settings.max_words, dtype)
-            first = start["row"] if number == start["file"] else 0
-            for block in self._blocks(number, first):
-                ahead.append((block, pool.submit(reflect, block)))
-                while len(ahead) > self.workers + 1:
-                    yield _result(ahead.popleft())
-        while ahead:
-            yield _result(ahead.popleft())
+            yield from self._blocks(number, start["row"] if number == start["file"] else 0)
 
     def _blocks(self, number: int, first: int) -> Iterator[ShardBlock]:
         return read_blocks(self.inputs[number], number, self.settings.tokenizer.vocab_size, first)
@@ -140,7 +140,7 @@ class ShardJob:
             self.report(progress)
             since_commit += len(block.ends)
             if since_commit >= self.chunk_documents:
-                verdicts = getattr(self.labeler, "identity", "")
+                verdicts = self.labeler.identity(block.shard, block.end)
                 self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts})
                 since_commit = 0
 
@@ -202,7 +202,3 @@ class ShardJob:
             "software": software_versions(),
             "skipped_rows": 0,
         }
-
-
-def _result(pending: tuple[ShardBlock, Future[ReflectedBatch]]) -> tuple[ShardBlock, ReflectedBatch]:
-    return pending[0], pending[1].result()

@@ -53,4 +53,14 @@ class ShardReflector:
             offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
             plain = TokenBatch(block.tokens, starts)
             tokens, lengths = interleave_batch(plain, local, entries, offsets, table, None, self.dtype, hints)
-        return ReflectedBatch(tokens, lengths, len(block.tokens), local, entries, counts, table, 0, hints)
+        return ReflectedBatch(
+            tokens=tokens,
+            lengths=lengths,
+            plain_tokens=len(block.tokens),
+            cuts=local,
+            entries=entries,
+            counts=counts,
+            table=table,
+            empty=0,
+            hints=hints,
+        )

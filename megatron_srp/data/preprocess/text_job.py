@@ -13,45 +13,58 @@ if TYPE_CHECKING:
 
 
 def run_job(
-    args: argparse.Namespace, files: list[Path], display: "Display", partition: Partition | None = None
+    args: argparse.Namespace,
+    files: list[Path],
+    display: "Display",
+    partition: Partition | None = None,
+    files_of_all: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make the shards of all files, or of `partition`. Returns the manifest, and the first rows left out."""
-    from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+    """Make the shards of `files`, which are all of a job or, of `files_of_all`, those of `partition`.
+
+    Returns:
+        The manifest, and the first rows left out.
+    """
+    from megatron_srp.data.build_settings import BuildSettings
+    from megatron_srp.data.builder import Finished, open_output
     from megatron_srp.data.preprocess.allocator import keep_freed_memory
     from megatron_srp.data.preprocess.text_pipeline import Preprocessor, describe_inputs
     from megatron_srp.tokenization import load_tokenizer
 
     keep_freed_memory()
-    files = list(partition.files) if partition else files
     inputs = describe_inputs(files)
-    builder = ReflectionIndexedDatasetBuilder(
-        Path(partition.prefix(args.output_prefix) if partition else args.output_prefix),
-        load_tokenizer(args.tokenizer_type, args.tokenizer_model),
-        guard=_labeler(args, inputs),
-        form=reflection_format(args),
-        max_words=args.max_words,
-        append_eod=args.append_eod,
-        keys=args.json_keys,
-        settings={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
-        | (partition.settings() if partition else {}),
+    prefix = Path(partition.prefix(args.output_prefix) if partition else args.output_prefix)
+    builder = open_output(
+        BuildSettings(
+            prefix=prefix,
+            tokenizer=load_tokenizer(args.tokenizer_type, args.tokenizer_model),
+            guard=_labeler(args, inputs),
+            form=reflection_format(args),
+            max_words=args.max_words,
+            append_eod=args.append_eod,
+            keys=args.json_keys,
+            more={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
+            | (partition.settings(files_of_all) if partition else {}),
+        ),
         overwrite=args.overwrite,
         threads=args.workers,
         keep_finished=partition is not None,  # an array job that is given again goes through
     )
-    if builder.kept:
-        display.note(f"{builder.prefix} is finished already, with the same settings")
-    if not builder.finished and (at := builder.position):
+    if isinstance(builder, Finished):
+        if builder.kept:
+            display.note(f"{prefix} is finished already, with the same settings")
+        return builder.manifest, []
+    if at := builder.position:
         display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
-    if not builder.finished and builder.reflector.encoder.reason:
-        display.warn(f"{builder.reflector.encoder.reason}: using the reference tokenizer, exact but far slower")
+    if builder.fallback_reason:
+        display.warn(f"{builder.fallback_reason}: using the reference tokenizer, exact but far slower")
     job = Preprocessor(
         files,
         builder,
-        args.workers,
-        args.chunk_documents,
-        args.on_error == "skip",
-        display.update,
-        display.warn,
+        workers=args.workers,
+        chunk_documents=args.chunk_documents,
+        skip_errors=args.on_error == "skip",
+        report=display.update,
+        warn=display.warn,
     )
     return job.run(), job.errors
 
@@ -78,7 +91,7 @@ def judge_of(args: argparse.Namespace) -> dict[str, Any]:
     """Who judged, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
-        from megatron_srp.data.preprocess.labels_by_row import open_hints
+        from megatron_srp.data.preprocess.stored_verdicts import open_hints
 
         store = AnnotationStore(args.annotations)
         hints = {"hints": open_hints(store).settings} if args.hints else {}

@@ -1,19 +1,19 @@
 """The data job: input files in, shards out, on all cores, resumable."""
 
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder, sum_counts
-from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
+from megatron_srp.data.builder import ShardBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 _SHOWN_ERRORS = 10
@@ -47,7 +47,7 @@ class Preprocessor:
     """
 
     files: list[Path]
-    builder: ReflectionIndexedDatasetBuilder
+    builder: ShardBuilder
     workers: int = 1
     chunk_documents: int = 100_000
     skip_errors: bool = False
@@ -61,18 +61,12 @@ class Preprocessor:
 
     def run(self) -> dict[str, Any]:
         """Read, reflect and write everything, and finish. Returns the manifest."""
-        if self.builder.finished:
-            return self.builder.finished
         self._sizes = [file.stat().st_size for file in self.files]
         self._progress = Progress(len(self.files), sum(self._sizes))
         try:
             start = self._resume()
-            with ThreadPoolExecutor(self.workers) as pool:
-                try:
-                    self._write(self._reflected(pool, start))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+            with thread_pool(self.workers) as pool:
+                self._write(self._reflected(pool, start))
             return self.builder.finalize({"inputs": self._unchanged_inputs(), "skipped_rows": self.skipped})
         except BaseException:
             self.builder.close()
@@ -84,7 +78,7 @@ class Preprocessor:
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
                 raise InputError(f"{file} changed while it was read; pass --overwrite to begin anew")
-            if file.stat().st_mtime > self.builder.output.started:
+            if file.stat().st_mtime > self.builder.started:
                 self.warn(
                     f"{file} was written to since this run began, though its size, beginning and end are the same"
                 )
@@ -96,36 +90,40 @@ class Preprocessor:
             return (0, 0)
         self.skipped = position["skipped"]
         self._progress.skipped = self.skipped
-        if position.get("verdicts") != self._verdicts(position["file"], position["row"]):
+        if (position.get("verdicts") or "") != self.builder.identity(position["file"], position["row"]):
             raise UsageError(
-                f"{self.builder.prefix}: the verdicts of the documents that were written before this run was "
+                f"{self.builder.plan.prefix}: the verdicts of the documents that were written before this run was "
                 "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
             )
         self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         if position["reference_only"]:
-            self.builder.reflector.encoder.distrust(_OTHER_IDS)
+            self.builder.use_reference_tokenizer(_OTHER_IDS)
         if position["row"]:  # sampled at its beginning; the result must not depend on where a run stopped
             self._sampled.add(position["file"])
         return position["file"], position["row"]
 
     def _reflected(
-        self, pool: ThreadPoolExecutor, start: tuple[int, int]
+        self, pool: Executor, start: tuple[int, int]
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
-        """Batches in the order of the input, a few of them in the making at any time."""
-        ahead: deque[tuple[InputBatch, dict[str, Future[ReflectedBatch]]]] = deque()
-        batches = read_batches(self.files, self.builder.keys, start, self.skip_errors, self.chunk_documents)
-        for batch in batches:
-            if self._differs(batch):
-                while ahead:  # what came before is gigatoken's, however fast the threads are
-                    yield _result(ahead.popleft())
-                self.builder.reflector.encoder.distrust(_OTHER_IDS)
-            source = Source(batch.file, batch.rows)
-            futures = {key: pool.submit(self.builder.reflector, source, text) for key, text in batch.texts.items()}
-            ahead.append((batch, futures))
-            while len(ahead) > self.workers + 1:
-                yield _result(ahead.popleft())
-        while ahead:
-            yield _result(ahead.popleft())
+        """Batches in the order of the input, by gigatoken up to the first one for which it differs."""
+        batches = read_batches(self.files, self.builder.plan.keys, start, self.skip_errors, self.chunk_documents)
+        differing: list[InputBatch] = []
+
+        def agreeing() -> Iterator[InputBatch]:
+            for batch in batches:
+                if self._differs(batch):
+                    differing.append(batch)
+                    return
+                yield batch
+
+        yield from ordered_map(pool, self._reflect, agreeing(), self.workers + 1)
+        if differing:  # only now: what came before is gigatoken's, however fast the threads are
+            self.builder.use_reference_tokenizer(_OTHER_IDS)
+            yield from ordered_map(pool, self._reflect, chain(differing, batches), self.workers + 1)
+
+    def _reflect(self, batch: InputBatch) -> dict[str, ReflectedBatch]:
+        source = Source(batch.file, batch.rows)
+        return {key: self.builder.reflect(source, text) for key, text in batch.texts.items()}
 
     def _write(self, batches: Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]) -> None:
         since_commit = 0
@@ -147,14 +145,9 @@ class Preprocessor:
             "row": batch.end,
             "skipped": self.skipped,
             "consumed": self._progress.consumed,
-            "verdicts": self._verdicts(batch.file, batch.end),
-            "reference_only": self.builder.reflector.encoder.distrusted,
+            "verdicts": self.builder.identity(batch.file, batch.end),
+            "reference_only": self.builder.distrusted,
         }
-
-    def _verdicts(self, file: int, row: int) -> str | None:
-        """The identity of the verdicts that were given up to there."""
-        labeler = self.builder.labeler
-        return labeler.identity(file, row) if isinstance(labeler, StoreLabeler) else None
 
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress
@@ -163,19 +156,16 @@ class Preprocessor:
         progress.documents += len(batch.rows)
         progress.bytes += sum(len(text.text) for text in batch.texts.values())
         progress.tokens += sum(len(result.tokens) for result in reflected.values())
-        progress.verdicts = sum_counts([writer.verdict_counts() for writer in self.builder.writers.values()])[
-            "verdicts"
-        ]
+        progress.verdicts = self.builder.verdict_counts()
         self.report(progress)
 
     def _differs(self, batch: InputBatch) -> bool:
         """Whether a file's first documents show that gigatoken and the reference tokenizer differ."""
-        encoder = self.builder.reflector.encoder
-        if batch.file in self._sampled or not len(batch.rows) or encoder.reason:
+        if batch.file in self._sampled or not len(batch.rows) or self.builder.fallback_reason:
             return False
         self._sampled.add(batch.file)
         for text in batch.texts.values():
-            row = encoder.differs(text, sample=16 if batch.file < 8 else 2)
+            row = self.builder.first_difference(text, 16 if batch.file < 8 else 2)
             if row is not None:
                 self.warn(
                     f"{self.files[batch.file]}, row {batch.rows[row] + 1}: gigatoken differs from the "
@@ -184,13 +174,6 @@ class Preprocessor:
                 )
                 return True
         return False
-
-
-def _result(
-    pending: tuple[InputBatch, dict[str, Future[ReflectedBatch]]],
-) -> tuple[InputBatch, dict[str, ReflectedBatch]]:
-    batch, futures = pending
-    return batch, {key: future.result() for key, future in futures.items()}
 
 
 def require_documents(manifest: dict[str, Any]) -> None:

@@ -85,6 +85,18 @@ _FORM: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts of all shards together."""
+    total: dict[str, Any] = {}
+    for name in ("documents", "empty_documents", "segments", "plain_tokens", "tokens"):
+        total[name] = sum(shard.get(name, 0) for shard in shards)
+    for name in ("verdicts", "categories"):
+        keys = sorted({key for shard in shards for key in shard[name]})
+        total[name] = {key: sum(shard[name].get(key, 0) for shard in shards) for key in keys}
+    hints = sum(shard.get("hints", 0) for shard in shards)
+    return total | ({"hints": hints} if hints else {})
+
+
 def find_manifest_path(data_path: str | Path) -> Path | None:
     """Where the manifest lies that names the shard `data_path` (as `--data-path` takes it), or None."""
     shard = Path(data_path)

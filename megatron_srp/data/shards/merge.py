@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
-from megatron_srp.data.shards.manifest import software_versions
+from megatron_srp.data.shards.manifest import software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.parts import Part, refuse_different
 from megatron_srp.data.shards.shard_writer import ShardWriter
@@ -153,7 +152,17 @@ def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator
         if sidecar:
             own = sidecar.reflections(begin, begin + len(lengths))
             counts = sidecar.counts(begin, begin + len(lengths)).astype(np.int32)
-        yield ReflectedBatch(none, lengths, 0, own.cuts, own.entries, counts, own.table, 0, own.hints)
+        yield ReflectedBatch(
+            tokens=none,
+            lengths=lengths,
+            plain_tokens=0,
+            cuts=own.cuts,
+            entries=own.entries,
+            counts=counts,
+            table=own.table,
+            empty=0,
+            hints=own.hints,
+        )
 
 
 def _sidecar_info(part: Part) -> dict[str, Any]:

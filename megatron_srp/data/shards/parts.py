@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.partitions import Partition, parse_name
+from megatron_srp.corpus.partitions import parse_name, partition_name
 from megatron_srp.data.shards.manifest import SUFFIX, manifest_path, read_manifest
 from megatron_srp.data.shards.output import WORK_SUFFIX
 from megatron_srp.errors import InputError, UsageError
@@ -80,11 +80,7 @@ def _partitions_of(prefix: Path) -> list[Path]:
             f"{prefix} was made in {' and in '.join(map(str, counts))} partitions; name those to join, "
             f"for example {prefix}-*-of-{counts[0]:05}{SUFFIX}"
         )
-    return [prefix.with_name(_name(*name)) for name in own]
-
-
-def _name(base: str, index: int, count: int) -> str:
-    return Partition(index, count, (), 0).prefix(base)
+    return [prefix.with_name(partition_name(*name)) for name in own]
 
 
 def _in_order(parts: list[Part]) -> list[Part]:
@@ -117,7 +113,7 @@ def _require_all(members: list[Part]) -> None:
 
 
 def _state(base: str, index: int, count: int) -> str:
-    prefix = _name(base, index, count)
+    prefix = partition_name(base, index, count)
     if Path(f"{prefix}{WORK_SUFFIX}").exists():
         return "not finished"
     return "not named" if manifest_path(prefix).exists() else "not there"

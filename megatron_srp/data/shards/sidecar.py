@@ -152,7 +152,17 @@ class ReflectionSidecar:
             highest = int(header["highest_hint_id"]) if hints else 0
         except _DAMAGE as error:
             raise _damaged(path, error) from None
-        return cls(offsets, cuts, entries, table, materialized, info, fingerprint, hints, highest)
+        return cls(
+            offsets=offsets,
+            cuts=cuts,
+            entries=entries,
+            table=table,
+            materialized=materialized,
+            info=info,
+            recorded_fingerprint=fingerprint,
+            hints=hints,
+            highest_hint_id=highest,
+        )
 
 
 def _hint_ids(lists: pa.LargeListArray) -> HintIds:

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.corpus.batch import ranges
-from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
-from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.builder import sum_counts
 from megatron_srp.data.shards.indexed_shard import Index
+from megatron_srp.data.shards.manifest import sum_counts
 from megatron_srp.data.shards.shard_writer import count_labels
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.verify.findings import Findings

@@ -4,12 +4,11 @@ Steps count by the CPU time they are expected to take, a training by how many of
 """
 
 import re
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from megatron_srp.medsafetyworld.experiment.graph import Step
+from megatron_srp.terminal.bar import Bar
 
 _ITERATION = re.compile(rb"iteration +(\d+)/ *(\d+)")
 _LOOK_BACK = 4096  # bytes of a log's end
@@ -23,7 +22,9 @@ class StepProgress:
         self._ended, self._done, self._skipped = 0, 0.0, 0.0
         self._running: dict[str, tuple[Step, Path]] = {}
         self._begun = time.monotonic()
-        self._bar = _Bar(self._total) if sys.stderr.isatty() else None
+        self._bar = Bar("bar", "percent", "counts", "running")
+        self._bar.start()
+        self._bar.begin(self._total)
 
     def started(self, step: Step, log: Path) -> None:
         self._running[step.name] = (step, log)
@@ -34,16 +35,13 @@ class StepProgress:
         self._done += step.seconds
         self._skipped += step.seconds * skipped
         if not skipped:
-            line = f"[{self._ended}/{self._all}] {step.name}  {seconds:.0f} s"
-            if self._bar:
-                self._bar.print(line)
-            else:
-                print(line, file=sys.stderr, flush=True)
+            self._bar.print(f"[{self._ended}/{self._all}] {step.name}  {seconds:.0f} s")
 
     def tick(self) -> None:
-        if self._bar:
+        if self._bar.live:
             done = self._done + sum(step.seconds * fraction_done(log) for step, log in list(self._running.values()))
-            self._bar.show(done, f"{self._ended}/{self._all} steps, {self._left(done)}", ", ".join(self._running))
+            counts = f"{self._ended}/{self._all} steps, {self._left(done)}"
+            self._bar.show(done, counts=counts, running=", ".join(self._running))
 
     def _left(self, done: float) -> str:
         made = done - self._skipped
@@ -53,8 +51,7 @@ class StepProgress:
         return f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left"
 
     def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._bar.stop()
 
 
 def fraction_done(log: Path) -> float:
@@ -66,26 +63,3 @@ def fraction_done(log: Path) -> float:
     except OSError:
         return 0.0
     return min(int(found[-1][0]) / int(found[-1][1]), 1.0) if found else 0.0
-
-
-class _Bar:
-    """rich's bar, imported only where there is a terminal."""
-
-    def __init__(self, total: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns: tuple[Any, ...] = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[counts]}"))
-        console = Console(stderr=True, highlight=False, markup=False)
-        self._bar = Progress(*columns, TextColumn("{task.description}"), console=console, transient=True)
-        self._task = self._bar.add_task("", total=total, counts="")
-        self._bar.start()
-
-    def show(self, done: float, counts: str, running: str) -> None:
-        self._bar.update(self._task, completed=done, counts=counts, description=running)
-
-    def print(self, line: str) -> None:
-        self._bar.console.print(line, soft_wrap=True)
-
-    def stop(self) -> None:
-        self._bar.stop()

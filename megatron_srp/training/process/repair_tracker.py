@@ -7,6 +7,8 @@ a word, or begin anew over what is there. Imports neither torch nor Megatron.
 
 from pathlib import Path
 
+from megatron_srp.files import write_text
+
 TRACKER = "latest_checkpointed_iteration.txt"
 
 
@@ -44,7 +46,5 @@ def repair_tracker(folder: Path) -> str | None:
     iteration = _lost_iteration(folder, tracker.read_text().strip() if tracker.is_file() else "")
     if iteration is None:
         return None
-    whole = tracker.with_name(f"{TRACKER}.tmp")
-    whole.write_text(str(iteration))
-    whole.replace(tracker)
+    write_text(tracker, str(iteration))
     return f"{tracker} was lost when the run was stopped: going on from iteration {iteration}, complete on disk"

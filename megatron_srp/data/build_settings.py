@@ -1,0 +1,88 @@
+"""What decides the shards that are made of texts."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.annotation.base import Guard
+from megatron_srp.data.reflect import GuardLabeler, Labeler
+from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.data.shards.sidecar import sidecar_path
+from megatron_srp.data.training_tokenizer import refuse_forgeable
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
+from megatron_srp.tokenization import TextTokenizer
+
+
+@dataclass(slots=True)
+class BuildSettings:
+    """What decides the result of a builder.
+
+    Attributes:
+        prefix: of the files written: PREFIX_KEY_document.{bin,idx,srp} for each key, and PREFIX.srp.json.
+        tokenizer: the base tokenizer.
+        guard: a classifier, a `Labeler`, or None for plain shards.
+        form: how labels are written.
+        max_words: most words in a segment.
+        append_eod: whether documents end with the tokenizer's end-of-document id.
+        keys: names of the shards.
+        more: whatever else decides the result, to be recorded and compared on resume.
+        labeler: gives the segments their labels; None for plain shards.
+
+    Raises:
+        UsageError: where a page could write what only we may write, or the tokenizer has no end-of-text token.
+    """
+
+    prefix: Path
+    tokenizer: TextTokenizer
+    guard: Guard | Labeler | None
+    form: ReflectionFormat = field(default_factory=ReflectionFormat)
+    max_words: int = DEFAULT_MAX_WORDS
+    append_eod: bool = True
+    keys: list[str] = field(default_factory=lambda: ["text"])
+    more: dict[str, Any] = field(default_factory=dict)
+    labeler: Labeler | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.form.special_tokens:  # a tokenizer may have them already, and a page must not forge them
+            self.tokenizer = self.tokenizer.reading_as_text([self.form.open, self.form.close])
+        self.labeler = GuardLabeler(self.guard) if isinstance(self.guard, Guard) else self.guard
+        check_max_words(self.max_words)
+        if self.append_eod or self.labeler:
+            self.tokenizer.require_eos()
+            refuse_forgeable(self.tokenizer, self.form if self.labeler else None)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON, to be recorded and compared on resume."""
+        reflection = {"reflection": self.form.describe(), "max_words": self.max_words} if self.labeler else {}
+        return {
+            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
+            "append_eod": self.append_eod,
+            "keys": self.keys,
+            **reflection,
+            **self.more,
+            **(self.labeler.settings if isinstance(self.labeler, GuardLabeler) else {}),
+        }
+
+    def name(self, key: str) -> str:
+        """Of the shard of `key`."""
+        return f"{self.prefix.name}_{key}_document"
+
+    @property
+    def finals(self) -> list[Path]:
+        """Paths of all files that are made, but for the manifest."""
+        shards = [self.prefix.with_name(self.name(key)) for key in self.keys]
+        return [path(shard) for shard in shards for path in (bin_path, idx_path, sidecar_path)]
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Of the tokenizer with added tokens, if the form adds any."""
+        return self.prefix.with_name(f"{self.prefix.name}_tokenizer")
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest of an output that is there, if it was made with the same settings."""
+        path = manifest_path(self.prefix)
+        manifest = read_manifest(path) if path.exists() else None
+        return manifest if manifest and manifest["settings"] == json.loads(json.dumps(self.describe())) else None

@@ -1,0 +1,72 @@
+"""A bar on stderr where that is a terminal, and lines that stay; in a log, only the lines."""
+
+import os
+import sys
+from typing import Any
+
+
+def is_terminal() -> bool:
+    """Whether stderr can show something that moves."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class Bar:
+    """One task at a time, from `start` to `stop`.
+
+    rich is imported only where there is a terminal: that takes longer than a small job.
+
+    Args:
+        columns: from left to right: "bar", "percent", "count" (done of all), "left" (time), or the name of a text
+            that `show` is given.
+        quiet: show nothing, whatever stderr is.
+    """
+
+    def __init__(self, *columns: str, quiet: bool = False) -> None:
+        self._columns, self._quiet = columns, quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._texts: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Take the terminal, where there is one."""
+        if self._quiet or not is_terminal():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import TimeRemainingColumn as Left
+
+        made = {"bar": BarColumn(), "percent": TaskProgressColumn(), "count": MofNCompleteColumn(), "left": Left()}
+        self._texts = {name: "" for name in self._columns if name not in made}
+        shown = [made.get(name) or TextColumn(f"{{task.fields[{name}]}}") for name in self._columns]
+        console = Console(stderr=True, highlight=False, markup=False)
+        self._bar = Progress(*shown, console=console, transient=True)
+        self._bar.start()
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a bar, and not only lines."""
+        return self._bar is not None
+
+    def begin(self, total: float, **texts: str) -> None:
+        """A new task, in place of the one before."""
+        if self._bar:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task("", total=total, **self._texts | texts)
+
+    def show(self, done: float | None = None, **texts: str) -> None:
+        """How much of the task is done, where that has changed, and the texts of columns."""
+        if self._bar:
+            self._bar.update(self._task, completed=done, **texts)
+
+    def print(self, line: str) -> None:
+        """A line that stays."""
+        if self._bar:
+            self._bar.console.print(line, soft_wrap=True)
+        elif not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar:
+            self._bar.stop()
