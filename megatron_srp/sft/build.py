@@ -128,7 +128,7 @@ class SetBuilder:
         Unsafe in any case, since the user says it is."""
         assert self.guard is not None
         with_response = answered(harmful)
-        labels = Reflector(self.guard, self.form).judge([text for _, text in with_response], "response")
+        labels = Reflector(self.guard, self.form).label([text for _, text in with_response], "response")
         unsafe = [
             label if label and label.verdict is Verdict.UNSAFE else SafetyLabel(Verdict.UNSAFE) for label in labels
         ]

@@ -15,7 +15,7 @@ from itertools import batched
 import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard
-from megatron_srp.annotation.classify_segments import judge_segments
+from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, segment_text
@@ -55,9 +55,9 @@ class Reflector:
         for batch in batched(conversations, _BATCH):
             yield from self._reflect(list(batch))
 
-    def judge(self, texts: list[str], mode: str) -> list[SafetyLabel | None]:
+    def label(self, texts: list[str], mode: str) -> list[SafetyLabel | None]:
         """A label for each text, None where the guard gives no verdict."""
-        verdicts = judge_segments(self.guard.in_mode(mode), pa.array(texts, pa.large_string()))
+        verdicts = classify_segments(self.guard.in_mode(mode), pa.array(texts, pa.large_string()))
         return [verdicts.labels[code] if code >= 0 else None for code in verdicts.codes.tolist()]
 
     def _reflect(self, batch: list[Conversation]) -> Iterator[Conversation]:
@@ -68,8 +68,8 @@ class Reflector:
                 s for c in plain for t in c.turns if t.role == "assistant" for s in cut(t.text, self.max_words)
             )
         )
-        of_prompt = dict(zip(prompts, self.judge(prompts, "prompt"), strict=True))
-        of_segment = dict(zip(segments, self.judge(segments, "response"), strict=True))
+        of_prompt = dict(zip(prompts, self.label(prompts, "prompt"), strict=True))
+        of_segment = dict(zip(segments, self.label(segments, "response"), strict=True))
         for conversation in batch:
             if has_reflections(conversation):
                 yield conversation

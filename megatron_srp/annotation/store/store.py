@@ -1,6 +1,6 @@
 """The annotation store: verdicts on disk, beside the corpus and without its text.
 
-    STORE/store.json                          who judged, and with which settings
+    STORE/store.json                          which guard, and with which settings
     STORE/KEY/FINGERPRINT/000000000000.parquet  one part per chunk of an input file, named by its first row
     STORE/writers/*.lock                      who is writing (`writers.py`)
 
