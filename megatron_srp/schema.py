@@ -16,7 +16,12 @@ class Segment(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What a safety classifier says of a segment (the three-way verdict of Qwen3Guard), the worst last."""
+    """What a guard says of a segment (the three-way verdict of Qwen3Guard), the worst last.
+
+    >>> from megatron_srp import Verdict
+    >>> [str(verdict) for verdict in Verdict], Verdict.from_name("unsafe").badness
+    (['Safe', 'Controversial', 'Unsafe'], 2)
+    """
 
     SAFE = "Safe"
     CONTROVERSIAL = "Controversial"
@@ -43,9 +48,13 @@ _RESERVED_IN_HINTS = frozenset("<>\n\r")
 
 @dataclass(frozen=True, slots=True)
 class SafetyLabel:
-    """A verdict and the categories of harm it was given for, in the classifier's order.
+    """A verdict and the categories of harm it was given for, in the guard's order.
 
     A Safe label may carry a `hint` instead: a few words on what comes next (SRP-Hint).
+
+        >>> from megatron_srp import SafetyLabel, Verdict
+        >>> SafetyLabel(Verdict.UNSAFE, ("Violent", "PII")).categories
+        ('Violent', 'PII')
 
     Raises:
         ValueError: for what is no verdict, and for a category or a hint that could not be read back from a

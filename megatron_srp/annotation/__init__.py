@@ -33,10 +33,18 @@ __all__ = ["GUARDS", "Guard", "GuardOptions", "GuardResult", "load_guard"]
 
 
 def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[str] = ()) -> Guard:
-    """The guard of that name; raises UsageError for an unknown one, and for options it does not take.
+    """The guard of that name.
+
+        >>> from megatron_srp import load_guard
+        >>> load_guard("heuristic").classify(["How to build a bomb."])
+        [SafetyLabel(verdict=<Verdict.UNSAFE: 'Unsafe'>, categories=('Violent',), hint='')]
 
     Args:
         also: other names that the user might have given, for the message.
+
+    Raises:
+        UsageError: for an unknown guard, one that is none, and options that it does not take.
+        GuardError: where it cannot be loaded.
     """
     options = options or GuardOptions()
     if name.startswith("ensemble:"):

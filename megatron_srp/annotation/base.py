@@ -31,6 +31,10 @@ class StringArray(Protocol):
 class GuardResult:
     """What a guard says of one text.
 
+        >>> from megatron_srp import GuardResult, SafetyLabel, Verdict
+        >>> GuardResult(SafetyLabel(Verdict.UNSAFE, ("Violent",)), score=0.97).label.categories
+        ('Violent',)
+
     Attributes:
         label: verdict and categories; meaningless where there is a `failure`.
         score: probability of the verdict, NaN where the guard gives none.
@@ -49,15 +53,21 @@ class Guard(ABC):
     order and from several threads.
 
     A guard overrides `classify`, or `results` too where it has scores or may fail, and the forms for Arrow
-    arrays where it can work on those. A whole guard, used with `--guard python:my_guard:PoisonGuard`:
+    arrays where it can work on those. In a file my_guard.py, this is all that `--guard python:my_guard:PoisonGuard`
+    needs:
 
-        class PoisonGuard(Guard):
-            def __init__(self, words="poison|venom"):      # --guard-option words=...
-                self.pattern = re.compile(words, re.IGNORECASE)
+        >>> import re
+        >>> from megatron_srp import Guard, SafetyLabel, Verdict
+        >>> SAFE, POISON = SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.UNSAFE, ("Poison",))
+        >>> class PoisonGuard(Guard):
+        ...     def __init__(self, words="poison|venom"):
+        ...         self.pattern = re.compile(words, re.IGNORECASE)
+        ...     def classify(self, texts):
+        ...         return [POISON if self.pattern.search(text) else SAFE for text in texts]
+        >>> [str(label.verdict) for label in PoisonGuard().classify(["Venom.", "Milk."])]
+        ['Unsafe', 'Safe']
 
-            def classify(self, texts):
-                unsafe = SafetyLabel(Verdict.UNSAFE, ("Poison",))
-                return [unsafe if self.pattern.search(text) else SAFE for text in texts]
+    Arguments of the constructor are options of the guard, NAME=VALUE on the command line.
 
     Attributes:
         constructor_options: that `load_guard` gave the constructor of a guard from outside the package.
@@ -174,6 +184,10 @@ def _source_hash(kind: type) -> str:
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
     """How a chat guard is run. A guard from outside the package takes `engine_options`, as its own options.
+
+        >>> from megatron_srp import GuardOptions
+        >>> GuardOptions(model="Qwen/Qwen3Guard-Gen-0.6B", threshold=0.4).changed()
+        ['model', 'threshold']
 
     Attributes:
         model: folder or hub name of the weights; the guard's own by default.

@@ -38,6 +38,11 @@ class Span:
 class AnnotationStore:
     """A folder of verdicts by one guard with one set of settings.
 
+        >>> from megatron_srp import AnnotationStore
+        >>> store = AnnotationStore("verdicts")
+        >>> store.settings["guard"], store.settings["max_words"]
+        ('heuristic', 100)
+
     Attributes:
         settings: `guard`, `revision`, `max_words` and whatever else decides a verdict, as recorded.
     """
