@@ -82,5 +82,5 @@ def judge_of(args: argparse.Namespace) -> dict[str, Any]:
 
         store = AnnotationStore(args.annotations)
         hints = {"hints": open_hints(store).settings} if args.hints else {}
-        return {"annotations": store.settings, "failed_as": args.failed_as, **hints}
+        return {"annotations": store.describe(), "failed_as": args.failed_as, **hints}
     return {"guard": args.guard}
