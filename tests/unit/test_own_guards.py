@@ -1,6 +1,7 @@
 """Guards and engines from outside the package: what a short class needs, and one line for every mistake in one."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -251,3 +252,18 @@ def test_the_data_job_says_it_in_one_line(tokenizer_models, write_jsonl, tmp_pat
         prefix = Path(tmp_path / f"out-{name}")
         with pytest.raises(GuardError, match=message.replace("39", r"\d+").replace("40", r"\d+").replace("41", r"\d+")):
             main([*flags, "--guard", f"python:broken_guards:{name}", "--output-prefix", str(prefix)])
+
+
+def test_options_in_the_data_job(tokenizer_models, write_jsonl, tmp_path):
+    from megatron_srp.cli.preprocess import main
+
+    kind, model = tokenizer_models["gpt2"]
+    corpus = write_jsonl(["A bottle of milk.", "A bottle of venom."])
+    flags = ["--input", str(corpus), "--tokenizer-type", kind, "--tokenizer-model", str(model)]
+    own = ["--guard", "python:poison_guard:PoisonGuard", "--guard-option", "words=milk|venom"]
+    main([*flags, *own, "--output-prefix", str(tmp_path / "out")])
+    manifest = json.loads((tmp_path / "out.srp.json").read_text())
+    assert manifest["counts"]["verdicts"] == {"Unsafe": 2} and manifest["counts"]["categories"] == {"Poison": 2}
+    assert manifest["settings"]["guard_settings"]["options"] == {"words": "milk|venom"}
+    with pytest.raises(UsageError, match="--guard-option is an option of a guard"):
+        main([*flags, "--guard", "none", *own[2:], "--output-prefix", str(tmp_path / "none")])

@@ -69,9 +69,9 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints)
     if args.guard == "none":
         return None
-    from megatron_srp.annotation import load_guard
+    from megatron_srp.annotation import GuardOptions, load_guard
 
-    return load_guard(args.guard, also=["none"])
+    return load_guard(args.guard, GuardOptions(engine_options=args.guard_option), also=["none"])
 
 
 def judge_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -86,9 +86,10 @@ class Output:
     def _since(self) -> str:
         """What has changed since the output was made that is there; "" where nothing has, or nobody knows."""
         with suppress(InputError):
-            made = read_manifest(manifest_path(self.prefix)).get("settings")
-            now = {name: value for name, value in self.settings.items() if name != "software"}
-            change = first_change(made, json.loads(json.dumps(now))) if made else ""
+            made = read_manifest(manifest_path(self.prefix)).get("settings") or {}
+            both = made.keys() & self.settings.keys()  # a merged or stripped output has settings of another kind
+            now = json.loads(json.dumps({name: self.settings[name] for name in both}))
+            change = first_change({name: made[name] for name in both}, now)
             return f" ({change})" if change else ""
         return ""
 
