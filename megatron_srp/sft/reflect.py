@@ -21,7 +21,7 @@ from megatron_srp.schema import SafetyLabel
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, segment_text
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
 
-_BATCH = 256  # conversations judged together
+_BATCH = 256  # conversations classified together
 
 
 def reflection_parts(label: SafetyLabel, form: ReflectionFormat) -> list[Part]:
@@ -39,7 +39,7 @@ class Reflector:
     """Puts reflections into conversations.
 
     Attributes:
-        guard: judges; prompts as prompts and responses as responses where it knows the difference.
+        guard: classifies; prompts as prompts and responses as responses where it knows the difference.
         form: how labels are written.
         max_words: most words in a segment.
         counts: verdicts, and conversations dropped because the guard gave none.
@@ -91,15 +91,15 @@ class Reflector:
                 turns.append(turn)
                 continue
             prompt = next(prompts)
-            judged: list[tuple[str, str, SafetyLabel | None]] = [("prompts", "", of_prompt[prompt])] if prompt else []
-            judged += [("segments", text, of_segment[text]) for text in cut(turn.text, self.max_words)]
+            labels: list[tuple[str, str, SafetyLabel | None]] = [("prompts", "", of_prompt[prompt])] if prompt else []
+            labels += [("segments", text, of_segment[text]) for text in cut(turn.text, self.max_words)]
             parts: list[Part] = []
-            for what, text, label in judged:
+            for what, text, label in labels:
                 if label is None:
                     return None
                 parts += [Part(Kind.TEXT, text)] if text else []
                 parts += reflection_parts(label, self.form)
-                met[f"{what} judged {self.form.resolve(label).verdict}"] += 1
+                met[f"{what} classified {self.form.resolve(label).verdict}"] += 1
             turns.append(Turn("assistant", tuple(parts)))
         self.counts += met
         return tuple(turns)

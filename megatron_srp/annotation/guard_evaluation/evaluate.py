@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.annotation.base import Guard, GuardResult
-from megatron_srp.annotation.classify_segments import guard_results
+from megatron_srp.annotation.classify_segments import failures_explained, guard_results
 from megatron_srp.annotation.guard_evaluation.datasets import Example
 from megatron_srp.annotation.guard_evaluation.metrics import (
     Accuracy,
@@ -78,7 +78,8 @@ def evaluate(
         at += len(data)
     accuracies["all"] = accuracy(examples, calls)
     harmful = np.array([example.harmful for example in examples])
-    probabilities = guard.harm_probabilities(texts)
+    with failures_explained(guard):
+        probabilities = guard.harm_probabilities(texts)
     return Evaluation(
         settings=guard.settings,
         controversial=controversial,
