@@ -169,12 +169,11 @@ def _checked(guard: Guard, given: Any, count: int, kind: type, method: str) -> l
 
 
 def _source_hash(kind: type) -> str:
-    """Hash of the files of a guard's class and of those it derives from, `Guard` excepted."""
+    """Hash of the files of a guard's class and of those it derives from, `Guard` excepted, wherever they are."""
+    bases = [base for base in kind.__mro__ if issubclass(base, Guard) and base is not Guard]
     found = hashlib.sha256()
     try:
-        for file in sorted(
-            {inspect.getfile(base) for base in kind.__mro__ if issubclass(base, Guard) and base is not Guard}
-        ):
+        for file in dict.fromkeys(map(inspect.getfile, bases)):
             found.update(Path(file).read_bytes())
     except (OSError, TypeError):
         raise UsageError(f"guard {kind.__name__}: it is defined in no file; give the class a `revision`") from None

@@ -144,6 +144,16 @@ def test_its_revision_follows_its_file(tmp_path):
     assert load_guard("python:poison_guard:PoisonGuard").revision != before
 
 
+def test_a_class_of_an_interactive_session_needs_a_revision():
+    classes: dict = {"__name__": "no_such_module"}
+    exec(SHORT + "\n\nclass Versioned(PoisonGuard):\n    revision = '2'\n", classes)
+    guard = classes["PoisonGuard"]()
+    assert label_segments(guard, TEXTS)[0].tolist() == [0, 1] * 20
+    with pytest.raises(UsageError, match="PoisonGuard: it is defined in no file; give the class a `revision`"):
+        _ = guard.settings
+    assert classes["Versioned"]().settings == {"guard": "Versioned", "revision": "2"}
+
+
 def test_options_reach_the_constructor_and_are_recorded():
     guard = load_guard("python:poison_guard:PoisonGuard", GuardOptions(engine_options={"words": "milk"}))
     assert label_segments(guard, TEXTS)[0].tolist() == [0, 1] * 20
