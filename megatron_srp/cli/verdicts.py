@@ -127,4 +127,4 @@ def _print_edits(store: "AnnotationStore") -> None:
 
     for edit in store.edits:
         print(describe_edit(edit))
-    print(f"{len(store.edits):,} verdicts changed by hand")
+    print(f"changed by hand: {len(store.edits):,}")

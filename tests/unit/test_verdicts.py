@@ -13,7 +13,7 @@ from megatron_srp.annotation.store.store import AnnotationStore, read_part
 from megatron_srp.annotation.store.writers import Partition, WriterLock
 from megatron_srp.cli.annotate import main as annotate
 from megatron_srp.cli.verdicts import main
-from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.errors import OutputError, SrpError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.helpers.moody_guard import MoodyGuard
 from tests.helpers.moody_guard import annotate as annotate_with
@@ -68,9 +68,26 @@ def test_a_change_replaces_one_verdict_and_is_recorded(store, corpus, capsys):
     assert after == before
     (edit,) = json.loads((store / "store.json").read_text())["edits"]
     assert (edit["who"], edit["row"], edit["segment"], edit["before"]) == ("Ada", 2, 0, "Safe")
-    assert lines(capsys, store, "list", "--edits") == [said[0], "1 verdicts changed by hand"]
+    assert lines(capsys, store, "list", "--edits") == [said[0], "changed by hand: 1"]
     with pytest.raises(UsageError, match="row 3, segment 1 is Unsafe: Violent, PII already"):
         main([str(store), "set", "--input", str(corpus), "--row", "3", "--segment", "1", *change])
+
+
+def test_a_change_that_fails_halfway_is_made_by_the_next_try(store, corpus, monkeypatch):
+    (found,) = find_corpora(AnnotationStore(store), [corpus])
+    unsafe = SafetyLabel(Verdict.UNSAFE)
+    with monkeypatch.context() as patch:
+        patch.setattr("megatron_srp.annotation.store.edit.write_part", _disk_full)
+        with pytest.raises(OutputError):
+            set_verdict(found, 2, 0, unsafe, who="Ada")
+    assert [one.label for one in read_verdicts(found, row=2)] == [SAFE, SAFE]
+    set_verdict(found, 2, 0, unsafe, who="Ada")
+    assert [one.label for one in read_verdicts(found, row=2)] == [unsafe, SAFE]
+    assert len(AnnotationStore(store).edits) == 1
+
+
+def _disk_full(path, part):
+    raise OutputError(f"{path}: No space left on device")
 
 
 def test_annotating_again_keeps_changes(store, corpus, capsys):

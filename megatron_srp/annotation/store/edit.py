@@ -32,7 +32,7 @@ def set_verdict(
 
     Raises:
         UsageError: when the store has no such segment, the verdict is that already, or a run is writing there.
-        OutputError: when the store cannot be written to; then nothing is changed.
+        OutputError: when the store cannot be written to; the verdict is the old one then.
     """
     store = corpus.store
     with WriterLock(store.folder, [corpus.fingerprint], corpus.key, Partition()):
@@ -54,10 +54,15 @@ def set_verdict(
             "after": shown(label),
             "reason": reason,
         }
-        store.record(edit)
+        if not _is_last(store, edit):  # a try that failed after it was recorded is not recorded twice
+            store.record(edit)
         _drop_hints(store, summary, changed)
         write_part(summary.path, changed)
     return edit
+
+
+def _is_last(store: AnnotationStore, edit: dict[str, Any]) -> bool:
+    return bool(store.edits) and store.edits[-1] | {"when": ""} == edit | {"when": ""}
 
 
 def _locate(corpus: Corpus, row: int, segment: int) -> tuple[PartSummary, Part, int]:
