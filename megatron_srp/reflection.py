@@ -43,6 +43,10 @@ def parse_stop_after(names: str) -> frozenset[Verdict]:
 class ReflectionFormat:
     """How labels become text and tokens.
 
+        >>> from megatron_srp import ReflectionFormat, SafetyLabel, Verdict
+        >>> ReflectionFormat(controversial="unsafe").render(SafetyLabel(Verdict.CONTROVERSIAL, ("Violent",)))
+        '<think> Unsafe: Violent </think>'
+
     Attributes:
         open, close: the words around a verdict.
         stop_after: verdicts that are followed by the tokenizer's end-of-text token.

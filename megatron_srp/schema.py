@@ -16,7 +16,12 @@ class Segment(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What a safety classifier says of a segment (the three-way verdict of Qwen3Guard), the worst last."""
+    """What a guard says of a segment (the three-way verdict of Qwen3Guard), the worst last.
+
+    >>> from megatron_srp import Verdict
+    >>> [str(verdict) for verdict in Verdict], Verdict.from_name("unsafe").badness
+    (['Safe', 'Controversial', 'Unsafe'], 2)
+    """
 
     SAFE = "Safe"
     CONTROVERSIAL = "Controversial"
@@ -37,17 +42,23 @@ class Verdict(StrEnum):
 
 
 _RESERVED = frozenset(",<>\n\r")
+_LONGEST_CATEGORY = 80  # characters; it is written into the text after every segment that it is given for
 _RESERVED_IN_HINTS = frozenset("<>\n\r")
 
 
 @dataclass(frozen=True, slots=True)
 class SafetyLabel:
-    """A verdict and the categories of harm it was given for, in the classifier's order.
+    """A verdict and the categories of harm it was given for, in the guard's order.
 
     A Safe label may carry a `hint` instead: a few words on what comes next (SRP-Hint).
 
+        >>> from megatron_srp import SafetyLabel, Verdict
+        >>> SafetyLabel(Verdict.UNSAFE, ("Violent", "PII")).categories
+        ('Violent', 'PII')
+
     Raises:
-        ValueError: for a category or a hint that could not be read back from a reflection's text.
+        ValueError: for what is no verdict, and for a category or a hint that could not be read back from a
+            reflection's text.
     """
 
     verdict: Verdict
@@ -55,13 +66,24 @@ class SafetyLabel:
     hint: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.verdict, Verdict):  # a string equals its Verdict, and is not the same object
+            raise ValueError(
+                f"verdict {self.verdict!r}: give one of Verdict.{', Verdict.'.join(v.name for v in Verdict)}"
+            )
         if self.hint and (self.verdict is not Verdict.SAFE or self.categories):
             raise ValueError(f"hint {self.hint!r}: only a Safe label without categories has a hint")
         if self.hint != self.hint.strip() or set(self.hint) & _RESERVED_IN_HINTS:
             raise ValueError(f"hint {self.hint!r}: give words without <, >, line breaks and outer spaces")
-        for category in self.categories:
-            if not category.strip() == category != "" or set(category) & _RESERVED:
-                raise ValueError(f"category {category!r}: give a name without commas, <, > and line breaks")
+        self._check_categories()
+
+    def _check_categories(self) -> None:
+        if not isinstance(self.categories, tuple) or not all(isinstance(name, str) for name in self.categories):
+            raise ValueError(f"categories {self.categories!r}: give a tuple of strings, such as ('Violent',)")
+        for name in self.categories:
+            if not name.strip() == name != "" or set(name) & _RESERVED or not name.isprintable():
+                raise ValueError(f"category {name!r}: give a name without commas, <, >, line breaks and outer spaces")
+            if len(name) > _LONGEST_CATEGORY:
+                raise ValueError(f"category {name!r}: longer than {_LONGEST_CATEGORY} characters; give a short name")
 
 
 SAFE = SafetyLabel(Verdict.SAFE)

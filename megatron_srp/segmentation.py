@@ -140,6 +140,11 @@ def _last_in(positions: Sequence[int], after: int, upto: int) -> int | None:
 def segment_text(text: str, max_words: int = DEFAULT_MAX_WORDS) -> list[Segment]:
     """Cut `text` into segments that tile it exactly; none for an empty text.
 
+        >>> from megatron_srp import segment_text
+        >>> text = "It rains. The river rises."
+        >>> [text[start:end] for start, end in segment_text(text, max_words=3)]
+        ['It rains.', ' The river rises.']
+
     Args:
         text: the document.
         max_words: most words in a segment, 1 to 100000.

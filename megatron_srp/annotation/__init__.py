@@ -1,17 +1,27 @@
-"""Guards, the classifiers that judge segments. A table of names, each imported when it is asked for.
+"""Guards, the classifiers of segments. A table of names, each imported when it is asked for.
 
-A guard's name is one of `GUARDS`; or `python:MODULE:CLASS`, one's own class of `Guard`; or
-the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
+A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, one's own
+class of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
 `ensemble:FILE.yaml`, several guards as one (`ensemble`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
-from collections.abc import Sequence
-from importlib import import_module
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult
-from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.annotation.extensions import (
+    GUARD_GROUP,
+    PREFIX,
+    check_options,
+    describe,
+    import_target,
+    installed_names,
+    own_target,
+)
+from megatron_srp.errors import GuardError, SrpError, UsageError, did_you_mean
 
 GUARDS = {
     "heuristic": "megatron_srp.annotation.guards.heuristic:HeuristicGuard",
@@ -23,10 +33,18 @@ __all__ = ["GUARDS", "Guard", "GuardOptions", "GuardResult", "load_guard"]
 
 
 def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[str] = ()) -> Guard:
-    """The guard of that name; raises UsageError for an unknown one, and for options it does not take.
+    """The guard of that name.
+
+        >>> from megatron_srp import load_guard
+        >>> load_guard("heuristic").classify(["How to build a bomb."])
+        [SafetyLabel(verdict=<Verdict.UNSAFE: 'Unsafe'>, categories=('Violent',), hint='')]
 
     Args:
         also: other names that the user might have given, for the message.
+
+    Raises:
+        UsageError: for an unknown guard, one that is none, and options that it does not take.
+        GuardError: where it cannot be loaded.
     """
     options = options or GuardOptions()
     if name.startswith("ensemble:"):
@@ -35,25 +53,61 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         if options.changed():
             raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
         return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
-    target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
-    if target is None:
-        choices = did_you_mean(name, [*GUARDS, *also])
-        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {choices}")
-    if target.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml")) or GUARDS.get(name, "").endswith(".yaml"):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
 
-        return load_chat_guard(Path(__file__).with_name("guards") / target if name in GUARDS else Path(name), options)
-    if options.changed():
+        path = Path(__file__).with_name("guards") / GUARDS[name] if name in GUARDS else Path(name)
+        return load_chat_guard(path, options)
+    own = {field for field in options.changed() if field != "engine_options"}
+    if own or (name in GUARDS and options.changed()):
         raise UsageError(f"--guard {name} is no chat guard and takes no {', '.join(options.changed())}")
-    return _instance(target.removeprefix("python:"), name)
+    if name in GUARDS:
+        return _make_guard(GUARDS[name], name, {})
+    return _make_guard(_outside_target(name, also), name, options.engine_options)
 
 
-def _instance(target: str, name: str) -> Guard:
-    module, _, attribute = target.partition(":")
+def _outside_target(name: str, also: Sequence[str]) -> str:
+    """MODULE:CLASS of a guard that is not this package's; raises UsageError for a name that nobody has."""
+    if name.startswith(PREFIX):
+        return own_target(name)
+    installed = installed_names(GUARD_GROUP)
+    if name not in installed:
+        choices = did_you_mean(name, [*GUARDS, *installed, *also])
+        raise UsageError(f"unknown guard {name!r}, and no YAML file, ensemble: or python:; {choices}")
+    return installed[name]
+
+
+def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
+    given = f"--guard {name}"
+    make = import_target(target, given)
+    if isinstance(make, type) and not issubclass(make, Guard):
+        raise UsageError(
+            f"{given}: {make.__name__} is no guard; give python:MODULE:CLASS, a class of megatron_srp.Guard"
+        )
+    check_options(make, options, given)
     try:
-        guard = getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UsageError(f"--guard {name}: {error}; give python:MODULE:CLASS, with the module on PYTHONPATH") from None
+        guard = make(**options)
+    except SrpError:
+        raise
+    except TypeError as error:  # an abstract method is missing, or an option is of the wrong type
+        raise UsageError(f"{given}: {describe(error)}") from None
+    except Exception as error:  # the constructor may be anybody's
+        raise GuardError(f"{given} cannot be loaded: {describe(error)}") from error
     if not isinstance(guard, Guard):
-        raise UsageError(f"--guard {name}: {attribute} is no megatron_srp.annotation.Guard")
+        raise UsageError(f"{given} made a {type(guard).__name__}, which is no megatron_srp.Guard")
+    if options:
+        guard.constructor_options = dict(options)
+    _check_settings(guard, given)
     return guard
+
+
+def _check_settings(guard: Guard, given: str) -> None:
+    """Raises UsageError where the guard's settings cannot be recorded with its verdicts."""
+    for field in ("name", "revision"):
+        value = getattr(guard, field)
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise UsageError(f"{given}: its {field} is {value!r}; give a string of printable characters")
+    try:
+        json.dumps(guard.settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{given}: its settings cannot be written as JSON ({error})") from None

@@ -1,16 +1,21 @@
-"""What a guard is: texts in, judgements out."""
+"""What a guard is: texts in, verdicts out."""
 
+import hashlib
+import inspect
+import reprlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import nan
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
-from megatron_srp.errors import InputError
+from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel
 
 
@@ -26,6 +31,10 @@ class StringArray(Protocol):
 class GuardResult:
     """What a guard says of one text.
 
+        >>> from megatron_srp import GuardResult, SafetyLabel, Verdict
+        >>> GuardResult(SafetyLabel(Verdict.UNSAFE, ("Violent",)), score=0.97).label.categories
+        ('Violent',)
+
     Attributes:
         label: verdict and categories; meaningless where there is a `failure`.
         score: probability of the verdict, NaN where the guard gives none.
@@ -40,49 +49,79 @@ class GuardResult:
 
 
 class Guard(ABC):
-    """A guard that judges texts one by one and remembers nothing of them, so that batches may come in any
+    """A guard classifies texts one by one and remembers nothing of them, so that batches may come in any
     order and from several threads.
 
-    A guard overrides `classify`, or `judge` too where it has scores or may fail, and the forms for Arrow
-    arrays where it can work on those.
+    A guard overrides `classify`, or `results` too where it has scores or may fail, and the forms for Arrow
+    arrays where it can work on those. In a file my_guard.py, this is all that `--guard python:my_guard:PoisonGuard`
+    needs:
+
+        >>> import re
+        >>> from megatron_srp import Guard, SafetyLabel, Verdict
+        >>> SAFE, POISON = SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.UNSAFE, ("Poison",))
+        >>> class PoisonGuard(Guard):
+        ...     def __init__(self, words="poison|venom"):
+        ...         self.pattern = re.compile(words, re.IGNORECASE)
+        ...     def classify(self, texts):
+        ...         return [POISON if self.pattern.search(text) else SAFE for text in texts]
+        >>> [str(label.verdict) for label in PoisonGuard().classify(["Venom.", "Milk."])]
+        ['Unsafe', 'Safe']
+
+    Arguments of the constructor are options of the guard, NAME=VALUE on the command line.
 
     Attributes:
-        name, revision: which guard this is; both are written beside its verdicts.
+        constructor_options: that `load_guard` gave the constructor of a guard from outside the package.
     """
 
-    name: str
-    revision: str
+    constructor_options: Mapping[str, Any] = MappingProxyType({})
+
+    @cached_property
+    def name(self) -> str:
+        """Which guard this is, recorded with its verdicts; the name of the class by default."""
+        return type(self).__name__
+
+    @cached_property
+    def revision(self) -> str:
+        """Which version of it, recorded with its verdicts; by default a hash of the files that define the class.
+
+        The whole file and not the class alone: patterns often are constants of the module.
+
+        Raises:
+            UsageError: where the class has no file, as in an interactive session.
+        """
+        return _source_hash(type(self))
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that its verdicts depend on, as JSON values: verdicts with other settings are other verdicts."""
-        return {"guard": self.name, "revision": self.revision}
+        own: dict[str, Any] = {"guard": self.name, "revision": self.revision}
+        return own | ({"options": dict(self.constructor_options)} if self.constructor_options else {})
 
     @cached_property
     def incidents(self) -> Counter[str]:
-        """What else was met and counted, for the report of a run: texts judged in windows, say."""
+        """What else was met and counted, for the report of a run: texts classified in windows, say."""
         return Counter()
 
     @abstractmethod
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
         """A label for each text, in order; raises InputError where no verdict can be had."""
 
-    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
-        """A judgement of each text, in order. A text that gets no verdict says why and raises nothing."""
-        return [GuardResult(label) for label in self.classify(texts)]
+    def results(self, texts: Sequence[str]) -> list[GuardResult]:
+        """A result for each text, in order. A text that gets no verdict says why and raises nothing."""
+        return [GuardResult(label) for label in checked_labels(self, self.classify(texts), len(texts))]
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
         """`classify` for an Arrow array of strings."""
         return self.classify(texts.to_pylist())
 
-    def judge_array(self, texts: StringArray) -> list[GuardResult]:
-        """`judge` for an Arrow array of strings."""
-        if type(self).judge is not Guard.judge:
-            return self.judge(texts.to_pylist())
-        return [GuardResult(label) for label in self.classify_array(texts)]
+    def results_array(self, texts: StringArray) -> list[GuardResult]:
+        """`results` for an Arrow array of strings."""
+        if type(self).results is not Guard.results:
+            return self.results(texts.to_pylist())
+        return [GuardResult(label) for label in checked_labels(self, self.classify_array(texts), len(texts))]
 
     def in_mode(self, mode: str) -> "Guard":
-        """This guard as it judges "prompt" or "response"; itself where it knows no difference."""
+        """This guard as it classifies a "prompt" or "response"; itself where it knows no difference."""
         return self
 
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
@@ -93,26 +132,67 @@ class Guard(ABC):
         """Give back processes, connections and device memory."""
 
 
-def labels_of(judged: Sequence[GuardResult]) -> list[SafetyLabel]:
+def labels_of(results: Sequence[GuardResult]) -> list[SafetyLabel]:
     """The labels; raises InputError at the first failure, which must not pass for a verdict."""
-    for i, one in enumerate(judged):
-        if one.failure:
+    for i, result in enumerate(results):
+        if result.failure:
             raise InputError(
-                f"the guard gives no verdict on segment {i + 1} of {len(judged)}: {one.failure}; judge the corpus "
-                "with tools/annotate.py, which counts and shows such segments"
+                f"the guard gives no verdict on segment {i + 1} of {len(results)}: {result.failure}; classify the "
+                "corpus with `srp annotate`, which counts and shows such segments"
             )
-    return [one.label for one in judged]
+    return [result.label for result in results]
+
+
+def checked_labels(guard: Guard, labels: Any, count: int) -> list[SafetyLabel]:
+    """What a guard returned, if it is one label for each of `count` texts; raises GuardError, as it may be anybody's
+    code."""
+    return _checked(guard, labels, count, SafetyLabel, "classify")
+
+
+def checked_results(guard: Guard, results: Any, count: int) -> list[GuardResult]:
+    """The same of results."""
+    checked = _checked(guard, results, count, GuardResult, "results")
+    _checked(guard, [result.label for result in checked], count, SafetyLabel, "results")
+    return checked
+
+
+def _checked(guard: Guard, given: Any, count: int, kind: type, method: str) -> list[Any]:
+    wanted = f"return a list with one {kind.__name__} for each text"
+    if not isinstance(given, list | tuple):
+        raise GuardError(f"guard {guard.name}: {method} returned {type(given).__name__}; {wanted}")
+    if len(given) != count:
+        raise GuardError(f"guard {guard.name} gave {len(given)} verdicts for {count} texts; {wanted}")
+    if not set(map(type, given)) <= {kind}:
+        wrong = next(one for one in given if type(one) is not kind)
+        raise GuardError(f"guard {guard.name}: {method} returned {reprlib.repr(wrong)} for a text; {wanted}")
+    return list(given)
+
+
+def _source_hash(kind: type) -> str:
+    """Hash of the files of a guard's class and of those it derives from, `Guard` excepted, wherever they are."""
+    bases = [base for base in kind.__mro__ if issubclass(base, Guard) and base is not Guard]
+    found = hashlib.sha256()
+    try:
+        for file in dict.fromkeys(map(inspect.getfile, bases)):
+            found.update(Path(file).read_bytes())
+    except (OSError, TypeError):
+        raise UsageError(f"guard {kind.__name__}: it is defined in no file; give the class a `revision`") from None
+    return found.hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
-    """How a chat guard is run; other guards take none of it.
+    """How a chat guard is run. A guard from outside the package takes `engine_options`, as its own options.
+
+        >>> from megatron_srp import GuardOptions
+        >>> GuardOptions(model="Qwen/Qwen3Guard-Gen-0.6B", threshold=0.4).changed()
+        ['model', 'threshold']
 
     Attributes:
         model: folder or hub name of the weights; the guard's own by default.
         tokenizer: folder or hub name of the tokenizer; the model's by default.
         engine: what runs the model, of `engines.ENGINES`; `engine_options` are its own.
-        mode: as what a text is judged, of the modes the guard has: "prompt" or "response".
+        mode: what a text is classified as, of the modes the guard has: "prompt" or "response".
         user_turn: what a user says before the text, for the response mode; nothing by default.
         threshold: a text is not safe from this probability on; by default the likeliest verdict is given.
         generate_all: let the model write its answer in full instead of reading the verdict in one pass.

@@ -4,23 +4,25 @@ A segment may get no verdict: the guard says so, or it raises. One that raises i
 batch, so that a single text cannot cost the verdicts of its neighbours.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.annotation.base import Guard, GuardResult
+from megatron_srp.annotation.base import Guard, GuardResult, checked_labels, checked_results
+from megatron_srp.annotation.extensions import describe
 from megatron_srp.annotation.store.part import FAILED
-from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.errors import GuardError, SrpError
 from megatron_srp.schema import SAFE, SafetyLabel
 
-_MOST_RAISES = 16  # one behind the other; beyond, it is the guard that is broken and not a text
+_MOST_RAISES = 16  # in a row; after so many, it is the guard that is broken and not a text
 _REASON_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class SegmentVerdicts:
     """Of S segments.
 
     Attributes:
@@ -38,46 +40,75 @@ class Verdicts:
     votes: dict[int, tuple[GuardResult, ...]] = field(default_factory=dict)
 
 
-def judge_segments(guard: Guard, texts: pa.LargeStringArray) -> Verdicts:
-    """The guard's verdicts on all texts.
+def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdicts:
+    """The guard's verdicts on all texts; those that get none say why.
 
     Raises:
-        UsageError: when the guard fails on text after text, or returns the wrong number of verdicts.
+        GuardError: when the guard fails on text after text, or returns what is not one result for each text.
         SrpError: that the guard itself raises, e.g. because its endpoint is not there.
     """
-    judged = list(_judge(guard, texts, [_MOST_RAISES]))
+    results = list(_results(guard, texts, [_MOST_RAISES]))
     numbers: dict[SafetyLabel, int] = {}
-    codes = [FAILED if j.failure else numbers.setdefault(j.label, len(numbers)) for j in judged]
-    scores = [float("nan") if j.failure else j.score for j in judged]
-    return Verdicts(
+    codes = [FAILED if r.failure else numbers.setdefault(r.label, len(numbers)) for r in results]
+    scores = [float("nan") if r.failure else r.score for r in results]
+    return SegmentVerdicts(
         np.array(codes, np.int64),
         list(numbers),
         np.array(scores, np.float32),
-        {i: _shorten(j.failure) for i, j in enumerate(judged) if j.failure},
-        {i: j.votes for i, j in enumerate(judged) if len({vote.label.verdict for vote in j.votes}) > 1},
+        {i: _shorten(r.failure) for i, r in enumerate(results) if r.failure},
+        {i: r.votes for i, r in enumerate(results) if len({vote.label.verdict for vote in r.votes}) > 1},
     )
 
 
-def _judge(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -> Iterator[GuardResult]:
+def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray, list[SafetyLabel]]:
+    """int64[S] numbers of the texts' labels, and the labels they number, where every text must get one.
+
+    Raises:
+        GuardError: when the guard raises, or returns what is not one label for each text.
+        InputError: where a text gets no verdict.
+    """
+    with failures_explained(guard):
+        labels = checked_labels(guard, guard.classify_array(texts), len(texts))
+    numbers: dict[SafetyLabel, int] = {}
+    codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
+    return codes, list(numbers)
+
+
+def guard_results(guard: Guard, texts: Sequence[str]) -> list[GuardResult]:
+    """`guard.results`; raises GuardError when the guard raises, or returns what is not one result for each text."""
+    with failures_explained(guard):
+        return checked_results(guard, guard.results(texts), len(texts))
+
+
+@contextmanager
+def failures_explained(guard: Guard) -> Iterator[None]:
+    """Turns an exception of the guard, which may be anybody's code, into a GuardError."""
     try:
-        judged = guard.judge_array(texts)
+        yield
+    except SrpError:
+        raise
+    except Exception as error:
+        raise GuardError(f"guard {guard.name} raised {_shorten(describe(error))}") from error
+
+
+def _results(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -> Iterator[GuardResult]:
+    try:
+        results = checked_results(guard, guard.results_array(texts), len(texts))
         raises_left[0] = _MOST_RAISES
     except SrpError:
         raise
     except Exception as error:  # a guard may be anybody's code
         if len(texts) > 1:
             half = len(texts) // 2
-            yield from _judge(guard, texts[:half], raises_left)
-            yield from _judge(guard, texts[half:], raises_left)
+            yield from _results(guard, texts[:half], raises_left)
+            yield from _results(guard, texts[half:], raises_left)
             return
         raises_left[0] -= 1
-        reason = f"the guard raised {type(error).__name__}: {error}"
+        reason = f"the guard raised {describe(error)}"
         if raises_left[0] < 0:
-            raise UsageError(f"guard {guard.name} fails on text after text; {_shorten(reason)}") from error
-        judged = [GuardResult(SAFE, failure=reason)]
-    if len(judged) != len(texts):
-        raise UsageError(f"guard {guard.name} gave {len(judged)} verdicts for {len(texts)} texts; that is its mistake")
-    yield from judged
+            raise GuardError(f"guard {guard.name} fails on text after text; {_shorten(reason)}") from error
+        results = [GuardResult(SAFE, failure=reason)]
+    yield from results
 
 
 def _shorten(reason: str) -> str:

@@ -1,6 +1,6 @@
-"""The CPU side of a chat guard: texts to prompts of token ids, and answers back to judgements.
+"""The CPU side of a chat guard: texts to prompts of token ids, and answers back to verdicts.
 
-A GPU judges one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Where no
+A GPU classifies one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Where no
 corpus is given texts are made up, of words with the frequencies of natural language (Zipf). They are new in
 every run: an encoder that remembers words it has seen must meet new ones here as it would in a corpus.
 """
@@ -123,7 +123,7 @@ def run(options: Options) -> Section:
         guard = chat_guard.ChatGuard(other, NoModel())
         rows = {
             "prompts: tokenise and assemble": measure(builder.build, runs),
-            "the whole guard, its model taking no time": measure(guard.judge_array, runs),
+            "the whole guard, its model taking no time": measure(guard.results_array, runs),
             "the plain way: apply_chat_template and tokenizer, a text at a time": measure(
                 lambda texts: one_by_one(plain, texts), [run.slice(0, len(run) // 20) for run in runs]
             ),

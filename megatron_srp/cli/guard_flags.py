@@ -30,7 +30,7 @@ def add_guard_arguments(parser: argparse.ArgumentParser, required: bool = True, 
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the engine, such as batch_tokens=32768; may be given again",
+        help="an option of the engine, such as batch_tokens=32768, or of your own class; may be given again",
     )
     if one_mode:
         add("--mode", metavar="MODE", help="judge each text as a prompt or as a response (default: prompt)")
@@ -67,7 +67,7 @@ def engine_options(given: list[str]) -> dict[str, Any]:
 def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--engine-option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
+        raise UsageError(f"option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from typing import Any
 
 from megatron_srp.corpus.partitions import add_partition_flags, check_partition_flags
 from megatron_srp.data.shards.prefix import output_prefix
@@ -91,6 +92,13 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
         "tests only, far too crude to train a real model with; none: plain shards without reflections",
     )
     add(
+        "--guard-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the guard, for the constructor of your own class; may be given again",
+    )
+    add(
         "--annotations",
         metavar="DIR",
         help="verdicts made earlier by annotate.py, instead of --guard; for shards: on the texts they are of",
@@ -152,6 +160,7 @@ def validate(args: argparse.Namespace) -> None:
     _validate_input(args)
     if (args.guard is None) == (args.annotations is None):
         raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --annotations DIR")
+    args.guard_option = _guard_options(args)
     if args.failed_as is not None:
         if args.annotations is None:
             raise UsageError("--failed-as goes with --annotations; a guard that fails here stops the job")
@@ -174,6 +183,14 @@ def validate(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--json-keys {key!r}: becomes part of a file name, so it can be neither empty nor contain /"
             )
+
+
+def _guard_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.guard_option and args.guard in (None, "none"):
+        raise UsageError("--guard-option is an option of a guard: give --guard NAME too, or leave it out")
+    from megatron_srp.cli.guard_flags import engine_options  # which imports numpy
+
+    return engine_options(args.guard_option)
 
 
 def _validate_input(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.annotation import load_guard
+from megatron_srp.annotation import GuardOptions, load_guard
 from megatron_srp.data.preprocess.allocator import keep_freed_memory
 from megatron_srp.data.preprocess.shard_inputs import expand_shards, shard_tokenizer
 from megatron_srp.data.preprocess.shard_pipeline import ShardJob
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:
     if not args.annotations:
-        return GuardLabeler(load_guard(args.guard))
+        return GuardLabeler(load_guard(args.guard, GuardOptions(engine_options=args.guard_option)))
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.data.preprocess.labels_by_text import HashLabeler
 

@@ -177,9 +177,13 @@ class ShardBuilder:
 class ReflectionIndexedDatasetBuilder(ShardBuilder):
     """Writes PREFIX_KEY_document.{bin,idx,srp} for each key, and PREFIX.srp.json when all is done.
 
-        builder = ReflectionIndexedDatasetBuilder("out/corpus", tokenizer, guard=load_guard("heuristic"))
-        builder.add_documents(["A first text. ...", "A second text. ..."])
-        builder.finalize()
+        >>> from megatron_srp import ReflectionIndexedDatasetBuilder, load_guard, load_tokenizer
+        >>> tokenizer = load_tokenizer("HuggingFaceTokenizer", "tokenizer")
+        >>> builder = ReflectionIndexedDatasetBuilder("out/corpus", tokenizer, guard=load_guard("heuristic"))
+        >>> builder.add_documents(["A quiet morning by the river.", "How to build a bomb."])
+        >>> counts = builder.finalize()["counts"]
+        >>> counts["documents"], counts["verdicts"]["Unsafe"]
+        (2, 1)
 
     A document is one sequence; documents without text are left out and counted. A builder that is made
     again after the process died resumes after the last `commit`.

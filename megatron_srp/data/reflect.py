@@ -1,4 +1,4 @@
-"""One batch of documents on its way into a shard: cut, judge, tokenise, align, interleave.
+"""One batch of documents on its way into a shard: cut, classify, tokenise, align, interleave.
 
 Every step works on flat arrays and releases the GIL, so that threads share the cores; a batch depends
 on nothing but its documents, so that batches may be made in any order.
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.classify_segments import label_segments
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
 from megatron_srp.data.align import align_batch
 from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
@@ -43,14 +44,14 @@ class Labeler(Protocol):
 
 
 class GuardLabeler:
-    """Labels by a classifier."""
+    """Labels by a guard."""
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Who judges, for manifests: two guards whose verdicts may differ are never the same here."""
+        """Which guard, for manifests: two guards whose verdicts may differ are never the same here."""
         own = {"guard": self.guard.name, "guard_revision": self.guard.revision}
         more = {name: value for name, value in self.guard.settings.items() if name not in ("guard", "revision")}
         return own | ({"guard_settings": more} if more else {})
@@ -61,10 +62,7 @@ class GuardLabeler:
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
-        numbers: dict[SafetyLabel, int] = {}
-        labels = self.guard.classify_array(segments.texts(batch))
-        codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
-        return codes, list(numbers)
+        return label_segments(self.guard, segments.texts(batch))
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class SetBuilder:
     Attributes:
         reader: of the files.
         filters: of the main input; the other inputs are taken as they are.
-        guard: who judges; None where nothing is to be judged.
+        guard: None where nothing is to be classified.
         form, max_words: of reflections.
         mode: one of `MODES`.
         mix: examples taken from the files of `mix_input`, for mix-sft.
@@ -124,11 +124,11 @@ class SetBuilder:
         return refusals + recoveries
 
     def _labelled(self, harmful: list[Conversation]) -> list[tuple[Conversation, SafetyLabel]]:
-        """Those with a response, and how its beginning is to be judged: with the guard's categories, but
+        """Those with a response, and how its beginning is to be labelled: with the guard's categories, but
         Unsafe in any case, since the user says it is."""
         assert self.guard is not None
         with_response = answered(harmful)
-        labels = Reflector(self.guard, self.form).judge([text for _, text in with_response], "response")
+        labels = Reflector(self.guard, self.form).label([text for _, text in with_response], "response")
         unsafe = [
             label if label and label.verdict is Verdict.UNSAFE else SafetyLabel(Verdict.UNSAFE) for label in labels
         ]

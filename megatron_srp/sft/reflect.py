@@ -15,13 +15,13 @@ from itertools import batched
 import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard
-from megatron_srp.annotation.classify_segments import judge_segments
+from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, segment_text
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
 
-_BATCH = 256  # conversations judged together
+_BATCH = 256  # conversations classified together
 
 
 def reflection_parts(label: SafetyLabel, form: ReflectionFormat) -> list[Part]:
@@ -39,7 +39,7 @@ class Reflector:
     """Puts reflections into conversations.
 
     Attributes:
-        guard: judges; prompts as prompts and responses as responses where it knows the difference.
+        guard: classifies; prompts as prompts and responses as responses where it knows the difference.
         form: how labels are written.
         max_words: most words in a segment.
         counts: verdicts, and conversations dropped because the guard gave none.
@@ -55,9 +55,9 @@ class Reflector:
         for batch in batched(conversations, _BATCH):
             yield from self._reflect(list(batch))
 
-    def judge(self, texts: list[str], mode: str) -> list[SafetyLabel | None]:
+    def label(self, texts: list[str], mode: str) -> list[SafetyLabel | None]:
         """A label for each text, None where the guard gives no verdict."""
-        verdicts = judge_segments(self.guard.in_mode(mode), pa.array(texts, pa.large_string()))
+        verdicts = classify_segments(self.guard.in_mode(mode), pa.array(texts, pa.large_string()))
         return [verdicts.labels[code] if code >= 0 else None for code in verdicts.codes.tolist()]
 
     def _reflect(self, batch: list[Conversation]) -> Iterator[Conversation]:
@@ -68,8 +68,8 @@ class Reflector:
                 s for c in plain for t in c.turns if t.role == "assistant" for s in cut(t.text, self.max_words)
             )
         )
-        of_prompt = dict(zip(prompts, self.judge(prompts, "prompt"), strict=True))
-        of_segment = dict(zip(segments, self.judge(segments, "response"), strict=True))
+        of_prompt = dict(zip(prompts, self.label(prompts, "prompt"), strict=True))
+        of_segment = dict(zip(segments, self.label(segments, "response"), strict=True))
         for conversation in batch:
             if has_reflections(conversation):
                 yield conversation
@@ -91,15 +91,15 @@ class Reflector:
                 turns.append(turn)
                 continue
             prompt = next(prompts)
-            judged: list[tuple[str, str, SafetyLabel | None]] = [("prompts", "", of_prompt[prompt])] if prompt else []
-            judged += [("segments", text, of_segment[text]) for text in cut(turn.text, self.max_words)]
+            labels: list[tuple[str, str, SafetyLabel | None]] = [("prompts", "", of_prompt[prompt])] if prompt else []
+            labels += [("segments", text, of_segment[text]) for text in cut(turn.text, self.max_words)]
             parts: list[Part] = []
-            for what, text, label in judged:
+            for what, text, label in labels:
                 if label is None:
                     return None
                 parts += [Part(Kind.TEXT, text)] if text else []
                 parts += reflection_parts(label, self.form)
-                met[f"{what} judged {self.form.resolve(label).verdict}"] += 1
+                met[f"{what} classified {self.form.resolve(label).verdict}"] += 1
             turns.append(Turn("assistant", tuple(parts)))
         self.counts += met
         return tuple(turns)

@@ -23,6 +23,11 @@ __all__ = ["TYPES", "TextTokenizer", "TokenBatch", "load_tokenizer", "tokenizer_
 def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextTokenizer:
     """The tokenizer that Megatron would build from `--tokenizer-type` and `--tokenizer-model`.
 
+        >>> from megatron_srp import load_tokenizer
+        >>> tokenizer = load_tokenizer("HuggingFaceTokenizer", "tokenizer")
+        >>> tokenizer.decode(tokenizer.encode("A river <|endoftext|>"))
+        'A river <|endoftext|>'
+
     Raises:
         UsageError: for an unknown type, or a model that is not there or cannot be read.
     """

@@ -19,7 +19,7 @@ def test_verdicts_are_those_of_transformers(tiny_guard):
     small = {"vllm": {"gpu_memory": 0.3, "max_num_seqs": 64}, "hf": {}}
     for engine, options in small.items():
         guard = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine=engine, engine_options=options))
-        judged[engine] = guard.judge(texts)
+        judged[engine] = guard.results(texts)
         guard.close()
     pairs = list(zip(judged["vllm"], judged["hf"], strict=True))
     assert all(a.score == pytest.approx(b.score, abs=0.05) for a, b in pairs)

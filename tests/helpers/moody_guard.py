@@ -24,9 +24,9 @@ class MoodyGuard(Guard):
         self.texts: list[str] = []
 
     def classify(self, texts):
-        return [one.label for one in self.judge(texts)]
+        return [one.label for one in self.results(texts)]
 
-    def judge(self, texts):
+    def results(self, texts):
         if not self.cured and any("window" in text for text in texts):
             raise RuntimeError("CUDA error:\n out of windows")
         self.texts += texts

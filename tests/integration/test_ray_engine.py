@@ -32,9 +32,9 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
 
         killer = threading.Thread(target=kill)
         killer.start()
-        judged = guard.judge(texts)
+        judged = guard.results(texts)
         killer.join()
-        expected = alone.judge(texts)
+        expected = alone.results(texts)
         assert guard.engine.incidents == {"actors lost and replaced": 1}
         assert [one.label for one in judged] == [one.label for one in expected]
         assert [one.score for one in judged] == pytest.approx([one.score for one in expected], abs=1e-5)

@@ -69,9 +69,9 @@ def test_verdicts_and_categories_are_the_models(served, tiny_guard):
         load_guard("qwen3guard", guard_options(tiny_guard, served)),
         load_guard("qwen3guard", GuardOptions(str(tiny_guard))),
     )
-    judged = guard.judge(TEXTS)
+    judged = guard.results(TEXTS)
     assert [str(one.label.verdict) for one in judged[:3]] == [true_verdict(text) for text in TEXTS[:3]]
-    assert [one.label for one in judged] == [one.label for one in alone.judge(TEXTS)]
+    assert [one.label for one in judged] == [one.label for one in alone.results(TEXTS)]
     assert all(one.score != one.score for one in judged)  # this server gives no probabilities
     assert not guard.engine.incidents
     guard.close()
@@ -79,7 +79,7 @@ def test_verdicts_and_categories_are_the_models(served, tiny_guard):
 
 def test_answers_written_in_full_agree(served, tiny_guard):
     guard = load_guard("qwen3guard", guard_options(tiny_guard, served, generate_all=True))
-    assert [str(one.label.verdict) for one in guard.judge(TEXTS[:3])] == [true_verdict(text) for text in TEXTS[:3]]
+    assert [str(one.label.verdict) for one in guard.results(TEXTS[:3])] == [true_verdict(text) for text in TEXTS[:3]]
     guard.close()
 
 

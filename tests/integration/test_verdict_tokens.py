@@ -67,7 +67,7 @@ def test_each_verdict_has_the_probability_of_its_tokens(tiny_guard, tmp_path):
 def test_only_texts_that_may_get_there_cost_a_second_pass(tiny_guard, tmp_path):
     guard = my_guard(tmp_path, tiny_guard, FOUR)
     guard.engine = engine = Watched(guard.engine, silent=True)
-    judged = guard.judge(TEXTS)
+    judged = guard.results(TEXTS)
     assert [one.label.verdict for one in judged[:3]] == [Verdict.SAFE, Verdict.UNSAFE, Verdict.CONTROVERSIAL]
     assert all(np.isnan(one.score) and not one.failure for one in judged)
     assert engine.passes == [4, sum(one.label.verdict is Verdict.CONTROVERSIAL for one in judged)]
@@ -96,7 +96,7 @@ def test_verdicts_that_no_token_tells_apart_can_still_be_written(tiny_guard, tmp
     with pytest.raises(UsageError, match=r"do not tell the verdicts ' Safe', ' Safe enough', .* or --generate-all"):
         my_guard(tmp_path, tiny_guard, alike)
     guard = my_guard(tmp_path, tiny_guard, alike, generate_all=True)
-    assert [one.label.verdict for one in guard.judge(TEXTS[:2])] == [Verdict.SAFE, Verdict.UNSAFE]
+    assert [one.label.verdict for one in guard.results(TEXTS[:2])] == [Verdict.SAFE, Verdict.UNSAFE]
 
 
 def test_categories_and_what_stands_before_them_fit_into_the_answer(tiny_guard):
@@ -110,5 +110,5 @@ def test_categories_and_what_stands_before_them_fit_into_the_answer(tiny_guard):
             return super().generate(prompts, max_new_tokens, stop_ids)
 
     guard.engine = Measured(guard.engine, silent=False)
-    guard.judge(["a kill and the house. " * n for n in (1, 40, 100)])
+    guard.results(["a kill and the house. " * n for n in (1, 40, 100)])
     assert asked and max(asked) <= guard.engine.max_length

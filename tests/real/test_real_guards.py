@@ -146,7 +146,7 @@ def test_a_verdict_by_one_pass_is_the_one_that_is_written(family, random_guard):
     rng = random.Random(1)
     texts = [sample_text(rng) for _ in range(24)]
     guard = load_guard(family.guard, GuardOptions(str(random_guard), engine_options={"device": "cpu"}))
-    judged, written = guard.judge(texts), guard.writing().judge(texts)
+    judged, written = guard.results(texts), guard.writing().results(texts)
     assert not any(one.failure for one in judged + written)
     assert [one.label for one in judged] == [one.label for one in written]
     assert {one.label.verdict for one in judged} == {SAFE.verdict, *family.spec.verdicts.values()}

@@ -44,7 +44,7 @@ def files(tmp_path, monkeypatch):
 
 
 def test_verdicts_from_the_store_give_the_shards_of_the_guard(files, tokenizer_models, tmp_path, monkeypatch):
-    monkeypatch.setattr("megatron_srp.annotation.load_guard", lambda name, also=(): KeywordGuard())
+    monkeypatch.setattr("megatron_srp.annotation.load_guard", lambda name, options=None, also=(): KeywordGuard())
     annotate(tmp_path / "store", files)
     preprocess(tokenizer_models, files, tmp_path / "s", "--annotations", str(tmp_path / "store"), "--max-words", "10")
     preprocess(tokenizer_models, files, tmp_path / "g", "--guard", "heuristic", "--max-words", "10")

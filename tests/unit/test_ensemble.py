@@ -21,7 +21,7 @@ class Member(Guard):
     def classify(self, texts):
         raise NotImplementedError
 
-    def judge(self, texts):
+    def results(self, texts):
         label = SafetyLabel(Verdict(self.verdict), (self.word,)) if self.verdict else None
         found = GuardResult(label, self.score) if label else GuardResult(failure="gone")
         return [found if self.word in text else GuardResult(score=0.6) for text in texts]
@@ -29,7 +29,7 @@ class Member(Guard):
 
 def vote(rule: str, *verdicts: str) -> GuardResult:
     members = {str(i): Member("x", verdict, 0.1 * i) for i, verdict in enumerate(verdicts)}
-    return EnsembleGuard(members, rule).judge(["x"])[0]
+    return EnsembleGuard(members, rule).results(["x"])[0]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_rules(rule, verdicts, expected):
 
 def test_score_and_categories_are_of_those_who_agree():
     members = {"a": Member("kill", U, 0.7), "b": Member("bomb", U, 0.8), "c": Member("river", C, 0.99)}
-    (judged,) = EnsembleGuard(members, "any-unsafe").judge(["kill the bomb by the river"])
+    (judged,) = EnsembleGuard(members, "any-unsafe").results(["kill the bomb by the river"])
     assert judged.label == SafetyLabel(Verdict.UNSAFE, ("kill", "bomb")) and judged.score == 0.8
 
 
@@ -75,7 +75,7 @@ def test_members_judge_prompts_and_responses_as_such():
     guard = EnsembleGuard({"one": Moded("prompt"), "other": Member("poem")}, "any-unsafe")
     for mode, verdicts in (("prompt", [U, S]), ("response", [S, U])):
         moded = guard.in_mode(mode)
-        assert [judged.label.verdict for judged in moded.judge(["a prompt", "a response"])] == verdicts
+        assert [judged.label.verdict for judged in moded.results(["a prompt", "a response"])] == verdicts
         assert (moded.rule, moded.members) == (guard.rule, guard.members)
 
 

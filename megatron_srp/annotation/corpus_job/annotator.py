@@ -1,7 +1,7 @@
-"""Judge a corpus once: input files in, an annotation store out.
+"""Classify a corpus once: input files in, an annotation store out.
 
-Batches are judged on a few threads and written in the order of the input, a part at a time. A part is the
-unit of work: what a killed run had not written is judged again, and nothing that it had.
+Batches are classified on a few threads and written in the order of the input, a part at a time. A part is the
+unit of work: what a killed run had not written is classified again, and nothing that it had.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from megatron_srp.annotation.base import Guard
-from megatron_srp.annotation.classify_segments import Verdicts, judge_segments
+from megatron_srp.annotation.classify_segments import SegmentVerdicts, classify_segments
 from megatron_srp.annotation.corpus_job.chunks import Piece, read_pieces
 from megatron_srp.annotation.corpus_job.failures import FailureLog
-from megatron_srp.annotation.corpus_job.retry import retry_failed as judge_failed
+from megatron_srp.annotation.corpus_job.retry import retry_failed as classify_failed
 from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
 from megatron_srp.annotation.store.disagreements import write_disagreements
 from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
@@ -27,7 +27,7 @@ from megatron_srp.files import file_fingerprint
 from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
-Judgement = tuple[Part, Verdicts]
+Classified = tuple[Part, SegmentVerdicts]
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Annotator:
 
     Attributes:
         chunk_documents: write a part after so many documents.
-        workers: batches that are judged at once; a batch more is kept ready.
+        workers: batches that are classified at once; a batch more is kept ready.
         partition: which of the files are this run's.
         failures: of this run; stops the run when there are too many.
         report: called after every batch.
@@ -69,7 +69,7 @@ class Annotator:
         self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
 
     def run(self, retry_failed: bool = False) -> None:
-        """Judge what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
+        """Classify what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
 
         Raises:
             UsageError: when another run is writing the same.
@@ -81,7 +81,7 @@ class Annotator:
             self._sweep()
             if retry_failed:
                 self._retry()
-            self._judge_missing()
+            self._classify_missing()
         self.failures.check_at_end()
 
     def _sweep(self) -> None:
@@ -91,22 +91,22 @@ class Annotator:
                 for path in (folder / self.key / self.fingerprints[number]).glob("*.tmp"):
                     path.unlink(missing_ok=True)
 
-    def _judge_missing(self) -> None:
+    def _classify_missing(self) -> None:
         with thread_pool(self.workers) as pool:
             for done, number in enumerate(self.own):
                 self.progress.file = done
-                self._judge_file(pool, number)
+                self._classify_file(pool, number)
             self.progress.file = len(self.own)
 
-    def _judge_file(self, pool: Executor, number: int) -> None:
-        parts: list[Judgement] = []
+    def _classify_file(self, pool: Executor, number: int) -> None:
+        parts: list[Classified] = []
         before = self.progress.consumed
         if not self.store.missing(self.key, self.fingerprints[number]):
             self.progress.resumed += self.sizes[number]
-        for piece, judged in ordered_map(pool, self._judge, self._missing_pieces(number), self.workers + 1):
+        for piece, classified in ordered_map(pool, self._classify, self._missing_pieces(number), self.workers + 1):
             self.progress.consumed = before + piece.batch.consumed
-            self._count(piece.batch, judged[0])
-            parts.append(judged)
+            self._count(piece.batch, classified[0])
+            parts.append(classified)
             if piece.closes:
                 self._write(number, piece, parts)
                 parts = []
@@ -117,11 +117,11 @@ class Annotator:
         for span in self.store.missing(self.key, self.fingerprints[number]):
             yield from read_pieces(self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors)
 
-    def _judge(self, piece: Piece) -> Judgement:
+    def _classify(self, piece: Piece) -> Classified:
         batch = piece.batch
         text = batch.texts[self.key]
         segments = segment_batch(text, self.max_words)
-        verdicts = judge_segments(self.guard, segments.texts(text))
+        verdicts = classify_segments(self.guard, segments.texts(text))
         ends = segment_ends_in_chars(text, segments)
         part = Part(
             rows=batch.rows,
@@ -148,16 +148,18 @@ class Annotator:
         self.failures.add(self.files[batch.file], part)
         self.report(self.progress)
 
-    def _write(self, number: int, piece: Piece, judged: list[Judgement]) -> None:
+    def _write(self, number: int, piece: Piece, classified: list[Classified]) -> None:
         fingerprint = self.fingerprints[number]
-        part = join_parts([part for part, _ in judged], piece.last)
+        part = join_parts([part for part, _ in classified], piece.last)
         # The part comes last: where it is, everything about its chunk is.
-        write_disagreements(self.store.folder, self.key, fingerprint, piece.first, self.guard, judged)
+        write_disagreements(self.store.folder, self.key, fingerprint, piece.first, self.guard, classified)
         write_part(self.store.part_path(self.key, fingerprint, piece.first), part)
 
     def _retry(self) -> None:
         for number in self.own:
-            for part in judge_failed(self.store, self.guard, self.files[number], self.key, self.fingerprints[number]):
+            for part in classify_failed(
+                self.store, self.guard, self.files[number], self.key, self.fingerprints[number]
+            ):
                 self.failures.add(self.files[number], part)
 
 

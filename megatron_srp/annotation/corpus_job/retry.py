@@ -1,4 +1,4 @@
-"""Judge again the segments of a store that got no verdict, and only those."""
+"""Classify again the segments of a store that got no verdict, and only those."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard
-from megatron_srp.annotation.classify_segments import judge_segments
+from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.annotation.corpus_job.part_texts import read_documents
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part, write_part
 
@@ -21,7 +21,7 @@ def retry_failed(store: AnnotationStore, guard: Guard, file: Path, key: str, fin
             documents = read_documents(file, key, summary, part)
             texts = {d.first + i: text for d in documents for i, text in enumerate(d.segments)}
             failed = {segment: texts[segment] for segment in sorted(part.failures)}
-            verdicts = judge_segments(guard, pa.array(failed.values(), pa.large_string()))
+            verdicts = classify_segments(guard, pa.array(failed.values(), pa.large_string()))
             rows = np.array(list(failed), np.int64)
             labels = list(dict.fromkeys([*part.labels, *verdicts.labels]))
             numbers = np.array([*(labels.index(label) for label in verdicts.labels), -1], np.int64)

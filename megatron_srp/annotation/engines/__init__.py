@@ -1,6 +1,7 @@
 """Engines run a language model for a guard. A table of names, each imported when it is asked for.
 
-A new engine is a class in a module of its own and one line in `ENGINES`.
+Installed packages may add engines (`extensions`). A new engine of this package is a class in a module of its own and
+one line in `ENGINES`.
 """
 
 from abc import ABC, abstractmethod
@@ -10,11 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any, ClassVar
 
 import numpy as np
 
+from megatron_srp.annotation.extensions import (
+    ENGINE_GROUP,
+    PREFIX,
+    check_options,
+    import_target,
+    installed_names,
+    own_target,
+)
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.tokenization.base import TokenBatch
 
@@ -108,20 +117,16 @@ def load_engine(name: str, model: str, tokenizer: str | None = None, **options: 
     Raises:
         UsageError: for an unknown engine or option, or packages that are not installed.
     """
-    if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}; {did_you_mean(name, list(ENGINES))}")
     kind = _engine_class(name)
-    parameters = signature(kind).parameters.values()
-    known = [p.name for p in parameters][1:]
-    for option in options:
-        if option not in known and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
-            raise UsageError(f"--engine {name} has no option {option!r}; {did_you_mean(option, known)}")
-    if tokenizer and "tokenizer" in known:
+    if tokenizer and "tokenizer" in signature(kind).parameters:
         options.setdefault("tokenizer", tokenizer)
+    check_options(kind, options, f"--engine {name}", skip=1)  # the first is the model
     return kind(model, **options)  # type: ignore[call-arg]
 
 
 def _engine_class(name: str) -> type[Engine]:
+    if name not in ENGINES:
+        return _outside_class(name)
     module, _, attribute = ENGINES[name].partition(":")
     try:
         kind: type[Engine] = getattr(import_module(module), attribute)
@@ -133,4 +138,16 @@ def _engine_class(name: str) -> type[Engine]:
         raise UsageError(
             f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
         )
+    return kind
+
+
+def _outside_class(name: str) -> type[Engine]:
+    """An engine of an installed package, or python:MODULE:CLASS; raises UsageError for an unknown name."""
+    installed = installed_names(ENGINE_GROUP)
+    if not name.startswith(PREFIX) and name not in installed:
+        raise UsageError(f"unknown engine {name!r}; {did_you_mean(name, [*ENGINES, *installed])}")
+    target = own_target(name) if name.startswith(PREFIX) else installed[name]
+    kind = import_target(target, f"--engine {name}")
+    if not isinstance(kind, type) or not issubclass(kind, Engine):
+        raise UsageError(f"--engine {name}: no class of megatron_srp.annotation.engines.Engine")
     return kind

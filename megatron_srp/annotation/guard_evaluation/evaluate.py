@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.annotation.base import Guard, GuardResult
+from megatron_srp.annotation.classify_segments import failures_explained, guard_results
 from megatron_srp.annotation.guard_evaluation.datasets import Example
 from megatron_srp.annotation.guard_evaluation.metrics import (
     Accuracy,
@@ -64,30 +65,31 @@ def evaluate(
     thresholds: Sequence[float] = THRESHOLDS,
     with_agreement: bool = False,
 ) -> Evaluation:
-    """Judge all texts; raises UsageError where agreement is asked of a guard that has but one way to judge."""
+    """Classify all texts; raises UsageError where agreement is asked of a guard that has but one way to classify."""
     other = written_guard(guard) if with_agreement else None
     examples = [example for data in datasets.values() for example in data]
     texts = [example.text for example in examples]
-    judged = guard.judge(texts)
-    calls = [called_harmful(one, controversial) for one in judged]
+    results = guard_results(guard, texts)
+    calls = [called_harmful(one, controversial) for one in results]
     accuracies, tables, at = {}, {}, 0
     for name, data in datasets.items():
         accuracies[name] = accuracy(data, calls[at : at + len(data)])
-        tables[name] = {k: dict(c) for k, c in confusion(data, judged[at : at + len(data)]).items()}
+        tables[name] = {k: dict(c) for k, c in confusion(data, results[at : at + len(data)]).items()}
         at += len(data)
     accuracies["all"] = accuracy(examples, calls)
     harmful = np.array([example.harmful for example in examples])
-    probabilities = guard.harm_probabilities(texts)
+    with failures_explained(guard):
+        probabilities = guard.harm_probabilities(texts)
     return Evaluation(
         settings=guard.settings,
         controversial=controversial,
         accuracies=accuracies,
         confusion=tables,
-        categories=_categories(judged),
+        categories=_categories(results),
         calibration=calibration(harmful, probabilities),
         thresholds=at_thresholds(examples, probabilities, thresholds),
-        agreement=agreement(judged, other.judge(texts)) if other else None,
-        failures=[f"{t[:60]!r}: {one.failure}" for t, one in zip(texts, judged, strict=True) if one.failure][:10],
+        agreement=agreement(results, guard_results(other, texts)) if other else None,
+        failures=[f"{t[:60]!r}: {one.failure}" for t, one in zip(texts, results, strict=True) if one.failure][:10],
     )
 
 
@@ -100,8 +102,8 @@ def written_guard(guard: Guard) -> Guard:
     return guard.writing()
 
 
-def _categories(judged: Sequence[GuardResult]) -> dict[str, int]:
-    names = [name for one in judged if not one.failure for name in one.label.categories]
+def _categories(results: Sequence[GuardResult]) -> dict[str, int]:
+    names = [name for one in results if not one.failure for name in one.label.categories]
     return {name: names.count(name) for name in sorted(set(names), key=names.count, reverse=True)}
 
 

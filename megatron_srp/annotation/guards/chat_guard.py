@@ -48,7 +48,7 @@ def check_threshold(threshold: float | None, generate_all: bool = False) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class ChosenVerdicts:
     """N verdicts: `chosen` int64[N] numbers in the spec's verdicts, `scores` float32[N] their probability
     among the verdicts, `mass` float32[N] the probability of all verdicts among all tokens."""
 
@@ -57,7 +57,7 @@ class Verdicts:
     mass: np.ndarray
 
 
-def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold: float | None) -> Verdicts:
+def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold: float | None) -> ChosenVerdicts:
     """Verdicts from log-probabilities float32[N, C] of the C `verdicts`.
 
     Without a threshold the likeliest. With one, a text is Safe where P(not Safe) stays below it, and else
@@ -74,13 +74,13 @@ def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold
         chosen = of.argmax(1)
     scores = shares[np.arange(len(shares)), chosen]
     scores[np.isneginf(logprobs).any(1)] = nan  # the engine knew what the model would write, and no more
-    return Verdicts(chosen, scores, mass)
+    return ChosenVerdicts(chosen, scores, mass)
 
 
 class ChatGuard(Guard):
     """A chat model as a guard.
 
-    A text longer than the model's context is judged in windows, and its worst verdict counts; `incidents`
+    A text longer than the model's context is classified in windows, and its worst verdict counts; `incidents`
     says how many there were.
     """
 
@@ -109,13 +109,13 @@ class ChatGuard(Guard):
         self.engine.close()
 
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
-        return labels_of(self.judge(texts))
+        return labels_of(self.results(texts))
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
-        return labels_of(self.judge_array(texts))
+        return labels_of(self.results_array(texts))
 
-    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
-        return self.judge_array(pa.array(texts, pa.large_string()))
+    def results(self, texts: Sequence[str]) -> list[GuardResult]:
+        return self.results_array(pa.array(texts, pa.large_string()))
 
     def writing(self) -> "ChatGuard":
         """The same guard, with the same model, that writes its answers in full."""
@@ -140,14 +140,14 @@ class ChatGuard(Guard):
             return harm
         return np.maximum.reduceat(harm, np.flatnonzero(np.diff(windows.owners, prepend=-1)))
 
-    def judge_array(self, texts: StringArray) -> list[GuardResult]:
+    def results_array(self, texts: StringArray) -> list[GuardResult]:
         array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
         windows = self._windows(array)
-        judged = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
+        results = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
         if windows.owners is None:
-            return judged
-        self.incidents["texts longer than the model's context, judged in windows"] += len(windows.divided)
-        return join_windows(judged, windows.owners)
+            return results
+        self.incidents["texts longer than the model's context, classified in windows"] += len(windows.divided)
+        return join_windows(results, windows.owners)
 
     def _windows(self, texts: pa.LargeStringArray) -> Windows:
         answer = not self.options.generate_all
@@ -162,12 +162,12 @@ class ChatGuard(Guard):
         harmful = np.array([v is not Verdict.SAFE for v in self._verdicts])[given.chosen]
         rows = np.flatnonzero(fine & harmful)
         labels = dict(zip(rows.tolist(), self._labels(prompts, rows, given.chosen[rows]), strict=True))
-        judged = []
+        results = []
         for i, (score, ok, mass) in enumerate(
             zip(given.scores.tolist(), fine.tolist(), given.mass.tolist(), strict=True)
         ):
-            judged.append(GuardResult(labels.get(i, SAFE), score) if ok else GuardResult(failure=_weak(mass)))
-        return judged
+            results.append(GuardResult(labels.get(i, SAFE), score) if ok else GuardResult(failure=_weak(mass)))
+        return results
 
     def _labels(self, prompts: Prompts, rows: np.ndarray, chosen: np.ndarray) -> list[SafetyLabel]:
         """Labels of prompts that got these verdicts, other than Safe: the model names the categories."""
@@ -182,20 +182,20 @@ class ChatGuard(Guard):
         return [self._label(self._verdicts[v], answer) for v, answer in zip(chosen, answers, strict=True)]
 
     def _generate(self, prompts: Prompts) -> list[GuardResult]:
-        """Judgements from answers that the model writes in full."""
+        """Results from answers that the model writes in full."""
         if not len(prompts):
             return []
         written = self.engine.generate(prompts, self.spec.max_new_tokens, self.builder.stop_ids)
-        judged = []
+        results = []
         for text in map(self.builder.tokenizer.decode, written):
             answer = self.spec.read(text)
             failure = "" if answer.verdict else f"the answer has no verdict: {text[:_SHOWN]!r}"
-            judged.append(
+            results.append(
                 GuardResult(self._label(answer.verdict, answer), nan)
                 if answer.verdict
                 else GuardResult(failure=failure)
             )
-        return judged
+        return results
 
     def _label(self, verdict: Verdict, answer: Answer) -> SafetyLabel:
         if answer.unknown:

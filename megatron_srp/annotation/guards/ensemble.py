@@ -53,7 +53,7 @@ RULES: dict[str, Choose] = {"any-unsafe": worst, "majority": majority}
 
 
 class EnsembleGuard(Guard):
-    """Judges by what its members say.
+    """Classifies by what its members say.
 
     Args:
         members: by name, in order.
@@ -77,13 +77,13 @@ class EnsembleGuard(Guard):
         return own | {f"member {name}": guard.settings for name, guard in self.guards.items()}
 
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
-        return labels_of(self.judge(texts))
+        return labels_of(self.results(texts))
 
-    def judge(self, texts: Sequence[str]) -> list[GuardResult]:
-        return self._join([guard.judge(texts) for guard in self.guards.values()])
+    def results(self, texts: Sequence[str]) -> list[GuardResult]:
+        return self._join([guard.results(texts) for guard in self.guards.values()])
 
-    def judge_array(self, texts: StringArray) -> list[GuardResult]:
-        return self._join([guard.judge_array(texts) for guard in self.guards.values()])
+    def results_array(self, texts: StringArray) -> list[GuardResult]:
+        return self._join([guard.results_array(texts) for guard in self.guards.values()])
 
     def in_mode(self, mode: str) -> "EnsembleGuard":
         return EnsembleGuard({name: guard.in_mode(mode) for name, guard in self.guards.items()}, self.rule)
@@ -97,8 +97,8 @@ class EnsembleGuard(Guard):
         """Those of the members together."""
         return sum((guard.incidents for guard in self.guards.values()), Counter())
 
-    def _join(self, judged: list[list[GuardResult]]) -> list[GuardResult]:
-        return [self._decide(votes) for votes in zip(*judged, strict=True)]
+    def _join(self, results: list[list[GuardResult]]) -> list[GuardResult]:
+        return [self._decide(votes) for votes in zip(*results, strict=True)]
 
     def _decide(self, votes: tuple[GuardResult, ...]) -> GuardResult:
         given = [vote for vote in votes if not vote.failure]

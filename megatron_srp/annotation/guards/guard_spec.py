@@ -4,7 +4,7 @@ name: my-guard
 model: folder or hub name of the weights
 template: a Jinja chat template                        # default: the tokenizer's own
 generation_prompt: false                               # whether the template is asked for one
-modes:                                                 # the conversation that is judged
+modes:                                                 # the conversation that is classified
   prompt: [{role: user, content: "{text}"}]            # {text}: the segment
   response:                                            # {user}: --user-turn, a turn left out without it
     - {role: user, content: "{user}"}
@@ -85,7 +85,7 @@ class GuardSpec:
             raise UsageError(f"--guard {path}: {error}; annotation/guards/guard_spec.py shows the form") from None
 
     def conversation(self, mode: str | None, user_turn: str | None, text: str) -> list[dict[str, str]]:
-        """The turns that are judged; raises UsageError for a mode this guard does not have."""
+        """The turns that are classified; raises UsageError for a mode this guard does not have."""
         mode = mode or next(iter(self.modes))
         if mode not in self.modes:
             raise UsageError(

@@ -100,10 +100,10 @@ class HeuristicGuard(Guard):
         labels = [SAFE] * len(texts)
         found = pc.indices_nonzero(pc.match_substring_regex(texts, self._any_trigger, ignore_case=True))
         for i, text in zip(found.to_pylist(), pc.take(texts, found).to_pylist(), strict=True):
-            labels[i] = self._judge(text)
+            labels[i] = self._label(text)
         return labels
 
-    def _judge(self, text: str) -> SafetyLabel:
+    def _label(self, text: str) -> SafetyLabel:
         matches = sorted(self._patterns.Match(" ".join(text.lower().split())) or ())
         if not matches:
             return SAFE

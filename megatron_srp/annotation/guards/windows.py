@@ -1,4 +1,4 @@
-"""Texts longer than a model's context, judged in windows."""
+"""Texts longer than a model's context, classified in windows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,11 +66,11 @@ def halves(text: str) -> tuple[str, str]:
     return text[:at], text[at:]
 
 
-def join_windows(judged: Sequence[GuardResult], owners: np.ndarray) -> list[GuardResult]:
-    """One judgement for each text: the worst verdict of its windows, and the categories and the highest score of
+def join_windows(results: Sequence[GuardResult], owners: np.ndarray) -> list[GuardResult]:
+    """One result for each text: the worst verdict of its windows, and the categories and the highest score of
     those with that verdict; of Safe ones the lowest, as the text is no safer than any window. A failed window
     fails the text, unless another window is Unsafe already."""
-    groups = groupby(zip(owners.tolist(), judged, strict=True), key=lambda pair: pair[0])
+    groups = groupby(zip(owners.tolist(), results, strict=True), key=lambda pair: pair[0])
     return [_worst([one for _, one in group]) for _, group in groups]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard
-from megatron_srp.annotation.classify_segments import Verdicts
+from megatron_srp.annotation.classify_segments import SegmentVerdicts
 from megatron_srp.annotation.store.part import FAILED, Part, write_table
 
 FOLDER = "disagreements"
@@ -24,7 +24,7 @@ def write_disagreements(
     fingerprint: str,
     first_row: int,
     guard: Guard,
-    judged: Sequence[tuple[Part, Verdicts]],
+    classified: Sequence[tuple[Part, SegmentVerdicts]],
 ) -> None:
     """Write the chunk's file, whole or not at all; none for a guard without members."""
     members: Sequence[str] = getattr(guard, "members", ())
@@ -32,7 +32,7 @@ def write_disagreements(
         return
     columns: dict[str, list] = {name: [] for name in ("row", "start", "end", "verdict")}
     columns |= {name: [] for member in members for name in (member, f"{member} score")}
-    for part, verdicts in judged:
+    for part, verdicts in classified:
         for segment, votes in verdicts.votes.items():
             document, within = part.document_of(segment)
             code = int(part.codes[segment])

@@ -178,14 +178,14 @@ def _codes(verdicts: pa.Array, categories: pa.Array) -> tuple[np.ndarray, list[S
     """int64[S] numbers of labels, FAILED where there is no verdict, and the labels they number."""
     verdicts, categories = verdicts.dictionary_encode(), categories.dictionary_encode()
     width = max(len(categories.dictionary), 1)
-    judged = verdicts.is_valid().to_numpy(zero_copy_only=False)
-    kind, name = (a.indices.fill_null(0).to_numpy().astype(np.int64)[judged] for a in (verdicts, categories))
+    given = verdicts.is_valid().to_numpy(zero_copy_only=False)
+    kind, name = (a.indices.fill_null(0).to_numpy().astype(np.int64)[given] for a in (verdicts, categories))
     pairs = kind * width + name
     distinct = np.flatnonzero(np.bincount(pairs))
     numbers = np.zeros(distinct.max(initial=0) + 1, np.int64)
     numbers[distinct] = np.arange(len(distinct))
     codes = np.full(len(verdicts), FAILED, np.int64)
-    codes[judged] = numbers[pairs]
+    codes[given] = numbers[pairs]
     names, kinds = categories.dictionary.to_pylist(), verdicts.dictionary.to_pylist()
     return codes, [_label(kinds[pair // width], names[pair % width]) for pair in distinct]
 

@@ -1,6 +1,6 @@
 """The annotation store: verdicts on disk, beside the corpus and without its text.
 
-    STORE/store.json                          who judged, and with which settings
+    STORE/store.json                          which guard, with which settings, and what was changed by hand (`edits`)
     STORE/KEY/FINGERPRINT/000000000000.parquet  one part per chunk of an input file, named by its first row
     STORE/writers/*.lock                      who is writing (`writers.py`)
 
@@ -19,7 +19,7 @@ import orjson
 
 from megatron_srp.annotation.store.part import Part, PartSummary, read_part, read_summary, write_part
 from megatron_srp.errors import InputError, OutputError, UsageError
-from megatron_srp.files import write_text_once
+from megatron_srp.files import digest, write_json, write_text_once
 
 FORMAT_VERSION = 2
 
@@ -37,8 +37,14 @@ class Span:
 class AnnotationStore:
     """A folder of verdicts by one guard with one set of settings.
 
+        >>> from megatron_srp import AnnotationStore
+        >>> store = AnnotationStore("verdicts")
+        >>> store.settings["guard"], store.settings["max_words"]
+        ('heuristic', 100)
+
     Attributes:
         settings: `guard`, `revision`, `max_words` and whatever else decides a verdict, as recorded.
+        edits: verdicts that were changed by hand, in order: `when`, `who`, which, `before`, `after`, `reason`.
     """
 
     HEADER: ClassVar[str] = "store.json"
@@ -49,6 +55,7 @@ class AnnotationStore:
             header = orjson.loads((self.folder / self.HEADER).read_bytes())
             version = header.get("version")
             self.settings: dict[str, Any] = dict(header["settings"])
+            self.edits: list[dict[str, Any]] = [dict(edit) for edit in header.get("edits", [])]
         except (OSError, AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
                 f"{folder}: not an annotation store (no readable {self.HEADER}); make one with tools/annotate.py"
@@ -92,6 +99,32 @@ class AnnotationStore:
                 "one of a store"
             )
 
+    def describe(self) -> dict[str, Any]:
+        """For the manifest of what is made of its verdicts: the settings, and that there are edits."""
+        if not self.edits:
+            return self.settings
+        last = self.edits[-1]
+        found = {"count": len(self.edits), "last": last["when"], "by": last["who"], "digest": digest(self.edits)}
+        return self.settings | {"edits": found}
+
+    def record(self, edit: dict[str, Any]) -> None:
+        """Add to `edits`, durably. The caller holds a `WriterLock`.
+
+        Raises:
+            OutputError: when the store cannot be written to.
+        """
+        content = {"version": FORMAT_VERSION, "settings": self.settings, "edits": [*self.edits, edit]}
+        try:
+            write_json(self.folder / self.HEADER, content)
+        except OSError as error:
+            raise OutputError(f"{error.filename or self.folder}: {error.strerror}; nothing was changed") from None
+        self.edits.append(edit)
+
+    def inputs(self) -> list[tuple[str, str]]:
+        """Key and fingerprint of every input file that has verdicts."""
+        parts = self.folder.glob("*/*/*.parquet")
+        return sorted({(path.parent.parent.name, path.parent.name) for path in parts})
+
     def part_path(self, key: str, fingerprint: str, first_row: int) -> Path:
         return self.folder / key / fingerprint / f"{first_row:012d}.parquet"
 
@@ -104,7 +137,7 @@ class AnnotationStore:
         return [read_summary(path) for _, path in self.parts(key, fingerprint)]
 
     def missing(self, key: str, fingerprint: str) -> list[Span]:
-        """The rows of an input file that no part speaks of: gaps between parts, and what lies behind them."""
+        """The rows of an input file that no part speaks of: gaps between parts, and what comes after them."""
         spans, end, last = [], 0, False
         for part in self.summaries(key, fingerprint):
             if part.first > end:

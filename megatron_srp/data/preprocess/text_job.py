@@ -82,9 +82,9 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints)
     if args.guard == "none":
         return None
-    from megatron_srp.annotation import load_guard
+    from megatron_srp.annotation import GuardOptions, load_guard
 
-    return load_guard(args.guard, also=["none"])
+    return load_guard(args.guard, GuardOptions(engine_options=args.guard_option), also=["none"])
 
 
 def judge_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,5 +95,5 @@ def judge_of(args: argparse.Namespace) -> dict[str, Any]:
 
         store = AnnotationStore(args.annotations)
         hints = {"hints": open_hints(store).settings} if args.hints else {}
-        return {"annotations": store.settings, "failed_as": args.failed_as, **hints}
+        return {"annotations": store.describe(), "failed_as": args.failed_as, **hints}
     return {"guard": args.guard}

@@ -36,6 +36,15 @@ def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]
         )
 
 
+def first_change(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first difference between the settings of two runs in words; "" where there is none."""
+    for name, before, now in _differences(old, new):
+        if name.startswith("annotations.edits"):
+            return "verdicts of the store have been changed since"
+        return f"made with other settings: {name} was {_short(before)}, now {_short(now)}"
+    return ""
+
+
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):

@@ -6,6 +6,7 @@ every file is brought to the disk, files are renamed to their final names, and t
 lists them with their checksums, is written last.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from megatron_srp.data.shards.journal import read_journal, refuse_other_settings, write_journal
+from megatron_srp.data.shards.journal import first_change, read_journal, refuse_other_settings, write_journal
 from megatron_srp.data.shards.lock import take_lock
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest, token_software
 from megatron_srp.errors import InputError, OutputError, UsageError
@@ -78,7 +79,19 @@ class Output:
         there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
         if there and not overwrite and not self._journal_path.exists():
             self._remove_folder()  # empty, or what a run left that was killed as it cleaned up
-            raise UsageError(f"{there[0]} exists already; pass --overwrite to replace it, or another --output-prefix")
+            raise UsageError(
+                f"{there[0]} exists already{self._since()}; pass --overwrite to replace it, or another --output-prefix"
+            )
+
+    def _since(self) -> str:
+        """What has changed since the output was made that is there; "" where nothing has, or nobody knows."""
+        with suppress(InputError):
+            made = read_manifest(manifest_path(self.prefix)).get("settings") or {}
+            both = made.keys() & self.settings.keys()  # a merged or stripped output has settings of another kind
+            now = json.loads(json.dumps({name: self.settings[name] for name in both}))
+            change = first_change({name: made[name] for name in both}, now)
+            return f" ({change})" if change else ""
+        return ""
 
     def _resume(self, overwrite: bool) -> None:
         if self._journal_path.exists() and not overwrite:

@@ -31,6 +31,11 @@ def reflected_dtype(dtype: np.dtype, highest: int) -> np.dtype:
 class ReflectedIndexedDataset:
     """What Megatron's GPTDataset reads of an IndexedDataset, with reflections where the sidecar says.
 
+        >>> from megatron_srp import ReflectedIndexedDataset, load_tokenizer
+        >>> view = ReflectedIndexedDataset("plain_text_document", "reflections_plain_text_document.srp")
+        >>> load_tokenizer("HuggingFaceTokenizer", "tokenizer").decode(view[0])
+        'A quiet morning by the river. <think> Safe </think><|endoftext|>'
+
     Both files are memory-mapped. Memory: int32[N] and a running sum (8 bytes) for 256 reflections.
 
     Args:

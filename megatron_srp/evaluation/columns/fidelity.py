@@ -6,6 +6,7 @@ fine-tuned; and by the segment's place in its answer, so that drift shows.
 
 from collections.abc import Sequence
 
+from megatron_srp.annotation.classify_segments import guard_results
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.segments import segments_of
@@ -77,9 +78,9 @@ def guard_verdicts(texts: Sequence[str], context: Context) -> list[bool | None]:
     missing = list({key: i for i, key in enumerate(keys) if key not in results}.values())
     for at in range(0, len(missing), _CHUNK):
         rows = missing[at : at + _CHUNK]
-        judged = guard.judge([texts[i] for i in rows])
+        found = guard_results(guard, [texts[i] for i in rows])
         results.add(
             (keys[i], None if one.failure else one.label.verdict is not Verdict.SAFE)
-            for i, one in zip(rows, judged, strict=True)
+            for i, one in zip(rows, found, strict=True)
         )
     return [results[key] for key in keys]

@@ -5,9 +5,10 @@ from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.engines.base import GuardedEngine
-from megatron_srp.generation.engines.request import Options, Request
+from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.escaping import Escaper
 from megatron_srp.generation.guard.forced_reflection import reflection_tree
+from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
@@ -46,6 +47,23 @@ class PromptedModel:
         # Verdicts are read after the text, and must fit in as well.
         self._longest_reflection = self.tree.depth
         self._escape = self._make_escaper()
+
+    def answer(
+        self,
+        prompts: Sequence[str | Sequence[dict[str, str]]],
+        policy: GuardPolicy | None = None,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Guarded answers to all prompts together: texts to go on with, or conversations.
+
+        Raises:
+            UsageError, InputError: as `complete` and `chat` do.
+        """
+        options = Options(policy or GuardPolicy(), Sampling(temperature, seed=seed), max_new_tokens)
+        requests = [self.complete(p, options) if isinstance(p, str) else self.chat(p, options) for p in prompts]
+        return self.generator.generate(requests)
 
     def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
         """A request to go on with a text; an empty one stands for a document's beginning.

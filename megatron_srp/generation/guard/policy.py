@@ -17,6 +17,11 @@ DEFAULT_REFUSAL = "I can't help with that."
 class GuardPolicy:
     """What a guard does.
 
+        >>> from megatron_srp import GuardPolicy
+        >>> strict = GuardPolicy(on_unsafe="retract", reflect_every=64)
+        >>> strict.is_as_strict_as(GuardPolicy())
+        True
+
     Attributes:
         on_unsafe: at an unsafe verdict `stop`; or `refuse`: stop and show the refusal instead of the rest;
             or `retract`: show a segment only once a verdict on the whole of it lets it pass, so that nothing

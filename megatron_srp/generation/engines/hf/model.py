@@ -17,6 +17,12 @@ __all__ = ["GuardedModel", "Options"]
 class GuardedModel(PromptedModel):
     """Loads model and tokenizer.
 
+        >>> from megatron_srp import GuardedModel, GuardPolicy
+        >>> model = GuardedModel("model", device="cpu")
+        >>> answers = model.answer(["A river"], GuardPolicy(on_unsafe="refuse"), max_new_tokens=8)
+        >>> answers[0].stop_reason in ("eos", "unsafe", "length")
+        True
+
     Args:
         folder: model and tokenizer, as tools/export_hf.py writes them, or a name on the hub.
         form: how the model writes reflections.
@@ -31,7 +37,7 @@ class GuardedModel(PromptedModel):
     """
 
     def __init__(
-        self, folder: str, form: ReflectionFormat, device: str | None = None, dtype: str | None = None
+        self, folder: str, form: ReflectionFormat | None = None, device: str | None = None, dtype: str | None = None
     ) -> None:
         where = choose_device(device)
         numbers = choose_dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
@@ -40,6 +46,8 @@ class GuardedModel(PromptedModel):
         model = load_model(folder, numbers)
         self.max_length = rewindable_length(model)
         ends = model.generation_config.eos_token_id
-        super().__init__(folder, form, [] if ends is None else [ends] if isinstance(ends, int) else ends)
+        super().__init__(
+            folder, form or ReflectionFormat(), [] if ends is None else [ends] if isinstance(ends, int) else ends
+        )
         self.network: Any = model.to(where).eval()
         self.generator = HFGenerator(self.network, self.vocabulary, self.tree)
