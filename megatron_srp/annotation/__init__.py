@@ -33,7 +33,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         from megatron_srp.annotation.guards.ensemble import load_ensemble
 
         if options.changed():
-            raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
+            raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to each guard in the file")
         return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
     target = name if name.endswith((".yaml", ".yml")) or name.startswith("python:") else GUARDS.get(name)
     if target is None:
@@ -44,7 +44,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
 
         return load_chat_guard(Path(__file__).with_name("guards") / target if name in GUARDS else Path(name), options)
     if options.changed():
-        raise UsageError(f"--guard {name} is no chat guard and takes no {', '.join(options.changed())}")
+        raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")
     return _instance(target.removeprefix("python:"), name)
 
 

@@ -99,7 +99,7 @@ def labels_of(judged: Sequence[GuardResult]) -> list[SafetyLabel]:
         if one.failure:
             raise InputError(
                 f"the guard gives no verdict on segment {i + 1} of {len(judged)}: {one.failure}; judge the corpus "
-                "with tools/annotate.py, which counts and shows such segments"
+                "with `srp annotate`, which counts and shows such segments"
             )
     return [one.label for one in judged]
 
@@ -131,3 +131,8 @@ class GuardOptions:
         """Names of what differs from the default."""
         default = GuardOptions()
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+
+    def changed_flags(self) -> list[str]:
+        """The same, as the flags that commands have for them."""
+        names = {"engine_options": "option"}
+        return [f"--guard-{names.get(name, name).replace('_', '-')}" for name in self.changed()]

@@ -1,4 +1,4 @@
-"""`tools/evaluate.py`: the paper's tables for a model."""
+"""`srp evaluate`: the paper's tables for a model."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.cli.guard_flags import add_guard_arguments, guard_from_args
-from megatron_srp.errors import CommandParser, UsageError
-from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, GuardPolicy
+from megatron_srp.cli import generation_flags, guard_flags
+from megatron_srp.cli.model_folder import check_model_folder
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
+from megatron_srp.errors import UsageError
+from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
@@ -17,55 +19,87 @@ if TYPE_CHECKING:
     from megatron_srp.evaluation.results import ResultStore
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = CommandParser(
-        description="Attack and evaluate a model: report.html and report.json with the paper's figures beside the "
-        "measured ones. The same command goes on where a stopped one was.",
-    )
+DESCRIPTION = """
+Attack and evaluate a model: report.html and report.json with the paper's figures next to the measured ones. A stopped
+run resumes when the same command is given again.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    old_names = guard_flags.OLD_NAMES | generation_flags.OLD_NAMES
+    parser = Parser(prog="srp evaluate", description=DESCRIPTION, old_names=old_names)
     add = parser.add_argument
-    add("target", metavar="MODEL", help="folder that tools/export_hf.py wrote, or a name on the hub")
-    add("--suite", default="quick", metavar="NAME", help="quick, paper, or a YAML file of your own (default: quick)")
-    add("--out", type=Path, required=True, metavar="DIR", help="where the report and all results are kept")
-    add("--data", nargs="+", default=[], metavar="SOURCE", help="a folder of data sets; NAME=FILE; NAME=hub")
-    add("--limit", type=int, metavar="N", help="cases in a column at most (default: the suite's)")
-    add("--seed", type=int, default=0, metavar="N", help="of the attacks (default: 0)")
-    _add_target_arguments(parser)
-    _add_judge_arguments(parser)
-    group = parser.add_argument_group("capability").add_argument
-    group("--lm-eval-include", metavar="DIR", help="more task descriptions for lm-eval")
-    group("--lm-eval-tasks", metavar="TASK=METRIC,...", help="instead of the suite's tasks")
-    group("--retry-failed", action="store_true", help="try again the tasks that could not be run before")
-    add_guard_arguments(parser, required=False, one_mode=False)
-    args = parser.parse_args(argv)
-    if args.limit is not None and args.limit < 1:
-        raise UsageError(f"--limit {args.limit}: give at least 1")
+    add("target", metavar="MODEL", help="folder that `srp export` wrote, or a name on the hub")
+    add = parser.add_argument_group("suite").add_argument
+    add("--suite", default="quick", metavar="NAME", help="quick, paper, or a YAML file of your own")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the report and all results")
+    add(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="a folder of data sets; NAME=FILE; NAME=hub (default: none)",
+    )
+    add("--limit", type=int, metavar="N", help="maximum cases per column (default: the suite's)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the attacks")
+    _add_target_flags(parser)
+    _add_judge_flags(parser)
+    add = parser.add_argument_group("capability").add_argument
+    add("--lm-eval-include", metavar="DIR", help="more task descriptions for lm-eval (default: none)")
+    add("--lm-eval-tasks", metavar="TASK=METRIC,...", help="tasks to run (default: the suite's)")
+    add("--retry-failed", action="store_true", help="retry tasks that could not be run before")
+    guard_flags.add_guard_flags(parser, required=False, one_mode=False)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags, checked; raises UsageError."""
+    args = build_parser().parse_args(argv)
+    require_at_least(1, args, "--limit", "--batch-size", "--max-new-tokens", "--judge-max-tokens")
+    check_model_folder("MODEL", args.target)
     if args.lm_eval_include and not Path(args.lm_eval_include).is_dir():
-        raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; give one with task descriptions")
+        raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; pass one with task descriptions")
     if bool(args.judge_endpoint) != bool(args.judge_model):
         raise UsageError("--judge-endpoint and --judge-model go together; give both, or neither")
+    guard_flags.guard_options(args)
     return args
 
 
-def _add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("the model as it is deployed").add_argument
-    add("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
-    add("--dtype", metavar="NAME", help="bfloat16, float16 or float32 (default: bfloat16 on a GPU, else float32)")
-    add("--batch-size", type=int, default=16, metavar="N", help="answers at a time (default: 16)")
-    add("--max-new-tokens", type=int, default=256, metavar="N", help="of an answer, where a column does not say")
-    add("--no-chat", action="store_true", help="a base model: prompts are texts to go on with")
-    add("--reflection-tokens", choices=["text", "special"], default="text", help="as the shards were written")
-    add("--on-unsafe", default="stop", metavar="POLICY", help="of the guard: stop, refuse or retract (default: stop)")
-    add("--stop-at", default="Unsafe,Controversial", metavar="VERDICTS", help="what counts as unsafe (default: both)")
-    add("--reflect-every", type=int, default=0, metavar="TOKENS", help="force reflections so often, when guarded")
-    add("--reflect-prompt", action="store_true", help="force one on the prompt, when guarded")
+def _add_target_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the model as it is deployed")
+    generation_flags.add_device_flags(group)
+    add = group.add_argument
+    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer, unless a column says")
+    add("--no-chat", action="store_true", help="a base model: prompts are continued as plain text")
+    add("--on-unsafe", choices=ON_UNSAFE[1:], default="stop", help="what the guard does, where a column is guarded")
+    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
+    add(
+        "--reflect-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="force a reflection every N tokens where a column is guarded; 0 for never (default: 0)",
+    )
+    add("--reflect-prompt", action="store_true", help="force one on the prompt, where guarded")
 
 
-def _add_judge_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("judges, beside the heuristic one").add_argument
-    add("--judge-endpoint", metavar="URL", help="OpenAI-compatible, such as http://127.0.0.1:8000/v1")
-    add("--judge-model", metavar="NAME", help="the model's name there")
-    add("--judge-max-tokens", type=int, default=16, metavar="N", help="of a reply; more for one that thinks aloud")
-    add("--harmbench-classifier", metavar="DIR", help="weights of cais/HarmBench-Llama-2-13b-cls, or its name")
+def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("judges, with the heuristic one").add_argument
+    add("--judge-endpoint", metavar="URL", help="OpenAI-compatible base URL including /v1 (default: no such judge)")
+    add("--judge-model", metavar="NAME", help="the judge's name there (no default)")
+    add(
+        "--judge-max-tokens",
+        type=int,
+        default=16,
+        metavar="N",
+        help="maximum tokens per reply; raise it for reasoning models",
+    )
+    add(
+        "--harmbench-classifier",
+        metavar="DIR",
+        help="weights of cais/HarmBench-Llama-2-13b-cls, or its name (default: no such judge)",
+    )
 
 
 def run(args: argparse.Namespace) -> Path:
@@ -87,7 +121,7 @@ def run(args: argparse.Namespace) -> Path:
     with ExitStack() as stack:
         target = HFTarget(args.target, options)
         store = stack.enter_context(ResultStore(args.out / "cache"))
-        guard = guard_from_args(args) if args.guard else None
+        guard = guard_flags.guard_from_args(args) if args.guard else None
         if guard:
             stack.callback(guard.close)
         panel = _panel(args, store)
@@ -103,11 +137,8 @@ def run(args: argparse.Namespace) -> Path:
 
 def _target_options(args: argparse.Namespace) -> "TargetOptions":
     form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
-    stop_at = parse_stop_after(args.stop_at)
-    policy = GuardPolicy(args.on_unsafe, stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt)
-    for flag in ("batch_size", "max_new_tokens"):
-        if getattr(args, flag) < 1:
-            raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give at least 1")
+    stop_after = parse_stop_after(args.stop_after, of="answer")
+    policy = GuardPolicy(args.on_unsafe, stop_after, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt)
 
     from megatron_srp.evaluation.hf_target import TargetOptions
 
@@ -148,5 +179,7 @@ def _tasks(given: str | None) -> dict[str, str]:
 
 
 def main(argv: Sequence[str]) -> None:
+    """Parse `argv`, evaluate, print where the report is."""
     page = run(parse(argv))
-    print(f"wrote {page}, and report.json and cases.jsonl beside it")
+    print(f"wrote {page}, with report.json and cases.jsonl next to it")
+    next_step(f"srp compare {page.parent} OTHER compares it with another evaluation")

@@ -1,4 +1,4 @@
-"""preprocess_with_reflections.py --input-shards: reflections for shards that exist already."""
+"""`srp preprocess --input-shards`: reflections for existing shards."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
     tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model)
     labeler = _labeler(args, shards)
     if isinstance(labeler, GuardLabeler):
-        judge = judge | labeler.settings  # a name alone is not the guard: a run must not go on with another
+        judge = judge | labeler.settings  # a name alone is not the guard: a run must not resume with another
     settings = ShardJobSettings(
         shards, Path(args.output_prefix), tokenizer, form, args.max_words, judge, args.materialize
     )

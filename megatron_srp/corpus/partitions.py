@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 _ABOUT = """
 Partition I of N takes a run of the input files, about as large as the others', and writes shards,
 journal and manifest of its own, as PREFIX-0000I-of-0000N. Which files depends on nothing but their
-order and sizes. tools/merge_shards.py joins the partitions, and the result is the single run's. With
+order and sizes. `srp merge` joins the partitions, and the result is the single run's. With
 more partitions than files the last ones have none; they do nothing and end with 0. A finished
 partition is not made again: an array job can be given again until all of it went through.
 """

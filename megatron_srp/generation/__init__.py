@@ -11,7 +11,7 @@
     hf              transformers as the engine
     vllm_generator  vLLM as the engine
     server          an OpenAI-compatible endpoint
-    cli, chat       tools/generate.py
+    cli, chat       srp generate
 
 Only files named hf import torch.
 """

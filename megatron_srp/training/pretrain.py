@@ -1,11 +1,11 @@
 """Pretrain with Megatron's own trainer on shards with (or without) reflections.
 
-    torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \\
-        --tensor-model-parallel-size 2 --data-path out/corpus_text_document [any Megatron flag]
+    torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug --tensor-model-parallel-size 2 \\
+        --data-path out/corpus_text_document [any Megatron flag]
 
 Without torchrun it is one process. Where no GPU is visible it runs on the CPU over gloo.
 The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
-imports this module again, and a mistake in a flag is answered before Megatron is imported.
+imports the main module again, and a mistake in a flag is answered before Megatron is imported.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training.process.exits import exit_together, exit_with_traceback, rank
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Entry point: run, and turn a user's mistake into one line and exit code 2. A rank that fails ends at once."""
     try:
-        train(sys.argv[1:])
+        train(sys.argv[1:] if argv is None else argv)
     except SrpError as error:
         exit_together(error)
     except (Exception, KeyboardInterrupt):

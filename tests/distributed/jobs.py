@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-ENTRY_POINT = ["-m", "megatron_srp.training.pretrain"]
+ENTRY_POINT = ["-m", "megatron_srp", "train"]
 REPOSITORY = Path(__file__).parents[2]
 NUM_STEPS = 30
 SAVE_INTERVAL = 15

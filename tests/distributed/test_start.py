@@ -17,6 +17,7 @@ import pytest
 from megatron_srp.training.flags.precision import PRECISIONS
 from megatron_srp.training.flags.presets import PRESETS
 from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
+from tests.helpers.commands import SRP
 from tests.helpers.sft_shards import chat_shard
 
 EXAMPLES = REPOSITORY / "examples"
@@ -58,7 +59,7 @@ def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserve
     done = script(name, "--print-command", NNODES=str(nodes), MASTER_ADDR="node0", WANDB_PROJECT="p", EXIT_MINUTES="9")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
-    log = dry_run(forkserver, command[command.index("megatron_srp.training.pretrain") + 1 :], 8 * nodes)
+    log = dry_run(forkserver, command[command.index("train") + 1 :], 8 * nodes)
     assert "--wandb-project p" in log
     assert "--exit-duration-in-mins 9" in log
 
@@ -224,7 +225,7 @@ def test_a_checkpoint_that_cannot_be_written(
 
 
 def test_a_port_that_another_job_has(corpus: Corpus) -> None:
-    command = [sys.executable, "-m", "megatron_srp.training.pretrain", *corpus.flags]
+    command = [*SRP, "train", *corpus.flags]
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()

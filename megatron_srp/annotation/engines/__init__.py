@@ -103,7 +103,7 @@ def load_engine(name: str, model: str, tokenizer: str | None = None, **options: 
     known = [p.name for p in parameters][1:]
     for option in options:
         if option not in known and not any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
-            raise UsageError(f"--engine {name} has no option {option!r}; {did_you_mean(option, known)}")
+            raise UsageError(f"--guard-engine {name} has no option {option!r}; {did_you_mean(option, known)}")
     if tokenizer and "tokenizer" in known:
         options.setdefault("tokenizer", tokenizer)
     return kind(model, **options)  # type: ignore[call-arg]
@@ -119,6 +119,6 @@ def _engine_class(name: str) -> type[Engine]:
     if missing:
         extra = "ray" if "ray" in missing else "annotate"
         raise UsageError(
-            f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
+            f"--guard-engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
         )
     return kind

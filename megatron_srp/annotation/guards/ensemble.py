@@ -113,7 +113,7 @@ class EnsembleGuard(Guard):
 
 
 def load_ensemble(path: Path, load_guard: LoadGuard) -> EnsembleGuard:
-    """The ensemble of a YAML file, with all its members loaded by `load_guard`; raises UsageError for a mistake in it."""
+    """The ensemble of a YAML file, its members loaded by `load_guard`; raises UsageError for a mistake in it."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
         entries, rule = tree["guards"], tree["rule"]

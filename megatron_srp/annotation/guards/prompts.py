@@ -106,7 +106,7 @@ class PromptBuilder:
         if len(ids) != len(self._asked) + 1 or ids[:-1] != self._asked.tolist():
             raise UsageError(
                 f"guard {self.spec.name}: verdict {text!r} is not one token of {self.tokenizer.model} behind "
-                f"{self.spec.answer!r}; use the guard's own tokenizer, or --generate-all"
+                f"{self.spec.answer!r}; use the guard's own tokenizer, or --guard-generate-all"
             )
         return ids[-1]
 
@@ -151,7 +151,7 @@ def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
     if head is None or tail is None or not sound:
         raise UsageError(
             f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt otherwise than by itself "
-            "(a SentencePiece dummy prefix, say), which chat guards do not support here; use --engine http and "
+            "(a SentencePiece dummy prefix, say), which chat guards do not support here; use --guard-engine http and "
             "a server that applies the template"
         )
     return head, tail

@@ -63,7 +63,7 @@ class StoreLabeler:
             if not parts:
                 raise UsageError(
                     f"{store.folder} has no verdicts for {key!r} of {name}; was the file changed "
-                    "since? Annotate it with tools/annotate.py"
+                    "since? Annotate it with `srp annotate`"
                 )
         self._hints = open_hints(store) if hints else None
         if self._hints:
@@ -165,5 +165,5 @@ def failed_label(name: str, part: Part, picked: np.ndarray, failed_as: Verdict |
     document, within = part.document_of(segment)
     raise InputError(
         f"{name}, row {part.rows[document] + 1}, segment {within + 1}: the guard gave no verdict "
-        f"({part.failures[segment]}); try again with annotate.py --retry-failed, or pass --failed-as Unsafe"
+        f"({part.failures[segment]}); try again with `srp annotate --retry-failed`, or pass --failed-as Unsafe"
     )

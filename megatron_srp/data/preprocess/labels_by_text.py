@@ -54,7 +54,7 @@ class HashLabeler:
         self._folder, self._names = store.folder, names
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
-            raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with tools/annotate.py")
+            raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with `srp annotate`")
         self._hints = open_hints(store) if hints else None
         if self._hints:
             self._hints.require(f"the texts under {key!r}", self._paths)

@@ -67,12 +67,12 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
         raise UsageError(
             f"{where} was trained with the tokenizer {getattr(saved, 'tokenizer_model', '')} (fingerprint "
             f"{tokenizer[:12]}), the conversations are written with {now['tokenizer'][:12]}. Build them with that "
-            "tokenizer (augment_sft.py --tokenizer-model); import_hf.py --tokenizer adds tokens to a model"
+            "tokenizer (`srp sft --tokenizer-model`); `srp import --tokenizer-model` adds tokens to a model"
         )
     if differs(was.get("reflection"), now["reflection"]):
         raise UsageError(
             f"{where} was trained on reflections written as {_show(was['reflection'])}, the conversations write "
-            f"{_show(now['reflection'])}. Build them as in pretraining (augment_sft.py --reflection-tokens)"
+            f"{_show(now['reflection'])}. Build them as in pretraining (`srp sft --reflection-tokens`)"
         )
 
 

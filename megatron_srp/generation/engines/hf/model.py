@@ -18,7 +18,7 @@ class GuardedModel(PromptedModel):
     """Loads model and tokenizer.
 
     Args:
-        folder: model and tokenizer, as tools/export_hf.py writes them, or a name on the hub.
+        folder: model and tokenizer, as `srp export` writes them, or a name on the hub.
         form: how the model writes reflections.
         device: "cuda", "cuda:1" or "cpu"; by default a GPU where there is one.
         dtype: by default bfloat16 on a GPU and float32 on CPU.
@@ -36,7 +36,7 @@ class GuardedModel(PromptedModel):
         where = choose_device(device)
         numbers = choose_dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
         if not Path(folder).exists() and Path(folder).is_absolute():
-            raise UsageError(f"--model {folder}: no such folder; give one that tools/export_hf.py wrote")
+            raise UsageError(f"model {folder}: no such folder; pass one that `srp export` wrote")
         model = load_model(folder, numbers)
         self.max_length = rewindable_length(model)
         ends = model.generation_config.eos_token_id
