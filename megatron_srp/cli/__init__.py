@@ -7,6 +7,8 @@ flags are parsed: `--help`, a typo and completion answer at once.
 A new command is a file with these two functions and a line in `COMMANDS`.
 """
 
+from __future__ import annotations  # an older Python reads this file far enough to say that it is one
+
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module

@@ -42,7 +42,8 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the engine, such as batch_tokens=32768 or base_url=http://HOST:8000/v1; may be repeated (default: none)",
+        help="an option of the engine, such as batch_tokens=32768 or base_url=http://HOST:8000/v1; may be repeated "
+        "(default: none)",
     )
     if one_mode:
         add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt)")
