@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from megatron_srp.cli import guard_flags
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = (
@@ -56,3 +56,4 @@ def main(argv: list[str]) -> None:
     if args.json:
         write_json(found, args.json)
         print(f"wrote {args.json}")
+    next_step(f"srp annotate --guard {args.guard} ... judges a corpus with it, from --guard-threshold on")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import InputError, UsageError
 
 DESCRIPTION = "Print conversations of a shard made by `srp sft`, with the tokens that are learned in green (or in ⟦ ⟧)."
@@ -37,3 +37,4 @@ def main(argv: list[str]) -> None:
         ids, mask = shard[i]
         print(f"--- {i}: {len(ids)} tokens, {int(mask.sum())} learned")
         print(show_sample(ids, mask, tokenizer, sys.stdout.isatty() and not args.no_color))
+    next_step(f"torchrun ... -m megatron_srp train --srp-sft {args.prefix} --pretrained-checkpoint DIR ...")
