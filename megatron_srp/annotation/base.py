@@ -63,6 +63,11 @@ class Guard(ABC):
         """What else was met and counted, for the report of a run: texts judged in windows, say."""
         return Counter()
 
+    @property
+    def preferred_workers(self) -> int:
+        """Batches judged at once that keep it busy."""
+        return 1
+
     @abstractmethod
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
         """A label for each text, in order; raises InputError where no verdict can be had."""

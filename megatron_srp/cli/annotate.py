@@ -82,14 +82,14 @@ def main(argv: list[str]) -> int:
                 store,
                 guard,
                 args.max_words,
-                key,
-                args.chunk_documents,
-                args.on_error == "skip",
-                args.workers or getattr(getattr(guard, "engine", None), "callers", 1),
-                partition,
-                FailureLog(args.max_failure_rate),
-                display.update,
-                display.warn,
+                key=key,
+                chunk_documents=args.chunk_documents,
+                skip_errors=args.on_error == "skip",
+                workers=args.workers or guard.preferred_workers,
+                partition=partition,
+                failures=FailureLog(args.max_failure_rate),
+                report=display.update,
+                warn=display.warn,
             )
             try:
                 job.run(args.retry_failed)

@@ -2,9 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags, guard_flags
 from megatron_srp.cli.model_folder import check_model_folder
@@ -14,10 +13,7 @@ from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, Gua
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
-    from megatron_srp.evaluation.hf_target import TargetOptions
-    from megatron_srp.evaluation.judges import JudgePanel
-    from megatron_srp.evaluation.results import ResultStore
-
+    from megatron_srp.evaluation.job import EvaluationSettings
 
 DESCRIPTION = """
 Attack and evaluate a model: report.html and report.json with the paper's figures next to the measured ones. A stopped
@@ -102,74 +98,38 @@ def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> Path:
-    """Evaluate; returns the page."""
-    from megatron_srp.evaluation.behaviors import find_sources
-    from megatron_srp.evaluation.suite import load_suite
+def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
+    """The evaluation that the flags describe; raises UsageError."""
+    from megatron_srp.evaluation.hf_target import TargetOptions
+    from megatron_srp.evaluation.job import EvaluationSettings
 
-    suite, sources = load_suite(args.suite), find_sources(args.data)
-    options, tasks = _target_options(args), _tasks(args.lm_eval_tasks)
-
-    from megatron_srp.evaluation.column import Context
-    from megatron_srp.evaluation.hf_target import HFTarget
-    from megatron_srp.evaluation.progress import Progress
-    from megatron_srp.evaluation.results import ResultStore
-    from megatron_srp.evaluation.results_json import case_lines, to_report, write_report
-    from megatron_srp.evaluation.suite import run_suite
-    from megatron_srp.reports.evaluation_report import write_evaluation_report
-
-    with ExitStack() as stack:
-        target = HFTarget(args.target, options)
-        store = stack.enter_context(ResultStore(args.out / "cache"))
-        guard = guard_flags.guard_from_args(args) if args.guard else None
-        if guard:
-            stack.callback(guard.close)
-        panel = _panel(args, store)
-        stack.callback(panel.close)
-        progress = stack.enter_context(Progress())
-        context = Context(target, args.target, store, panel, progress, sources, guard=guard, seed=args.seed)
-        context.lm_eval = {"include": args.lm_eval_include, "tasks": tasks, "retry_failed": args.retry_failed}
-        results = run_suite(suite, context, args.limit)
-        report = to_report(suite, context, results, args.limit or suite.limit)
-        write_report(args.out, report, results)
-        return write_evaluation_report(args.out / "report.html", report, case_lines(results))
-
-
-def _target_options(args: argparse.Namespace) -> "TargetOptions":
-    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     stop_after = parse_stop_after(args.stop_after, of="answer")
     policy = GuardPolicy(args.on_unsafe, stop_after, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt)
-
-    from megatron_srp.evaluation.hf_target import TargetOptions
-
+    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     chat = False if args.no_chat else None
-    return TargetOptions(form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
-
-
-def _panel(args: argparse.Namespace, store: "ResultStore") -> "JudgePanel":
-    from megatron_srp.evaluation.judges import Judge, JudgePanel
-    from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
-
-    judges: list[Judge] = [HeuristicJudge()]
-    missing: dict[str, str] = {}
-    if args.judge_endpoint:
-        from megatron_srp.annotation.engines.http_client import EndpointClient
-        from megatron_srp.evaluation.judges.llm import LLMJudge
-
-        judges.append(LLMJudge(EndpointClient(args.judge_endpoint), args.judge_model, args.judge_max_tokens))
-    else:
-        missing["llm"] = "no judge: give --judge-endpoint and --judge-model"
-    if args.harmbench_classifier:
-        from megatron_srp.evaluation.judges.harmbench import HarmBenchJudge
-
-        judges.append(HarmBenchJudge(args.harmbench_classifier))
-    else:
-        missing["harmbench"] = "no classifier: give --harmbench-classifier"
-    return JudgePanel(judges, missing, store.file("judgements"))
+    target = TargetOptions(form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
+    return EvaluationSettings(
+        args.target,
+        args.out,
+        suite=args.suite,
+        data=args.data,
+        limit=args.limit,
+        seed=args.seed,
+        target=target,
+        guard=args.guard,
+        guard_options=guard_flags.guard_options(args),
+        judge_endpoint=args.judge_endpoint,
+        judge_model=args.judge_model,
+        judge_max_tokens=args.judge_max_tokens,
+        harmbench_classifier=args.harmbench_classifier,
+        lm_eval_include=args.lm_eval_include,
+        lm_eval_tasks=_tasks(args.lm_eval_tasks),
+        retry_failed=args.retry_failed,
+    )
 
 
 def _tasks(given: str | None) -> dict[str, str]:
-    tasks: dict[str, Any] = {}
+    tasks = {}
     for part in given.split(",") if given else ():
         task, _, metric = part.partition("=")
         if not task or not metric:
@@ -180,6 +140,10 @@ def _tasks(given: str | None) -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> None:
     """Parse `argv`, evaluate, print where the report is."""
-    page = run(parse(argv))
+    settings = settings_from_args(parse(argv))
+
+    from megatron_srp.evaluation.job import evaluate_model
+
+    page = evaluate_model(settings)
     print(f"wrote {page}, with report.json and cases.jsonl next to it")
     next_step(f"srp compare {page.parent} OTHER compares it with another evaluation")

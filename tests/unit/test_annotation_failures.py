@@ -107,7 +107,7 @@ def test_the_data_job_refuses_failed_segments_unless_told(files, tokenizer_model
 
 
 def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_srp.cli.annotate.guard_from_args", lambda args: MoodyGuard())
+    monkeypatch.setattr("megatron_srp.cli.guard_flags.guard_from_args", lambda args: MoodyGuard())
     path = write_jsonl(["On the river. The end.", "It kills."])
     flags = ["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s")]
     with pytest.raises(GuardError, match="1 of 2 segments got no verdict"):

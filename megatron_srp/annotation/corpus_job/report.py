@@ -1,5 +1,7 @@
 """The report of an annotation run."""
 
+from collections import Counter
+
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 
 _SHOWN = 10
@@ -10,7 +12,8 @@ def print_report(job: Annotator) -> None:
     progress, failures = job.progress, job.failures
     parts = [part for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number])]
     earlier = sum(part.end - part.first for part in parts) - progress.documents - progress.skipped
-    incidents = job.guard.incidents + getattr(job.guard, "engine", job.guard).incidents
+    engine = getattr(job.guard, "engine", None)
+    incidents = job.guard.incidents + (engine.incidents if engine else Counter())
     rows = [
         *([("rows of earlier runs", earlier)] if earlier > 0 else []),
         ("documents", progress.documents),

@@ -104,6 +104,10 @@ class ChatGuard(Guard):
             "generate_all": options.generate_all,
         }
 
+    @property
+    def preferred_workers(self) -> int:
+        return self.engine.callers
+
     def close(self) -> None:
         self.engine.close()
 
