@@ -89,8 +89,8 @@ def dispatch(
     Raises:
         UsageError: for an unknown command, or a package that it needs and that is not installed.
     """
-    from megatron_srp.cli.missing import missing_packages_explained
     from megatron_srp.errors import UsageError, did_you_mean
+    from megatron_srp.missing_packages import missing_packages_explained
 
     if argv and argv[0] in ("-h", "--help"):
         print(describe_commands(prog, commands, epilog))

@@ -30,7 +30,8 @@ def main(argv: list[str]) -> None:
 
     from megatron_srp.reports.shard_report import inspect_shard, open_shard, write_shard_report
 
-    inspection = open_shard(args.prefix.removesuffix(".srp"), args.shard, args.tokenizer_model)
+    prefix = args.prefix.removesuffix(".srp")
+    inspection = open_shard(prefix, args.shard, args.tokenizer_model)
     statistics, content = inspect_shard(inspection, args.documents, args.seed)
     if args.json:
         print(json.dumps(content, ensure_ascii=False, indent=2))
@@ -45,4 +46,4 @@ def main(argv: list[str]) -> None:
         page = write_shard_report(args.out or f"{inspection.name}.report.html", inspection, statistics, content)
         print(f"wrote {page}", file=sys.stderr if args.json else sys.stdout)
     if not args.json:
-        next_step(f"open {page} in a browser; srp verify {args.prefix} checks the files")
+        next_step(f"open {page} in a browser; srp verify {prefix} checks the files")

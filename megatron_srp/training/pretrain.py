@@ -15,13 +15,15 @@ import sys
 from pathlib import Path
 
 from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.missing_packages import missing_packages_explained
 from megatron_srp.training.process.exits import exit_together, exit_with_traceback, rank
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run, and turn a user's mistake into one line and exit code 2. A rank that fails ends at once."""
     try:
-        train(sys.argv[1:] if argv is None else argv)
+        with missing_packages_explained("training"):
+            train(sys.argv[1:] if argv is None else argv)
     except SrpError as error:
         exit_together(error)
     except (Exception, KeyboardInterrupt):

@@ -307,6 +307,6 @@ def test_the_tool(tokenizer, tmp_path):
     assert done.returncode == 0 and len(json.loads(done.stdout)["sample"]) == 3
     assert not list(tmp_path.glob("*.html"))
     done = run(tmp_path / "c_text_document.srp")
-    assert done.stdout.endswith(f"wrote {tmp_path / 'c_text_document.report.html'}\n") and not done.stderr
+    assert f"\nwrote {tmp_path / 'c_text_document.report.html'}\nnext: " in done.stdout and not done.stderr
     done = run(tmp_path / "none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 # below it.
 LAYERS = [
     ("errors", "schema", "_kernels"),
-    ("files",),
+    ("files", "missing_packages"),
     ("whole_folder", "terminal", "segmentation", "reflection", "statistics", "ray_cluster"),
     ("corpus", "tokenization"),
     ("annotation",),

@@ -1,5 +1,6 @@
 """A package that a command needs and that is not installed, said by name and with the command that installs it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ EXTRAS = {
     **dict.fromkeys(["datasets", "lm_eval"], "eval"),
     **dict.fromkeys(["emerging_optimizers"], "world"),
 }
+
+_COMPILED = re.compile(r"(?:name '|\.)_[a-z]\w*")  # our compiled modules, whose names begin with _
 
 
 @contextmanager
@@ -34,9 +37,9 @@ def missing_packages_explained(command: str) -> Iterator[None]:
 
 def _explain(error: ImportError) -> str | None:
     """None for an import of ours that is wrong: a bug, whose traceback is wanted."""
-    missing, _, rest = (error.name or "").partition(".")
+    missing = (error.name or "").partition(".")[0]
     if missing == "megatron_srp":
-        if "_kernels" not in f"{rest} {error}":
+        if not _COMPILED.search(f"{error.name} {error}"):
             return None
         return (
             f"needs the compiled kernels, which this installation lacks ({error}); with a C compiler installed, build "
