@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags, guard_flags
-from megatron_srp.cli.model_folder import check_model_folder
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
@@ -52,7 +51,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags, checked; raises UsageError."""
     args = build_parser().parse_args(argv)
     require_at_least(1, args, "--limit", "--batch-size", "--max-new-tokens", "--judge-max-tokens")
-    check_model_folder("MODEL", args.target)
     if args.lm_eval_include and not Path(args.lm_eval_include).is_dir():
         raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; pass one with task descriptions")
     if bool(args.judge_endpoint) != bool(args.judge_model):

@@ -3,9 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from megatron_srp.cli.model_folder import check_model_folder
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
+from megatron_srp.generation.model_folder import check_model_folder
 from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def options_from_args(args: argparse.Namespace) -> "Options":
 
 def load_from_args(args: argparse.Namespace) -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
-    check_model_folder("--model", args.model)
+    check_model_folder(args.model)  # before the seconds that the imports take
     form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     if args.engine == "vllm":
         if args.device:
