@@ -4,6 +4,8 @@ import argparse
 
 from megatron_srp.errors import UsageError
 
+# `tokenization.TYPES`, which imports numpy.
+TOKENIZER_TYPES = ("HuggingFaceTokenizer", "SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
 OLD_NAMES = {"--json-key": "--json-keys"}
 INPUT_HELP = (
     "files (JSONL or Parquet, compressed or not), folders with all such files below them, or quoted patterns such as "

@@ -71,8 +71,8 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("tokenizer").add_argument
     add(
         "--tokenizer-type",
-        metavar="TYPE",
-        help="HuggingFaceTokenizer or SentencePieceTokenizer (default, for --input-shards only: the shards' own)",
+        choices=corpus_flags.TOKENIZER_TYPES,
+        help="as for Megatron (default, for --input-shards only: the shards' own)",
     )
     add(
         "--tokenizer-model",
@@ -94,7 +94,8 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--failed-as",
-        metavar="VERDICT",
+        type=str.capitalize,
+        choices=list(map(str, Verdict)),
         help="with --store: the verdict of segments to which the guard gave none (default: refuse them)",
     )
     add_reflection_flags(parser).add_argument(

@@ -114,7 +114,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="PREFIX_sft.bin, .idx and .mask, and PREFIX.srp.json (default: JSON lines are written)",
     )
-    add("--tokenizer-type", default=DEFAULTS["tokenizer_type"], metavar="TYPE", help="as for Megatron")
+    types = corpus_flags.TOKENIZER_TYPES
+    add("--tokenizer-type", choices=types, default=DEFAULTS["tokenizer_type"], help="as for Megatron")
     add(
         "--tokenizer-model",
         metavar="PATH",

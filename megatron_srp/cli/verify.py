@@ -2,6 +2,7 @@
 
 import argparse
 
+from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
 from megatron_srp.cli.parser import Parser
 
 DESCRIPTION = """
@@ -16,8 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="read neither tokens nor checksums")
     add(
         "--tokenizer-type",
+        choices=TOKENIZER_TYPES,
         default="HuggingFaceTokenizer",
-        metavar="TYPE",
         help="with --tokenizer-model, as for Megatron",
     )
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 
 from megatron_srp import cli
+from megatron_srp.annotation import engines as guards
 from megatron_srp.cli import COMMANDS, bench, check, load, world
+from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
+from megatron_srp.cli.guard_flags import ENGINES
+from megatron_srp.cli.sft_flags import FORMATS
 from megatron_srp.cli.world_flags import LABEL_POLICIES, SETTINGS, TASKS
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.world.presets import PRESETS
 from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
+from megatron_srp.sft.chat_formats import NAMES
+from megatron_srp.tokenization import TYPES
 from tests.helpers.commands import SRP, srp
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +188,8 @@ def test_an_old_python_is_one_line(monkeypatch, capsys):
         cli.main(["--help"])
 
 
-def test_the_choices_are_those_of_the_world():
+def test_the_choices_are_those_of_the_modules_that_are_too_heavy_to_ask():
+    assert TOKENIZER_TYPES == TYPES and set(FORMATS) == set(NAMES) and set(ENGINES) == set(guards.ENGINES)
     assert (tuple(map(str, Setting)), tuple(map(str, LabelPolicy))) == (SETTINGS, LABEL_POLICIES)
     assert {*TASKS} == {task for tasks in PRESETS.values() for task in tasks}
 

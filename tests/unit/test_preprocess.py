@@ -97,7 +97,7 @@ def bad(tmp_path, name, content):
             lambda d: {"--guard": "heuristics"},
             "choose from heuristic, llama-guard, none, qwen3guard; did you mean 'heuristic'",
         ),
-        (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2' is not supported"),
+        (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2': choose from GPTSentencePieceTokenizer, "),
         (lambda d: {"--tokenizer-model": str(d / "nothing")}, "no tokenizer.json there"),
         (lambda d: {"--max-words": "0"}, "--max-words 0"),
         (lambda d: {"--max-words": "ten"}, "--max-words: invalid int value: 'ten'"),
