@@ -158,7 +158,7 @@ def test_only_two_files_of_ours_know_the_trainer() -> None:
         for name, tree in zip(USERS_OF_MEGATRON, syntax_trees(), strict=True)
         if any(path.startswith("megatron.training") for path in aliases(tree).values())
     }
-    assert users == {"training/megatron_api.py", "training/cpu_backend.py"}
+    assert users == {"training/megatron_api.py", "training/cpu/backend.py"}
 
 
 @pytest.mark.parametrize("path", imports_of_megatron())
