@@ -137,7 +137,7 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
         (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
         (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),
-        (["--srp-precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--srp-precision", "fp8"], "--srp-precision 'fp8': choose from bf16, "),
         (["--async-save"], "--async-save needs --use-persistent-ckpt-worker"),
         (["--load", "nowhere"], "--load nowhere: no checkpoint there"),
     ],
