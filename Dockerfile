@@ -29,4 +29,4 @@ RUN pip install --no-cache-dir --constraint docker/constraints.txt --editable . 
 USER 10001
 WORKDIR /home/srp
 ENV OMP_NUM_THREADS=1 HOME=/home/srp USER=srp
-CMD ["python", "/opt/megatron-srp/tools/check_env.py"]
+CMD ["srp", "check"]

@@ -17,11 +17,11 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	.venv/bin/python tools/run_world.py --preset mini --settings filtering,srp --stages sft,sft-recovery \
+	.venv/bin/srp world run --preset mini --settings filtering,srp --stages sft,sft-recovery \
 		--seeds 1 out/demo
 
 smoke: setup
-	.venv/bin/python tools/smoke.py
+	.venv/bin/srp smoke
 
 test: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile
@@ -30,7 +30,7 @@ test-all: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
 
 bench: setup
-	.venv/bin/python tools/bench.py
+	.venv/bin/srp bench
 
 lint: setup
 	.venv/bin/ruff check

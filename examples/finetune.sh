@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tune a post-trained model on a user's data, which augment_sft.py --mode reflection, mix-sft or original wrote:
+# Fine-tune a post-trained model on a user's data, which srp sft --mode reflection, mix-sft or original wrote:
 # without reflections in it, the model forgets to write them. Usage and settings: sft_common.sh.
 # The paper fine-tunes on benign data for 5 epochs, and on adversarial data for 20; learning rate and batch are ours.
 PRESET=${PRESET:-1p7b}

@@ -91,7 +91,7 @@ launch() {
         command+=(--nnodes "$nnodes" --node-rank "$node_rank")
         command+=(--master-addr "${MASTER_ADDR:-}" --master-port "${MASTER_PORT:-29500}")
     fi
-    command+=(-m megatron_srp.training.pretrain)
+    command+=(-m megatron_srp train)
 
     if compgen -G "$root/megatron_srp/corpus/_text*.so" >/dev/null; then # this copy is built; else the installed one
         export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -103,13 +103,13 @@ launch() {
             ;;
         dry-run)
             echo "${command[*]} [the flags below]"
-            exec "$python" -m megatron_srp.training.pretrain "$@" "${extra[@]}" \
+            exec "$python" -m megatron_srp train "$@" "${extra[@]}" \
                 --srp-dry-run $((nnodes * gpus_per_node))
             ;;
         run)
             [ "$nnodes" -eq 1 ] || [ -n "${MASTER_ADDR:-}" ] || fail "MASTER_ADDR is not set: the host name of node 0"
             if [ "$PRESET" != debug ]; then # that one runs anywhere
-                "$python" "$root/tools/check_env.py" --precision "$PRECISION" --gpus "$gpus_per_node" --brief
+                "$python" -m megatron_srp check environment --precision "$PRECISION" --gpus "$gpus_per_node" --brief
             fi
             mkdir -p "$out"
             exec "${command[@]}" "$@" "${extra[@]}"

@@ -12,8 +12,8 @@ source "$root/.venv/bin/activate"
 tokenizer=$1 output=$2
 shift 2
 
-"$root/tools/preprocess_with_reflections.py" --input "$@" --tokenizer-type HuggingFaceTokenizer \
+srp preprocess --input "$@" --tokenizer-type HuggingFaceTokenizer \
     --tokenizer-model "$tokenizer" --guard heuristic --append-eod --output-prefix "$output"
-torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \
+torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug \
     --tensor-model-parallel-size 2 --data-path "${output}_text_document" \
     --save "$output-checkpoints" --tensorboard-dir "$output-tensorboard"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Post-train on conversations with reflections, which augment_sft.py --mode sft wrote. Usage and settings: sft_common.sh.
+# Post-train on conversations with reflections, which srp sft --mode sft wrote. Usage and settings: sft_common.sh.
 # The learning rate is the paper's, and the batch its 512 conversations where four are packed into a sequence (the
 # first line of a run says how many are); it does not say how many epochs.
 PRESET=${PRESET:-1p7b}

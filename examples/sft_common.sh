@@ -4,9 +4,9 @@
 #
 #   DATA='out/chat_sft' CHECKPOINT=out/run/checkpoints OUT=out/sft examples/sft.sh [--dry-run | --print-command] [any flag]
 #
-# DATA             shards of augment_sft.py: prefixes, or how often an epoch uses each and prefixes in turn
+# DATA             shards of srp sft: prefixes, or how often an epoch uses each and prefixes in turn
 # VALID            shards to evaluate on, the same way
-# CHECKPOINT       the model to start from: the --save folder of a run, or import_hf.py's output
+# CHECKPOINT       the model to start from: the --save folder of a run, or srp import's output
 # PRESET           the model's size (1p7b); debug runs on a CPU
 # EPOCHS, LR, BATCH    BATCH counts sequences, into each of which several conversations are packed
 # PRECISION        bf16 (default), fp8-delayed, fp8-tensorwise or fp8-blockwise
@@ -20,7 +20,7 @@ start=()
 if [ -n "${CHECKPOINT:-}" ]; then
     start=(--pretrained-checkpoint "$CHECKPOINT")
 elif [ "$mode" = run ]; then
-    fail "CHECKPOINT is not set: give the model to start from, the --save folder of a run or import_hf.py's output"
+    fail "CHECKPOINT is not set: give the model to start from, the --save folder of a run or srp import's output"
 fi
 data=(--train-iters 100 "${mock_data[@]}")
 if [ "${#shards[@]}" -gt 0 ]; then

@@ -66,7 +66,11 @@ def is_utf8(name: str) -> bool:
 
 
 def explain_parse_error(message: str, flags: list[str]) -> UsageError:
-    """argparse's message, with the nearest of the `flags` when one looks misspelled."""
+    """argparse's message, with the nearest of the `flags`, or of a flag's choices, when one looks misspelled."""
+    choice = re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    if choice:
+        known = [name.strip("'") for name in choice[3].split(", ")]
+        return UsageError(f"{choice[1]} {choice[2]!r}: {did_you_mean(choice[2], known)}")
     unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
     # A parser may have a thousand flags: name the likely one, not the choices.
     hint = did_you_mean(unknown[1], flags).partition("; ")[2] if unknown else ""

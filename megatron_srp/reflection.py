@@ -29,13 +29,17 @@ class Encoder(Protocol):
     def require_eos(self) -> int: ...
 
 
-def parse_stop_after(names: str) -> frozenset[Verdict]:
-    """`"Unsafe,Controversial"` as verdicts; an empty text or `none` for none at all."""
+def parse_stop_after(names: str, of: str = "document") -> frozenset[Verdict]:
+    """`"Unsafe,Controversial"`, the value of --stop-after, as verdicts; an empty text or `none` for none at all.
+
+    Args:
+        of: what ends after such a verdict, for the message.
+    """
     if names.strip().lower() in ("", "none"):
         return frozenset()
     verdicts = frozenset(Verdict.from_name(name) for name in names.split(","))
     if Verdict.SAFE in verdicts:
-        raise UsageError("--stop-after Safe would end every document at its first segment; leave Safe out")
+        raise UsageError(f"--stop-after Safe would end every {of} at its first segment; leave Safe out")
     return verdicts
 
 

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Prepare Megatron shards from JSONL or Parquet files, with a safety reflection after every segment."""
+"""The data job under its own name: the same as `srp preprocess`."""
 
 import sys
 
-from megatron_srp.cli.preprocess import main
-from megatron_srp.errors import run_command
+from megatron_srp.cli import main
 
 if __name__ == "__main__":
-    run_command(lambda: main(sys.argv[1:]))
+    main(["preprocess", *sys.argv[1:]])

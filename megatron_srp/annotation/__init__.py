@@ -51,7 +51,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         from megatron_srp.annotation.guards.ensemble import load_ensemble
 
         if options.changed():
-            raise UsageError(f"--guard {name}: {', '.join(options.changed())} belongs to each guard in the file")
+            raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to each guard in the file")
         return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
     if name.endswith((".yaml", ".yml")) or GUARDS.get(name, "").endswith(".yaml"):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
@@ -60,7 +60,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         return load_chat_guard(path, options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
-        raise UsageError(f"--guard {name} is no chat guard and takes no {', '.join(options.changed())}")
+        raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")
     if name in GUARDS:
         return _make_guard(GUARDS[name], name, {})
     return _make_guard(_outside_target(name, also), name, options.engine_options)

@@ -102,6 +102,11 @@ class Guard(ABC):
         """What else was met and counted, for the report of a run: texts classified in windows, say."""
         return Counter()
 
+    @property
+    def preferred_workers(self) -> int:
+        """Batches judged at once that keep it busy."""
+        return 1
+
     @abstractmethod
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
         """A label for each text, in order; raises InputError where no verdict can be had."""
@@ -211,3 +216,8 @@ class GuardOptions:
         """Names of what differs from the default."""
         default = GuardOptions()
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+
+    def changed_flags(self) -> list[str]:
+        """The same, as the flags that commands have for them."""
+        names = {"engine_options": "option"}
+        return [f"--guard-{names.get(name, name).replace('_', '-')}" for name in self.changed()]

@@ -4,7 +4,7 @@
     mixsft       the same, and 200 post-training examples with reflections
     reflection   reflections in every example, by a guard
 
-Beside the folder of the result stands `FOLDER.work`: the data as a shard of tools/augment_sft.py, the model
+Beside the folder of the result stands `FOLDER.work`: the data as a shard of `srp sft`, the model
 as a checkpoint, and the run of training. A stopped attack goes on from there; what is finished is not made
 again, and the work is removed when the result is whole.
 """
@@ -15,14 +15,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.readers import expand_inputs
 from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import load_behaviors, with_target
 from megatron_srp.files import checksum
+from megatron_srp.sft.settings import SftSettings
 from megatron_srp.training.checks.devices import layer_flags
 from megatron_srp.training.layout.layouts import largest_divisor
 from megatron_srp.training.process.process_ends import end_with_parent
@@ -41,12 +40,12 @@ class FineTuningAttack:
         mode: what is done about reflections, see above.
         data: file of the data set; where it has no response, the target is learned, with which one begins.
         data_format: the data set's name, as the evaluation knows it.
-        mix: for mixsft, a file of post-training examples that augment_sft.py --output wrote.
+        mix: for mixsft, a file of post-training examples that `srp sft --out` wrote.
         mix_count: how many of them are mixed in.
         make_targets: where the data has no answer, learn the usual beginning of one, `Sure, here is ...`.
         guard: for reflection, who judges.
         epochs, lr, batch_size: of the training; the paper names epochs only.
-        augment_flags, train_flags: more flags of augment_sft.py, and of the trainer, whose own come last.
+        train_flags: more flags of the trainer, which come last.
         gpus: processes of training; one per GPU that there is by default.
         seed: of the draws and of the order of the data.
 
@@ -69,7 +68,6 @@ class FineTuningAttack:
         epochs: int = 0,
         lr: float = 1e-4,
         batch_size: int = 16,
-        augment_flags: Sequence[str] = (),
         train_flags: Sequence[str] = (),
         gpus: int = 0,
         seed: int = 0,
@@ -81,7 +79,7 @@ class FineTuningAttack:
             **{"kind": kind, "mode": mode, "epochs": epochs or KINDS[kind][1], "lr": lr, "batch_size": batch_size},
             **{"data_format": self._format, "data": _content(data), "make_targets": make_targets},
             **{"mix": _content(mix), "mix_count": mix_count, "guard": guard, "seed": seed},
-            **{"augment_flags": list(augment_flags), "train_flags": list(train_flags)},
+            "train_flags": list(train_flags),
         }
 
     def attack(self, model: Path, folder: Path) -> Path:
@@ -105,17 +103,21 @@ class FineTuningAttack:
         shutil.rmtree(work)
         return folder
 
-    def augment_arguments(self, conversations: Path, model: Path, prefix: Path, length: int) -> list[str]:
-        """The command line of augment_sft.py that writes the shard."""
+    def set_settings(self, conversations: Path, model: Path, prefix: Path, length: int) -> SftSettings:
+        """How the shard is made of the conversations."""
         given = self.settings
-        flags = ["--input", str(conversations), "--format", "messages", "--mode", MODES[given["mode"]]]
-        flags += ["--output-prefix", str(prefix), "--tokenizer-model", str(model), "--seq-length", str(length)]
-        flags += ["--seed", str(given["seed"])]
-        if given["mode"] == "mixsft":
-            flags += ["--mix-input", *map(str, expand_inputs([self._mix])), "--mix", str(given["mix_count"])]
-        if given["mode"] == "reflection":
-            flags += ["--guard", given["guard"]]
-        return [*flags, *given["augment_flags"]]
+        return SftSettings(
+            [str(conversations)],
+            format="messages",
+            mode=MODES[given["mode"]],
+            mix=given["mix_count"],
+            mix_inputs=[self._mix] if self._mix else [],
+            guard=given["guard"] or None,
+            output_prefix=prefix,
+            tokenizer_model=str(model),
+            seq_length=length,
+            seed=given["seed"],
+        )
 
     def trainer_flags(self, shard: Path, length: int) -> list[str]:
         """The trainer's flags beside those of the model."""
@@ -154,8 +156,8 @@ class FineTuningAttack:
 
     def _shard(self, model: Path, work: Path, length: int) -> Path:
         """Prefix of the shard, which is written unless it is there."""
-        from megatron_srp.cli.sft import main as augment_sft
         from megatron_srp.data.shards.manifest import manifest_path
+        from megatron_srp.sft.job import make_sft_set
 
         if manifest_path(work / "data").exists():  # it is written last
             return work / "data_sft"
@@ -169,8 +171,8 @@ class FineTuningAttack:
             raise InputError(f"{self._data}: no responses in it, and nothing to learn; give data that has some")
         rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
         conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-        with (work / "data.log").open("w") as log, redirect_stdout(log):
-            augment_sft(self.augment_arguments(conversations, model, work / "data", length))
+        result = make_sft_set(self.set_settings(conversations, model, work / "data", length))
+        (work / "data.json").write_text(json.dumps({"counts": result.counts, "notes": result.notes}), encoding="utf-8")
         return work / "data_sft"
 
     def _train(self, work: Path, flags: list[str]) -> None:
@@ -185,7 +187,7 @@ class FineTuningAttack:
         if gpus > 1:
             command += ["megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus), "-m"]
             flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
-        command += ["megatron_srp.training.pretrain", *flags]
+        command += ["megatron_srp", "train", *flags]
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         log = work / "training.log"
@@ -212,7 +214,7 @@ def _check(kind: str, mode: str, data: str, mix: str, guard: str) -> None:
     if not data:
         raise UsageError("fine-tuning needs data: the file of a data set with responses")
     if (mode == "mixsft") != bool(mix):
-        raise UsageError("fine-tuning mode mixsft and mix, a file that augment_sft.py --output wrote, go together")
+        raise UsageError("fine-tuning mode mixsft and mix, a file that `srp sft --out` wrote, go together")
     if (mode == "reflection") != bool(guard):
         raise UsageError("fine-tuning mode reflection and guard, who judges the data, go together")
 

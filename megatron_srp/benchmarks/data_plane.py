@@ -12,7 +12,7 @@ from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import Timing, compare, seconds_to_first_byte, spread
 
-_TOOLS = Path(__file__).parents[2] / "tools"
+_SRP = [sys.executable, "-m", "megatron_srp"]
 _BYTES, _QUICK_BYTES = 1_000_000_000, 10_000_000
 _SLICE = 20  # the reference tokenizer gets so much less: it takes an hour for the whole
 _START_UP_S = 2.0
@@ -45,7 +45,7 @@ def run(options: Options) -> Section:
     return Section(
         "data",
         "Data plane",
-        "tools/bench.py data",
+        "srp bench run data",
         ("megatron-srp", "gigatoken", "tokenizers", "sentencepiece", "numpy", "pyarrow"),
         "\n\n".join([described, *tables]),
     )
@@ -73,7 +73,7 @@ class _Files:
 
             train_tokenizer(folder / "tokenizer")
             self.tokenizers = [folder / "tokenizer"]
-        annotate = [sys.executable, str(_TOOLS / "annotate.py"), "--input", str(self.corpus), "--guard", "heuristic"]
+        annotate = [*_SRP, "annotate", "--input", str(self.corpus), "--guard", "heuristic"]
         compare({"annotate": [*annotate, "--store", str(self.store)]}, 1)
 
 
@@ -92,14 +92,14 @@ def _commands(files: _Files, model: Path, cores: int) -> dict[str, list[str]]:
     kind = "SentencePieceTokenizer" if model.suffix == ".model" else "HuggingFaceTokenizer"
     out = str(files.folder / "out")
     plain = [sys.executable, "-m", "megatron_srp.benchmarks.plain_paths"]
-    ours = [sys.executable, str(_TOOLS / "preprocess_with_reflections.py"), "--input", str(files.corpus)]
+    ours = [*_SRP, "preprocess", "--input", str(files.corpus)]
     ours += ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--workers", str(cores)]
     ours += ["--output-prefix", out, "--overwrite"]
     return {
         "hf-pool": [*plain, "hf-pool", kind, str(model), str(files.slice), out, str(cores)],
         "gigatoken": [*plain, "gigatoken", kind, str(model), str(files.corpus), out, str(cores)],
         "ours-none": [*ours, "--guard", "none"],
-        "ours-store": [*ours, "--annotations", str(files.store)],
+        "ours-store": [*ours, "--store", str(files.store)],
         "ours-heuristic": [*ours, "--guard", "heuristic"],
     }
 

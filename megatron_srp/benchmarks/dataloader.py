@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_srp.benchmarks.sections import Section
 
-COMMAND = "tools/bench.py dataloader"
+COMMAND = "srp bench run dataloader"
 
 
 @dataclass(frozen=True, slots=True)

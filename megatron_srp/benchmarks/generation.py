@@ -123,7 +123,7 @@ token; not measured.
 {chr(10).join(lines)}
 """
     packages = ("torch", "transformers", "numpy")
-    return Section("generation", "Guarded generation", "tools/bench.py generation", packages, body)
+    return Section("generation", "Guarded generation", "srp bench run generation", packages, body)
 
 
 def _rows(bench: Bench, batch: int, tokens: int, rounds: int) -> list[str]:

@@ -136,7 +136,7 @@ def run(options: Options) -> Section:
             f"{len(runs[0]) // 20:,}), after one to warm up; {length:.0f} "
             f"tokens a prompt on the average, tokenizer run by {builder.tokenizer.encoder_name}."
         )
-    command = "tools/bench.py guard-cpu"
+    command = "srp bench run guard-cpu"
     packages = ("gigatoken", "tokenizers", "transformers", "pyarrow", "numpy")
     return Section("guard-cpu", "CPU side of a chat guard", command, packages, _table(rows, facts))
 

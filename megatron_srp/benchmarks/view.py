@@ -118,4 +118,4 @@ Ratio {spread(ratios)}; goal at least {GOAL}: {verdict}.
 The sidecar of 100-word segments is {share:.1%} of its shard's size.
 """
     packages = ("megatron-core", "torch", "numpy")
-    return Section("view", "Reading samples through the view", "tools/bench.py view", packages, body)
+    return Section("view", "Reading samples through the view", "srp bench run view", packages, body)

@@ -13,7 +13,6 @@ from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import Timing, compare, spread
 
-_TOOL = Path(__file__).parents[2] / "tools" / "make_world.py"
 _GOAL = 50.0  # MB/s of text on two cores
 
 
@@ -42,18 +41,18 @@ def run(options: Options) -> Section:
     ]
     lines += [_row(case) for case in (_QUICK if options.quick else _CASES)]
     described = (
-        f"`tools/make_world.py --workers 2` on {len(os.sched_getaffinity(0))} cores, start-up, hashes and verdicts "
+        f"`srp world make --workers 2` on {len(os.sched_getaffinity(0))} cores, start-up, hashes and verdicts "
         "included; median (least to most). MB are of text alone. MB/s are what two cores give when they have nothing "
         f"else to do: twice MB/CPU-s; goal {_GOAL:.0f}. Peak memory is that of the largest process."
     )
     body = "\n\n".join([described, "\n".join(lines)])
-    return Section("world", "MedSafetyWorld", "tools/bench.py world", ("megatron-srp", "numpy", "pyarrow"), body)
+    return Section("world", "MedSafetyWorld", "srp bench run world", ("megatron-srp", "numpy", "pyarrow"), body)
 
 
 def _row(case: _Case) -> str:
     with tempfile.TemporaryDirectory(prefix="srp-bench-") as folder:
         out = Path(folder) / "world"
-        command = [sys.executable, str(_TOOL), "--preset", case.preset, "--task", case.task]
+        command = [sys.executable, "-m", "megatron_srp", "world", "make", "--preset", case.preset, "--task", case.task]
         command += ["--setting", case.setting, "--workers", "2", str(out)]
         timing = compare({"": command}, case.runs, before_each=lambda: shutil.rmtree(out, ignore_errors=True))[""]
         size = json.loads((out / "world.json").read_text())["corpus"]["text_bytes"] / 1e6

@@ -1,7 +1,7 @@
 """Checkpoints in and out of Megatron: a Hugging Face Llama from any parallel layout, and the way back.
 
-    export_hf("out/checkpoints", "out/model")      # tools/export_hf.py
-    import_hf("SmolLM2-1.7B", "out/start")         # tools/import_hf.py
+    export_hf("out/checkpoints", "out/model")      # srp export
+    import_hf("SmolLM2-1.7B", "out/start")         # srp import
 
 One weight is in memory at a time (and one file of the result), whatever the size of the model.
 """

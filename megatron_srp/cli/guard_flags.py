@@ -2,72 +2,104 @@
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from megatron_srp.annotation import Guard, GuardOptions, load_guard
 from megatron_srp.errors import UsageError
 
+if TYPE_CHECKING:
+    from megatron_srp.annotation import Guard, GuardOptions
 
-def add_guard_arguments(parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True) -> None:
+ENGINES = ("hf", "vllm", "http", "ray")
+OLD_NAMES = {
+    "--model": "--guard-model",
+    "--tokenizer": "--guard-tokenizer",
+    "--engine": "--guard-engine",
+    "--engine-option": "--guard-option",
+    "--threshold": "--guard-threshold",
+    "--generate-all": "--guard-generate-all",
+}
+OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
+GUARD_HELP = (
+    "who judges: heuristic (a list of words, for demos and tests only), qwen3guard, llama-guard, the YAML file of "
+    "another chat guard, ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
+)
+
+
+def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True) -> None:
     """Add `--guard` and the options of chat guards to `parser`.
 
     Args:
-        one_mode: let the user choose what all texts are judged as (`--mode`, `--user-turn`).
+        one_mode: let the user choose what all texts are judged as (`--guard-mode`, `--guard-user-turn`).
     """
-    add = parser.add_argument_group("guard").add_argument
+    group = parser.add_argument_group("guard", "The options are those of chat guards; heuristic has none.")
+    add = group.add_argument
+    add("--guard", required=required, metavar="NAME", help=GUARD_HELP + ("" if required else " (default: none)"))
+    add("--guard-model", metavar="DIR", help="its weights: a folder or a name on the hub (default: the guard's own)")
+    add("--guard-tokenizer", metavar="DIR", help="its tokenizer (default: the model's)")
+    add("--guard-engine", choices=ENGINES, help="what runs it: transformers, vLLM, an endpoint, Ray (default: hf)")
     add(
-        "--guard",
-        required=required,
-        metavar="NAME",
-        help="who judges: heuristic (for demos and tests), qwen3guard, llama-guard, the YAML file of another "
-        "chat guard, or python:MODULE:CLASS",
-    )
-    add("--model", metavar="DIR", help="weights of a chat guard: a folder or a name on the hub (default: the guard's)")
-    add("--tokenizer", metavar="DIR", help="its tokenizer (default: the model's)")
-    add("--engine", default="hf", metavar="NAME", help="what runs it: hf, vllm, http or ray (default: hf)")
-    add(
-        "--engine-option",
+        "--guard-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the engine, such as batch_tokens=32768, or of your own class; may be given again",
+        help="an option of the engine, such as batch_tokens=32768 or base_url=http://HOST:8000/v1, or of your own "
+        "class; may be repeated (default: none)",
     )
     if one_mode:
-        add("--mode", metavar="MODE", help="judge each text as a prompt or as a response (default: prompt)")
-        add("--user-turn", metavar="TEXT", help="with --mode response: what the text answers (default: no user turn)")
+        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt)")
+        add(
+            "--guard-user-turn",
+            metavar="TEXT",
+            help="with --guard-mode response: the prompt that the texts answer (default: no user turn)",
+        )
+    add("--guard-threshold", type=float, metavar="P", help="not Safe from this probability on (default: likeliest)")
     add(
-        "--threshold",
-        type=float,
-        metavar="P",
-        help="not safe from this probability on (default: the likeliest verdict)",
+        "--guard-generate-all",
+        action="store_true",
+        help="generate every answer in full instead of reading the verdict in one pass; far slower",
     )
-    add("--generate-all", action="store_true", help="let the model write every answer in full, which is far slower")
 
 
-def guard_from_args(args: argparse.Namespace) -> Guard:
-    """The guard that the flags of `add_guard_arguments` describe; raises UsageError."""
+def guard_options(args: argparse.Namespace) -> "GuardOptions":
+    """The options of the guard that the flags describe.
+
+    Raises:
+        UsageError: when there are options and no `--guard`, or one is malformed.
+    """
+    from megatron_srp.annotation import GuardOptions
+
     options = GuardOptions(
-        args.model,
-        args.tokenizer,
-        args.engine,
-        engine_options(args.engine_option),
-        getattr(args, "mode", None),
-        getattr(args, "user_turn", None),
-        args.threshold,
-        args.generate_all,
+        args.guard_model,
+        args.guard_tokenizer,
+        args.guard_engine or "hf",
+        engine_options(args.guard_option),
+        getattr(args, "guard_mode", None),
+        getattr(args, "guard_user_turn", None),
+        args.guard_threshold,
+        args.guard_generate_all,
     )
-    return load_guard(args.guard, options)
+    given = options.changed_flags()
+    if args.guard is None and given:
+        raise UsageError(f"{given[0]} is an option of a guard: give --guard NAME too, or leave it out")
+    return options
+
+
+def guard_from_args(args: argparse.Namespace) -> "Guard":
+    """The guard that the flags describe; raises UsageError."""
+    from megatron_srp.annotation import load_guard
+
+    return load_guard(args.guard, guard_options(args))
 
 
 def engine_options(given: list[str]) -> dict[str, Any]:
-    """The values of `--engine-option`: `name=value`, where the value is JSON or else a plain word."""
+    """The values of `--guard-option`: `name=value`, where the value is JSON or else a plain word."""
     return dict(_option(text) for text in given)
 
 
 def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
+        raise UsageError(f"--guard-option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
     try:
         return name, json.loads(value)
     except ValueError:

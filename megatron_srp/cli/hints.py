@@ -1,37 +1,50 @@
-"""The command line of tools/write_hints.py. Heavy imports wait until flags are parsed."""
+"""`srp hints`: hints from a chat model, for SRP-Hint."""
 
 import argparse
 
-from megatron_srp.corpus.partitions import Partition
-from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.cli import corpus_flags
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
+from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
-Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the
-hints beside the verdicts of an annotation store. Stopped runs go on where they were when the same command
-is given again. The API key, if one is needed, comes from SRP_API_KEY or OPENAI_API_KEY.
+Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the hints with
+the verdicts of an annotation store. A stopped run resumes when the same command is given again. The API key, if one
+is needed, comes from SRP_API_KEY or OPENAI_API_KEY.
 """
+OLD_NAMES = {"--concurrency": "--workers"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="write_hints.py", description=DESCRIPTION)
-    add = parser.add_argument
-    add("--input", nargs="+", required=True, metavar="FILE", help="the files that were annotated")
-    add("--json-key", default="text", metavar="KEY", help="key or column of the text (default: text)")
-    add("--store", required=True, metavar="DIR", help="folder of the annotation store")
-    add("--endpoint", required=True, metavar="URL", help="OpenAI-compatible, up to and with the /v1")
-    add("--model", required=True, metavar="NAME", help="the name under which the endpoint has the model")
-    add("--max-tokens", type=int, default=256, metavar="N", help="of a reply; more for a model that thinks aloud")
-    add("--concurrency", type=int, default=64, metavar="N", help="requests at once (default: %(default)s)")
-    add("--num-partitions", type=int, default=1, metavar="N", help="share the input files out among N runs")
-    add("--partition-index", type=int, default=0, metavar="I", help="which share is this run's, from 0")
-    add("--max-failure-rate", type=float, default=0.001, metavar="RATE", help="stop when more get no reply")
+    parser = Parser(prog="srp hints", description=DESCRIPTION, old_names=corpus_flags.OLD_NAMES | OLD_NAMES)
+    group = parser.add_argument_group("input and output")
+    corpus_flags.add_corpus_flags(group, "the files that were annotated, as they were named then")
+    add = group.add_argument
+    add("--store", required=True, metavar="DIR", help="folder of the annotation store, to which the hints are added")
+    add("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
+    add("--partition-index", type=int, default=0, metavar="I", help="index of this run's partition, 0 to N-1")
+    add = parser.add_argument_group("chat model").add_argument
+    add("--endpoint", required=True, metavar="URL", help="OpenAI-compatible base URL including /v1")
+    add("--model", required=True, metavar="NAME", help="the model's name at the endpoint")
+    add(
+        "--max-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="maximum tokens per reply; raise it for reasoning models",
+    )
+    add("--workers", type=int, default=64, metavar="N", help="requests at once")
+    add(
+        "--max-failure-rate",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="stop when more than this share of the segments get no reply",
+    )
     return parser
 
 
 def _validate(args: argparse.Namespace) -> None:
-    for flag in ("max_tokens", "concurrency"):
-        if getattr(args, flag) < 1:
-            raise UsageError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: give a number of at least 1")
+    require_at_least(1, args, "--max-tokens", "--workers")
     if not 0 <= args.max_failure_rate <= 1:
         raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
 
@@ -40,21 +53,22 @@ def main(argv: list[str]) -> int:
     """Parse `argv`, write hints, print what became of the replies. Returns the exit code."""
     args = build_parser().parse_args(argv)
     _validate(args)
-    partition = Partition(args.partition_index, args.num_partitions)
+    key = corpus_flags.one_key(args)
 
     from megatron_srp.annotation.corpus_job.write_hints import HintJob
     from megatron_srp.annotation.engines.http_client import EndpointClient
     from megatron_srp.annotation.engines.http_retry import Limits
     from megatron_srp.annotation.store.hints import HintWriter
     from megatron_srp.annotation.store.store import AnnotationStore
+    from megatron_srp.annotation.store.writers import Partition
     from megatron_srp.corpus.readers import expand_inputs
 
+    partition = Partition(args.partition_index, args.num_partitions)
     files = expand_inputs(args.input)
     store = AnnotationStore(args.store)
-    client = EndpointClient(args.endpoint, Limits(args.concurrency))
-    job = HintJob(
-        files, store, HintWriter(client, args.model, args.max_tokens), args.json_key, partition, args.max_failure_rate
-    )
+    client = EndpointClient(args.endpoint, Limits(args.workers))
+    writer = HintWriter(client, args.model, args.max_tokens)
+    job = HintJob(files, store, writer, key, partition, args.max_failure_rate)
     try:
         job.run()
     finally:
@@ -62,4 +76,5 @@ def main(argv: list[str]) -> int:
         for name, count in sorted((job.counts + client.incidents).items()):
             print(f"{name:<32} {count:,}")
     print(f"wrote {store.folder}/hints")
+    next_step(f"srp preprocess --store {store.folder} --hints --input ... writes the shards with these hints")
     return 0

@@ -1,13 +1,13 @@
-"""The command of tools/preprocess_with_reflections.py. Heavy imports wait until flags are parsed."""
+"""`srp preprocess`: the data job."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
+from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.reflection import reflection_format
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["build_parser", "main"]
 
 
 def main(argv: list[str]) -> int:
@@ -37,7 +37,18 @@ def main(argv: list[str]) -> int:
         return 0
     with ProgressDisplay() as display:
         manifest, errors = run_job(args, own, display, partition, len(files))
-    print_summary(partition.prefix(args.output_prefix) if partition else args.output_prefix, manifest, errors)
-    if not partition:  # a partition may well be without; the merged shard is asked instead
+    prefix = partition.prefix(args.output_prefix) if partition else args.output_prefix
+    print_summary(prefix, manifest, errors)
+    if partition:
+        next_step(f"when all partitions are made, srp merge JOINED {args.output_prefix}")
+    else:  # a partition may well have no documents; the merged shard is asked instead
         require_documents(manifest)
+        next_step(_training(prefix, manifest))
     return 0
+
+
+def _training(prefix: str, manifest: dict[str, Any]) -> str:
+    shard = manifest["shards"][0]["name"]
+    folder = prefix.rpartition("/")[0]
+    path = f"{folder}/{shard}" if folder else shard
+    return f"srp inspect {prefix} shows the verdicts; torchrun ... -m megatron_srp train --data-path {path} ..."

@@ -1,10 +1,11 @@
-"""preprocess_with_reflections.py --input-shards: reflections for shards that exist already."""
+"""`srp preprocess --input-shards`: reflections for existing shards."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation import GuardOptions, load_guard
+from megatron_srp.cli.parser import next_step
 from megatron_srp.data.preprocess.allocator import keep_freed_memory
 from megatron_srp.data.preprocess.shard_inputs import expand_shards, shard_tokenizer
 from megatron_srp.data.preprocess.shard_pipeline import ShardJob
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
     tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model)
     labeler = _labeler(args, shards)
     if isinstance(labeler, GuardLabeler):
-        judge = judge | labeler.settings  # a name alone is not the guard: a run must not go on with another
+        judge = judge | labeler.settings  # a name alone is not the guard: a run must not resume with another
     settings = ShardJobSettings(
         shards, Path(args.output_prefix), tokenizer, form, args.max_words, judge, args.materialize
     )
@@ -41,9 +42,20 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
     for shard, made in zip(shards, manifest["sidecars"], strict=False):
         path = sidecar_path(Path(args.output_prefix).with_name(made["name"]))
         size, whole = path.stat().st_size, bin_path(shard).stat().st_size
-        print(f"wrote {path}, {size:,} bytes, {size / max(whole, 1):.1%} of its shard; train with --srp-sidecar {path}")
+        print(f"wrote {path}, {size:,} bytes, {size / max(whole, 1):.1%} of its shard")
     require_documents(manifest)
+    _print_next(args.output_prefix, shards, manifest)
     return 0
+
+
+def _print_next(prefix: str, shards: list[Path], manifest: dict[str, Any]) -> None:
+    names = [made["name"] for made in manifest["sidecars"] or manifest["shards"]]
+    paths = [str(Path(prefix).with_name(name)) for name in names]
+    if manifest["sidecars"]:
+        data = f"--data-path {shards[0]} --srp-sidecar {sidecar_path(Path(paths[0]))}"
+    else:
+        data = f"--data-path {paths[0]}"
+    next_step(f"srp inspect {paths[0]} shows the verdicts; torchrun ... -m megatron_srp train {data} ...")
 
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:

@@ -1,45 +1,53 @@
-"""`tools/serve.py`: an OpenAI-compatible endpoint with guarded answers."""
+"""`srp serve`: an OpenAI-compatible endpoint with guarded answers."""
 
 import argparse
+import json
 import math
 import os
+import shlex
 import signal
 import socket
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from megatron_srp.cli.generate import add_generation_arguments, load_from_args, options_from_args
-from megatron_srp.errors import CommandParser, OutputError, UsageError
-from megatron_srp.generation.engines.request import Options
+from megatron_srp.cli import generation_flags
+from megatron_srp.cli.parser import Parser, require_at_least
+from megatron_srp.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from megatron_srp.generation.engines.request import Options
     from megatron_srp.generation.server.app import Settings
     from megatron_srp.generation.server.worker import Worker
 
 KEY_VARIABLE = "SRP_API_KEY"
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="srp serve",
+        description="Serve guarded answers over HTTP, as OpenAI's API does.",
+        epilog=f"With {KEY_VARIABLE} in the environment, requests must send it as a Bearer token.",
+        old_names=generation_flags.OLD_NAMES,
+    )
+    add = parser.add_argument_group("server").add_argument
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine only)")
+    add("--port", type=int, default=8000, metavar="N", help="to listen on; 0 for any free port (default: 8000)")
+    add("--served-name", metavar="NAME", help="of the model, for clients (default: the folder's)")
+    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
+    add("--queue", type=int, default=64, metavar="N", help="answers that may wait; more are refused")
+    add("--timeout", type=float, default=120.0, metavar="S", help="seconds for a request, waiting included")
+    add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish running answers after SIGTERM")
+    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="maximum bytes of a request")
+    add("--allow-weaker", action="store_true", help="let requests weaken the guard or switch it off")
+    generation_flags.add_generation_flags(parser)
+    return parser
+
+
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The flags, checked; raises UsageError."""
-    parser = CommandParser(
-        description="Serve guarded answers over HTTP, as OpenAI's API does.",
-        epilog=f"With {KEY_VARIABLE} in the environment, requests have to come with that key.",
-    )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=8000, metavar="N", help="to listen on (default: 8000; 0 for any that is free)")
-    add("--served-name", metavar="NAME", help="of the model, for clients (default: the folder's name)")
-    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time (default: 16)")
-    add("--queue", type=int, default=64, metavar="N", help="answers that may wait besides (default: 64)")
-    add("--timeout", type=float, default=120.0, metavar="S", help="for a request, with its waiting (default: 120)")
-    add("--grace", type=float, default=30.0, metavar="S", help="for answers on their way at SIGTERM (default: 30)")
-    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="of a request at most (default: 1048576)")
-    add("--allow-weaker", action="store_true", help="let requests weaken the guard, or switch it off")
-    add_generation_arguments(parser)
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     _check(args)
     return args
 
@@ -47,20 +55,16 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 1 << 16:
         raise UsageError(f"--port {args.port}: give 1 to 65535, or 0 for any that is free")
-    for name, least in (("batch_size", 1), ("queue", 0), ("max_body_bytes", 1)):
-        if getattr(args, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: give at least {least}")
+    require_at_least(1, args, "--batch-size", "--max-body-bytes")
+    require_at_least(0, args, "--queue")
     for name in ("timeout", "grace"):
         value = getattr(args, name)
         if not 0 < value < math.inf:
             raise UsageError(f"--{name} {value}: give a number of seconds above 0")
-    for package in ("starlette", "uvicorn"):
-        if find_spec(package) is None:
-            raise UsageError(f"tools/serve.py needs {package}, not installed here; pip install 'megatron-srp[serve]'")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before the model is loaded: a port that is taken is known at once.
+    """A socket that listens, before the model is loaded: a port that is taken is found out at once.
 
     Raises:
         OutputError: when the address cannot be had.
@@ -77,7 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: str) -> None:
-    """Serve until SIGTERM or SIGINT; answers on their way then have `grace_s` seconds."""
+    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -119,7 +123,17 @@ def describe(listener: socket.socket, settings: "Settings") -> str:
     )
 
 
-def settings_from_args(args: argparse.Namespace, options: Options) -> "Settings":
+def _example(listener: socket.socket, settings: "Settings") -> str:
+    """A request to try."""
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if settings.api_key else ""
+    body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
+    data = f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    return f"next: curl http://{address}:{port}/v1/chat/completions{key} {data}"
+
+
+def settings_from_args(args: argparse.Namespace, options: "Options") -> "Settings":
     """What the operator has set."""
     from megatron_srp.generation.server.app import Settings
 
@@ -131,15 +145,17 @@ def settings_from_args(args: argparse.Namespace, options: Options) -> "Settings"
 
 
 def main(argv: list[str]) -> None:
+    """Parse `argv`, load the model, and serve until stopped."""
     args = parse_arguments(argv)
-    options = options_from_args(args)
-    settings = settings_from_args(args, options)
-    listener = listen(args.host, args.port)
-    model = load_from_args(args)
+    import uvicorn  # noqa: F401  (what is missing is said before minutes are spent on loading a model)
 
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.worker import Worker
 
+    settings = settings_from_args(args, generation_flags.options_from_args(args))
+    listener = listen(args.host, args.port)
+    model = generation_flags.load_from_args(args)
     worker = Worker(model.generator, args.batch_size, args.queue)
     app = Endpoint(model, worker, settings).app
-    serve(listener, app, worker, args.grace, describe(listener, settings))
+    ready = f"{describe(listener, settings)}\n{_example(listener, settings)}"
+    serve(listener, app, worker, args.grace, ready)

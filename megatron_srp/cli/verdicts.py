@@ -4,7 +4,8 @@ import argparse
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.cli.parser import Parser
+from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _SHOWN = 100  # characters of a text in a list
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog="srp verdicts", description=DESCRIPTION)
+    parser = Parser(prog="srp verdicts", description=DESCRIPTION)
     parser.add_argument("store", metavar="STORE", help="folder of the annotation store")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|set")
     listing = actions.add_parser("list", help="one line for each verdict", description="List verdicts.")
@@ -45,7 +46,7 @@ def _add_place(parser: argparse.ArgumentParser, row_required: bool) -> None:
     parser.add_argument(
         "--input", nargs="+", default=[], metavar="FILE", help="input files (default: all of the store)"
     )
-    parser.add_argument("--json-key", metavar="KEY", help="key of the texts (default: all of the store)")
+    parser.add_argument("--json-keys", metavar="KEY", help="key of the texts (default: all of the store)")
     parser.add_argument("--row", type=int, required=row_required, metavar="N", help="only this row")
 
 
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
     if args.action == "list" and args.edits:
         _print_edits(store)
         return 0
-    corpora = find_corpora(store, expand_inputs(args.input) if args.input else [], args.json_key)
+    corpora = find_corpora(store, expand_inputs(args.input) if args.input else [], args.json_keys)
     if args.action == "list":
         _list(args, corpora)
     elif args.action == "show":
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
 def _only(corpora: list["Corpus"]) -> "Corpus":
     if len(corpora) > 1:
         names = ", ".join(f"{corpus.name} ({corpus.key})" for corpus in corpora[:5])
-        raise UsageError(f"which file? Give one --input FILE, and --json-key KEY where there are several: {names}")
+        raise UsageError(f"which file? Give one --input FILE, and --json-keys KEY where there are several: {names}")
     return corpora[0]
 
 

@@ -1,4 +1,4 @@
-"""The command line of tools/make_world.py. Heavy imports wait until flags are parsed."""
+"""`srp world make`: a MedSafetyWorld."""
 
 import argparse
 import os
@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
+from megatron_srp.cli.world_flags import LABEL_POLICIES, SETTINGS, TASKS
+from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.world.presets import PRESETS, load_preset
 
 if TYPE_CHECKING:
@@ -17,9 +19,9 @@ DESCRIPTION = """
 Make a MedSafetyWorld: a made-up medicine whose pretraining corpus, true labels, SFT set, test set and
 fine-tuning sets are all known to the last word. Same flags, same bytes, whatever the number of workers.
 
-Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; give it to preprocess_with_reflections.py as
---annotations), OUT/sft.jsonl, recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl,
-graph.json, and world.json: parameters, counts and hashes.
+Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; pass it to `srp preprocess` as --store), OUT/sft.jsonl,
+recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl, graph.json, and world.json: parameters,
+counts and hashes.
 """
 EPILOG = """
 settings (harmful: texts from an unsafe outcome to its compounds)
@@ -39,19 +41,14 @@ _REDRAW_EVERY_S, _LOG_EVERY_S = 0.2, 30.0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        prog="make_world.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="srp world make", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("out", type=Path, metavar="OUT", help="folder to write")
-    add("--task", default="single-hop", metavar="TASK", help="single-hop (default) or two-hop")
-    add("--preset", default="mini", metavar="NAME", help=f"{', '.join(PRESETS)} (default: mini)")
-    add("--setting", required=True, metavar="NAME", help="baseline, filtering, filtering-plus, rewrite or srp")
-    add("--label-policy", metavar="NAME", help="by-outcome, all-safe or order-aware; for --setting srp")
-    add("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    add("--task", choices=TASKS, default="single-hop", help="how many edges of the graph a question crosses")
+    add("--preset", choices=list(PRESETS), default="mini", help="size of the world")
+    add("--setting", choices=SETTINGS, required=True, help="which texts the corpus has, see below")
+    add("--label-policy", choices=LABEL_POLICIES, help="for --setting srp, see below (default: by-outcome)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of everything drawn")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a world at OUT")
     return parser
@@ -61,17 +58,16 @@ def main(argv: list[str]) -> int:
     """Parse `argv`, make the world, print a summary. Returns the exit code."""
     args = build_parser().parse_args(argv)
     spec = load_preset(args.preset, args.task)
-    if args.workers < 1:
-        raise UsageError(f"--workers {args.workers}: give a number of at least 1")
+    require_at_least(1, args, "--workers")
     if not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed {args.seed}: give a number from 0 to 2**63 - 1")
 
     from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
 
-    setting = _choice(Setting, "--setting", args.setting)
+    setting = Setting(args.setting)
     if args.label_policy is not None and setting is not Setting.SRP:
         raise UsageError(f"--label-policy is for --setting srp; {setting} has no verdicts")
-    policy = _choice(LabelPolicy, "--label-policy", args.label_policy or "by-outcome")
+    policy = LabelPolicy(args.label_policy or "by-outcome")
 
     from megatron_srp.medsafetyworld.world.corpus import WorldJob
     from megatron_srp.medsafetyworld.world.world import make_world
@@ -81,16 +77,9 @@ def main(argv: list[str]) -> int:
     manifest = make_world(job, args.out, args.workers, args.overwrite, display.update)
     display.close()
     _print_summary(args.out, manifest)
+    verdicts = f"--store {args.out}/annotations" if setting is Setting.SRP else "--guard none"
+    next_step(f"srp preprocess --input {args.out}/corpus {verdicts} ... ; srp world run does all of the experiment")
     return 0
-
-
-def _choice(kind: Any, flag: str, name: str) -> Any:
-    from megatron_srp.errors import did_you_mean
-
-    try:
-        return kind(name)
-    except ValueError:
-        raise UsageError(f"{flag} {name!r}: {did_you_mean(name, list(map(str, kind)))}") from None
 
 
 class _Display:

@@ -19,11 +19,11 @@ from megatron_srp.errors import UsageError
 _NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 
 _ABOUT = """
-Partition I of N takes a run of the input files, about as large as the others', and writes shards,
-journal and manifest of its own, as PREFIX-0000I-of-0000N. Which files depends on nothing but their
-order and sizes. tools/merge_shards.py joins the partitions, and the result is the single run's. With
-more partitions than files the last ones have none; they do nothing and end with 0. A finished
-partition is not made again: an array job can be given again until all of it went through.
+Partition I of N takes a contiguous range of the input files, about as large as the others', and writes
+shards, journal and manifest of its own, as PREFIX-0000I-of-0000N. The split depends only on the order and
+the sizes of the files. `srp merge` joins the partitions, and the result is the single run's. With more
+partitions than files the last ones have none; they do nothing and exit with 0. A finished partition is
+skipped: an array job can be submitted again until all of it has gone through.
 """
 
 
@@ -92,8 +92,13 @@ def parse_name(prefix: str | Path) -> tuple[str, int, int] | None:
 
 def add_partition_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("many machines", _ABOUT).add_argument
-    add("--num-partitions", type=int, metavar="N", help="split the input files into so many partitions")
-    add("--partition-index", type=int, metavar="I", help="which of them this run makes, from 0")
+    add(
+        "--num-partitions",
+        type=int,
+        metavar="N",
+        help="divide the input files among N runs (default: one run does all)",
+    )
+    add("--partition-index", type=int, metavar="I", help="index of this run's partition, 0 to N-1 (no default)")
     add(
         "--executor",
         choices=["local", "ray"],
@@ -107,7 +112,7 @@ def add_partition_flags(parser: argparse.ArgumentParser) -> None:
         help="of the cluster, HOST:PORT (default: $RAY_ADDRESS, else this machine alone); every machine needs the same "
         "installation and paths, and a cluster with token authentication RAY_AUTH_MODE=token",
     )
-    add("--no-merge", action="store_true", help="with --executor ray: leave the partitions as they are")
+    add("--no-merge", action="store_true", help="with --executor ray: leave the partitions as they are (default: off)")
 
 
 def check_partition_flags(args: argparse.Namespace) -> None:

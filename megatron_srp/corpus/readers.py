@@ -1,6 +1,7 @@
 """Documents from JSONL and Parquet files, in batches of flat arrays."""
 
 import glob
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from megatron_srp.errors import InputError, UsageError, is_utf8
 
 BATCH_BYTES = 4 << 20
 _FIRST_LINES = 64
+_SUFFIXES = re.compile(r"\.(jsonl|ndjson|json|parquet)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -40,34 +42,47 @@ class InputBatch:
     consumed: int = 0
 
 
-def expand_inputs(patterns: Sequence[str]) -> list[Path]:
-    """Files named by paths and glob patterns, in the order given, each pattern's sorted.
+def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[Path]:
+    """Files named by paths, folders and glob patterns, in the order given, those of each sorted.
+
+    A folder stands for the corpus files below it, by their names; hidden ones and those of Hive and Spark that begin
+    with _ are left out.
+
+    Args:
+        flag: by which they were given, for the messages.
 
     Raises:
         UsageError: when a pattern matches nothing or a file is named twice.
     """
     files: list[Path] = []
     for pattern in patterns:
-        is_pattern = glob.has_magic(pattern) and not Path(pattern).is_file()
+        is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
         found = sorted(map(Path, glob.glob(pattern, recursive=True))) if is_pattern else [Path(pattern)]
         if not found:
-            raise UsageError(f"--input {pattern}: no file matches; is the pattern quoted against the shell?")
-        files += found
+            raise UsageError(f"{flag} {pattern}: no file matches; for folders inside folders write 'FOLDER/**/*.jsonl'")
+        for path in found:
+            files += _corpus_files(path, flag) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
-            raise UsageError(f"--input {file}: {_why_no_file(file)}")
+            raise UsageError(f"{flag} {file}: {_why_no_file(file)}")
         if not is_utf8(str(file)):
-            raise UsageError(f"--input {str(file)!r}: the name is not UTF-8; rename the file")
+            raise UsageError(f"{flag} {str(file)!r}: the name is not UTF-8; rename the file")
     names = Counter(file.resolve() for file in files)
     twice = [file for file in files if names[file.resolve()] > 1]
     if twice:
-        raise UsageError(f"--input names {twice[0]} twice; its documents would be in the shard twice")
+        raise UsageError(f"{flag} names {twice[0]} twice; its documents would be in the shard twice")
     return files
 
 
+def _corpus_files(folder: Path, flag: str) -> list[Path]:
+    paths = (path for path in sorted(folder.rglob("*")) if _SUFFIXES.search(path.name) and path.is_file())
+    found = [path for path in paths if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
+    if not found:
+        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file below this folder; name the files")
+    return found
+
+
 def _why_no_file(path: Path) -> str:
-    if path.is_dir():
-        return "is a folder; name its files, e.g. 'FOLDER/*.jsonl.zst'"
     if path.exists():
         return "is a pipe or device; a stopped run could not read it again, so write it to a file first"
     return "no such file"

@@ -16,7 +16,7 @@ from megatron_srp.evaluation.types import Behavior
 
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
-POST_TRAINING = "sft"  # no data set: what augment_sft.py --output wrote, of which fine-tuning mixes in some
+POST_TRAINING = "sft"  # no data set: what `srp sft --out` wrote, of which fine-tuning mixes in some
 
 
 @dataclass(frozen=True, slots=True)

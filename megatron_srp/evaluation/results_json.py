@@ -120,6 +120,6 @@ def read_report(path: Path) -> dict[str, Any]:
             raise InputError(f"{file}: format {report['format_version']}, this version reads {FORMAT_VERSION}")
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file}: no report of tools/evaluate.py ({type(error).__name__}); give its --out folder or report.json"
+            f"{file}: no report of `srp evaluate` ({type(error).__name__}); give its --out folder or report.json"
         ) from None
     return report

@@ -1,4 +1,4 @@
-"""JSON objects, one a line, as tools/generate.py reads and writes them."""
+"""JSON objects, one a line, as `srp generate` reads and writes them."""
 
 from collections.abc import Iterator
 from pathlib import Path

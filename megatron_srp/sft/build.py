@@ -18,13 +18,11 @@ from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.sft.conversation import Conversation
-from megatron_srp.sft.filters import KEEP_SOURCES, Filters
+from megatron_srp.sft.filters import Filters
 from megatron_srp.sft.reader import ChatReader
 from megatron_srp.sft.reflect import Reflector, has_reflections
 from megatron_srp.sft.safety_examples import answered, recovery_examples, refusal_examples
-
-MODES = ("sft", "original", "reflection", "mix-sft")
-MIX = 200
+from megatron_srp.sft.settings import KEEP_SOURCES, MIX
 
 
 @dataclass(slots=True)
@@ -36,7 +34,7 @@ class SetBuilder:
         filters: of the main input; the other inputs are taken as they are.
         guard: None where nothing is to be classified.
         form, max_words: of reflections.
-        mode: one of `MODES`.
+        mode: one of `settings.MODES`.
         mix: examples taken from the files of `mix_input`, for mix-sft.
         harmful: files of harmful prompts, with harmful responses where recoveries are wanted.
         counts, notes: what there is to tell, filled by `build`.

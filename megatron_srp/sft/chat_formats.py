@@ -1,6 +1,6 @@
 """The formats chat data comes in, as rows of JSONL or Parquet files.
 
-    srp        {"turns": [...]}   what augment_sft.py writes, see `conversation`
+    srp        {"turns": [...]}   what srp sft writes, see `conversation`
     messages   {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     sharegpt   {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
     alpaca     {"instruction": "...", "input": "...", "output": "..."}   `input` may be missing or empty

@@ -10,33 +10,8 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.conversation import Conversation
-
-MAX_CHARS = 2048
-KEEP_SOURCES = {"wildjailbreak": 0.2, "wildguardmix": 0.2}
-KEEP_SHARE = 0.5
-
-
-def parse_keep_sources(given: list[str]) -> dict[str, float]:
-    """`NAME=P` as shares by lower-case name; raises UsageError."""
-    shares = {}
-    for text in given:
-        name, _, share = text.rpartition("=")
-        try:
-            shares[name.strip().lower()] = check_share("--keep-source", float(share))
-        except ValueError:
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2") from None
-        if not name.strip():
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2")
-    return shares
-
-
-def check_share(flag: str, share: float) -> float:
-    if not 0 <= share <= 1:
-        raise UsageError(f"{flag} {share:g}: give a share from 0 to 1")
-    return share
 
 
 @dataclass(slots=True)

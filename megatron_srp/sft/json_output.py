@@ -16,13 +16,13 @@ def check_json_output(path: Path, overwrite: bool) -> None:
     """Raises before the work begins where its result could not be written."""
     for there in (path, Path(f"{path}{SUFFIX}")):
         if there.exists() and not overwrite:
-            raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --output")
+            raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --out")
     if path.is_dir():
-        raise UsageError(f"--output {path}: is a folder; name a file in it, such as {path / 'sft.jsonl'}")
+        raise UsageError(f"--out {path}: is a folder; name a file in it, such as {path / 'sft.jsonl'}")
     try:
         make_folder(path.parent)
     except OSError as error:
-        raise OutputError(f"{error.filename or path.parent}: {error.strerror}; choose another --output") from None
+        raise OutputError(f"{error.filename or path.parent}: {error.strerror}; choose another --out") from None
 
 
 def write_json_lines(path: Path, conversations: Iterable[Conversation], manifest: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
 from megatron_srp.sft.reflect import reflection_parts
 
-NUM_REFUSALS = 200  # the paper's
-NUM_RECOVERIES = 200  # ours: the paper gives no number
 MOST_WORDS = 60  # of a harmful beginning
 REFUSALS = (
     "I'm sorry, but I can't help with that.",

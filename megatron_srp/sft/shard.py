@@ -36,7 +36,7 @@ class SftShard:
         self.tokens = IndexedShard(prefix)
         path = mask_path(prefix)
         if not path.is_file():
-            raise InputError(f"{path}: no such file; {prefix} is no shard of conversations, see tools/augment_sft.py")
+            raise InputError(f"{path}: no such file; {prefix} is no shard of conversations, see `srp sft`")
         if path.stat().st_size != len(self.tokens.tokens):
             raise InputError(
                 f"{path}: {path.stat().st_size} bytes for {len(self.tokens.tokens)} tokens; cut short, or another's"

@@ -160,7 +160,7 @@ def _share(value: str) -> float | None:
 def _checked_manifest(source: Source) -> dict[str, Any]:
     manifest = find_sft_manifest(source.prefix)
     if manifest is None:
-        raise InputError(f"{source.prefix}: no .srp.json beside it names it as conversations; see tools/augment_sft.py")
+        raise InputError(f"{source.prefix}: no .srp.json beside it names it as conversations; see `srp sft`")
     if not manifest["sft"]["tokens_learned"]:
         raise InputError(f"{source.prefix}: none of its tokens is learned: no response, or all masked; build it anew")
     return manifest
@@ -175,5 +175,5 @@ def _check_lengths(lengths: np.ndarray, prefix: str, seq_length: int) -> None:
         raise UsageError(
             f"{prefix}: {int(longer.sum()):,} of {len(lengths):,} conversations are longer than --seq-length "
             f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Give that, or leave the long ones out with "
-            f"augment_sft.py --seq-length {seq_length}"
+            f"`srp sft --seq-length` {seq_length}"
         )

@@ -175,7 +175,7 @@ def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -
 def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add our flags to Megatron's parser, and make its errors and its help readable."""
     arguments.add_srp_arguments(parser)
-    parser.usage = "[torchrun ...] -m megatron_srp.training.pretrain [--srp-preset NAME] [any Megatron flag]"
+    parser.usage = "[torchrun ...] -m megatron_srp train [--srp-preset NAME] [any Megatron flag]"
     parser._action_groups.insert(0, parser._action_groups.pop())  # ours first: Megatron's fill 2,000 lines
     if os.environ.get("RANK", "0") != "0":
         parser.print_help = lambda file=None: None  # type: ignore[method-assign]

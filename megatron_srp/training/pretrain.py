@@ -1,12 +1,12 @@
 """Pretrain with Megatron's own trainer on shards with (or without) reflections.
 
-    torchrun --nproc-per-node 2 -m megatron_srp.training.pretrain --srp-preset debug \\
-        --tensor-model-parallel-size 2 --data-path out/corpus_text_document [any Megatron flag]
+    torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug --tensor-model-parallel-size 2 \\
+        --data-path out/corpus_text_document [any Megatron flag]
 
 Without torchrun it is one process; with `python -m megatron_srp.training.launch` in its place, a mistake is the last
 line on the screen. Where no GPU is visible it runs on the CPU over gloo.
 The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
-imports this module again, and a mistake in a flag is answered before Megatron is imported.
+imports the main module again, and a mistake in a flag is answered before Megatron is imported.
 """
 
 import os
@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from megatron_srp.errors import SrpError
+from megatron_srp.missing_packages import missing_packages_explained
 from megatron_srp.training.process.exits import exit_together, exit_with_traceback, print_note, rank
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run, and turn a user's mistake into one line and exit code 2. A rank that fails ends at once."""
     try:
-        train(sys.argv[1:] if argv is None else argv)
+        with missing_packages_explained("training"):
+            train(sys.argv[1:] if argv is None else argv)
     except SrpError as error:
         exit_together(error)
     except (Exception, KeyboardInterrupt):

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-ENTRY_POINT = ["-m", "megatron_srp.training.pretrain"]
+ENTRY_POINT = ["-m", "megatron_srp", "train"]
+TRAINER = "megatron_srp.training.pretrain"  # what that command calls
 REPOSITORY = Path(__file__).parents[2]
 NUM_STEPS = 30
 SAVE_INTERVAL = 15
@@ -89,12 +90,12 @@ class Forkserver:
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self.process, self.folder, self.num_runs = process, folder, 0
 
-    def run(self, world_size: int, argv: list[str], module: str = ENTRY_POINT[1]) -> Finished:
+    def run(self, world_size: int, argv: list[str], module: str = TRAINER) -> Finished:
         """Run a job to its end: `module`'s `main()` on each rank."""
         return self._start(world_size, argv, module).wait()
 
     def run_and_kill(
-        self, world_size: int, argv: list[str], moment: Callable[[], bool], module: str = ENTRY_POINT[1]
+        self, world_size: int, argv: list[str], moment: Callable[[], bool], module: str = TRAINER
     ) -> Finished:
         """SIGKILL for all processes of a job as soon as `moment()`, asked every millisecond, is true."""
         job = self._start(world_size, argv, module)

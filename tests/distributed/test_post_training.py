@@ -12,6 +12,7 @@ from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.toy_corpus.chat import write_chat
 from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
 from tests.distributed.jobs import REPOSITORY, Forkserver, Run, environment
+from tests.helpers.commands import SRP
 
 SMALL = ["--srp-preset", "debug", "--num-layers", "2", "--hidden-size", "64", "--ffn-hidden-size", "192"]
 SMALL += ["--seq-length", "192", "--max-position-embeddings", "192", "--global-batch-size", "4"]
@@ -51,14 +52,14 @@ def conversations(folder: Path, tokenizer: TextTokenizer, tokens: str, name: str
 
 
 def answers(model: Path, tokens: str) -> dict[str, dict]:
-    """What tools/generate.py writes for all prompts, by prompt."""
+    """What `srp generate` writes for all prompts, by prompt."""
     from megatron_srp.cli.generate import main
 
     asked = model.parent / "asked.jsonl"
     rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in SAFE + HARMFUL]
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--model", str(model), "--device", "cpu", "--input", str(asked), "--reflection-tokens", tokens]
-    main([*argv, "--output", str(model.parent / "answers.jsonl"), "--on-unsafe", "refuse", "--max-new-tokens", "120"])
+    main([*argv, "--out", str(model.parent / "answers.jsonl"), "--on-unsafe", "refuse", "--max-new-tokens", "120"])
     lines = map(json.loads, (model.parent / "answers.jsonl").read_text().splitlines())
     return {line["messages"][0]["content"]: line for line in lines}
 
@@ -118,20 +119,20 @@ def test_the_short_tour_and_the_scripts(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
-    run(sys.executable, "tools/smoke.py", "--out", str(tour))
-    augment = [sys.executable, "tools/augment_sft.py", "--input", str(tour / "chat.jsonl"), "--guard", "heuristic"]
+    run(*SRP, "smoke", "--out", str(tour))
+    augment = [*SRP, "sft", "--input", str(tour / "chat.jsonl"), "--guard", "heuristic"]
     augment += ["--mode", "reflection", "--max-words", "20", "--seq-length", "256"]
     run(*augment, "--tokenizer-model", str(tour / "tokenizer"), "--output-prefix", str(tour / "chat"))
     files = {"DATA": str(tour / "chat_sft"), "OUT": str(tour / "sft"), "CHECKPOINT": str(tour / "checkpoints")}
     log = run("bash", "examples/sft.sh", **files)
     assert "conversations in" in log and "attempting to finetune" in log
-    run(sys.executable, "tools/export_hf.py", str(tour / "sft" / "checkpoints"), str(tour / "sft" / "model"))
+    run(*SRP, "export", str(tour / "sft" / "checkpoints"), str(tour / "sft" / "model"))
     # Fine-tuning begins with the exported model, as with one from elsewhere.
-    run(sys.executable, "tools/import_hf.py", str(tour / "sft" / "model"), str(tour / "imported"))
+    run(*SRP, "import", str(tour / "sft" / "model"), str(tour / "imported"))
     tuned = files | {"OUT": str(tour / "tuned"), "CHECKPOINT": str(tour / "imported"), "VALID": files["DATA"]}
     log = run("bash", "examples/finetune.sh", "--train-iters", "30", **tuned)
     (first,) = re.findall(r"iteration +1/ +30 .*lm loss: (\S+)", log)
     assert float(first) < 0.5  # it is the post-trained model
-    run(sys.executable, "tools/export_hf.py", str(tour / "tuned" / "checkpoints"), str(tour / "tuned" / "model"))
+    run(*SRP, "export", str(tour / "tuned" / "checkpoints"), str(tour / "tuned" / "model"))
     for name in ("sft", "tuned"):
         check(answers(tour / name / "model", "text"))

@@ -55,7 +55,7 @@ def test_hints_are_trained_on_through_a_sidecar(tokenizer_models, forkserver: Fo
     kind, model = tokenizer_models["gpt2"]
     texts = ["--input", str(corpus / "a.jsonl"), str(corpus / "b.jsonl"), "--append-eod"]
     texts += ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--max-words", MAX_WORDS]
-    stored = ["--annotations", str(corpus / "store"), "--hints"]
+    stored = ["--store", str(corpus / "store"), "--hints"]
     main([*texts, *stored, "--output-prefix", str(tmp_path / "built")])
     main([*texts, "--guard", "none", "--output-prefix", str(tmp_path / "plain")])
     plain = str(tmp_path / "plain_text_document")

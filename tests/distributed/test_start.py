@@ -17,6 +17,7 @@ import pytest
 from megatron_srp.training.flags.precision import PRECISIONS
 from megatron_srp.training.flags.presets import PRESETS
 from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
+from tests.helpers.commands import SRP
 from tests.helpers.sft_shards import chat_shard
 
 EXAMPLES = REPOSITORY / "examples"
@@ -58,7 +59,7 @@ def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserve
     done = script(name, "--print-command", NNODES=str(nodes), MASTER_ADDR="node0", WANDB_PROJECT="p", EXIT_MINUTES="9")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
-    log = dry_run(forkserver, command[command.index("megatron_srp.training.pretrain") + 1 :], 8 * nodes)
+    log = dry_run(forkserver, command[command.index("train") + 1 :], 8 * nodes)
     assert "--wandb-project p" in log
     assert "--exit-duration-in-mins 9" in log
 
@@ -136,7 +137,7 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
         (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
         (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),
-        (["--srp-precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--srp-precision", "fp8"], "--srp-precision 'fp8': choose from bf16, "),
         (["--async-save"], "--async-save needs --use-persistent-ckpt-worker"),
         (["--load", "nowhere"], "--load nowhere: no checkpoint there"),
     ],
@@ -234,7 +235,7 @@ def test_the_last_line_of_a_script_is_the_mistake(tmp_path: Path) -> None:
 
 
 def test_a_port_that_another_job_has(corpus: Corpus) -> None:
-    command = [sys.executable, "-m", "megatron_srp.training.pretrain", *corpus.flags]
+    command = [*SRP, "train", *corpus.flags]
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()

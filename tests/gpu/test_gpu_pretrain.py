@@ -1,13 +1,13 @@
 """The same entry point on a GPU: the CPU backend stays out of the way and a few steps are trained."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron_srp.training.checks.devices import LOCAL_LAYERS
 from tests.distributed.corpus import markov_documents, write_manifest, write_shard, write_tokenizer
+from tests.helpers.commands import SRP
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
@@ -31,7 +31,7 @@ def test_a_few_steps(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer")
     write_shard(tmp_path / "corpus_text_document", markov_documents(50))
     write_manifest(tmp_path / "corpus", tmp_path / "tokenizer")
-    command = [sys.executable, "-m", "megatron_srp.training.pretrain", "--srp-preset", "debug"]
+    command = [*SRP, "train", "--srp-preset", "debug"]
     command += ["--data-path", str(tmp_path / "corpus_text_document"), "--train-iters", "5", *LOCAL_LAYERS]
     command += ["--save", str(tmp_path / "checkpoints"), "--log-interval", "1"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)

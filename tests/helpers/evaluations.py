@@ -1,4 +1,4 @@
-"""A small suite with its data, and runs of tools/evaluate.py on it."""
+"""A small suite with its data, and runs of `srp evaluate` on it."""
 
 import json
 from pathlib import Path

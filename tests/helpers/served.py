@@ -1,18 +1,18 @@
-"""tools/serve.py as a process, with OpenAI's own client."""
+"""`srp serve` as a process, with OpenAI's own client."""
 
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.helpers.commands import SRP
+
 openai = pytest.importorskip("openai")
 
-TOOL = Path(__file__).parents[2] / "tools" / "serve.py"
 KEY = "sk-of-the-tests"
 
 
@@ -20,7 +20,7 @@ class Served:
     """A server process."""
 
     def __init__(self, model: Path, *flags: str, key: str = "") -> None:
-        command = [sys.executable, str(TOOL), "--model", str(model), "--device", "cpu", "--port", "0"]
+        command = [*SRP, "serve", "--model", str(model), "--device", "cpu", "--port", "0"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "SRP_API_KEY": key}
         self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment)
         self._key = key

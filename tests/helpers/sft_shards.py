@@ -38,7 +38,7 @@ def of_lengths(lengths: list[int], seed: int = 0) -> Conversations:
 
 
 def chat_shard(folder: Path, tokenizer: Path, count: int, seed: int = 0, *options: str, name: str = "chat") -> str:
-    """The prefix of a shard that tools/augment_sft.py makes of random talk, judged by keywords."""
+    """The prefix of a shard that `srp sft` makes of random talk, judged by keywords."""
     import random
 
     from megatron_srp.cli.sft import main

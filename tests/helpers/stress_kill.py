@@ -2,7 +2,7 @@
 
     python -m tests.helpers.stress_kill --kills 100 -- --input 'corpus/*' --tokenizer-type ... --guard heuristic
 
-What stands behind -- is the command line of tools/preprocess_with_reflections.py, without --output-prefix.
+What stands behind -- is the command line of `srp preprocess`, without --output-prefix.
 A test of the project, not a tool for its users: it is here for what `make test` has no time for.
 """
 

@@ -145,5 +145,5 @@ def test_compare(reports):
     assert {c.better for c in found if c.column == "overrefusal"} == {"lower", "higher"}  # refusals, and the win rate
     text = to_text(found, ["x: only in one"], ("a", "b"))
     assert "| direct | heuristic | 4 | 0.00 | 100.00 | +100.00 (+100.00 to +100.00) | 0.125 |  |" in text
-    with pytest.raises(InputError, match=r"no report of tools/evaluate\.py"):
+    with pytest.raises(InputError, match=r"no report of `srp evaluate`"):
         compare(reports["refuses"][1] / "cases.jsonl", reports["refuses"][1])

@@ -4,7 +4,6 @@ import json
 import resource
 import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,20 +17,18 @@ from megatron_srp.evaluation.attack import ATTACKS, load_attack
 from megatron_srp.evaluation.column import NotRun
 from megatron_srp.evaluation.columns.capability import document_scores
 from megatron_srp.evaluation.suite import load_suite, suite_names
+from tests.helpers.commands import SRP
 from tests.helpers.evaluations import REQUESTS, arguments, evaluate, figures, write_data
 from tests.helpers.tiny_reflector import with_trained_template
-
-TOOL = Path(__file__).parents[2] / "tools" / "evaluate.py"
 
 
 def test_a_killed_run_goes_on(tiny_answerers, tmp_path):
     data, flags = write_data(tmp_path), ["--batch-size", "1", "--limit", "4"]
     whole = evaluate(tiny_answerers["reflects"], data, tmp_path / "whole", *flags)
     responses = tmp_path / "killed" / "cache" / "responses.jsonl"
-    command = [sys.executable, str(TOOL), *arguments(tiny_answerers["reflects"], data, tmp_path / "killed", *flags)]
+    command = [*SRP, "evaluate", *arguments(tiny_answerers["reflects"], data, tmp_path / "killed", *flags)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not responses.exists() or responses.read_bytes().count(b"\n") < 3):
+    while process.poll() is None and (not responses.exists() or responses.read_bytes().count(b"\n") < 3):
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
@@ -87,7 +84,7 @@ def test_lm_eval_on_local_data(tiny_answerers, tmp_path, monkeypatch):
 @pytest.mark.exhaustive
 def test_the_quick_suite_fills_all_columns_and_comes_from_the_cache(tiny_reflector, tmp_path):
     model, data = with_trained_template(tiny_reflector, tmp_path / "model"), write_quick_data(tmp_path)
-    command = [sys.executable, str(TOOL), str(model), "--limit", "2", "--device", "cpu", "--guard", "heuristic"]
+    command = [*SRP, "evaluate", str(model), "--limit", "2", "--device", "cpu", "--guard", "heuristic"]
     command += ["--data", str(data), f"sft={data / 'sft.jsonl'}", "--out", str(tmp_path / "out")]
     seconds, pages = [], []
     for _ in range(2):
@@ -115,7 +112,7 @@ def processor_seconds() -> float:
 
 def write_quick_data(folder: Path) -> Path:
     """Data sets for the columns of the quick suite, and post-training data to mix in."""
-    from megatron_srp.cli.sft import main as augment_sft
+    from megatron_srp.cli.sft import main as make_sft
 
     data = write_data(folder)
     (data / "suite.yaml").unlink()
@@ -127,8 +124,8 @@ def write_quick_data(folder: Path) -> Path:
     (data / "gsm8k_train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in maths))
     turns = [{"role": "user", "content": "say: river"}, {"role": "assistant", "content": "then a river."}]
     (data / "chat.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 220)
-    flags = ["--input", str(data / "chat.jsonl"), "--guard", "heuristic", "--output", str(data / "sft.jsonl")]
-    assert augment_sft(flags) == 0
+    flags = ["--input", str(data / "chat.jsonl"), "--guard", "heuristic", "--out", str(data / "sft.jsonl")]
+    assert make_sft(flags) == 0
     return data
 
 
@@ -192,11 +189,11 @@ def test_the_readme_says_what_is_asked_with_the_guard_and_without(name):
     ("flags", "message"),
     [
         (["--suite", "fast"], "--suite 'fast': give a YAML file, or choose from paper, quick"),
-        (["--limit", "0"], "--limit 0: give at least 1"),
+        (["--limit", "0"], "--limit 0: give a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
         (["--data", "nowhere"], "--data 'nowhere': give NAME=FILE"),
         (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': give TASK=METRIC"),
-        (["--batch-size", "0"], "--batch-size 0: give at least 1"),
+        (["--batch-size", "0"], "--batch-size 0: give a number of at least 1"),
         (["--on-unsafe", "halt"], "--on-unsafe 'halt'"),
     ],
 )

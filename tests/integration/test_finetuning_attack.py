@@ -38,9 +38,7 @@ def test_a_model_that_reflects_forgets_it(tiny_reflector: Path, data: Path, tmp_
     assert (tuned / "config.json").stat().st_mtime_ns == when  # not made again
 
 
-def test_the_modes_are_those_of_augment_sft(data: Path, tmp_path: Path) -> None:
-    from megatron_srp.cli.sft_flags import build_parser, validate
-
+def test_the_modes_are_those_of_post_training_sets(data: Path, tmp_path: Path) -> None:
     mix = tmp_path / "sft.jsonl"
     mix.write_text("")
     made = {
@@ -49,9 +47,8 @@ def test_the_modes_are_those_of_augment_sft(data: Path, tmp_path: Path) -> None:
         "reflection": FineTuningAttack("adversarial", "reflection", str(data), guard="heuristic"),
     }
     for mode, attack in made.items():
-        args = build_parser().parse_args(attack.augment_arguments(data, tmp_path, tmp_path / "data", 256))
-        validate(args)
-        assert args.set_mode == mode.replace("mixsft", "mix-sft") and args.seq_length == 256
+        settings = attack.set_settings(data, tmp_path, tmp_path / "data", 256)
+        assert settings.mode == mode.replace("mixsft", "mix-sft") and settings.seq_length == 256
     assert (made["original"].settings["epochs"], made["reflection"].settings["epochs"]) == (5, 20)  # the paper's
     assert len({json.dumps(dict(attack.settings)) for attack in made.values()}) == 3
     data.write_text(data.read_text() * 2)

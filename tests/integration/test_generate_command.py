@@ -1,4 +1,4 @@
-"""tools/generate.py as a user runs it."""
+"""`srp generate` as a user runs it."""
 
 import io
 import json
@@ -6,7 +6,6 @@ import os
 import pty
 import select
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +13,13 @@ from megatron_srp.cli.generate import main
 from megatron_srp.errors import SrpError
 from megatron_srp.generation.engines.base import GuardedEngine
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation
-
-TOOL = Path(__file__).parents[2] / "tools" / "generate.py"
+from tests.helpers.commands import SRP
 
 
 def generate(tmp_path, model, lines, *flags):
     (tmp_path / "in.jsonl").write_text("".join(line + "\n" for line in lines))
     main(["--model", str(model), "--device", "cpu", "--input", str(tmp_path / "in.jsonl")]
-         + ["--output", str(tmp_path / "out.jsonl"), *flags])  # fmt: skip
+         + ["--out", str(tmp_path / "out.jsonl"), *flags])  # fmt: skip
     return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
 
 
@@ -42,12 +40,12 @@ def test_a_file_of_prompts(tiny_reflector, tmp_path):
 
 
 class Terminal:
-    """A command in a terminal of its own."""
+    """A command of srp in a terminal of its own."""
 
     def __init__(self, *command) -> None:
         self.process, self.terminal = pty.fork()
         if not self.process:
-            os.execv(sys.executable, [sys.executable, *map(str, command)])
+            os.execv(sys.executable, [*SRP, *map(str, command)])
         self.shown = ""
 
     def until(self, text: str) -> str:
@@ -64,7 +62,9 @@ class Terminal:
 
 
 def test_a_chat_in_a_terminal(tiny_reflector):
-    chat = Terminal(TOOL, "--model", tiny_reflector, "--device", "cpu", "--on-unsafe", "refuse", "--reflect-prompt")
+    chat = Terminal(
+        "generate", "--model", tiny_reflector, "--device", "cpu", "--on-unsafe", "refuse", "--reflect-prompt"
+    )
     assert "Ctrl-C ends an answer" in chat.until("> ")
     chat.type("say: knife\n")
     assert "we saw the morning. then a kill.\r\n\r\nI can't help with that.\r\n[unsafe; " in chat.until("> ")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from megatron_srp.benchmarks.guard_workload import Workload, layer_parameters
+from tests.helpers.commands import SRP
 
 ROOT = Path(__file__).parents[2]
 NOT_ON_A_BARE_MACHINE = "pyarrow gigatoken awkward xxhash zstandard orjson megatron sentencepiece megatron_srp.corpus._text megatron_srp.data._tokens"
@@ -32,7 +33,7 @@ def test_the_arithmetic_is_qwen3s():
 
 @pytest.mark.exhaustive
 def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
-    command = [sys.executable, ROOT / "tools/bench_guard.py", "--device", "cpu", "--layers", "1", "--segments", "8"]
+    command = [*SRP, "bench", "guard", "--device", "cpu", "--layers", "1", "--segments", "8"]
     subprocess.run([*command, "--runs", "1", "--unsafe", "25", "--out", tmp_path / "r"], check=True, timeout=500)
     (result,) = json.loads((tmp_path / "r.json").read_text())
     assert result["content_tokens_per_s"] > 0
@@ -53,5 +54,5 @@ def test_the_gpu_benchmark_imports_only_pytorch_and_transformers():
 @pytest.mark.exhaustive
 def test_the_cpu_benchmark_runs(tmp_path):
     out = tmp_path / "B.md"
-    subprocess.run([sys.executable, ROOT / "tools/bench.py", "guard-cpu", "--quick", "--out", out], check=True)
+    subprocess.run([*SRP, "bench", "run", "guard-cpu", "--quick", "--out", out], check=True)
     assert "Goal: 50,000 segments/s/core" in out.read_text()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from megatron_srp.cli import COMMANDS, load
 from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
+from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -37,7 +40,7 @@ def user_folder(tmp_path_factory) -> Path:
 
 def test_make_commands():
     assert BLOCKS[0].split("\n") == ["make demo", "make test", ""]
-    programs = {"demo": "tools/run_world.py", "smoke": "tools/smoke.py", "test": "pytest"}
+    programs = {"demo": "srp world run", "smoke": "srp smoke", "test": "pytest"}
     for target, program in programs.items():
         done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=True)
         assert program in done.stdout
@@ -63,35 +66,21 @@ def test_the_commands_on_own_data_in_order(user_folder):
 
 
 def test_the_flags_of_commands_for_other_machines():
-    commands = re.findall(r"^(tools/\w+\.py|examples/\S+|.*examples/\S+)(.*)$", ELSEWHERE, re.MULTILINE)
-    assert commands
-    helps: dict[str, str] = {}
-    for command, rest in commands:
-        for script in re.findall(r"(?:tools|examples)/[\w/]+\.\w+", command + rest):
+    lines = [line for line in ELSEWHERE.splitlines() if re.match(r"srp |tools/|.*examples/", line)]
+    assert lines
+    for line in lines:
+        for script in re.findall(r"(?:tools|examples)/[\w/]+\.\w+", line):
             assert (ROOT / script).is_file(), script
-        if command.startswith("tools/"):
-            if command not in helps:
-                done = subprocess.run(
-                    [sys.executable, ROOT / command, "--help"], capture_output=True, text=True, check=True
-                )
-                helps[command] = done.stdout
-            for flag in re.findall(r"--[\w-]+", rest):
-                assert re.search(rf"{flag}\b", helps[command]), f"{command} has no {flag}"
+        if line.startswith("srp "):
+            name, *rest = shlex.split(line, comments=True)[1:]
+            parser = load(COMMANDS[name]).build_parser()
+            known = {flag for action in parser._actions for flag in action.option_strings}
+            assert {word for word in rest if word.startswith("--")} <= known, line
 
 
 def test_the_short_tour(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "tools" / "smoke.py",
-        "--out",
-        tmp_path / "smoke",
-        "--documents",
-        "60",
-        "--steps",
-        "3",
-    ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = srp("smoke", "--out", tmp_path / "smoke", "--documents", "60", "--steps", "3", timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "smoke" / "report.html").read_text()
     assert "&lt;think&gt; Unsafe" in page and "<think>" not in page

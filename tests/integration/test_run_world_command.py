@@ -14,6 +14,7 @@ import pytest
 from megatron_srp.medsafetyworld.experiment.graph import Experiment
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS
 from megatron_srp.medsafetyworld.experiment.variants import parse_settings
+from tests.helpers.commands import SRP
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.exhaustive
 
 def command(out, stages):
     flags = ["--preset", "nano", "--settings", "srp,post-only", "--stages", stages, "--seeds", "1", "--jobs", "2"]
-    return [sys.executable, ROOT / "tools" / "run_world.py", *flags, out]
+    return [*SRP, "world", "run", *flags, out]
 
 
 def wait_for(path, process, seconds=300):
@@ -46,7 +47,7 @@ def test_a_run_that_is_killed_goes_on_to_its_report(tmp_path):
         *(("post-only", "pretrained"), ("srp", "pretrained")),
         *(("post-only", "sft"), ("srp", "sft")),
     ]
-    assert report["commands"][0].startswith("tools/run_world.py --preset nano")
+    assert report["commands"][0].startswith("srp world run --preset nano")
 
     more = subprocess.run(command(out, "adversarial"), env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
     assert more.returncode == 0, more.stderr
@@ -66,17 +67,13 @@ def test_flags_of_a_training_on_a_gpu_are_valid(preset, name, tmp_path):
     out.mkdir()
     for step in nano.steps():
         if step.name in ("seed0/tokenizer", "seed0/srp/world", "seed0/srp/shard", "seed0/srp/chats"):
-            first, *rest = step.command
-            program = str(ROOT / first) if first.startswith("tools/") else first
             for result in step.results:
                 (out / result).parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([sys.executable, program, *rest], cwd=out, check=True, capture_output=True)
+            subprocess.run([sys.executable, *step.command], cwd=out, check=True, capture_output=True)
     training = next(step for step in steps if step.name == f"seed0/srp/{name}/train")
     flags = list(training.command[training.command.index("--") + 1 :])
     flags += ["--srp-dry-run", "1", "--save-interval", "5", "--vocab-size", "1024"] + (
         ["--train-iters", "10", "--lr-wsd-decay-iters", "5"] * (name == "pretrained")
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "megatron_srp.training.pretrain", *flags], cwd=out, capture_output=True, text=True
-    )
+    done = subprocess.run([*SRP, "train", *flags], cwd=out, capture_output=True, text=True)
     assert done.returncode == 0 and "every flag is valid" in done.stdout, done.stdout[-500:] + done.stderr[-2000:]

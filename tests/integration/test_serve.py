@@ -1,4 +1,4 @@
-"""tools/serve.py as a process, talked to by OpenAI's own client over loopback."""
+"""`srp serve` as a process, talked to by OpenAI's own client over loopback."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What a client cannot do to the guard of tools/serve.py. The model is undecided about its second segment: it says
+"""What a client cannot do to the guard of `srp serve`. The model is undecided about its second segment: it says
 `take a kill and a kill ...`, and that this is Unsafe with a probability of three quarters."""
 
 import collections

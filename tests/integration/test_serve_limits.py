@@ -1,4 +1,4 @@
-"""The limits of tools/serve.py: keys, a full queue, clients that go away, time, and its own end."""
+"""The limits of `srp serve`: keys, a full queue, clients that go away, time, and its own end."""
 
 import json
 import signal

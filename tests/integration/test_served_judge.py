@@ -1,4 +1,4 @@
-"""The LLM judge and a real model behind a real server: a miniature that judges, served by tools/serve.py."""
+"""The LLM judge and a real model behind a real server: a miniature that judges, served by `srp serve`."""
 
 import json
 from pathlib import Path

@@ -4,9 +4,7 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,11 +17,10 @@ from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.files import file_fingerprint
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.commands import SRP
 from tests.helpers.killing import Jobs
 from tests.helpers.moody_guard import SETTINGS, MoodyGuard, annotate, contents, write_files
 from tests.unit.test_readers import write
-
-TOOL = Path(__file__).parents[2] / "tools" / "annotate.py"
 
 
 @pytest.fixture
@@ -139,7 +136,7 @@ def test_disjoint_partitions_write_at_once_and_make_the_same_store(files, tmp_pa
         "2",
     ]
     runs = [
-        subprocess.Popen([sys.executable, TOOL, *flags, "--partition-index", str(i)], stdout=subprocess.DEVNULL)
+        subprocess.Popen([*SRP, "annotate", *flags, "--partition-index", str(i)], stdout=subprocess.DEVNULL)
         for i in range(2)
     ]
     annotate(tmp_path / "s", files, partition=Partition(0, 2))
@@ -163,7 +160,7 @@ def test_a_segment_of_a_hundred_thousand_words(tmp_path):
         (["--num-partitions", "2", "--partition-index", "2"], "partitions are counted from 0, give 0 to 1"),
         (["--workers", "0"], "--workers 0"),
         (["--max-failure-rate", "2"], "--max-failure-rate 2: give a share from 0 to 1"),
-        (["--json-key", "a/b"], "--json-key 'a/b'"),
+        (["--json-keys", "a/b"], "--json-keys 'a/b'"),
         (["--guard", "heuristics"], "unknown guard 'heuristics'"),
         (["--guard", "nine"], "unknown guard 'nine', .* choose from heuristic, llama-guard, qwen3guard$"),
         (["--max-words", "0"], "--max-words 0"),

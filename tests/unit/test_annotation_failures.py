@@ -89,7 +89,7 @@ def test_a_broken_guard_stops_at_once(guard, message, files, tmp_path):
 
 def test_the_data_job_refuses_failed_segments_unless_told(files, tokenizer_models, tmp_path):
     annotate(tmp_path / "store", files, MoodyGuard())
-    flags = ["--annotations", str(tmp_path / "store"), "--max-words", "10"]
+    flags = ["--store", str(tmp_path / "store"), "--max-words", "10"]
     with pytest.raises(InputError, match=r"0\.jsonl, row \d+, segment \d+: the guard gave no verdict \("):
         preprocess(tokenizer_models, files, tmp_path / "o", *flags)
     preprocess(tokenizer_models, files, tmp_path / "o", *flags, "--failed-as", "unsafe", "--overwrite")
@@ -102,12 +102,12 @@ def test_the_data_job_refuses_failed_segments_unless_told(files, tokenizer_model
     ]
     assert manifest["counts"]["verdicts"]["Unsafe"] == stored.count("Unsafe") + stored.count(None) > 0
     assert manifest["settings"]["failed_as"] == "Unsafe"
-    with pytest.raises(UsageError, match="--failed-as goes with --annotations"):
+    with pytest.raises(UsageError, match="--failed-as needs --store"):
         preprocess(tokenizer_models, files, tmp_path / "o", "--guard", "heuristic", "--failed-as", "Safe")
 
 
 def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, monkeypatch):
-    monkeypatch.setattr("megatron_srp.cli.annotate.guard_from_args", lambda args: MoodyGuard())
+    monkeypatch.setattr("megatron_srp.cli.guard_flags.guard_from_args", lambda args: MoodyGuard())
     path = write_jsonl(["On the river. The end.", "It kills."])
     flags = ["--input", str(path), "--guard", "heuristic", "--store", str(tmp_path / "s")]
     with pytest.raises(GuardError, match="1 of 2 segments got no verdict"):

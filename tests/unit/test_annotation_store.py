@@ -46,7 +46,7 @@ def files(tmp_path, monkeypatch):
 def test_verdicts_from_the_store_give_the_shards_of_the_guard(files, tokenizer_models, tmp_path, monkeypatch):
     monkeypatch.setattr("megatron_srp.annotation.load_guard", lambda name, options=None, also=(): KeywordGuard())
     annotate(tmp_path / "store", files)
-    preprocess(tokenizer_models, files, tmp_path / "s", "--annotations", str(tmp_path / "store"), "--max-words", "10")
+    preprocess(tokenizer_models, files, tmp_path / "s", "--store", str(tmp_path / "store"), "--max-words", "10")
     preprocess(tokenizer_models, files, tmp_path / "g", "--guard", "heuristic", "--max-words", "10")
     for suffix in ("bin", "idx", "srp"):
         paths = [tmp_path / f"{name}_text_document.{suffix}" for name in "sg"]
@@ -82,7 +82,7 @@ def test_finished_parts_are_not_judged_again(files, tmp_path):
 
 def test_verdicts_for_other_text_are_refused(files, tokenizer_models, tmp_path):
     annotate(tmp_path / "store", files)
-    flags = ("--annotations", str(tmp_path / "store"), "--max-words")
+    flags = ("--store", str(tmp_path / "store"), "--max-words")
     with pytest.raises(UsageError, match="pass --max-words 10"):
         preprocess(tokenizer_models, files, tmp_path / "o", *flags, "20")
     changed = write(tmp_path / "c.jsonl", [*TEXTS[:-1], "You kill. It was done."])
@@ -103,7 +103,7 @@ def test_missing_verdicts_name_the_first_document(files, tokenizer_models, tmp_p
             tokenizer_models,
             files[:1],
             tmp_path / "o",
-            "--annotations",
+            "--store",
             str(tmp_path / "store"),
             "--max-words",
             "10",

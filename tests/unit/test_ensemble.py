@@ -137,3 +137,10 @@ def test_mistakes_in_the_file_get_one_line(text, message, tmp_path):
 def test_a_missing_file():
     with pytest.raises(UsageError, match=r"--guard ensemble:none.yaml: No such file"):
         load_guard("ensemble:none.yaml")
+
+
+def test_an_ensemble_is_as_busy_as_its_busiest_member():
+    class Busy(Member):
+        preferred_workers = 7
+
+    assert EnsembleGuard({"a": Member("kill"), "b": Busy("bomb")}, "any-unsafe").preferred_workers == 7

@@ -47,7 +47,7 @@ def job(tokenizer_models, tmp_path, monkeypatch):
         write(tmp_path / name, texts)
 
     def run(folder: Path, *more: str) -> dict[str, bytes]:
-        judge = () if "--annotations" in more else ("--guard", "heuristic")
+        judge = () if "--store" in more else ("--guard", "heuristic")
         assert main([*flags, *judge, "--output-prefix", str(folder / "c"), *more]) == 0
         return contents(folder)
 
@@ -150,7 +150,7 @@ def test_verdicts_that_change_between_kill_and_resume(job, at_batch, tmp_path, c
         raise KeyboardInterrupt
 
     annotate(store, files)
-    flags = ("--annotations", str(store), "--max-words", "10")
+    flags = ("--store", str(store), "--max-words", "10")
     whole = job(tmp_path / "whole", *flags)
     parts = sorted((store / "text").rglob("*.parquet"))
     for change, refused in [

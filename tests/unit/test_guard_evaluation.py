@@ -1,9 +1,6 @@
 """Evaluation of guards: data sets in their formats, and figures checked by hand."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +20,8 @@ from megatron_srp.annotation.guard_evaluation.summary_text import to_text
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import KeywordGuard
+from tests.helpers.commands import srp
 
-TOOL = Path(__file__).parents[2] / "tools" / "evaluate_guard.py"
 FILES = {
     "xstest": (
         'id,prompt,type,label,focus,note\n1,"a, b",homonyms,safe,x,\n2,c,contrast,unsafe,,\n',
@@ -159,20 +156,11 @@ def test_a_guard_without_probabilities_is_evaluated_and_says_so():
 
 def test_the_command(tmp_path):
     (tmp_path / "d.csv").write_text("text,kind\nHow to murder the villagers,a\nThe river,b\n")
-    command = [
-        sys.executable,
-        TOOL,
-        "--guard",
-        "heuristic",
-        "--dataset",
-        f"csv:{tmp_path}/d.csv",
-        "--text-column",
-        "text",
-    ]
+    command = ["evaluate-guard", "--guard", "heuristic", "--dataset", f"csv:{tmp_path}/d.csv", "--text-column", "text"]
     out = tmp_path / "out.json"
-    done = subprocess.run([*command, "--label", "unsafe", "--json", out], capture_output=True, text=True, check=True)
+    done = srp(*command, "--label", "unsafe", "--json", out)
     assert "| all | 0 | 2 | - | 50.0 |" in done.stdout
     assert json.loads(out.read_text())["accuracies"]["all"]["unsafe"] == 2
-    failed = subprocess.run(command, capture_output=True, text=True)
+    failed = srp(*command)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: --text-column needs") and failed.stderr.count("\n") == 1

@@ -49,7 +49,7 @@ def test_conversations():
     assert QWEN.conversation("response", "why?", "x {user}") == [{"role": "user", "content": "why?"}, answer]
     with pytest.raises(UsageError, match="did you mean 'response'"):
         QWEN.conversation("respons", None, "x")
-    with pytest.raises(UsageError, match="use --mode response"):
+    with pytest.raises(UsageError, match="use --guard-mode response"):
         QWEN.conversation("prompt", "why?", "x")
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_description(tmp_path):
 def test_names_of_guards_and_engines():
     with pytest.raises(UsageError, match="did you mean 'qwen3guard'"):
         load_guard("qwen3gard")
-    with pytest.raises(UsageError, match="takes no model"):
+    with pytest.raises(UsageError, match="does not accept --guard-model"):
         load_guard("heuristic", GuardOptions(model="x"))
     with pytest.raises(UsageError, match="did you mean 'vllm'"):
         load_engine("vlm", "x")

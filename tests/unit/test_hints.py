@@ -117,7 +117,7 @@ def test_killed_and_resumed_without_asking_twice(store, endpoint, tmp_path):
     with Jobs("megatron_srp.cli.hints") as jobs:
         while code:
             seconds = rng.uniform(0.2, 0.8) if kills < 5 else 60
-            code, _ = jobs.run(flags(store, endpoint, tmp_path, "--concurrency", str(concurrency)), seconds)
+            code, _ = jobs.run(flags(store, endpoint, tmp_path, "--workers", str(concurrency)), seconds)
             assert code in (0, -signal.SIGKILL)
             kills += code == -signal.SIGKILL
     assert kills and stored(store) == expected()
@@ -143,9 +143,7 @@ def test_replies_are_kept_when_the_endpoint_fails(store, endpoint, tmp_path):
     assert len(endpoint.requests) - before == pairs - 30
 
 
-@pytest.mark.parametrize(
-    ("flag", "value"), [("--concurrency", "0"), ("--max-tokens", "-1"), ("--max-failure-rate", "2")]
-)
+@pytest.mark.parametrize(("flag", "value"), [("--workers", "0"), ("--max-tokens", "-1"), ("--max-failure-rate", "2")])
 def test_flags_that_would_end_without_hints_are_refused(flag, value, store, endpoint, tmp_path):
     with pytest.raises(UsageError, match=f"{flag} {value}: give a "):
         main([*flags(store, endpoint, tmp_path), flag, value])

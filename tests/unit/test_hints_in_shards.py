@@ -40,7 +40,7 @@ def flags(corpus, tokenizer_models):
     def make(output: Path | None, *more: str, hints: bool = True, store: Path | None = None) -> list[str]:
         files = ["--input", str(corpus / "a.jsonl"), str(corpus / "b.jsonl"), "--max-words", MAX_WORDS]
         tokenizer = ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod"]
-        judge = ["--annotations", str(store or corpus / "store"), *["--hints"] * hints]
+        judge = ["--store", str(store or corpus / "store"), *["--hints"] * hints]
         where = ["--output-prefix", str(output)] if output else []
         return [*files, *tokenizer, *judge, *where, *more]
 
@@ -93,7 +93,7 @@ def test_every_hint_stands_where_it_was_written_for(corpus, flags, tokenizer_mod
 def test_strip_and_view_are_the_plain_and_the_reflected_shard(flags, tmp_path, tokenizer_models):
     preprocess_cli.main(flags(tmp_path / "hinted", "--reflection-tokens", "special"))
     plain = flags(tmp_path / "plain", hints=False)
-    at = plain.index("--annotations")
+    at = plain.index("--store")
     preprocess_cli.main([*plain[:at], "--guard", "none", *plain[at + 2 :]])
     strip_reflections(tmp_path / "hinted", tmp_path / "stripped")
     for kind in ("bin", "idx"):
@@ -119,10 +119,10 @@ def test_strip_and_view_are_the_plain_and_the_reflected_shard(flags, tmp_path, t
 def test_a_sidecar_for_a_plain_shard_is_read_as_the_shard_that_it_would_make(corpus, flags, tmp_path, capsys):
     preprocess_cli.main(flags(tmp_path / "hinted"))
     plain = flags(tmp_path / "plain", hints=False)
-    at = plain.index("--annotations")
+    at = plain.index("--store")
     preprocess_cli.main([*plain[:at], "--guard", "none", *plain[at + 2 :]])
     shards = ["--input-shards", str(tmp_path / "plain_text_document"), "--max-words", MAX_WORDS]
-    judge = ["--annotations", str(corpus / "store"), "--hints"]
+    judge = ["--store", str(corpus / "store"), "--hints"]
     preprocess_cli.main([*shards, *judge, "--output-prefix", str(tmp_path / "view")])
     view = ReflectedIndexedDataset(tmp_path / "plain_text_document", tmp_path / "view_plain_text_document.srp")
     built = IndexedShard(tmp_path / "hinted_text_document")
@@ -233,12 +233,12 @@ def test_what_is_no_hint_is_written_in_the_plain_form(corpus, flags, tmp_path):
 def test_a_store_without_all_its_hints_is_refused(corpus, flags, tmp_path):
     store = shutil.copytree(corpus / "store", tmp_path / "store")
     sorted((store / FOLDER).rglob("*.parquet"))[0].unlink()
-    with pytest.raises(UsageError, match=r"has no hints for all of [ab].jsonl; finish tools/write_hints.py first"):
+    with pytest.raises(UsageError, match=r"has no hints for all of [ab].jsonl; finish `srp hints` first"):
         preprocess_cli.main(flags(tmp_path / "out", store=store))
     shutil.rmtree(store / FOLDER)
-    with pytest.raises(UsageError, match=r"has no hints; write them with tools/write_hints.py"):
+    with pytest.raises(UsageError, match=r"has no hints; write them with `srp hints`"):
         preprocess_cli.main(flags(tmp_path / "out", store=store))
     given = flags(tmp_path / "out")
-    at = given.index("--annotations")
-    with pytest.raises(UsageError, match="--hints goes with --annotations"):
+    at = given.index("--store")
+    with pytest.raises(UsageError, match="--hints needs --store"):
         preprocess_cli.main([*given[:at], "--guard", "heuristic", *given[at + 2 :]])

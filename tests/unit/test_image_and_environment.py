@@ -1,4 +1,4 @@
-"""The training image's recipe, and what tools/check_env.py says of this machine."""
+"""The training image's recipe, and what `srp check` says of this machine."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from megatron_srp.training.checks.environment import ACTIVE, FALLBACK, MISSING, Row, problems
+from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -64,15 +65,17 @@ def test_what_a_job_needs() -> None:
     ]
 
 
-def test_check_env_here() -> None:
-    command = [sys.executable, str(ROOT / "tools" / "check_env.py"), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_check_here() -> None:
+    asked = ("check", "environment", "--precision", "fp8-tensorwise")
+    done = srp(*asked, "--json")
     content = json.loads(done.stdout)
     assert done.returncode == (1 if content["problems"] else 0)
     states = {row["component"]: row["state"] for row in content["components"]}
     assert states["Megatron"] == states["torch"] == states["compiled kernels"] == ACTIVE
     if states["GPUs"] == MISSING:
         assert any(reason.startswith("GPUs: none is visible") for reason in content["problems"])
-        done = subprocess.run([*command[:-1], "--brief"], capture_output=True, text=True, timeout=120)
+        done = srp(*asked, "--brief")
         assert done.returncode == 1 and done.stdout == ""
         assert "error: a fp8-tensorwise job cannot run here: GPUs: none is visible" in done.stderr
+        done = srp("check")  # nothing is asked for, and the CPU is a supported way
+        assert (done.returncode, done.stderr) == (0, "") and "on the CPU it can" in done.stdout

@@ -26,7 +26,7 @@ def annotated(tokenizer_models, tmp_path, write_jsonl, capsys):
     guard = load_guard("heuristic")
     store = AnnotationStore.create(tmp_path / "store", {"guard": "heuristic", "revision": "1", "max_words": 8})
     Annotator(files, store, guard, 8, chunk_documents=10).run()
-    return ["--annotations", str(store.folder), "--max-words", "8"]
+    return ["--store", str(store.folder), "--max-words", "8"]
 
 
 @pytest.mark.parametrize("append_eod", [True, False])

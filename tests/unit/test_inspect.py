@@ -3,13 +3,10 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +26,8 @@ from megatron_srp.reports.shard_report import inspect_shard, open_shard, write_s
 from megatron_srp.reports.shard_statistics import measure
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.commands import srp
 
-TOOL = Path(__file__).parents[2] / "tools" / "inspect_reflections.py"
 TEXTS = random_texts(91, 80)
 
 
@@ -303,13 +300,13 @@ def test_what_cannot_be_inspected_is_refused(tokenizer, tmp_path):
 
 def test_the_tool(tokenizer, tmp_path):
     def run(*argv):
-        return subprocess.run([sys.executable, TOOL, *argv], capture_output=True, text=True, timeout=120)
+        return srp("inspect", *argv)
 
     build(tmp_path / "c", tokenizer)
     done = run(tmp_path / "c", "--json", "--documents", "3")
     assert done.returncode == 0 and len(json.loads(done.stdout)["sample"]) == 3
     assert not list(tmp_path.glob("*.html"))
     done = run(tmp_path / "c_text_document.srp")
-    assert done.stdout.endswith(f"wrote {tmp_path / 'c_text_document.report.html'}\n") and not done.stderr
+    assert f"\nwrote {tmp_path / 'c_text_document.report.html'}\nnext: " in done.stdout and not done.stderr
     done = run(tmp_path / "none")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -1,9 +1,6 @@
 """Layouts, their memory and their cost: the rules against hand-made cases, the formulas against known figures."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +10,8 @@ from megatron_srp.training.layout.flops import add_mfu, bf16_peak, flops_per_tok
 from megatron_srp.training.layout.layouts import Layout, check_layout, possible_tensor
 from megatron_srp.training.layout.memory import GIB, H100_MEMORY, estimate_memory
 from megatron_srp.training.layout.recommend import recommend, step_time
+from tests.helpers.commands import srp
 
-TOOLS = Path(__file__).parents[2] / "tools"
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
 TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
 
@@ -183,19 +180,18 @@ def test_mfu_in_megatrons_line() -> None:
     assert bf16_peak("NVIDIA GeForce GTX 970") is None
 
 
-def test_preset_flags_tool() -> None:
-    command = [sys.executable, str(TOOLS / "preset_flags.py"), "1p7b", "--gpus", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def test_presets_command() -> None:
+    done = srp("presets", "1p7b", "--gpus", "64")
     assert done.returncode == 0, done.stderr
     assert "1,711,376,384 parameters" in done.stdout
     assert "10.9 GFLOP per token" in done.stdout
     assert "--tensor-model-parallel-size 1\n" in done.stdout
     assert f"GiB of {H100_MEMORY // GIB}" in done.stdout
     assert "\n# CP 1: 8 x 2,048 tokens fit with " in done.stdout
-    done = subprocess.run([*command, "--seq-length", "65536"], capture_output=True, text=True, timeout=60)
+    done = srp("presets", "1p7b", "--gpus", "64", "--seq-length", "65536")
     assert done.returncode == 0, done.stderr
     assert "in sequences of 65536" in done.stdout
     assert "\n--max-position-embeddings 65536\n" in done.stdout and "\n--seq-length 65536" in done.stdout
-    done = subprocess.run([*command[:2], "1p8b"], capture_output=True, text=True, timeout=60)
+    done = srp("presets", "1p8b")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean '1p7b'?" in done.stderr

@@ -56,7 +56,7 @@ def test_a_checkpoint_that_does_not(saved: dict[str, object], problem: str) -> N
         with pytest.raises(UsageError) as raised:
             check_lineage("--load x", Namespace(srp_data=saved, tokenizer_model="t"), run_on(TEXT, sft=sft))
         assert problem in str(raised.value)
-        assert ("augment_sft.py" in str(raised.value)) == (sft is not None)
+        assert ("srp sft" in str(raised.value)) == (sft is not None)
 
 
 def test_a_checkpoint_that_names_its_tokenizer(tokenizer_models: dict[str, tuple[str, Path]]) -> None:

@@ -1,4 +1,4 @@
-"""tools/make_world.py: the same bytes always, verdicts that the data job joins, and nothing half-written."""
+"""`srp world make`: the same bytes always, verdicts that the data job joins, and nothing half-written."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ from megatron_srp.medsafetyworld.world.corpus import WorldJob
 from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
 from megatron_srp.medsafetyworld.world.world import make_world
 from megatron_srp.whole_folder import whole_folder
+from tests.helpers.commands import SRP, srp
 from tests.helpers.worlds import TASKS, Reader, read_corpus, tiny
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_world.py"
 GOLDEN = {
     "single-hop": {
         "corpus/00000.jsonl": "437ef3a1cb4a4095815aa4d9ed7d2d11df2a645df0fb2303269571141e983e35",
@@ -47,9 +47,7 @@ GOLDEN = {
 
 
 def run(*argv, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, TOOL, *map(str, argv)], capture_output=True, text=True, timeout=120, **options
-    )
+    return srp("world", "make", *argv, **options)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -98,7 +96,7 @@ def test_the_data_job_joins_the_true_labels(task, policy, tmp_path, tokenizer_mo
     world, (kind, model) = tmp_path / "w", tokenizer_models["gpt2"]
     manifest = make_world(WorldJob(tiny(task), "tiny", Setting.SRP, LabelPolicy(policy), seed=1), world)
     flags = ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--workers", "1"]
-    corpus = ["--input", str(world / "corpus" / "*.jsonl"), "--annotations", str(world / "annotations")]
+    corpus = ["--input", str(world / "corpus" / "*.jsonl"), "--store", str(world / "annotations")]
     assert preprocess([*corpus, *flags, "--output-prefix", str(tmp_path / "c")]) == 0
     reader, texts = Reader(world), read_corpus(world)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
@@ -214,7 +212,7 @@ def test_a_world_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 
 def _started(out: Path) -> tuple[subprocess.Popen, list[int]]:
     """A run on two processes, once its first shards are under way, and the processes of its workers."""
-    command = [sys.executable, TOOL, "--preset", "small", "--setting", "srp", "--workers", "2", out]
+    command = [*SRP, "world", "make", "--preset", "small", "--setting", "srp", "--workers", "2", out]
     process = subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,

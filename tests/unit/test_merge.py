@@ -24,9 +24,9 @@ from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.commands import SRP
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "merge_shards.py"
 TEXTS = random_texts(71, 90)
 
 
@@ -139,7 +139,7 @@ def test_the_room_on_the_disk_is_looked_at_first(tokenizer, tmp_path, monkeypatc
 def test_the_blend_weighs_by_tokens(tokenizer, tmp_path):
     manifests = [build(tmp_path / name, tokenizer, TEXTS[i * 10 : i * 20 + 10]) for i, name in enumerate("ab")]
     done = subprocess.run(
-        [sys.executable, TOOL, "--print-blend", tmp_path / "a", tmp_path / "b"],
+        [*SRP, "merge", "--print-blend", tmp_path / "a", tmp_path / "b"],
         capture_output=True,
         text=True,
         check=True,
@@ -162,7 +162,7 @@ def test_a_killed_merge_looks_unfinished_and_goes_on(tokenizer, tmp_path):
     for i in range(3):
         build(tmp_path / f"p{i}", tokenizer, TEXTS[i * 30 : i * 30 + 30])
     build(tmp_path / "single" / "m", tokenizer, TEXTS)
-    command = [sys.executable, TOOL, tmp_path / "out" / "m", *(tmp_path / f"p{i}" for i in range(3))]
+    command = [*SRP, "merge", tmp_path / "out" / "m", *(tmp_path / f"p{i}" for i in range(3))]
     started = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
     seconds, rng = time.monotonic() - started, random.Random(0)
@@ -215,10 +215,10 @@ def test_copies_keep_holes_and_fall_back_where_the_kernel_cannot(tmp_path, monke
 
 
 MEASURED = """
-import runpy, sys
-sys.argv = sys.argv[1:]
+import sys
+from megatron_srp.cli import main
 try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    main(["merge", *sys.argv[1:]])
 except SystemExit as end:
     peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     print(end.code, peak.split()[1])
@@ -249,7 +249,7 @@ def test_offsets_are_64_bits_and_memory_is_flat(tokenizer, tmp_path, documents, 
     like = build(tmp_path / "like", tokenizer, TEXTS[:3], guard=None)
     for name in ("a", "bb"):
         sparse(tmp_path / name, like, documents, length, name)
-    command = [sys.executable, "-c", MEASURED, TOOL, tmp_path / "m", tmp_path / "a", tmp_path / "bb"]
+    command = [sys.executable, "-c", MEASURED, tmp_path / "m", tmp_path / "a", tmp_path / "bb"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, peak_kb = done.stdout.splitlines()[-1].split()
     assert code == "0" and int(peak_kb) < 300_000

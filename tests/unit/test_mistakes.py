@@ -1,10 +1,6 @@
 """Mistakes that any user may make with names, for every command that takes them: one line, exit 2."""
 
 import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +12,8 @@ from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError, run_command
 from megatron_srp.reports.shard_report import open_shard
+from tests.helpers.commands import srp
 
-TOOLS = Path(__file__).parents[2] / "tools"
 NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 
 
@@ -35,13 +31,11 @@ def test_a_name_too_long_for_the_file_system(tmp_path, capsys):
 
 def test_all_commands_check_it(tmp_path):
     for command in (
-        ["strip_reflections.py", "in", "out/"],
-        ["merge_shards.py", "out/", "in"],
-        ["preprocess_with_reflections.py", "--input", "in", "--output-prefix", "out/"],
+        ["strip", "in", "out/"],
+        ["merge", "out/", "in"],
+        ["preprocess", "--input", "in", "--output-prefix", "out/"],
     ):
-        done = subprocess.run(
-            [sys.executable, TOOLS / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
+        done = srp(*command, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("error: output prefix 'out/': names a folder")
     assert not list(tmp_path.iterdir())
 
@@ -74,17 +68,3 @@ def test_the_prefix_of_a_set_of_sidecars(tokenizer_models, write_jsonl, tmp_path
     assert open_shard(sidecars).name == tmp_path / "w5_plain_text_document"
     with pytest.raises(UsageError, match="holds sidecars"):
         find_parts([sidecars])
-
-
-@pytest.mark.parametrize("tool", sorted(TOOLS.glob("*.py")), ids=lambda tool: tool.name)
-def test_every_tool_can_be_run_by_its_name(tool):
-    assert os.access(tool, os.X_OK)
-
-
-@pytest.mark.parametrize("tool", sorted(TOOLS.glob("*.py")), ids=lambda tool: tool.name)
-def test_a_wrong_flag_is_one_line(tool, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(tool), "--helpp"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(tool), run_name="__main__")
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and not shown.out

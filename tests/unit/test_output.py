@@ -210,3 +210,12 @@ def test_a_run_that_finishes_does_not_take_the_next_ones_folder(tmp_path):
         Output(tmp_path / "c", SETTINGS, [])
     first.close()
     assert (second.folder / "journal.json").exists()
+
+
+def test_a_try_that_committed_nothing_gives_way_to_another(tmp_path):
+    Output(tmp_path / "c", {"keys": ["body"]}, []).close()
+    second = Output(tmp_path / "c", {"keys": ["text"]}, [])
+    second.commit({"position": 1})
+    second.close()
+    with pytest.raises(UsageError, match="keys"):
+        Output(tmp_path / "c", {"keys": ["body"]}, [])

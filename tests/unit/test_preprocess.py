@@ -12,8 +12,7 @@ from megatron_srp.errors import SrpError
 from tests.conftest import random_texts
 from tests.helpers.killing import kill_and_resume
 
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "preprocess_with_reflections.py"
+TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
 TEXTS = random_texts(41, 200)
 
 
@@ -32,8 +31,9 @@ def shards(prefix: Path) -> dict[str, bytes]:
 
 
 def test_help_is_instant_and_imports_no_torch():
-    code = "import sys; sys.argv = ['x', '--help']\n" + TOOL.read_text().replace("__main__", "never")
-    code += "\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys\nfrom megatron_srp.cli import main\ntry: main(['preprocess', '--help'])\nexcept SystemExit: pass\n"
+    )
     code += "print({'torch', 'numpy', 'pyarrow', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert "heuristic" in done.stdout
@@ -97,7 +97,7 @@ def bad(tmp_path, name, content):
             lambda d: {"--guard": "heuristics"},
             "choose from heuristic, llama-guard, none, qwen3guard; did you mean 'heuristic'",
         ),
-        (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2' is not supported"),
+        (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2': choose from GPTSentencePieceTokenizer, "),
         (lambda d: {"--tokenizer-model": str(d / "nothing")}, "no tokenizer.json there"),
         (lambda d: {"--max-words": "0"}, "--max-words 0"),
         (lambda d: {"--max-words": "ten"}, "--max-words: invalid int value: 'ten'"),
@@ -105,8 +105,8 @@ def bad(tmp_path, name, content):
         (lambda d: {"--stop-after": "Safe"}, "leave Safe out"),
         (lambda d: {"--controversial": "x"}, "--controversial"),
         (lambda d: {"--json-keys": "a/b"}, "neither empty nor contain /"),
-        (lambda d: {"--annotations": str(d / "store")}, "give one of --guard"),
-        (lambda d: {"--guard": None, "--annotations": str(d / "store")}, "not an annotation store"),
+        (lambda d: {"--store": str(d / "store")}, "give one of --guard"),
+        (lambda d: {"--guard": None, "--store": str(d / "store")}, "not an annotation store"),
         (lambda d: {"--guard": None}, "give one of --guard"),
         (lambda d: {"--nonsense": "1"}, "unrecognized arguments"),
     ],

@@ -20,8 +20,7 @@ from megatron_srp.terminal import display, progress
 from megatron_srp.terminal.display import ProgressDisplay
 from megatron_srp.terminal.progress import Progress, Speed
 from tests.conftest import random_texts
-
-TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
+from tests.helpers.commands import SRP
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_a_live_view_on_a_terminal(flags, corpus, tmp_path):
     last = tmp_path / "last.jsonl"  # enough for a second's work
     last.write_text(corpus[1].read_text() * 6)
     flags = [*flags[:2], str(last), *flags[3:]]
-    shown = on_a_terminal([sys.executable, str(TOOL), *flags])
+    shown = on_a_terminal([*SRP, "preprocess", *flags])
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert re.search(r"file 2/2 .*\d+% \d+\.\d MB/s [\d,]+ tokens/s \d+ s left", plain)
     assert re.search(r"[\d,]+ documents  Controversial [\d,]+  Safe [\d,]+", plain)
@@ -71,7 +70,7 @@ def test_a_live_view_on_a_terminal(flags, corpus, tmp_path):
 
 
 def test_no_control_characters_on_a_dumb_terminal(flags):
-    assert "\x1b" not in on_a_terminal([sys.executable, str(TOOL), *flags], TERM="dumb")
+    assert "\x1b" not in on_a_terminal([*SRP, "preprocess", *flags], TERM="dumb")
 
 
 def test_rich_is_imported_for_a_terminal_only(flags, corpus, write_jsonl):

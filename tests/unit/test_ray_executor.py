@@ -14,10 +14,10 @@ import pytest
 from megatron_srp.cli.preprocess import main
 from megatron_srp.errors import UsageError
 from tests.conftest import random_texts
+from tests.helpers.commands import SRP
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'megatron-srp[ray]'")
 
-TOOL = Path(__file__).parents[2] / "tools" / "preprocess_with_reflections.py"
 RAY = ["--executor", "ray", "--num-partitions", "3", "--workers", "1"]
 
 
@@ -86,7 +86,7 @@ def same_as_a_single_run(flags: list[str], merged: Path, tmp_path: Path) -> bool
 @pytest.mark.slow
 def test_a_lost_task_goes_on_and_the_result_is_the_single_runs(flags, tmp_path):
     merged = tmp_path / "ray" / "o"
-    command = [sys.executable, TOOL, *flags, *RAY, "--output-prefix", merged]
+    command = [*SRP, "preprocess", *flags, *RAY, "--output-prefix", merged]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kill_holder(tmp_path / "ray" / "o-00000-of-00003.srp-work", job)
     out, err = job.communicate(timeout=300)
@@ -102,7 +102,7 @@ def test_a_bad_partition_is_reported_and_the_same_command_goes_on(flags, tmp_pat
     bad, merged = tmp_path / "in2.jsonl", tmp_path / "ray" / "o"
     good = bad.read_text()
     bad.write_text(good + "no JSON\n")
-    command = [sys.executable, TOOL, *flags, *RAY, "--output-prefix", merged]
+    command = [*SRP, "preprocess", *flags, *RAY, "--output-prefix", merged]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("file ")]

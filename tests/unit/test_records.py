@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from megatron_srp.cli.generate import read_prompts
 from megatron_srp.corpus.tables import read_rows
 from megatron_srp.errors import InputError
+from megatron_srp.generation.prompts_file import read_prompts
 from megatron_srp.generation.records import read_records
 
 SEPARATORS = "a\u2028b\u2029c\x85d\x0be\x1cf"

@@ -304,7 +304,7 @@ def test_forced_reflections_release_whole_segments_alone():
     ("given", "said"),
     [
         ({"on_unsafe": "refsue"}, "did you mean 'refuse'"),
-        ({"stop_at": frozenset({Verdict.SAFE})}, "--stop-at"),
+        ({"stop_at": frozenset({Verdict.SAFE})}, "--stop-after"),
         ({"reflect_every": -1}, "--reflect-every -1"),
         ({"unsafe_threshold": 0.0}, "--unsafe-threshold"),
     ],

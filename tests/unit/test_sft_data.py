@@ -235,7 +235,7 @@ def test_a_post_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "--num-recoveries",
         "9",
     ]
-    command += ["--harmful", str(write(tmp_path / "harmful.jsonl", harmful)), "--seed", "1", "--output"]
+    command += ["--harmful", str(write(tmp_path / "harmful.jsonl", harmful)), "--seed", "1", "--out"]
     out = tmp_path / "new" / "out.jsonl"
     assert main([*command, str(out)]) == 0
     printed = capsys.readouterr().out
@@ -268,11 +268,11 @@ def test_a_post_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_fine_tuning_sets(tmp_path: Path) -> None:
     chat, sft, out = chat_file(tmp_path), tmp_path / "sft.jsonl", tmp_path / "out.jsonl"
-    main(["--input", str(chat), "--guard", GUARD, "--mode", "reflection", "--output", str(sft)])
+    main(["--input", str(chat), "--guard", GUARD, "--mode", "reflection", "--out", str(sft)])
     assert len(lines(sft)) == 40  # no filter of the paper's for fine-tuning
-    main(["--input", str(chat), "--mode", "original", "--output", str(out)])
+    main(["--input", str(chat), "--mode", "original", "--out", str(out)])
     assert {tuple(part) for row in lines(out) for part in row["turns"][-1]["parts"]} == {("text",)}
-    command = ["--input", str(chat), "--mode", "mix-sft", "--mix", "7", "--mix-input", str(sft), "--output", str(out)]
+    command = ["--input", str(chat), "--mode", "mix-sft", "--mix", "7", "--mix-input", str(sft), "--out", str(out)]
     main([*command, "--overwrite"])
     reflected = [row for row in lines(out) if len(row["turns"][-1]["parts"]) > 1]
     assert (len(lines(out)), len(reflected)) == (47, 7)
@@ -281,22 +281,22 @@ def test_fine_tuning_sets(tmp_path: Path) -> None:
 
 def test_a_set_with_reflections_passes_through_unchanged(tmp_path: Path) -> None:
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    main(["--input", str(chat_file(tmp_path)), "--guard", GUARD, "--mode", "reflection", "--output", str(first)])
-    main(["--input", str(first), "--format", "srp", "--mode", "reflection", "--output", str(second)])
+    main(["--input", str(chat_file(tmp_path)), "--guard", GUARD, "--mode", "reflection", "--out", str(first)])
+    main(["--input", str(first), "--format", "srp", "--mode", "reflection", "--out", str(second)])
     assert sorted(first.read_text().splitlines()) == sorted(second.read_text().splitlines())
 
 
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--output", "o.jsonl"], "give --guard NAME"),
-        (["--guard", GUARD], "give one of --output FILE.jsonl and --output-prefix"),
+        (["--out", "o.jsonl"], "give --guard NAME"),
+        (["--guard", GUARD], "give one of --out FILE.jsonl and --output-prefix"),
         (["--guard", GUARD, "--output-prefix", "p"], "give --tokenizer-model too"),
-        (["--guard", GUARD, "--output", "o", "--format", "mesages"], "did you mean 'messages'"),
-        (["--guard", GUARD, "--output", "o", "--keep-share", "2"], "give a share from 0 to 1"),
-        (["--guard", GUARD, "--output", "o", "--keep-source", "a"], "give NAME=P"),
-        (["--output", "o", "--mode", "mix-sft"], "go together"),
-        (["--output", "o", "--mode", "original", "--harmful", "x"], "--harmful is for --mode sft"),
+        (["--guard", GUARD, "--out", "o", "--format", "mesages"], "did you mean 'messages'"),
+        (["--guard", GUARD, "--out", "o", "--keep-share", "2"], "give a share from 0 to 1"),
+        (["--guard", GUARD, "--out", "o", "--keep-source", "a"], "give NAME=P"),
+        (["--out", "o", "--mode", "mix-sft"], "go together"),
+        (["--out", "o", "--mode", "original", "--harmful", "x"], "--harmful is for --mode sft"),
     ],
 )
 def test_mistakes_in_flags(flags: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +309,7 @@ def test_mistakes_in_flags(flags: list[str], problem: str, tmp_path: Path, monke
 
 def test_existing_output_is_refused_and_a_failed_run_leaves_it_alone(tmp_path: Path) -> None:
     chat, out = chat_file(tmp_path), tmp_path / "out.jsonl"
-    command = ["--input", str(chat), "--mode", "original", "--output", str(out)]
+    command = ["--input", str(chat), "--mode", "original", "--out", str(out)]
     main(command)
     before = out.read_bytes()
     with pytest.raises(UsageError, match="exists already; pass --overwrite"):

@@ -19,6 +19,7 @@ from megatron_srp.sft.shard import SftShard, find_sft_manifest
 from megatron_srp.sft.show import sample_tokenizer, show_sample
 from megatron_srp.sft.template import load_template
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from tests.helpers.commands import srp
 from tests.unit.test_sft_data import GUARD, SAFE, UNSAFE, chat_file, text
 
 CHATML = (
@@ -291,13 +292,9 @@ def test_what_would_lose_the_mask_is_refused(tmp_path: Path, tokenizer: TextToke
 
 
 def test_the_command_that_shows(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    import subprocess
-    import sys
-
     main(shard_command(tmp_path, tokenizer))
-    tool = Path(__file__).parents[2] / "tools" / "show_sample.py"
-    command = [sys.executable, str(tool), str(tmp_path / "out" / "chat_sft")]
-    shown = subprocess.run([*command, "--count", "2"], capture_output=True, text=True)
+    prefix = tmp_path / "out" / "chat_sft"
+    shown = srp("show", prefix, "--count", "2")
     assert shown.stdout.count("⟦ <think>") == 2
-    wrong = subprocess.run([*command, "--index", "40"], capture_output=True, text=True)
+    wrong = srp("show", prefix, "--index", "40")
     assert (wrong.returncode, wrong.stderr) == (2, "error: --index 40 --count 1: there are 40, from 0\n")

@@ -1,4 +1,4 @@
-"""The curve against its definition, and the tool on files that tools/generate.py would write."""
+"""The curve against its definition, and the tool on files that `srp generate` would write."""
 
 import json
 
@@ -94,7 +94,7 @@ def test_near_1_the_tool_prints_as_many_digits_as_it_takes(tmp_path, capsys):
         ('{"forced": []}', [], "harmful.jsonl:1: no forced reflections; write it with"),
         ('{"forced": [{"safe": 1}]}', [], "no forced reflections"),
         ("", ["--max-false-stops", "1"], "--max-false-stops 1"),
-        ("", ["--stop-at", "Unsaef"], "Unsaef"),
+        ("", ["--stop-after", "Unsaef"], "Unsaef"),
         (None, [], "one of the two has none"),
     ],
 )

@@ -148,7 +148,7 @@ def test_shards_made_again_say_that_verdicts_have_changed(store, corpus, tokeniz
         (["set", "--row", "3", "--segment", "1", "--verdict", "Save"], "unknown verdict 'Save'"),
         (["set", "--row", "3", "--segment", "1", "--verdict", "Unsafe", "--categories", "a,b"], "--categories: categ"),
         (["show", "--row", "9"], "has no verdicts for row 9"),
-        (["list", "--json-key", "body"], "has no verdicts for the key 'body'"),
+        (["list", "--json-keys", "body"], "has no verdicts for the key 'body'"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(argv, message, store):

@@ -5,8 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from megatron_srp.errors import InputError, SrpError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.commands import srp
 from tests.helpers.damage import (
     DAMAGE,
     TEXTS,
@@ -34,8 +33,6 @@ from tests.helpers.damage import (
     put,
     swap,
 )
-
-TOOL = Path(__file__).parents[2] / "tools" / "verify_shards.py"
 
 
 def build(prefix: Path, tokenizer, texts=TEXTS, guard=KeywordGuard(), **settings) -> Path:  # noqa: B008
@@ -231,7 +228,7 @@ def test_quick_reads_no_tokens(folder):
 
 def test_the_tool_and_its_exit_codes(folder):
     def tool(*argv) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, TOOL, *map(str, argv)], capture_output=True, text=True, timeout=60)
+        done = srp("verify", *argv)
         assert "Traceback" not in done.stderr
         return done.returncode, done.stdout + done.stderr
 

@@ -87,13 +87,13 @@ def test_a_model_that_cannot_be_loaded_is_one_line(engine, monkeypatch):
         raise RuntimeError("no\nGPU")
 
     monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
-    with pytest.raises(GuardError, match=r"--engine vllm: folder cannot be loaded .RuntimeError: no GPU"):
+    with pytest.raises(GuardError, match=r"--guard-engine vllm: folder cannot be loaded .RuntimeError: no GPU"):
         VLLMEngine("folder")
 
 
 def test_without_vllm_the_engine_says_what_to_install(monkeypatch):
     monkeypatch.setattr("megatron_srp.annotation.engines.find_spec", lambda name: None)
     with pytest.raises(
-        UsageError, match=r"--engine vllm needs vllm, not installed here; pip install 'megatron-srp\[annotate\]'"
+        UsageError, match=r"--guard-engine vllm needs vllm, not installed here; pip install 'megatron-srp\[annotate\]'"
     ):
         load_engine("vllm", "folder")

@@ -146,14 +146,14 @@ def test_report(run, world, tmp_path):
     run = json.loads(json.dumps(run))
     run[-1]["measurements"]["samples"]["The"][0]["answer"] = "<script>alert(1)</script> & more"
     missing = {"setting": "rewrite", "seed": 1, "stage": "sft", "reason": "its training failed: out of <memory>"}
-    context = Context(["python tools/run_world.py --preset mini OUT"], {"torch": "9.9"}, [("paper", "needs a GPU")])
+    context = Context(["srp world run --preset mini OUT"], {"torch": "9.9"}, [("paper", "needs a GPU")])
     content = write_report([*run, missing], tmp_path / "new" / "out", context)
     written = json.loads((tmp_path / "new" / "out" / "report.json").read_text())
     assert written == json.loads(json.dumps(content))
     page = (tmp_path / "new" / "out" / "report.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
     assert "rewrite, seed 1, after SFT: its training failed: out of &lt;memory&gt;" in page
-    assert "paper: needs a GPU" in page and "tools/run_world.py --preset mini OUT" in page and "torch 9.9" in page
+    assert "paper: needs a GPU" in page and "srp world run --preset mini OUT" in page and "torch 9.9" in page
     assert not re.search(r'(?:src|href)="|url\(', page), "works offline"
     assert page.count("<svg viewBox") == page.count('role="img"') > 3 and "Mean General and ASR" in page
     for finding in content["findings"]:
@@ -190,7 +190,7 @@ def test_mistakes(run, world, tmp_path):
     with pytest.raises(UsageError, match="of the models of one task"):
         write_report([*run, other], tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match=r"no world that tools/make_world.py wrote"):
+    with pytest.raises(InputError, match=r"no world that `srp world make` wrote"):
         evaluate_model(tmp_path, tmp_path, seed=0)
     with pytest.raises(UsageError, match="limit 0: give at least 1"):
         evaluate_model(tmp_path, world, seed=0, limit=0)

@@ -15,7 +15,7 @@ from megatron_srp.medsafetyworld.experiment.runner import Runner
 from megatron_srp.medsafetyworld.experiment.step import spread
 from megatron_srp.medsafetyworld.experiment.variants import parse_stages
 
-TOOLS = Path(__file__).parents[2] / "tools"
+ROOT = Path(__file__).parents[2]
 
 
 class Watcher:
@@ -38,7 +38,7 @@ def python(name, code, results, needs=()):
 
 def run(out, steps, jobs=2):
     watcher = Watcher()
-    with closing(Runner(out, TOOLS, jobs, watcher)) as runner:
+    with closing(Runner(out, jobs, watcher)) as runner:
         runner.run(steps)
     return watcher
 
@@ -92,13 +92,13 @@ class TestRunner:
             run(tmp_path, [])
 
     def test_one_run_at_a_time(self, tmp_path):
-        with closing(Runner(tmp_path, TOOLS, 1, Watcher())), pytest.raises(UsageError, match="another run is working"):
-            Runner(tmp_path, TOOLS, 1, Watcher())
+        with closing(Runner(tmp_path, 1, Watcher())), pytest.raises(UsageError, match="another run is working"):
+            Runner(tmp_path, 1, Watcher())
 
     def test_killed_in_mid_step_it_goes_on_and_no_child_is_left(self, tmp_path):
         script = tmp_path / "killed.py"
-        script.write_text(KILLED.format(root=str(TOOLS.parent), out=str(tmp_path / "out")))
-        process = subprocess.Popen([sys.executable, script], cwd=TOOLS.parent)
+        script.write_text(KILLED.format(root=str(ROOT), out=str(tmp_path / "out")))
+        process = subprocess.Popen([sys.executable, script], cwd=ROOT)
         pid_file = tmp_path / "out" / "pid"
         deadline = time.monotonic() + 60
         while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
@@ -111,7 +111,7 @@ class TestRunner:
             assert time.monotonic() < deadline, "the step outlived the run"
             time.sleep(0.05)
         (tmp_path / "out" / "go").touch()
-        finished = subprocess.run([sys.executable, script], cwd=TOOLS.parent, capture_output=True, text=True)
+        finished = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr
         assert (tmp_path / "out" / "first").read_text() == "x"  # not run again
         assert (tmp_path / "out" / "begun").read_text() == "12"  # went on with what was there
@@ -128,7 +128,7 @@ KILLED = """
 import sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from tests.unit.test_world_runner import TOOLS, Watcher, counting, python
+from tests.unit.test_world_runner import Watcher, counting, python
 from megatron_srp.medsafetyworld.experiment.runner import Runner
 first = counting("first")
 code = '''
@@ -140,7 +140,7 @@ while not pathlib.Path("go").exists():
     time.sleep(.02)
 '''
 second = python("s/second", code, ("begun",), [first])
-Runner(Path({out!r}), TOOLS, 2, Watcher()).run([first, second])
+Runner(Path({out!r}), 2, Watcher()).run([first, second])
 """
 
 
@@ -162,13 +162,13 @@ class TestCommand:
         from megatron_srp.cli.world_run import main
 
         with pytest.raises(UsageError, match=message):
-            main([*flags, str(tmp_path / "out")], TOOLS)
+            main([*flags, str(tmp_path / "out")])
         assert not (tmp_path / "out").exists()
 
     def test_a_dry_run_prints_the_steps_and_does_nothing(self, tmp_path, capsys):
         from megatron_srp.cli.world_run import main
 
-        assert main(["--preset", "paper", "--settings", "all", "--dry-run", str(tmp_path / "out")], TOOLS) == 0
+        assert main(["--preset", "paper", "--settings", "all", "--dry-run", str(tmp_path / "out")]) == 0
         printed = capsys.readouterr().out
         assert "seed2/rewrite/adversarial/train" in printed and not (tmp_path / "out").exists()
 

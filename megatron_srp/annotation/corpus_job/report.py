@@ -1,5 +1,7 @@
 """The report of an annotation run."""
 
+from collections import Counter
+
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 
 _SHOWN = 10
@@ -8,8 +10,12 @@ _SHOWN = 10
 def print_report(job: Annotator) -> None:
     """Counts of this run, what got no verdict and why, and what is left to be done in the store."""
     progress, failures = job.progress, job.failures
-    incidents = job.guard.incidents + getattr(job.guard, "engine", job.guard).incidents
+    parts = [part for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number])]
+    earlier = sum(part.end - part.first for part in parts) - progress.documents - progress.skipped
+    engine = getattr(job.guard, "engine", None)
+    incidents = job.guard.incidents + (engine.incidents if engine else Counter())
     rows = [
+        *([("rows of earlier runs", earlier)] if earlier > 0 else []),
         ("documents", progress.documents),
         ("bad rows, left out", len(job.errors)),
         ("segments", progress.segments),
@@ -23,6 +29,6 @@ def print_report(job: Annotator) -> None:
         print(f"left out: {error}")
     for example in failures.examples:
         print(f"no verdict: {example}")
-    waiting = sum(part.failed for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number]))
+    waiting = sum(part.failed for part in parts)
     if waiting:
         print(f"{waiting:,} segments of these files have no verdict in the store; try them again with --retry-failed")

@@ -120,7 +120,7 @@ def load_engine(name: str, model: str, tokenizer: str | None = None, **options: 
     kind = _engine_class(name)
     if tokenizer and "tokenizer" in signature(kind).parameters:
         options.setdefault("tokenizer", tokenizer)
-    check_options(kind, options, f"--engine {name}", skip=1)  # the first is the model
+    check_options(kind, options, f"--guard-engine {name}", skip=1)  # the first is the model
     return kind(model, **options)  # type: ignore[call-arg]
 
 
@@ -136,7 +136,7 @@ def _engine_class(name: str) -> type[Engine]:
     if missing:
         extra = "ray" if "ray" in missing else "annotate"
         raise UsageError(
-            f"--engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
+            f"--guard-engine {name} needs {', '.join(missing)}, not installed here; pip install 'megatron-srp[{extra}]'"
         )
     return kind
 
@@ -147,7 +147,7 @@ def _outside_class(name: str) -> type[Engine]:
     if not name.startswith(PREFIX) and name not in installed:
         raise UsageError(f"unknown engine {name!r}; {did_you_mean(name, [*ENGINES, *installed])}")
     target = own_target(name) if name.startswith(PREFIX) else installed[name]
-    kind = import_target(target, f"--engine {name}")
+    kind = import_target(target, f"--guard-engine {name}")
     if not isinstance(kind, type) or not issubclass(kind, Engine):
-        raise UsageError(f"--engine {name}: no class of megatron_srp.annotation.engines.Engine")
+        raise UsageError(f"--guard-engine {name}: no class of megatron_srp.annotation.engines.Engine")
     return kind

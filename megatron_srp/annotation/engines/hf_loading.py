@@ -13,7 +13,7 @@ def check_tokens(**options: int | None) -> None:
     """Raises UsageError for an option that is no number of tokens."""
     for name, value in options.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f"--engine hf: {name} {value!r}; give a number of tokens, at least 1")
+            raise UsageError(f"--guard-option {name}={value}: give a number of tokens, at least 1")
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -25,9 +25,9 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise UsageError(f"--engine hf: device {name!r}; choose cuda, cuda:1 or cpu") from None
+        raise UsageError(f"device {name!r}: choose cuda, cuda:1 or cpu") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--engine hf: device {name!r}, but PyTorch finds no GPU here; choose cpu")
+        raise UsageError(f"device {name!r}: PyTorch finds no GPU here; choose cpu")
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
@@ -37,7 +37,7 @@ def choose_dtype(name: str) -> torch.dtype:
     """The type of that name; raises UsageError for another."""
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if name not in known:
-        raise UsageError(f"--engine hf: dtype {name!r}; choose from {', '.join(known)}")
+        raise UsageError(f"dtype {name!r}: choose from {', '.join(known)}")
     return known[name]
 
 
@@ -54,7 +54,7 @@ def load_model(model: Any, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_pretrained(str(model), dtype=dtype)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"--model {model}: cannot be loaded ({reason}); give a folder or a name on the hub") from None
+        raise UsageError(f"model {model}: cannot be loaded ({reason}); pass a folder or a name on the hub") from None
 
 
 def weights_revision(model: str | Path) -> str:

@@ -60,7 +60,7 @@ class HTTPEngine(Engine):
         patience_s: float = 600.0,
     ) -> None:
         if form not in ("auto", "ids", "text"):
-            raise UsageError(f"--engine-option form={form}: choose from auto, ids, text")
+            raise UsageError(f"--guard-option form={form}: choose from auto, ids, text")
         require_whole("prompts_per_request", prompts_per_request)
         if max_length is not None:
             require_whole("max_length", max_length)
@@ -217,7 +217,7 @@ class HTTPEngine(Engine):
         if count != len(prompt):
             raise GuardError(
                 f"{self._client.url}: a prompt of {len(prompt)} token ids counted {count} there, so the server changes "
-                "prompts; try --engine-option form=text"
+                "prompts; try --guard-option form=text"
             )
         return "ids"
 

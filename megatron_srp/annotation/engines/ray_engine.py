@@ -85,7 +85,7 @@ class RayEngine(Engine):
         **options: Any,
     ) -> None:
         if ray_engine not in ("hf", "vllm"):
-            raise UsageError(f"--engine-option ray_engine={ray_engine}: choose from hf, vllm")
+            raise UsageError(f"--guard-option ray_engine={ray_engine}: choose from hf, vllm")
         import ray
 
         self._ray, self._piece_size = ray, prompts_per_piece
@@ -95,7 +95,7 @@ class RayEngine(Engine):
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = actors or max(gpus // gpus_per_actor, 1)
         if gpus and count * gpus_per_actor > gpus:
-            raise UsageError(f"--engine ray: {count} actors of {gpus_per_actor} GPUs, but the cluster has {gpus}")
+            raise UsageError(f"--guard-engine ray: {count} actors of {gpus_per_actor} GPUs, but the cluster has {gpus}")
         hosts = ray.remote(num_cpus=1, num_gpus=gpus_per_actor if gpus else 0, max_restarts=0)(_Host)
         self._new_actor: Callable[[], Any] = lambda: hosts.remote(ray_engine, model, options)
         self.callers = 2 + count * _AHEAD * prompts_per_piece // _PROMPTS_OF_A_CALL
@@ -171,8 +171,8 @@ class RayEngine(Engine):
             self._deaths += 1
             if self._deaths > _MOST_DEATHS:
                 raise GuardError(
-                    f"--engine ray: {self._deaths} actors died one behind the other (out of memory?); finished parts "
-                    "are kept: give the same command again"
+                    f"--guard-engine ray: {self._deaths} actors died one after the other (out of memory?); finished "
+                    "parts are kept: give the same command again"
                 )
             self.incidents["actors lost and replaced"] += 1
             worker.life += 1
@@ -200,4 +200,4 @@ def _loading_error(engine: str, error: Exception) -> SrpError:
     """What an actor said that could not load its engine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no reason given")
-    return GuardError(f"--engine ray: an actor with {engine} did not start: {last[:300]}")
+    return GuardError(f"--guard-engine ray: an actor with {engine} did not start: {last[:300]}")

@@ -61,7 +61,9 @@ class VLLMEngine(Engine):
             )
         except Exception as error:  # of many libraries
             reason = " ".join(str(error).split())[:200]
-            raise GuardError(f"--engine vllm: {model} cannot be loaded ({type(error).__name__}: {reason})") from error
+            raise GuardError(
+                f"--guard-engine vllm: {model} cannot be loaded ({type(error).__name__}: {reason})"
+            ) from error
         self.max_length = int(self._llm.model_config.max_model_len)
         self._lock = threading.Lock()  # LLM.generate is for one caller at a time
 

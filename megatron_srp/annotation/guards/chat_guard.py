@@ -42,9 +42,11 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
 def check_threshold(threshold: float | None, generate_all: bool = False) -> None:
     """Raises UsageError for no probability, or where there will be none to compare with."""
     if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"--threshold {threshold}: give a probability between 0 and 1")
+        raise UsageError(f"--guard-threshold {threshold}: give a probability between 0 and 1")
     if threshold is not None and generate_all:
-        raise UsageError("--threshold needs probabilities, which --generate-all does not give; leave one out")
+        raise UsageError(
+            "--guard-threshold needs probabilities, which --guard-generate-all does not give; leave one out"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class ChatGuard(Guard):
             "threshold": options.threshold,
             "generate_all": options.generate_all,
         }
+
+    @property
+    def preferred_workers(self) -> int:
+        return self.engine.callers
 
     def close(self) -> None:
         self.engine.close()

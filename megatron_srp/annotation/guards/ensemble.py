@@ -88,6 +88,10 @@ class EnsembleGuard(Guard):
     def in_mode(self, mode: str) -> "EnsembleGuard":
         return EnsembleGuard({name: guard.in_mode(mode) for name, guard in self.guards.items()}, self.rule)
 
+    @property
+    def preferred_workers(self) -> int:
+        return max(guard.preferred_workers for guard in self.guards.values())
+
     def close(self) -> None:
         for guard in self.guards.values():
             guard.close()

@@ -6,7 +6,7 @@ template: a Jinja chat template                        # default: the tokenizer'
 generation_prompt: false                               # whether the template is asked for one
 modes:                                                 # the conversation that is classified
   prompt: [{role: user, content: "{text}"}]            # {text}: the segment
-  response:                                            # {user}: --user-turn, a turn left out without it
+  response:                                            # {user}: --guard-user-turn, a turn left out without it
     - {role: user, content: "{user}"}
     - {role: assistant, content: "{text}"}
 answer: "Safety:"                                      # how every answer begins
@@ -89,12 +89,12 @@ class GuardSpec:
         mode = mode or next(iter(self.modes))
         if mode not in self.modes:
             raise UsageError(
-                f"--mode {mode!r}: guard {self.name} has none such; {did_you_mean(mode, list(self.modes))}"
+                f"--guard-mode {mode!r}: guard {self.name} has no such mode; {did_you_mean(mode, list(self.modes))}"
             )
         turns = [turn for turn in self.modes[mode] if user_turn is not None or "{user}" not in turn["content"]]
         if user_turn is not None and turns == [t for t in turns if "{user}" not in t["content"]]:
             raise UsageError(
-                f"--user-turn: in mode {mode!r} guard {self.name} has no place for one; use --mode response"
+                f"--guard-user-turn: in mode {mode!r} guard {self.name} has no place for one; use --guard-mode response"
             )
         values = {"{text}": text, "{user}": user_turn or ""}
         return [turn | {"content": _fill(turn["content"], values)} for turn in turns]

@@ -30,9 +30,11 @@ class GuardTokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(str(model))
         except Exception as error:  # of many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"--tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name") from None
+            raise UsageError(
+                f"guard tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name"
+            ) from None
         if not self._tokenizer.is_fast:
-            raise UsageError(f"--tokenizer {model}: has no tokenizer.json; save a fast tokenizer there")
+            raise UsageError(f"guard tokenizer {model}: has no tokenizer.json; save a fast tokenizer there")
         self._spec: dict[str, Any] = json.loads(self._tokenizer.backend_tokenizer.to_str())
         self._markup = [t["content"] for t in self._spec["added_tokens"] if t["content"].strip()]
         self._text = self._plain_tokenizer()

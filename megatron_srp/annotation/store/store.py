@@ -58,7 +58,7 @@ class AnnotationStore:
             self.edits: list[dict[str, Any]] = [dict(edit) for edit in header.get("edits", [])]
         except (OSError, AttributeError, KeyError, TypeError, ValueError):
             raise InputError(
-                f"{folder}: not an annotation store (no readable {self.HEADER}); make one with tools/annotate.py"
+                f"{folder}: not an annotation store (no readable {self.HEADER}); make one with `srp annotate`"
             ) from None
         if version != FORMAT_VERSION:
             raise InputError(f"{folder}: store version {version}, this release reads {FORMAT_VERSION}")

@@ -48,7 +48,7 @@ class StoreLabeler:
             if not parts:
                 raise UsageError(
                     f"{store.folder} has no verdicts for {key!r} of {name}; was the file changed "
-                    "since? Annotate it with tools/annotate.py"
+                    "since? Annotate it with `srp annotate`"
                 )
         for name, parts in zip(names, self._parts, strict=True):
             self._verdicts.require_hints(name, (path for _, path in parts))

@@ -44,7 +44,7 @@ class HashLabeler:
         self._folder, self._names = store.folder, names
         self._paths = sorted((store.folder / key).glob("*/*.parquet"))
         if not self._paths:
-            raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with tools/annotate.py")
+            raise UsageError(f"{store.folder} has no verdicts for {key!r}; annotate the texts with `srp annotate`")
         self._verdicts.require_hints(f"the texts under {key!r}", self._paths)
         used = self._verdicts.files(self._paths)
         self._identity = digest([(str(path.relative_to(store.folder)), file_fingerprint(path)) for path in used])

@@ -86,7 +86,7 @@ def make_partition(
 
 
 def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
-    """Make all partitions of `files` and join them, as `args` of preprocess_cli say. Returns the exit code.
+    """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` say. Returns the exit code.
 
     Raises:
         UsageError: when Ray is not installed, or the cluster does not answer.

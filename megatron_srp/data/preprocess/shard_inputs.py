@@ -41,9 +41,7 @@ def _refuse_reflected(prefix: Path) -> None:
     beside = sidecar_path(prefix)
     reflected = beside.is_file() and read_header(beside)["materialized"]
     if reflected or (find_manifest(prefix) or {}).get("reflection"):
-        raise InputError(
-            f"{_FLAG} {prefix}: contains reflections already; take them out with tools/strip_reflections.py first"
-        )
+        raise InputError(f"{_FLAG} {prefix}: contains reflections already; take them out with `srp strip` first")
 
 
 def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None) -> TextTokenizer:

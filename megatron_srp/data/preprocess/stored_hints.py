@@ -29,7 +29,7 @@ class StoredHints:
     def __init__(self, store: AnnotationStore) -> None:
         self._store, self._hints = store.folder, store.folder / FOLDER
         if not (self._hints / HintStore.HEADER).exists():
-            raise UsageError(f"{store.folder} has no hints; write them with tools/write_hints.py, or leave out --hints")
+            raise UsageError(f"{store.folder} has no hints; write them with `srp hints`, or leave out --hints")
         self.settings: dict[str, Any] = HintStore(self._hints).settings
         self._lock = threading.Lock()
         self._read = lru_cache(maxsize=4)(_read)
@@ -41,7 +41,7 @@ class StoredHints:
     def require(self, name: str, parts: Iterable[Path]) -> None:
         """Raises UsageError when there are no hints yet for some of the verdicts on `name`."""
         if any(not self.path(part).exists() for part in parts):
-            raise UsageError(f"{self._hints} has no hints for all of {name}; finish tools/write_hints.py first")
+            raise UsageError(f"{self._hints} has no hints for all of {name}; finish `srp hints` first")
 
     def label(
         self, name: str, file: Path, part: Part, picked: np.ndarray, labels: dict[SafetyLabel, int], codes: np.ndarray
@@ -88,5 +88,5 @@ def _check(name: str, part: Part, offsets: np.ndarray, rows: np.ndarray, hints: 
     row = part.rows[min(document, len(part.rows) - 1)] + 1
     raise InputError(
         f"{name}, row {row}: its hints were written for other segments or verdicts; delete them and write them again "
-        "with tools/write_hints.py"
+        "with `srp hints`"
     )

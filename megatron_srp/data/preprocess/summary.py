@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.shards.manifest import manifest_path
+from megatron_srp.data.shards.sidecar import sidecar_path
+
 
 def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> None:
     """Counts of the whole run, and the first of the rows that were left out."""
@@ -10,6 +13,7 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
     added = counts["tokens"] - counts["plain_tokens"]
     share = f" ({added / counts['plain_tokens']:.1%} more)" if counts["plain_tokens"] else ""
     rows = [
+        *_judge(manifest["settings"]),
         ("documents", f"{counts['documents']:,}"),
         ("empty, left out", f"{counts['empty_documents']:,}"),
         ("bad rows, left out", f"{manifest['skipped_rows']:,}"),
@@ -23,5 +27,23 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
         print(f"{name:<20} {value}")
     for error in errors:
         print(f"left out: {error}")
+    print_files(prefix, manifest)
+    if manifest["settings"].get("append_eod") is False:
+        print("note: documents do not end with an end-of-document token; for pretraining, pass --append-eod")
+
+
+def _judge(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who judged: the guard, or the one whose verdicts were joined."""
+    guard = settings.get("guard") or (settings.get("annotations") or {}).get("guard")
+    return [("guard", str(guard))] if guard else []
+
+
+def print_files(prefix: str | Path, manifest: dict[str, Any]) -> None:
+    """The names of the files that belong to a manifest, and of the manifest itself."""
     for shard in manifest["shards"]:
-        print(f"wrote {Path(prefix).with_name(shard['name'])}.bin and .idx")
+        path = Path(prefix).with_name(shard["name"])
+        print(
+            f"wrote {path}.bin and .idx"
+            + (", and .srp (where the reflections are)" if sidecar_path(path).exists() else "")
+        )
+    print(f"wrote {manifest_path(prefix)}")

@@ -170,9 +170,7 @@ class IndexedShard:
         fits = first % size == 0 and 0 <= first <= first + int(ends[-1]) * size <= self.tokens.nbytes
         starts = first + (ends - lengths) * size
         if not fits or (lengths < 0).any() or not np.array_equal(self.pointers[begin:end], starts):
-            raise InputError(
-                f"{idx_path(self.prefix)}: sequences {begin} to {end - 1} are damaged; see verify_shards.py"
-            )
+            raise InputError(f"{idx_path(self.prefix)}: sequences {begin} to {end - 1} are damaged; see `srp verify`")
         return self.tokens[first // size : first // size + int(ends[-1])], lengths
 
     def __iter__(self) -> Iterator[np.ndarray]:

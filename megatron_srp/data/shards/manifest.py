@@ -48,7 +48,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = orjson.loads(path.read_bytes())
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; was this shard written by preprocess_with_reflections.py?") from None
+        raise InputError(f"{path}: no such file; was this shard written by `srp preprocess`?") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:

@@ -129,7 +129,7 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
     if sidecar:
         fits = fits and len(sidecar) == len(shard) and (sidecar.hints is not None) == writer.hints
     if not fits or shard.dtype != writer.dtype:
-        raise InputError(f"{prefix}: its files are not those its manifest speaks of; see tools/verify_shards.py")
+        raise InputError(f"{prefix}: its files are not those its manifest speaks of; see `srp verify`")
     if sidecar and not sidecar.materialized:
         raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and make it anew")
     tokens = 0

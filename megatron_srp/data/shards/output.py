@@ -96,15 +96,21 @@ class Output:
     def _resume(self, overwrite: bool) -> None:
         if self._journal_path.exists() and not overwrite:
             self.journal = read_journal(self._journal_path)
-            refuse_other_settings(self.folder, self.journal["settings"], self.settings)
-            self._replaces = self.journal["replaces"]
-            if "finishing" in self.journal:
-                self._complete()
-            return
+            if not self._nothing_done():  # a first try that failed on a misspelled key, say, costs no --overwrite
+                refuse_other_settings(self.folder, self.journal["settings"], self.settings)
+                self._replaces = self.journal["replaces"]
+                if "finishing" in self.journal:
+                    self._complete()
+                return
         self._replaces = self._earlier_files()
         self.commit({})  # before the folder is emptied: the old journal may be all that knows of files to replace
         self._empty_folder({"lock", "journal.json"})
+        (self.folder / "lock").touch()
         sync(self.prefix.parent)
+
+    def _nothing_done(self) -> bool:
+        """Whether the earlier run committed nothing, and was not about to replace anything."""
+        return not (self.journal["state"] or self.journal["replaces"] or "finishing" in self.journal)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

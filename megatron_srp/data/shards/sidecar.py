@@ -189,7 +189,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
             header: dict[str, Any] = orjson.loads(pa.ipc.open_file(source).schema.metadata[b"srp"])
         version = header.get("version")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a sidecar is written by preprocess_with_reflections.py") from None
+        raise InputError(f"{path}: no such file; a sidecar is written by `srp preprocess`") from None
     except _DAMAGE as error:
         raise _damaged(path, error) from None
     if version != FORMAT_VERSION:

@@ -111,7 +111,7 @@ def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
         )
     writer = ShardWriter(folder, name, shard.dtype)
     if int(shard.lengths.sum(dtype=np.int64)) != len(shard.tokens):
-        raise InputError(f"{bin_path(prefix)} is not as long as its index says; see verify_shards.py")
+        raise InputError(f"{bin_path(prefix)} is not as long as its index says; see `srp verify`")
     writer.documents = shard.documents
     for begin, end in sequence_blocks(shard.lengths):
         tokens, lengths = plain_tokens(shard, sidecar, begin, end)

@@ -16,7 +16,7 @@ from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Defence, ModelAttack
 
 # What a missing source is, for the reason in the report.
-_WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (augment_sft.py --output writes it)"}
+_WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (`srp sft --out` writes it)"}
 
 
 def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:

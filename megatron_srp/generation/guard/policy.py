@@ -51,7 +51,7 @@ class GuardPolicy:
         if self.on_unsafe not in ON_UNSAFE:
             raise UsageError(f"--on-unsafe {self.on_unsafe!r}; {did_you_mean(self.on_unsafe, list(ON_UNSAFE))}")
         if Verdict.SAFE in self.stop_at or not self.stop_at:
-            raise UsageError("--stop-at takes Unsafe, Controversial or both; --on-unsafe off stops at nothing")
+            raise UsageError("--stop-after takes Unsafe, Controversial or both here; --on-unsafe off stops at nothing")
         if self.reflect_every < 0:
             raise UsageError(f"--reflect-every {self.reflect_every}: give a number of tokens, or 0 for none")
         if not 0 < self.unsafe_threshold <= 1:

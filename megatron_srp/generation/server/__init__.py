@@ -6,7 +6,7 @@
     replies  answers, pieces of answers and errors, in OpenAI's JSON
     reader   an answer's text on its way from the worker to its reader
     app      routes, limits, and what happens when a client goes away
-    cli      tools/serve.py
+    cli      srp serve
 
 Nothing here imports torch; the engine does.
 """

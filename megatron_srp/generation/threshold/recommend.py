@@ -13,9 +13,11 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.generation.records import read_records
 from megatron_srp.reflection import DEFAULT_STOP_AFTER
 from megatron_srp.schema import Verdict
 
@@ -114,8 +116,13 @@ def at_threshold(curve: Sequence[Point], threshold: float) -> Point:
     return next(point for point in curve if threshold <= point.threshold)
 
 
+def read_cases(path: Path, stop_at: Collection[Verdict]) -> list[tuple[float, bool]]:
+    """P(unsafe) of each line of a file, and whether its attack succeeded; raises InputError."""
+    return [read_case(record, stop_at, where) for where, record in read_records(path)]
+
+
 def read_case(record: Mapping[str, Any], stop_at: Collection[Verdict], where: str) -> tuple[float, bool]:
-    """P(unsafe) of a line that tools/generate.py wrote, and `jailbroken` of it, if it has been judged.
+    """P(unsafe) of a line that `srp generate` wrote, and `jailbroken` of it, if it has been judged.
 
     Raises:
         InputError: when it has no forced reflections.
@@ -127,5 +134,5 @@ def read_case(record: Mapping[str, Any], stop_at: Collection[Verdict], where: st
         return case_probability(forced, stop_at), bool(record.get("jailbroken", True))
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{where}: no forced reflections; write it with tools/generate.py --on-unsafe off --reflect-every N"
+            f"{where}: no forced reflections; write it with `srp generate --on-unsafe off --reflect-every N`"
         ) from None

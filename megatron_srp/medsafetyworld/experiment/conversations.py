@@ -35,7 +35,7 @@ Record = dict[str, Any]
 
 
 def write_shards(world: Path, tokenizer: Path, out: Path, reflected: bool, seq_length: int) -> None:
-    """Write OUT/NAME_sft.bin, .idx and .mask for each of FILES that has records, by tools/augment_sft.py.
+    """Write OUT/NAME_sft.bin, .idx and .mask for each of FILES that has records, as `srp sft` does.
 
     Args:
         reflected: whether post-training has reflections.
@@ -52,16 +52,25 @@ def write_shards(world: Path, tokenizer: Path, out: Path, reflected: bool, seq_l
 def _write_shard(
     conversations: list[Conversation], tokenizer: Path, prefix: Path, reflected: bool, length: int
 ) -> None:
-    from megatron_srp.cli.sft import main as augment_sft
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.files import write_text
+    from megatron_srp.sft.job import make_sft_set
+    from megatron_srp.sft.settings import SftSettings
 
     lines = prefix.with_name(f"{prefix.name}.jsonl")
     write_text(lines, "".join(f"{c.to_json().decode()}\n" for c in conversations))
     mode = "reflection" if reflected else "original"
-    flags = ["--input", str(lines), "--format", "srp", "--mode", mode, "--output-prefix", str(prefix)]
-    flags += ["--tokenizer-model", str(tokenizer), "--chat-template", "tokenizer", "--seq-length", str(length)]
-    augment_sft([*flags, "--overwrite"])
+    settings = SftSettings(
+        [str(lines)],
+        format="srp",
+        mode=mode,
+        output_prefix=prefix,
+        tokenizer_model=str(tokenizer),
+        chat_template="tokenizer",
+        seq_length=length,
+        overwrite=True,
+    )
+    make_sft_set(settings)
     manifest = find_manifest(f"{prefix}_sft")
     assert manifest is not None
     left_out = len(conversations) - manifest["counts"]["documents"]

@@ -1,7 +1,7 @@
 """The steps from nothing to records, and what each needs.
 
     OUT/seed0/tokenizer                             one for all settings of a seed
-    OUT/seed0/SETTING/world, shard                  tools/make_world.py, preprocess_with_reflections.py
+    OUT/seed0/SETTING/world, shard                  srp world make, srp preprocess
                       pretrained/checkpoints        Megatron's trainer
                       start                         the pretrained model for post-training (`start`)
                       chats                         conversations as shards (`conversations`)
@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         name: unique, `seed0/srp/sft/train`, and the name of its log.
-        command: arguments of Python; `tools/...` is where the tools are.
+        command: arguments of Python.
         results: files and folders it makes, removed before it is done anew.
         needs: steps that come first.
         free: arguments that do not change the result, such as a number of workers.
@@ -129,13 +129,13 @@ class _SeedGraph:
         folder = f"{self.root}/{setting}/world"
         flags = ("--task", self.of.task, "--preset", self.preset.world, "--setting", setting, "--seed", str(self.seed))
         policy = ("--label-policy", self.of.label_policy) if setting == "srp" else ()
-        command = ("tools/make_world.py", *flags, *policy, folder)
+        command = ("-m", "megatron_srp", "world", "make", *flags, *policy, folder)
         return Step(folder, command, (folder,), free=("--workers", str(self.of.workers)))
 
     def _shard(self, setting: str, world: Step, tokenizer: Step) -> Step:
         folder = f"{self.root}/{setting}"
-        verdicts = ("--annotations", f"{folder}/world/annotations") if setting == "srp" else ("--guard", "none")
-        command: tuple[str, ...] = ("tools/preprocess_with_reflections.py", "--input", f"{folder}/world/corpus/*.jsonl")
+        verdicts = ("--store", f"{folder}/world/annotations") if setting == "srp" else ("--guard", "none")
+        command: tuple[str, ...] = ("-m", "megatron_srp", "preprocess", "--input", f"{folder}/world/corpus/*.jsonl")
         command += (*verdicts, "--append-eod", "--output-prefix", f"{folder}/shard/corpus")
         command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
         free = ("--workers", str(self.of.workers))

@@ -40,15 +40,14 @@ class Runner:
     """One run of a graph in the folder `out`; close it at the end.
 
     Args:
-        tools: the folder of tools/*.py.
         jobs: steps at a time.
 
     Raises:
         UsageError: when another run works in `out`, or it holds something else.
     """
 
-    def __init__(self, out: Path, tools: Path, jobs: int, watcher: Watcher) -> None:
-        self.out, self.tools, self.jobs, self._watcher = out.absolute(), tools.absolute(), jobs, watcher
+    def __init__(self, out: Path, jobs: int, watcher: Watcher) -> None:
+        self.out, self.jobs, self._watcher = out.absolute(), jobs, watcher
         self._state = self.out / "steps"
         _refuse_foreign(self.out)
         make_folder(self._state)
@@ -142,9 +141,7 @@ class Runner:
         return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": paths}
 
     def _command(self, step: Step) -> list[str]:
-        first, *rest = step.command
-        program = str(self.tools / Path(first).name) if first.startswith("tools/") else first
-        return [sys.executable, program, *rest, *step.free]
+        return [sys.executable, *step.command, *step.free]
 
     def _path(self, step: Step, suffix: str) -> Path:
         return self._state / f"{step.name}.{suffix}"

@@ -60,7 +60,7 @@ def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
     flags, gpus = spread(flags, gpus)
     launcher = ["-m", "megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
     flags = [*flags, *layer_flags(flags), "--save-interval", str(max(steps // 5, 1))]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp.training.pretrain", *flags])
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp", "train", *flags])
 
 
 def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:

@@ -26,7 +26,7 @@ _MARGIN = 1.25  # longer than the longest answer to train on: some models go on
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How answers are made: questions in a batch, and where the model runs (None: as tools/generate.py does).
+    """How answers are made: questions in a batch, and where the model runs (None: as `srp generate` does).
 
     In float32 on a GPU too: the models are small, and probabilities in bfloat16 are coarse near a threshold.
     """
@@ -40,7 +40,7 @@ class Answerer:
     """One exported model.
 
     Args:
-        folder: model and tokenizer, as tools/export_hf.py writes them.
+        folder: model and tokenizer, as `srp export` writes them.
         longest: texts as long as answers may be.
         progress: called with each number of answers made.
 

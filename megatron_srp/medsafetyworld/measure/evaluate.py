@@ -55,8 +55,8 @@ def evaluate_model(
     """Measure an exported model on the test set of its world.
 
     Args:
-        model_dir: as tools/export_hf.py writes it, with the chat template that it was trained with.
-        world: folder that tools/make_world.py wrote.
+        model_dir: as `srp export` writes it, with the chat template that it was trained with.
+        world: folder that `srp world make` wrote.
         seed: of the training, for the record; and of which samples are kept.
         stage: `pretrained` for a model that has not learned to answer, any other name for one that has.
         limit: at most so many questions of each class.

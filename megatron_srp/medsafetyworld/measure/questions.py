@@ -96,7 +96,7 @@ def read_test_set(world: Path, limit: int | None = None) -> TestSet:
         graph = json.loads((world / "graph.json").read_text())
         records = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     except FileNotFoundError as error:
-        raise InputError(f"{world}: no world that tools/make_world.py wrote ({error.filename} is missing)") from None
+        raise InputError(f"{world}: no world that `srp world make` wrote ({error.filename} is missing)") from None
     except ValueError as error:
         raise InputError(f"{world}: its files are damaged ({error}); make the world again") from None
     kinds = dict.fromkeys(graph["compounds"], "compound") | dict.fromkeys(graph["mediators"], "mediator")

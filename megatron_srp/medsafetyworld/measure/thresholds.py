@@ -1,6 +1,6 @@
 """Where a forced reflection should stop: the share of harmful and of benign cases stopped, by threshold.
 
-What a threshold does, and which is chosen, is `generation.threshold`'s, as for tools/choose_threshold.py.
+What a threshold does, and which is chosen, is `generation.threshold`'s, as for `srp threshold`.
 """
 
 from collections.abc import Hashable, Sequence

@@ -1,7 +1,7 @@
 """The shards that a run reads: are they there, and were they made with the run's tokenizer?
 
 Imports neither torch nor Megatron. The manifest `PREFIX.srp.json` beside a shard is written by
-`tools/preprocess_with_reflections.py`; shards made by other tools have none and are allowed.
+`srp preprocess`; shards made by other tools have none and are allowed.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def find_devices() -> Devices:
 
 
 def has_transformer_engine() -> bool:
-    """Whether it is installed; that it also imports and finds its GPU is `tools/check_env.py`'s to say."""
+    """Whether it is installed; that it also imports and finds its GPU is `srp check`'s to say."""
     return find_spec("transformer_engine") is not None
 
 

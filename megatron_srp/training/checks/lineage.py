@@ -87,15 +87,15 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
 # What the data are called, and what to do about another tokenizer and another form.
 _SFT_WORDS = (
     "conversations",
-    "Build them with that tokenizer (augment_sft.py --tokenizer-model); "
-    "import_hf.py --tokenizer adds tokens to a model",
-    "Build them as in pretraining (augment_sft.py --reflection-tokens)",
+    "Build them with that tokenizer (`srp sft --tokenizer-model`); `srp import --tokenizer-model` adds tokens to a "
+    "model",
+    "Build them as in pretraining (`srp sft --reflection-tokens`)",
 )
 _PRETRAINING_WORDS = (
     "shards",
     "Give shards of that tokenizer, or begin from scratch in another --save folder",
-    "Give shards that write them so (preprocess_with_reflections.py --reflection-tokens), or begin from scratch in "
-    "another --save folder",
+    "Give shards that write them so (`srp preprocess --reflection-tokens`), or begin from scratch in another --save "
+    "folder",
 )
 
 

@@ -36,7 +36,7 @@ class SrpArguments:
     srp_sidecar: list[str] | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Sidecars of plain shards of the run (made by preprocess_with_reflections.py --input-shards): "
+            "Sidecars of plain shards of the run (made by `srp preprocess --input-shards`): "
             "their reflections are put in as the shards are read. Each finds its shard by itself.",
             nargs="+",
             metavar="FILE.srp",
@@ -45,7 +45,7 @@ class SrpArguments:
     srp_sft: list[str] | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Train on conversations: shards of tools/augment_sft.py, packed to the sequence length, the loss where "
+            "Train on conversations: shards of `srp sft`, packed to the sequence length, the loss where "
             "their masks say. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
             nargs="+",
             metavar="PREFIX",
@@ -106,7 +106,7 @@ class SrpArguments:
     srp_layout: str | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "auto: the parallel sizes and the micro-batch that tools/preset_flags.py recommends for the preset on "
+            "auto: the parallel sizes and the micro-batch that `srp presets` recommends for the preset on "
             "so many GPUs; flags given on the command line win.",
             choices=["auto"],
         ),
@@ -182,7 +182,7 @@ REFUSED = {
     "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,
     "--context-parallel-size": WHOLE_SEQUENCES + ". Leave it out; for long sequences, --srp-layout auto "
-    "or tools/preset_flags.py --seq-length find a layout with tensor parallelism and recomputation",
+    "or `srp presets --seq-length` find a layout with tensor parallelism and recomputation",
     "--mtp-num-layers": _OTHER_BATCH,
     "--perform-rl-step": "this entry point only pretrains",
 }

@@ -2,6 +2,7 @@
 
 from megatron_srp.training.flags.arguments import format_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
+from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.layout.flops import flops_per_token
 from megatron_srp.training.layout.memory import GIB
 from megatron_srp.training.layout.recommend import WHOLE_SEQUENCES, Recommendation, recommend, tokens_per_step
@@ -41,3 +42,10 @@ def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | N
             format_flags(expand_flags(asked, gpus)),
         ]
     )
+
+
+def list_presets() -> str:
+    """All presets, a line each: name, parameters, sequence length, and where the shape comes from."""
+    rows = [(p.name, f"{p.num_params:,}", f"{p.recipe.seq_length:,}", p.source_url) for p in PRESETS.values()]
+    head = ("preset", "parameters", "sequence", "shape")
+    return "\n".join(f"{a:<8}{b:>16}{c:>10}  {d}".rstrip() for a, b, c, d in [head, *rows])

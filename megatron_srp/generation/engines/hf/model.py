@@ -1,14 +1,13 @@
 """A model folder of transformers as a guarded model: text or messages in, answers out."""
 
-from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation.engines.hf_loading import choose_device, choose_dtype, load_model
-from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.hf.generator import HFGenerator
 from megatron_srp.generation.engines.hf.rewind import rewindable_length
 from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Options
+from megatron_srp.generation.model_folder import check_model_folder
 from megatron_srp.reflection import ReflectionFormat
 
 __all__ = ["GuardedModel", "Options"]
@@ -24,7 +23,7 @@ class GuardedModel(PromptedModel):
         True
 
     Args:
-        folder: model and tokenizer, as tools/export_hf.py writes them, or a name on the hub.
+        folder: model and tokenizer, as `srp export` writes them, or a name on the hub.
         form: how the model writes reflections.
         device: "cuda", "cuda:1" or "cpu"; by default a GPU where there is one.
         dtype: by default bfloat16 on a GPU and float32 on CPU.
@@ -39,10 +38,9 @@ class GuardedModel(PromptedModel):
     def __init__(
         self, folder: str, form: ReflectionFormat | None = None, device: str | None = None, dtype: str | None = None
     ) -> None:
+        check_model_folder(folder)
         where = choose_device(device)
         numbers = choose_dtype(dtype or ("bfloat16" if where.type == "cuda" else "float32"))
-        if not Path(folder).exists() and Path(folder).is_absolute():
-            raise UsageError(f"--model {folder}: no such folder; give one that tools/export_hf.py wrote")
         model = load_model(folder, numbers)
         self.max_length = rewindable_length(model)
         ends = model.generation_config.eos_token_id

@@ -1,0 +1,52 @@
+"""`srp bench run`: sections of BENCHMARKS.md, measured side by side."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from megatron_srp.benchmarks import SECTIONS
+from megatron_srp.cli.parser import Parser
+from megatron_srp.errors import UsageError, did_you_mean
+
+DESCRIPTION = "Measure side by side and write the figures into BENCHMARKS.md, a section for each benchmark."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="srp bench run", description=DESCRIPTION)
+    add = parser.add_argument
+    add("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    add("--out", type=Path, default=Path("BENCHMARKS.md"), metavar="FILE", help="file to write into")
+    add("--quick", action="store_true", help="small input, one run: to try the benchmark itself")
+    add("--corpus", type=Path, nargs="+", default=[], metavar="FILE", help="files of real text (default: made up)")
+    add(
+        "--tokenizers",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="to measure with (default: one is trained)",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parse `argv`, measure, print what was written."""
+    args = build_parser().parse_args(argv)
+    for name in args.sections:
+        if name not in SECTIONS:
+            raise UsageError(f"no benchmark {name!r}; {did_you_mean(name, list(SECTIONS))}")
+
+    from megatron_srp.benchmarks import Options
+    from megatron_srp.benchmarks.sections import write_section
+
+    options = Options(args.quick, args.corpus, args.tokenizers)
+    for name in args.sections or SECTIONS:
+        module, _, function = SECTIONS[name].partition(":")
+        try:
+            write_section(getattr(import_module(module), function)(options), args.out)
+        except UsageError as error:
+            if args.sections:
+                raise
+            print(f"left out section {name!r}: {error}")
+        else:
+            print(f"wrote section {name!r} of {args.out}")

@@ -1,0 +1,19 @@
+"""`srp check`: what works here."""
+
+import argparse
+
+from megatron_srp.cli import Command, dispatch
+from megatron_srp.cli.tree import tree_parser
+
+COMMANDS = {
+    "environment": Command("check_environment", "commands", "the training stack on this machine (the default)"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    return tree_parser("srp check", COMMANDS)
+
+
+def main(argv: list[str]) -> int | None:
+    """Run the subcommand that `argv` begins with. Returns the exit code."""
+    return dispatch("srp check", COMMANDS, argv, default="environment")

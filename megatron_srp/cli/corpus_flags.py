@@ -1,0 +1,30 @@
+"""The flags that name a corpus, for the commands that read its texts."""
+
+import argparse
+
+from megatron_srp.errors import UsageError
+
+# `tokenization.TYPES`, which imports numpy.
+TOKENIZER_TYPES = ("HuggingFaceTokenizer", "SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
+OLD_NAMES = {"--json-key": "--json-keys"}
+INPUT_HELP = (
+    "files (JSONL or Parquet, compressed or not), folders with all such files below them, or quoted patterns such as "
+    "'corpus/**/*.parquet', where ** stands for any folders"
+)
+ON_ERROR_HELP = "at a malformed row: stop, or skip and count it"
+
+
+def add_corpus_flags(add: "argparse._ActionsContainer", input_help: str = INPUT_HELP) -> None:
+    """`--input` and the one key of the texts that an annotation store is about."""
+    add.add_argument("--input", nargs="+", required=True, metavar="FILE", help=input_help)
+    add.add_argument("--json-keys", nargs="+", default=["text"], metavar="KEY", help="key or column of the text")
+
+
+def one_key(args: argparse.Namespace) -> str:
+    """The key of `--json-keys`; raises UsageError unless it is one, and can name a folder."""
+    if len(args.json_keys) != 1:
+        raise UsageError("--json-keys: a store holds the verdicts of one key at a time; give one key for each run")
+    (key,) = args.json_keys
+    if "/" in key or not key:
+        raise UsageError(f"--json-keys {key!r}: names a folder of the store, so it can be neither empty nor contain /")
+    return key

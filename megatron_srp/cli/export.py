@@ -1,0 +1,41 @@
+"""`srp export`: a Megatron checkpoint as a Hugging Face folder."""
+
+import argparse
+from pathlib import Path
+
+from megatron_srp.cli.parser import Parser, next_step
+
+DESCRIPTION = "Turn a checkpoint of Megatron, of any parallel layout, into a Hugging Face folder."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="srp export", description=DESCRIPTION, old_names={"--tokenizer": "--tokenizer-model"})
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's --save folder, or one iter_... in it")
+    add("out", type=Path, metavar="OUT", help="folder to write; it is written whole or not at all")
+    add("--step", type=int, metavar="N", help="which iteration (default: the latest)")
+    add("--dtype", choices=["as-saved", "bfloat16", "float16", "float32"], default="as-saved", help="of the weights")
+    add("--tokenizer-model", metavar="PATH", help="where the run's tokenizer is now (default: where the run had it)")
+    add("--overwrite", action="store_true", help="replace existing output")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parse `argv`, export, print what was written."""
+    args = build_parser().parse_args(argv)
+
+    from megatron_srp.checkpoints.export_hf import export_hf
+
+    done = export_hf(
+        args.checkpoint,
+        args.out,
+        step=args.step,
+        dtype=args.dtype,
+        tokenizer=args.tokenizer_model,
+        overwrite=args.overwrite,
+    )
+    print(f"checkpoint    {done.source}")
+    print(f"parameters    {done.num_params:,} in {done.dtype}, {done.num_bytes:,} bytes")
+    print(f"vocabulary    {done.shape.vocab_size:,} ({done.padding_rows:,} rows of padding cut)")
+    print(f"tokenizer     {done.tokenizer}\nwrote         {done.folder}")
+    next_step(f"srp generate --model {done.folder} talks to it; srp evaluate {done.folder} --out ... attacks it")

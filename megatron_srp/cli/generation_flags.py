@@ -1,0 +1,118 @@
+"""The flags of a guarded model, for the commands that let one answer."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from megatron_srp.errors import UsageError
+from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
+from megatron_srp.generation.model_folder import check_model_folder
+from megatron_srp.reflection import ReflectionFormat, parse_stop_after
+
+if TYPE_CHECKING:
+    from megatron_srp.generation.engines.prompted_model import PromptedModel
+    from megatron_srp.generation.engines.request import Options
+
+OLD_NAMES = {"--stop-at": "--stop-after"}
+STOP_AFTER_HELP = "verdicts that count as unsafe: Unsafe, Controversial or both"
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the model, the guard and sampling."""
+    add_model_flags(parser)
+    add_policy_flags(parser)
+    add = parser.add_argument_group("sampling").add_argument
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default: 0)")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="draw among the likeliest tokens that have this probability together",
+    )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--model", required=True, metavar="DIR", help="folder that `srp export` wrote, or a name on the hub")
+    add("--engine", choices=["hf", "vllm"], default="hf", help="transformers, or vLLM on this machine's GPUs")
+    add_device_flags(group)
+
+
+def add_device_flags(group: argparse._ArgumentGroup) -> None:
+    """Where the model runs, in which number format, and how its reflections are written."""
+    add = group.add_argument
+    add("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
+    add("--dtype", choices=DTYPES, help="number format (default: bfloat16 on a GPU, float32 on the CPU)")
+    add(
+        "--reflection-tokens",
+        choices=["text", "special"],
+        default="text",
+        help="<think> as plain text or as a token of its own, as the model was trained",
+    )
+
+
+def add_policy_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("guard").add_argument
+    add(
+        "--on-unsafe",
+        choices=ON_UNSAFE,
+        default="stop",
+        help="off: hide reflections only; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
+        "never show an unsafe segment",
+    )
+    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=STOP_AFTER_HELP)
+    add("--refusal", default=DEFAULT_REFUSAL, metavar="TEXT", help="what --on-unsafe refuse shows")
+    add(
+        "--reflect-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="force a reflection every N tokens; 0 for never (default: 0)",
+    )
+    add(
+        "--reflect-prompt",
+        action="store_true",
+        help="force a reflection on the prompt, as --reflect-every does too",
+    )
+    add(
+        "--unsafe-threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="P(unsafe) at which a forced reflection stops the answer; `srp threshold` measures the best",
+    )
+
+
+def options_from_args(args: argparse.Namespace) -> "Options":
+    """The policy and sampling that the flags describe, with `--seed` where a command has it; raises UsageError."""
+    from megatron_srp.generation.engines.request import Options, Sampling
+
+    policy = GuardPolicy(
+        args.on_unsafe,
+        parse_stop_after(args.stop_after, of="answer"),
+        args.refusal,
+        args.reflect_every,
+        args.reflect_prompt,
+        args.unsafe_threshold,
+    )
+    if args.max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
+    return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
+
+
+def load_from_args(args: argparse.Namespace) -> "PromptedModel":
+    """The model that the flags describe; raises UsageError."""
+    check_model_folder(args.model)  # before the seconds that the imports take
+    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
+    if args.engine == "vllm":
+        if args.device:
+            raise UsageError("--device is for --engine hf; vLLM takes CUDA_VISIBLE_DEVICES")
+        from megatron_srp.generation.engines.vllm import VLLMModel
+
+        return VLLMModel(args.model, form, args.dtype)
+    from megatron_srp.generation.engines.hf.model import GuardedModel
+
+    return GuardedModel(args.model, form, args.device, args.dtype)

@@ -1,0 +1,39 @@
+"""The flags that say how reflections are written, for the commands that write them."""
+
+import argparse
+
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS
+
+
+def add_reflection_flags(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Add the group "reflections", and `hints`, which is off unless the command has a flag for it."""
+    group = parser.add_argument_group("reflections")
+    add = group.add_argument
+    add(
+        "--max-words",
+        type=int,
+        default=DEFAULT_MAX_WORDS,
+        metavar="N",
+        help="maximum words per segment; fewer make more reflections, and more tokens",
+    )
+    add(
+        "--reflection-tokens",
+        choices=["text", "special"],
+        default="text",
+        help="text: <think> as plain text, the paper's form; special: a token of its own, of the extended tokenizer "
+        "that `srp preprocess` writes to PREFIX_tokenizer. The same for pretraining and post-training",
+    )
+    add(
+        "--stop-after",
+        default="Unsafe,Controversial",
+        metavar="VERDICTS",
+        help="verdicts followed by end-of-text; none for none",
+    )
+    add(
+        "--controversial",
+        choices=["keep", "safe", "unsafe"],
+        default="keep",
+        help="write Controversial as it is, or as one of the others",
+    )
+    parser.set_defaults(hints=False)
+    return group

@@ -1,0 +1,44 @@
+"""`srp verify`: finished shards checked for damage."""
+
+import argparse
+
+from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
+from megatron_srp.cli.parser import Parser
+
+DESCRIPTION = """
+Check finished shards: indices, offsets, tokens, reflections, counts and checksums. Exit code 0: clean; 2: damaged.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="srp verify", description=DESCRIPTION)
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", help="the --output-prefix of the shards, or the prefix of one .bin and .idx")
+    add("--quick", action="store_true", help="read neither tokens nor checksums")
+    add(
+        "--tokenizer-type",
+        choices=TOKENIZER_TYPES,
+        default="HuggingFaceTokenizer",
+        help="with --tokenizer-model, as for Megatron",
+    )
+    add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Parse `argv`, check, print findings. Returns the exit code."""
+    args = build_parser().parse_args(argv)
+
+    from megatron_srp.data.verify.shards import verify_shards
+    from megatron_srp.tokenization import load_tokenizer
+
+    tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model) if args.tokenizer_model else None
+    check = verify_shards(args.prefix, args.quick, tokenizer)
+    for line in check.shards:
+        print(line)
+    for line in check.findings.unchecked:
+        print(f"not checked: {line}")
+    for line in check.findings.lines():
+        print(f"damaged: {line}")
+    print(f"{len(check.findings):,} findings" if check.findings else "no damage found")
+    return 2 if check.findings else 0

@@ -1,0 +1,127 @@
+"""What is asked of a post-training set. Light: the command line reads its defaults from here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_srp.errors import UsageError
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
+
+if TYPE_CHECKING:
+    from megatron_srp.annotation.base import GuardOptions
+
+MODES = ("sft", "original", "reflection", "mix-sft")
+MIX = 200  # the paper's, as the other numbers here are unless they say otherwise
+NUM_REFUSALS = 200
+NUM_RECOVERIES = 200  # ours: the paper gives no number
+MAX_CHARS = 2048
+KEEP_SOURCES = {"wildjailbreak": 0.2, "wildguardmix": 0.2}
+KEEP_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SftSettings:
+    """A set of conversations, and where it goes; the fields' defaults are those of `srp sft`.
+
+    Attributes:
+        inputs: files or patterns of files.
+        format: of the files, or None to find out from each file's first row.
+        skip_errors: leave rows out that are no conversation, rather than stop.
+        mode: one of `MODES`, see `build`.
+        mix, mix_inputs: for mix-sft, how many examples of which files are mixed in.
+        harmful: files of harmful prompts, for refusals and recoveries.
+        max_chars: most characters of a conversation, 0 for no limit.
+        keep_sources, keep_share: shares kept of sources whose name has a word in it, and of all others.
+            None for these filters is the paper's value in mode sft, and no filter in other modes.
+        guard, guard_options: who judges; None where nothing is to be judged.
+        out: a JSONL file. Or output_prefix: a Megatron shard, for which the tokenizer is needed.
+        seq_length: tokens of a training sequence; longer conversations are dropped.
+
+    Raises:
+        UsageError: for what is not allowed or does not go together, by the flags' names.
+    """
+
+    inputs: Sequence[str]
+    format: str | None = None
+    skip_errors: bool = False
+    mode: str = "sft"
+    mix: int = MIX
+    mix_inputs: Sequence[str] = ()
+    harmful: Sequence[str] = ()
+    num_refusals: int = NUM_REFUSALS
+    num_recoveries: int = NUM_RECOVERIES
+    seed: int = 0
+    max_chars: int | None = None
+    keep_sources: Mapping[str, float] | None = None
+    keep_share: float | None = None
+    max_words: int = DEFAULT_MAX_WORDS
+    form: ReflectionFormat = field(default_factory=ReflectionFormat)
+    guard: str | None = None
+    guard_options: "GuardOptions | None" = None
+    out: Path | None = None
+    output_prefix: Path | None = None
+    tokenizer_type: str = "HuggingFaceTokenizer"
+    tokenizer_model: str | None = None
+    chat_template: str | None = None
+    seq_length: int = 2048
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_max_words(self.max_words)
+        paper = self.mode == "sft"
+        for name, value in (
+            ("max_chars", MAX_CHARS if paper else 0),
+            ("keep_sources", KEEP_SOURCES if paper else {}),
+            ("keep_share", KEEP_SHARE if paper else 1.0),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        check_share("--keep-share", self.keep_share or 0.0)
+        for name, least in (
+            ("max_chars", 0),
+            ("mix", 0),
+            ("num_refusals", 0),
+            ("num_recoveries", 0),
+            ("seq_length", 2),
+        ):
+            if getattr(self, name) < least:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {getattr(self, name)}: give a number of at least {least}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if (self.out is None) == (self.output_prefix is None):
+            raise UsageError("give one of --out FILE.jsonl and --output-prefix PREFIX")
+        if self.output_prefix and not self.tokenizer_model:
+            raise UsageError("--output-prefix writes tokens: give --tokenizer-model too")
+        if (self.mode == "mix-sft") != bool(self.mix_inputs):
+            raise UsageError("--mode mix-sft and --mix-input FILE go together")
+        if self.guard is None and self.mode in ("sft", "reflection") and self.format != "srp":
+            raise UsageError("give --guard NAME, who judges; or --format srp for files that have reflections already")
+        if self.harmful and self.mode != "sft":
+            raise UsageError("--harmful is for --mode sft: a fine-tuning set is what its user brings")
+        if self.harmful and self.num_recoveries and self.guard is None:
+            raise UsageError("--harmful with recoveries needs --guard NAME; or pass --num-recoveries 0")
+
+
+def parse_keep_sources(given: Sequence[str]) -> dict[str, float]:
+    """`NAME=P` as shares by lower-case name; raises UsageError."""
+    shares = {}
+    for text in given:
+        name, _, share = text.rpartition("=")
+        try:
+            shares[name.strip().lower()] = check_share("--keep-source", float(share))
+        except ValueError:
+            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2") from None
+        if not name.strip():
+            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2")
+    return shares
+
+
+def check_share(flag: str, share: float) -> float:
+    """The share, if it is from 0 to 1; raises UsageError."""
+    if not 0 <= share <= 1:
+        raise UsageError(f"{flag} {share:g}: give a share from 0 to 1")
+    return share

@@ -1,0 +1,85 @@
+"""The tour of `srp smoke`: a small corpus, reflections, Megatron's trainer, a report; each step a user's command."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from megatron_srp.annotation import load_guard
+from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.errors import OutputError
+from megatron_srp.reports.losses import read_losses
+from megatron_srp.reports.run_report import write_report
+from megatron_srp.schema import AnnotatedDocument, Verdict
+from megatron_srp.segmentation import segment_text
+from megatron_srp.toy_corpus.chat import write_chat
+from megatron_srp.toy_corpus.corpus import texts, train_tokenizer, write_corpus
+
+_TAIL = 15  # lines of a failed step's log
+
+
+def smoke(out: Path, documents: int, steps: int) -> None:
+    """Take the tour in the folder `out`, which is emptied first, and print a summary.
+
+    Raises:
+        OutputError: when a step fails, with the end of its log.
+    """
+    begun, out = time.monotonic(), out.resolve()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    write_corpus(out / "corpus.jsonl", documents)
+    write_chat(out / "chat.jsonl", documents // 2)  # for post-training, examples/sft.sh
+    train_tokenizer(out / "tokenizer")
+    for i, (step, command) in enumerate(_commands(out, steps).items(), 1):
+        _run(step, command, out / f"step{i}.log")
+    _report(out)
+    print(f"done in {time.monotonic() - begun:.0f} s")
+
+
+def _commands(out: Path, steps: int) -> dict[str, list[str]]:
+    """The two commands of a real job, as a user would give them."""
+    prepare = [sys.executable, "-m", "megatron_srp", "preprocess", "--input", str(out / "corpus.jsonl")]
+    prepare += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(out / "tokenizer")]
+    prepare += ["--guard", "heuristic", "--append-eod", "--output-prefix", str(out / "corpus"), "--workers", "2"]
+    train = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    train += ["-m", "megatron_srp", "train", "--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
+    train += ["--data-path", str(out / "corpus_text_document"), "--train-iters", str(steps), "--log-interval", "1"]
+    train += ["--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "tensorboard")]
+    return {
+        "preparing the corpus with reflections": prepare,
+        f"training {steps} steps with tensor parallelism 2": train,
+    }
+
+
+def _run(step: str, command: list[str], log: Path) -> None:
+    """Run one step with its output in `log`."""
+    print(f"{step}, log in {log} ...", flush=True)
+    with log.open("w") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+        raise OutputError(f"{step} failed with exit code {code}; the end of {log}:\n{tail}")
+
+
+def _report(out: Path) -> None:
+    """Write the report and print the summary."""
+    manifest, losses = read_manifest(manifest_path(out / "corpus")), read_losses(out / "tensorboard")
+    page = write_report(out / "report.html", manifest, _unsafe_document(), losses)
+    counts = manifest["counts"]
+    verdicts = ", ".join(f"{name} {count:,}" for name, count in counts["verdicts"].items())
+    print(f"documents     {counts['documents']:,}\nsegments      {counts['segments']:,}\nverdicts      {verdicts}")
+    print(f"tokens        {counts['plain_tokens']:,} and {counts['tokens'] - counts['plain_tokens']:,} added")
+    print(f"loss          {losses[0][1]:.3f} at step {losses[0][0]}, {losses[-1][1]:.3f} at step {losses[-1][0]}")
+    print(f"checkpoint    {out / 'checkpoints'}\nreport        {page}")
+
+
+def _unsafe_document() -> AnnotatedDocument:
+    """One of the corpus with several segments, of which one is Unsafe, to show."""
+    guard = load_guard("heuristic")
+    for text in texts(100):
+        segments = tuple(segment_text(text))
+        labels = tuple(guard.classify([text[s.start : s.end] for s in segments]))
+        if len(segments) > 2 and any(label.verdict is Verdict.UNSAFE for label in labels):
+            break
+    return AnnotatedDocument("demo", text, segments, labels)
