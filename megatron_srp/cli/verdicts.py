@@ -23,7 +23,7 @@ _SHOWN = 100  # characters of a text in a list
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp verdicts", description=DESCRIPTION)
     parser.add_argument("store", metavar="STORE", help="folder of the annotation store")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|set")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|set", help="what to do (required)")
     listing = actions.add_parser("list", help="one line for each verdict", description="List verdicts.")
     _add_place(listing, row_required=False)
     add = listing.add_argument

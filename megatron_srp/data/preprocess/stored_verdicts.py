@@ -88,5 +88,5 @@ class StoredVerdicts:
         document, within = part.document_of(segment)
         raise InputError(
             f"{name}, row {part.rows[document] + 1}, segment {within + 1}: the guard gave no verdict "
-            f"({part.failures[segment]}); try again with annotate.py --retry-failed, or pass --failed-as Unsafe"
+            f"({part.failures[segment]}); try again with `srp annotate --retry-failed`, or pass --failed-as Unsafe"
         )
