@@ -57,7 +57,8 @@ def _check(plan: "RunPlan") -> "RunPlan":
 
     if plan.args.help:
         return plan
-    check_outputs(plan.args)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # for all ranks of a node
+        check_outputs(plan.args)
     plan = plan.with_defaults(prepare_to_resume(plan.args))
     if rank() == 0:
         print(summarize_run(plan.args), flush=True)
