@@ -4,7 +4,7 @@ A segment may get no verdict: the guard says so, or it raises. One that raises i
 batch, so that a single text cannot cost the verdicts of its neighbours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from megatron_srp.schema import SAFE, SafetyLabel
 
 _MOST_RAISES = 16  # in a row; after so many, it is the guard that is broken and not a text
 _REASON_CHARACTERS = 200
+_CATEGORY_CHARACTERS = 80  # it is written into the text after every segment that it is given for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdic
     results = list(_results(guard, texts, [_MOST_RAISES]))
     numbers: dict[SafetyLabel, int] = {}
     codes = [FAILED if r.failure else numbers.setdefault(r.label, len(numbers)) for r in results]
+    _check_categories(guard, numbers)
     scores = [float("nan") if r.failure else r.score for r in results]
     return SegmentVerdicts(
         np.array(codes, np.int64),
@@ -71,6 +73,7 @@ def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray
         labels = checked_labels(guard, guard.classify_array(texts), len(texts))
     numbers: dict[SafetyLabel, int] = {}
     codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
+    _check_categories(guard, numbers)
     return codes, list(numbers)
 
 
@@ -109,6 +112,16 @@ def _results(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -
             raise GuardError(f"guard {guard.name} fails on text after text; {_shorten(reason)}") from error
         results = [GuardResult(SAFE, failure=reason)]
     yield from results
+
+
+def _check_categories(guard: Guard, labels: Iterable[SafetyLabel]) -> None:
+    """Raises GuardError for a category that nobody should train a model to write."""
+    for name in (name for label in labels for name in label.categories):
+        if not name.isprintable() or len(name) > _CATEGORY_CHARACTERS:
+            raise GuardError(
+                f"guard {guard.name}: category {_shorten(repr(name))}; give a name of at most {_CATEGORY_CHARACTERS} "
+                "printable characters"
+            )
 
 
 def _shorten(reason: str) -> str:

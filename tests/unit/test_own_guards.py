@@ -96,6 +96,16 @@ class OddCategory(Own):
         return [SafetyLabel(Verdict.UNSAFE, ("a, b",)) for _ in texts]
 
 
+class LongCategory(Own):
+    def classify(self, texts):
+        return [SafetyLabel(Verdict.UNSAFE, ("a" * 81,)) for _ in texts]
+
+
+class UnprintableCategory(Own):
+    def classify(self, texts):
+        return [SafetyLabel(Verdict.UNSAFE, ("a\\u2028b",)) for _ in texts]
+
+
 class VerdictAsString(Own):
     def classify(self, texts):
         return [SafetyLabel("Unsafe") for _ in texts]
@@ -223,10 +233,18 @@ def test_wrong_results_are_one_line(name, message):
         guard_results(guard, TEXTS.to_pylist())
 
 
-@pytest.mark.parametrize("categories", [("a" * 81,), ("",), (" a",), ("a\u2028b",), (3,), ["Violent"], "Violent"])
+@pytest.mark.parametrize("categories", [("",), (" a",), ("a\n",), (3,), ["Violent"], "Violent"])
 def test_categories_that_cannot_be_read_back(categories):
     with pytest.raises(ValueError, match="give a"):
         SafetyLabel(Verdict.UNSAFE, categories)
+
+
+@pytest.mark.parametrize("name", ["LongCategory", "UnprintableCategory"])
+def test_categories_that_no_model_should_write(name):
+    guard = load_guard(f"python:broken_guards:{name}")
+    for use in (label_segments, classify_segments):
+        with pytest.raises(GuardError, match=f"guard {name}: category 'a.*give a name of at most 80 printable"):
+            use(guard, TEXTS)
 
 
 def test_guards_and_engines_of_installed_packages(tmp_path, monkeypatch):
