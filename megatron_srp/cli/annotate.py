@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.corpus_job.failures import FailureLog
     from megatron_srp.annotation.corpus_job.report import print_report
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.annotation.store.writers import Partition
+    from megatron_srp.corpus.partitions import Partition
     from megatron_srp.corpus.readers import expand_inputs
     from megatron_srp.terminal.display import ProgressDisplay
 

@@ -36,7 +36,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
     add("--guard", required=required, metavar="NAME", help=GUARD_HELP + ("" if required else " (default: none)"))
     add("--guard-model", metavar="DIR", help="its weights: a folder or a name on the hub (default: the guard's own)")
     add("--guard-tokenizer", metavar="DIR", help="its tokenizer (default: the model's)")
-    add("--guard-engine", choices=ENGINES, help="what runs it: transformers, vLLM, an endpoint, Ray (default: hf)")
+    add("--guard-engine", metavar="NAME", help=f"what runs it: {', '.join(ENGINES)}, or an installed one (default: hf)")
     add(
         "--guard-option",
         action="append",

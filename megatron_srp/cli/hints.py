@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.engines.http_retry import Limits
     from megatron_srp.annotation.store.hints import HintWriter
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.annotation.store.writers import Partition
+    from megatron_srp.corpus.partitions import Partition
     from megatron_srp.corpus.readers import expand_inputs
 
     partition = Partition(args.partition_index, args.num_partitions)

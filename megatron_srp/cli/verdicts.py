@@ -120,7 +120,7 @@ def _set(args: argparse.Namespace, corpus: "Corpus") -> None:
     except ValueError as error:
         raise UsageError(f"--categories: {error}") from None
     print(describe_edit(set_verdict(corpus, args.row - 1, args.segment - 1, label, args.reason, args.who)))
-    print(f"next: srp preprocess --annotations {corpus.store.folder} --overwrite ... makes its shards again")
+    print(f"next: srp preprocess --store {corpus.store.folder} --overwrite ... makes its shards again")
 
 
 def _print_edits(store: "AnnotationStore") -> None:

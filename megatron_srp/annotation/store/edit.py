@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from megatron_srp.annotation.store.browse import Corpus, shown
 from megatron_srp.annotation.store.part import FAILED, Part, PartSummary, read_part, write_part, write_table
 from megatron_srp.annotation.store.store import AnnotationStore
-from megatron_srp.annotation.store.writers import Partition, WriterLock
+from megatron_srp.annotation.store.writers import WriterLock
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel
 
