@@ -171,7 +171,7 @@ def test_options_reach_the_constructor_and_are_recorded():
     assert guard.settings["options"] == {"words": "milk"}
     with pytest.raises(UsageError, match=r"has no option 'word'; choose from words; did you mean 'words'\?"):
         load_guard("python:poison_guard:PoisonGuard", GuardOptions(engine_options={"word": "milk"}))
-    with pytest.raises(UsageError, match="takes no threshold"):
+    with pytest.raises(UsageError, match="does not accept --guard-threshold"):
         load_guard("python:poison_guard:PoisonGuard", GuardOptions(threshold=0.5))
 
 
