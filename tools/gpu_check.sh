@@ -4,7 +4,7 @@
 #   tools/gpu_check.sh [--wheels FOLDER] [--out FOLDER] [--minutes 9] [any option of megatron_srp.benchmarks.gpu_check]
 #
 # Needs Python 3.12 or newer with PyTorch, and no network. What else is missing is installed from the wheels in
-# FOLDER, into an environment of its own that sees the machine's PyTorch. PYTHON names another interpreter.
+# FOLDER, into a temporary folder beside the machine's packages. PYTHON names another interpreter.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
@@ -27,21 +27,20 @@ if [ -n "$wheels" ]; then
         echo "error: no wheels in $wheels" >&2
         exit 2
     }
-    environment=$(mktemp -d)/environment
-    packages='import sysconfig; print(sysconfig.get_path("purelib"))'
-    parent=$("$python" -c "$packages")
-    # Some distributions have no pip to put into it; the parent's is seen as well.
-    "$python" -m venv --system-site-packages "$environment" >/dev/null 2>&1 ||
-        "$python" -m venv --system-site-packages --without-pip --clear "$environment"
-    python=$environment/bin/python
-    # Where PyTorch is in a virtual environment itself, the new one would not see it.
-    echo "$parent" >"$("$python" -c "$packages")/parent.pth"
-    # As they are, without their dependencies: nothing may replace the machine's PyTorch.
-    "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
+    # Beside the machine's packages and not in an environment of its own: Transformer Engine looks for cuDNN and NVRTC
+    # in the site-packages of the Python that runs it. Without dependencies: nothing may replace the machine's PyTorch.
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    "$python" -m pip install --quiet --no-index --no-deps --no-cache-dir --target "$site" "$wheels"/*.whl
+    export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+    # Its core library is linked with NCCL and cuDNN by name; pip's are on no search path.
+    libraries=$("$python" -c 'import pathlib, nvidia
+print(":".join(str(lib) for path in nvidia.__path__ for lib in pathlib.Path(path).glob("*/lib")))' 2>/dev/null || true)
+    export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 if ! "$python" -c 'import megatron_srp.corpus._text, megatron_srp.data._tokens' 2>/dev/null; then
     (cd "$root" && "$python" setup.py --quiet build_ext --inplace)
 fi
 unset PYTHONDONTWRITEBYTECODE # Megatron's imports would take twice as long in every case
-exec "$python" -m megatron_srp.benchmarks.gpu_check "${options[@]}"
+"$python" -m megatron_srp.benchmarks.gpu_check "${options[@]}"
