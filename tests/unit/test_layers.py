@@ -40,7 +40,6 @@ HEAVY = {
 # To be cut: they call a command where its work should be a function of a lower layer.
 KNOWN = {
     "megatron_srp.attacks.finetune",
-    "megatron_srp.benchmarks.gpu_check",
     "megatron_srp.medsafetyworld.experiment.conversations",
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
