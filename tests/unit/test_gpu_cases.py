@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.benchmarks.gpu import cases, training, two_ranks
+from megatron_srp.benchmarks.gpu import check as gpu_check
 from megatron_srp.benchmarks.gpu.options import parse
 from megatron_srp.benchmarks.gpu.report import CaseResult
 from megatron_srp.benchmarks.gpu.stages import Check, Machine
@@ -80,6 +81,13 @@ def test_what_is_left_out_must_have_been_there(tmp_path: Path) -> None:
     for made, reason in (("True", ""), ("False", "the other cases are made so as well")):
         check.note(CaseResult("bf16", "ok", made={case.unlike: made}))
         assert cases.why_not(case, check) == reason
+
+
+def test_a_corpus_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = make_check(tmp_path, Machine())
+    monkeypatch.setattr(check, "run", lambda command, log, limit_s: (check.logs / log).write_text("error: no disk\n"))
+    gpu_check.run_stage(cases.stage(ALL["bf16"]), check)
+    assert check.outcomes[0].summary() == "failed: CorpusFailure: error: no disk"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_srp.benchmarks.gpu.looks import ATTENTION, FP8
 from megatron_srp.benchmarks.gpu.report import LOSS_FUSION, WEIGHT_FUSION, CaseResult, read_log
-from megatron_srp.benchmarks.gpu.shards import CorpusFailure, shards
+from megatron_srp.benchmarks.gpu.shards import shards
 from megatron_srp.benchmarks.gpu.stages import Check, Machine, Outcome, Stage
 from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, LOCAL_LAYERS
 from megatron_srp.training.flags.presets import find_preset
@@ -61,25 +61,17 @@ def train(case: Case, check: Check, limit_s: float) -> Outcome:
     """Run a case to its end or its limit."""
     if reason := why_not(case, check):
         return Outcome(case.name, "skipped", reason)
-    log = check.logs / f"{case.name}.log"
+    log = f"{case.name}.log"
 
     def result(code: int | None, running: bool = False) -> CaseResult:
-        found = read_log(case.name, case.precision, case.data, _text(log), code, check.options.steps)
+        found = read_log(case.name, case.precision, case.data, check.read_log(log), code, check.options.steps)
         if running:
             found.status, found.reason = "running", f"{len(found.losses)} of {check.options.steps} steps"
         return found
 
     end = time.monotonic() + limit_s
-    try:
-        data = shards(check, limit_s)
-    except CorpusFailure as failure:
-        return Outcome(case.name, "failed", str(failure))
-    flags = command(case, check.options, data, check.machine)
-    return result(check.run(flags, log.name, end - time.monotonic(), lambda: check.note(result(None, True))))
-
-
-def _text(log: Path) -> str:
-    return log.read_text(errors="replace") if log.exists() else ""
+    flags = command(case, check.options, shards(check, limit_s), check.machine)
+    return result(check.run(flags, log, end - time.monotonic(), lambda: check.note(result(None, True))))
 
 
 def why_not(case: Case, check: Check) -> str:

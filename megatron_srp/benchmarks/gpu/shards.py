@@ -15,22 +15,22 @@ _MOST_S = 120.0
 
 
 class CorpusFailure(Exception):
-    """The shards could not be made."""
+    """The shards could not be made; the message is the reason."""
 
 
 def shards(check: Check, limit_s: float) -> dict[str, Path]:
     """Their prefixes by kind: plain, reflected, view. The first that asks for them makes them.
 
     Raises:
-        CorpusFailure: with the reason.
+        CorpusFailure: when the data job fails.
     """
     folder = check.folder / "data"
     if not (folder / "done").exists():
         command = [sys.executable, "-m", "megatron_srp.benchmarks.gpu.shards", folder, str(check.options.documents)]
         code = check.run(command, "shards.log", min(limit_s, _MOST_S))
         if code != 0:
-            _, reason = ended(code, (check.logs / "shards.log").read_text(errors="replace"))
-            raise CorpusFailure(f"the corpus could not be made: {reason}")
+            _, reason = ended(code, check.read_log("shards.log"))
+            raise CorpusFailure(reason)
         (folder / "done").touch()
     return prefixes(folder)
 

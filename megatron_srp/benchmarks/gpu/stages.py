@@ -88,6 +88,11 @@ class Check:
     def logs(self) -> Path:
         return self.folder / "logs"
 
+    def read_log(self, name: str) -> str:
+        """What a command has printed so far."""
+        path = self.logs / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def left(self) -> float:
         """Seconds."""
         return self.deadline - time.monotonic()
@@ -155,6 +160,6 @@ def command_stage(name: str, least_s: float, most_s: float, argv: Sequence[objec
 
     def work(check: Check, limit_s: float) -> Outcome:
         code = check.run(argv, f"{name}.log", limit_s)
-        return Outcome(name, *ended(code, (check.logs / f"{name}.log").read_text(errors="replace")))
+        return Outcome(name, *ended(code, check.read_log(f"{name}.log")))
 
     return Stage(name, least_s, most_s, work)

@@ -61,7 +61,7 @@ def guard(check: Check, limit_s: float) -> Outcome:
     results = check.folder / "guard.json"
     command = [sys.executable, ROOT / "tools" / "bench_guard.py", *GUARD[check.options.device], "--out", results]
     code = check.run(command, "guard.log", limit_s)
-    status, reason = ended(code, (check.logs / "guard.log").read_text(errors="replace"))
+    status, reason = ended(code, check.read_log("guard.log"))
     if not results.exists():
         return Outcome("guard", status, reason)
     rows = json.loads(results.read_text())
@@ -73,7 +73,7 @@ def tests(check: Check, limit_s: float) -> Outcome:
     """The tests of tests/gpu; those that had ended count where they were cut."""
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--color", "no", ROOT / "tests" / "gpu"]
     code = check.run(command, "tests.log", limit_s)
-    log = (check.logs / "tests.log").read_text(errors="replace")
+    log = check.read_log("tests.log")
     status, reason = ended(code, log)
     found = [(match["name"], match["status"]) for match in TEST.finditer(log)]
     figures: dict[str, Any] = {kind.lower(): sum(state == kind for _, state in found) for _, kind in found}

@@ -5,7 +5,6 @@ talk through a socket. Their losses are compared with those of one rank that tra
 weights, so that only rounding is between them; the stages of PP draw weights of their own.
 """
 
-import re
 import socket
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from megatron_srp.benchmarks.gpu.cases import Case, machine_flags, why_not
 from megatron_srp.benchmarks.gpu.processes import Command, ended
 from megatron_srp.benchmarks.gpu.report import STEP
-from megatron_srp.benchmarks.gpu.shards import CorpusFailure, shards
+from megatron_srp.benchmarks.gpu.shards import shards
 from megatron_srp.benchmarks.gpu.stages import Check, Outcome, Stage
 from megatron_srp.training.flags.presets import find_preset
 from megatron_srp.training.layout.layouts import Layout
@@ -45,10 +44,7 @@ def stage(name: str) -> Stage:
 def run(name: str, check: Check, limit_s: float) -> Outcome:
     """One rank, unless an earlier stage has had it, and then two."""
     end = time.monotonic() + limit_s
-    try:
-        data = shards(check, limit_s)["reflected"]
-    except CorpusFailure as failure:
-        return Outcome(name, "failed", str(failure))
+    data = shards(check, limit_s)["reflected"]
     if len(losses(check, "one-rank")) < STEPS:
         check.run(command(check, data, 1), "one-rank.log", end - time.monotonic())
     alone = losses(check, "one-rank")
@@ -69,7 +65,7 @@ def compare(name: str, check: Check, alone: list[float], codes: list[int | None]
         outcome.figures = {"last_loss": together[-1], "largest_difference_from_one_rank": max(differences)}
         outcome.figures |= {"losses": together, "losses_of_one_rank": alone}
     for log, code in zip(logs, codes, strict=True):
-        status, reason = ended(code, (check.logs / f"{log}.log").read_text(errors="replace"))
+        status, reason = ended(code, check.read_log(f"{log}.log"))
         if status != "ok":
             outcome.status, outcome.reason = status, reason
             break
@@ -78,9 +74,7 @@ def compare(name: str, check: Check, alone: list[float], codes: list[int | None]
 
 def losses(check: Check, log: str) -> list[float]:
     """Of each step that a log has."""
-    path = check.logs / f"{log}.log"
-    text = path.read_text(errors="replace") if path.exists() else ""
-    return [float(match["loss"]) for match in re.finditer(STEP, text)]
+    return [float(match["loss"]) for match in STEP.finditer(check.read_log(f"{log}.log"))]
 
 
 def command(check: Check, data: Path, tensor: int) -> list[str]:
