@@ -34,6 +34,7 @@ def train(argv: list[str]) -> None:
     from megatron_srp.training.cpu import backend as cpu_backend
     from megatron_srp.training.flags import arguments
     from megatron_srp.training.flags import sft_flags as sft
+    from megatron_srp.training.process import extensions
 
     args = arguments.look_at(argv)
     gpus = int(os.environ.get("WORLD_SIZE", "1")) if args.srp_dry_run is None else args.srp_dry_run
@@ -54,7 +55,8 @@ def train(argv: list[str]) -> None:
     devices.check_port()
     _set_environment()
     if not args.help:
-        devices.check_devices(args, devices.find_devices(), devices.has_transformer_engine())
+        found = devices.find_devices()
+        devices.check_devices(args, found, extensions.hide_broken_engine() if found.count else None)
     on_cpu = cpu_backend.install()
     if on_cpu:
         print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")

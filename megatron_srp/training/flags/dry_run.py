@@ -5,6 +5,7 @@ from megatron_srp.training.flags import arguments
 from megatron_srp.training.flags.presets import find_preset
 from megatron_srp.training.layout.memory import estimate_memory
 from megatron_srp.training.layout.model_from_flags import layout_of, model_of, with_vocabulary
+from megatron_srp.training.process import extensions
 
 
 def dry_run(argv: list[str], gpus: int) -> None:
@@ -27,7 +28,8 @@ def dry_run(argv: list[str], gpus: int) -> None:
 
 def validate(argv: list[str], gpus: int) -> None:
     """Megatron's parser and all of its validation, silently."""
-    cpu_backend.install()  # without a GPU: an H100's properties, for the rules that ask for them
+    if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that ask for them
+        extensions.hide_broken_engine()
 
     from megatron_srp.training import megatron_api
 
