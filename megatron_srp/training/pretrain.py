@@ -62,9 +62,8 @@ def train(argv: list[str]) -> None:
         print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
         argv = arguments.add_defaults(cpu_backend.default_flags(), argv)
         _ignore_missing_cuda_extensions()
-    elif flags := devices.fallback_flags(argv):
-        print_note("Apex is not installed: gradients are accumulated in a step of their own, which is somewhat slower")
-        argv = flags + argv
+    else:
+        argv = _fuse_gradients(argv)
 
     from megatron_srp.training import megatron_api
 
@@ -88,6 +87,22 @@ def _check(args: argparse.Namespace, gpus: int) -> list[str]:
     for note in notes + more:
         print_note(note)
     return flags
+
+
+def _fuse_gradients(argv: list[str]) -> list[str]:
+    """`argv` for this GPU; Megatron's output layer asks for fused gradients by default, and fails without."""
+    from megatron_srp.training.checks.devices import UNFUSED_GRADIENTS
+
+    if UNFUSED_GRADIENTS in argv:
+        return argv
+
+    from megatron_srp.training.process import fused_gradients
+
+    failure = fused_gradients.install(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if failure is None:
+        return argv
+    print_note(f"gradients are accumulated in a step of their own, which is somewhat slower ({failure})")
+    return [UNFUSED_GRADIENTS, *argv]
 
 
 def _prepare_to_resume(args: argparse.Namespace) -> list[str]:

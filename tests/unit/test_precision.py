@@ -118,13 +118,6 @@ def test_devices_that_can(argv: tuple[str, ...], found: Devices, no_engine: str 
     check_devices(arguments.look_at(arguments.expand_preset(list(argv))), found, no_engine)
 
 
-def test_without_apex_gradients_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flag = devices.UNFUSED_GRADIENTS
-    for apex, argv, added in ((False, [], [flag]), (False, [flag], []), (True, [], [])):
-        monkeypatch.setattr(devices, "can_fuse_gradients", lambda apex=apex: apex)
-        assert devices.fallback_flags(argv) == added
-
-
 def test_layers_where_those_of_transformer_engine_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     local = list(devices.LOCAL_LAYERS)
     for failure, flags, added in ((BROKEN, ["--bf16"], local), (None, ["--bf16"], []), (None, [], local)):

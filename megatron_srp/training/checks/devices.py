@@ -3,7 +3,6 @@
 import argparse
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.process.extensions import INSTALL_GPU, NOT_INSTALLED, engine_failure
@@ -15,8 +14,7 @@ BLOCKWISE_NEEDS = f"Hopper or newer and CUDA {'.'.join(map(str, CUDA_WITH_BLOCKS
 UNFUSED_GRADIENTS = "--no-gradient-accumulation-fusion"
 # Megatron's own layers, for a GPU without Transformer Engine: correct, but slower, and no FP8.
 LOCAL_LAYERS = (
-    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm"),
-    *(UNFUSED_GRADIENTS, "--no-masked-softmax-fusion"),
+    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm", "--no-masked-softmax-fusion"),
 )
 
 
@@ -51,19 +49,6 @@ def find_devices() -> Devices:
     return Devices(
         count, properties.name, torch.cuda.get_device_capability(0), properties.total_memory, (int(major), int(minor))
     )
-
-
-def can_fuse_gradients() -> bool:
-    """Whether Apex's kernel that adds a weight's gradient to those of earlier micro-batches is installed."""
-    return find_spec("fused_weight_gradient_mlp_cuda") is not None
-
-
-def fallback_flags(argv: list[str]) -> list[str]:
-    """What a machine with GPUs needs besides `argv`, for kernels that are not installed there.
-
-    Megatron's output layer asks for fused gradients by default, with Transformer Engine too, and fails without.
-    """
-    return [] if can_fuse_gradients() or UNFUSED_GRADIENTS in argv else [UNFUSED_GRADIENTS]
 
 
 def layer_flags(flags: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, Devices, can_fuse_gradients, find_devices
+from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, Devices, find_devices
 from megatron_srp.training.layout.flops import bf16_peak
 from megatron_srp.training.process.extensions import import_failure
 
@@ -105,9 +105,14 @@ def _apex(devices: Devices) -> Row:
 
 
 def _gradients(devices: Devices) -> Row:
-    if can_fuse_gradients():
+    from megatron_srp.training.process import fused_gradients
+
+    if import_failure(fused_gradients.NAME) is None:
         return Row("fused gradients", ACTIVE, "Apex")
-    return Row("fused gradients", FALLBACK, "accumulated in a step of their own, somewhat slower", IMAGE)
+    failure = fused_gradients.failure_on("cuda") if devices.count else "no GPU is visible"
+    if failure is None:
+        return Row("fused gradients", ACTIVE, "PyTorch's matrix product")
+    return Row("fused gradients", FALLBACK, f"accumulated in a step of their own, somewhat slower: {failure}", IMAGE)
 
 
 def _flash_attention(devices: Devices) -> Row:
