@@ -11,7 +11,11 @@ from megatron_srp.errors import CommandParser, UsageError, did_you_mean
 # A plan is a module with the functions of `stages.Plan`. It is imported before the wheels are installed: what they
 # hold it imports in its functions.
 DESCRIPTION = "Every figure that needs a GPU, on one bare machine, in the order of their value."
-PLANS = {"training": "megatron_srp.benchmarks.gpu.training"}
+PLANS = {
+    "training": "megatron_srp.benchmarks.gpu.training",
+    "model": "megatron_srp.benchmarks.gpu.model",
+    "world": "megatron_srp.benchmarks.gpu.world",
+}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
