@@ -2,8 +2,9 @@
 # make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
+# make gpu-rehearsal   what measures on a GPU (tools/gpu_check.sh), without one, on a machine made bare
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke test test-all bench lint format docker docker-check
+.PHONY: setup demo smoke test test-all bench gpu-rehearsal lint format docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -31,6 +32,9 @@ test-all: setup
 
 bench: setup
 	.venv/bin/srp bench
+
+gpu-rehearsal: setup
+	.venv/bin/python -m tests.helpers.bare_machine out/gpu-rehearsal $(if $(WHEELS),--wheels $(WHEELS)) --minutes 15
 
 lint: setup
 	.venv/bin/ruff check

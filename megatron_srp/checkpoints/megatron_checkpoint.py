@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_srp.errors import InputError
+from megatron_srp.training.process.extensions import hide_broken_engine
 from megatron_srp.training.process.repair_tracker import TRACKER
 
 
@@ -87,6 +88,7 @@ class MegatronCheckpoint:
     def _read_args(self) -> argparse.Namespace:
         try:
             with quiet():
+                hide_broken_engine()
                 from megatron.core.dist_checkpointing.serialization import load_common_state_dict
 
                 args = load_common_state_dict(str(self.folder))["args"]

@@ -54,6 +54,7 @@ def _check(plan: "RunPlan") -> "RunPlan":
     from megatron_srp.training.checks.outputs import check_outputs
     from megatron_srp.training.checks.resume import prepare_to_resume
     from megatron_srp.training.checks.run_summary import summarize_run
+    from megatron_srp.training.process import extensions
 
     if plan.args.help:
         return plan
@@ -63,13 +64,13 @@ def _check(plan: "RunPlan") -> "RunPlan":
     if rank() == 0:
         print(summarize_run(plan.args), flush=True)
     devices.check_port()
-    devices.check_devices(plan.args, devices.find_devices(), devices.has_transformer_engine())
+    found = devices.find_devices()
+    devices.check_devices(plan.args, found, extensions.hide_broken_engine() if found.count else None)
     return plan
 
 
 def _run(plan: "RunPlan") -> None:
     """Train on the GPUs, or on the CPU where there is none."""
-    from megatron_srp.training.checks import devices
     from megatron_srp.training.cpu import backend as cpu_backend
     from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 
@@ -78,13 +79,26 @@ def _run(plan: "RunPlan") -> None:
         print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
         plan = plan.with_defaults(cpu_backend.default_flags())
         ignore_missing_cuda_extensions()
-    elif flags := devices.fallback_flags(list(plan.flags)):
-        print_note("Apex is not installed: gradients are accumulated in a step of their own, which is somewhat slower")
-        plan = plan.with_defaults(flags)
+    else:
+        plan = _fuse_gradients(plan)
 
     from megatron_srp.training import megatron_api
 
     megatron_api.run(plan, on_cpu)
+
+
+def _fuse_gradients(plan: "RunPlan") -> "RunPlan":
+    """The plan for this GPU; Megatron's output layer asks for fused gradients by default, and fails without."""
+    from megatron_srp.training.checks.devices import UNFUSED_GRADIENTS
+    from megatron_srp.training.process import fused_gradients
+
+    if UNFUSED_GRADIENTS in plan.flags:
+        return plan
+    failure = fused_gradients.install(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if failure is None:
+        return plan
+    print_note(f"gradients are accumulated in a step of their own, which is somewhat slower ({failure})")
+    return plan.with_defaults([UNFUSED_GRADIENTS])
 
 
 if __name__ == "__main__":

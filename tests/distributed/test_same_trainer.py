@@ -80,6 +80,16 @@ def test_bf16_follows_fp32(flags: list[str], single: Run, forkserver: Forkserver
     assert sum(differences) / STEPS < 0.03
 
 
+def test_the_fused_loss_of_the_presets_changes_no_loss(
+    flags: list[str], forkserver: Forkserver, tmp_path: Path
+) -> None:
+    argv = [*flags, "--bf16", *TP2]
+    fused = train(forkserver, 2, [*argv, "--cross-entropy-loss-fusion"], tmp_path / "fused")
+    plain = train(forkserver, 2, argv, tmp_path / "plain")
+    assert len(fused.losses()) == STEPS
+    assert fused.losses() == plain.losses()
+
+
 def test_evaluation(flags: list[str], forkserver: Forkserver, tmp_path: Path) -> None:
     # A test split would be evaluated at the end too, and logged under the same name.
     evaluate = ["--train-iters", "5", "--eval-interval", "2", "--eval-iters", "2", "--split", "80,20,0"]

@@ -38,6 +38,9 @@ def test_no_preset_changes_nothing() -> None:
         (["--train-samples", "100"], "--train-iters"),
         (["--lr-warmup-iters", "10"], "--lr-warmup-fraction"),
         (["--fp16"], "--bf16"),
+        (["--fp16"], "--cross-entropy-loss-fusion"),
+        (["--deterministic-mode"], "--cross-entropy-loss-fusion"),
+        (["--no-cross-entropy-loss-fusion"], "--cross-entropy-loss-fusion"),
     ],
 )
 def test_a_flag_drops_the_presets_alternative(given: list[str], dropped: str) -> None:

@@ -1,6 +1,7 @@
 """The training image's recipe, and what `srp check` says of this machine."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from megatron_srp.training.checks.environment import ACTIVE, FALLBACK, MISSING, Row, problems
+from megatron_srp.training.process.extensions import INSTALL_GPU
 from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +49,39 @@ def test_pins_are_versions_that_the_package_allows() -> None:
     for pin in pins:
         name, _, version = pin.partition("==")
         assert wanted[name].specifier.contains(Version(version))
+
+
+def test_what_a_gpu_needs_has_bounds_and_a_way_to_install_it() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = [Requirement(line) for line in config["options.extras_require"]["gpu"].split()]
+    for requirement in wanted:
+        assert {spec.operator for spec in requirement.specifier} == {">=", "<"}
+    assert wanted[0].extras == {"core_cu13", "pytorch"}  # as megatron-core's own extra `te` has it
+    assert INSTALL_GPU in (ROOT / "README.md").read_text()
+
+
+def test_fp8_by_blocks_is_transformer_engines_own_answer(tmp_path: Path) -> None:
+    package = tmp_path / "transformer_engine" / "pytorch"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "quantization.py").write_text(
+        "def check_fp8_support(): return True, ''\ndef check_fp8_block_scaling_support(): return False, 'no kernels'\n"
+    )
+    code = """
+from megatron_srp.training.checks.devices import Devices
+from megatron_srp.training.checks.environment import _blockwise_fp8, _fp8
+h200 = Devices(1, "NVIDIA H200", (9, 0), 140 * 2**30, (13, 0))
+for row in (_fp8(h200), _blockwise_fp8(h200)):
+    print(row.component, row.state, row.found, sep="; ")
+"""
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines() == [
+        "FP8; active; delayed, tensorwise",
+        "FP8 by blocks; missing; no kernels",
+    ], done.stderr
 
 
 def rows(**states: str) -> list[Row]:

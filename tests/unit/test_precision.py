@@ -12,11 +12,13 @@ from megatron_srp.training.flags import arguments
 from megatron_srp.training.flags.precision import PRECISIONS, check_precision
 from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 from megatron_srp.training.plan import expand_flags
+from megatron_srp.training.process.extensions import NOT_INSTALLED
 
 H100 = Devices(8, "NVIDIA H100 80GB HBM3", (9, 0), 80 * 2**30, (12, 9))
 OLD_CUDA = dataclasses.replace(H100, cuda=(12, 8))
 A100 = Devices(8, "NVIDIA A100-SXM4-80GB", (8, 0), 80 * 2**30, (12, 9))
 NONE = Devices(0)
+BROKEN = "does not load (OSError: no libnccl)"
 
 
 def check(*argv: str, gpus: int = 8) -> list[str]:
@@ -76,54 +78,59 @@ def test_small_models_get_a_note() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "found", "engine", "message"),
+    ("argv", "found", "no_engine", "message"),
     [
-        (TENSORWISE, NONE, True, "--srp-precision fp8-tensorwise needs a GPU with FP8, and none is visible"),
-        (TENSORWISE, A100, True, "NVIDIA A100-SXM4-80GB has none: give --srp-precision bf16"),
-        (TENSORWISE, H100, False, "needs Transformer Engine, which is not installed"),
-        (BLOCKWISE, OLD_CUDA, True, "needs Hopper or newer and CUDA 12.9; this is NVIDIA H100 .* with CUDA 12.8"),
-        (("--fp8-format", "hybrid"), A100, True, "--fp8-format hybrid needs a GPU with FP8"),
-        (("--bf16",), H100, False, "Megatron's layers are its own: install it .* --transformer-impl local"),
+        (TENSORWISE, NONE, None, "--srp-precision fp8-tensorwise needs a GPU with FP8, and none is visible"),
+        (TENSORWISE, A100, None, "NVIDIA A100-SXM4-80GB has none: give --srp-precision bf16"),
+        (
+            TENSORWISE,
+            H100,
+            NOT_INSTALLED,
+            "needs Transformer Engine, which is not installed: install it .pip install --no-build-isolation",
+        ),
+        (TENSORWISE, H100, BROKEN, r"which does not load \(OSError: no libnccl\): install one built for the PyTorch"),
+        (
+            ("--bf16",),
+            H100,
+            BROKEN,
+            r"Transformer Engine does not load \(OSError: no libnccl\).*--transformer-impl local",
+        ),
+        (BLOCKWISE, OLD_CUDA, None, "needs Hopper or newer and CUDA 12.9; this is NVIDIA H100 .* with CUDA 12.8"),
+        (("--fp8-format", "hybrid"), A100, None, "--fp8-format hybrid needs a GPU with FP8"),
+        (("--bf16",), H100, NOT_INSTALLED, "Megatron's layers are its own: install it .* --transformer-impl local"),
     ],
 )
-def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, engine: bool, message: str) -> None:
+def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, no_engine: str | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_devices(arguments.look_at(expand_flags(list(argv))), found, engine)
+        check_devices(arguments.look_at(expand_flags(list(argv))), found, no_engine)
 
 
 @pytest.mark.parametrize(
-    ("argv", "found", "engine"),
+    ("argv", "found", "no_engine"),
     [
-        (TENSORWISE, OLD_CUDA, True),
-        (BLOCKWISE, H100, True),
-        (("--bf16",), A100, True),
-        (("--bf16",), NONE, False),
-        (("--bf16", *devices.LOCAL_LAYERS), H100, False),
+        (TENSORWISE, OLD_CUDA, None),
+        (BLOCKWISE, H100, None),
+        (("--bf16",), A100, None),
+        (("--bf16",), NONE, NOT_INSTALLED),
+        (("--bf16", *devices.LOCAL_LAYERS), H100, BROKEN),
     ],
 )
-def test_devices_that_can(argv: tuple[str, ...], found: Devices, engine: bool) -> None:
-    check_devices(arguments.look_at(expand_flags(list(argv))), found, engine)
-
-
-def test_without_apex_gradients_are_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flag = devices.UNFUSED_GRADIENTS
-    for apex, argv, added in ((False, [], [flag]), (False, [flag], []), (True, [], [])):
-        monkeypatch.setattr(devices, "can_fuse_gradients", lambda apex=apex: apex)
-        assert devices.fallback_flags(argv) == added
+def test_devices_that_can(argv: tuple[str, ...], found: Devices, no_engine: str | None) -> None:
+    check_devices(arguments.look_at(expand_flags(list(argv))), found, no_engine)
 
 
 def test_layers_where_those_of_transformer_engine_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     local = list(devices.LOCAL_LAYERS)
-    for engine, flags, added in ((False, ["--bf16"], local), (True, ["--bf16"], []), (True, [], local)):
-        monkeypatch.setattr(devices, "has_transformer_engine", lambda engine=engine: engine)
+    for failure, flags, added in ((BROKEN, ["--bf16"], local), (None, ["--bf16"], []), (None, [], local)):
+        monkeypatch.setattr(devices, "engine_failure", lambda failure=failure: failure)
         assert devices.layer_flags(flags) == added
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
     with pytest.raises(UsageError, match=r"9 ranks on this machine and 8 GPUs visible.*--nproc-per-node 8"):
-        check_devices(arguments.look_at([]), H100, True)
-    check_devices(arguments.look_at([]), NONE, True)  # on a CPU any number
+        check_devices(arguments.look_at([]), H100, None)
+    check_devices(arguments.look_at([]), NONE, None)  # on a CPU any number
 
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ def test_flags_are_complete_and_unique(name: str) -> None:
     # The paper's schedule; Megatron's default decay is exponential.
     assert value_of(flags, "--lr-decay-style") == "WSD"
     assert value_of(flags, "--lr-wsd-decay-style") == "linear"
+    # Megatron's fused loss rounds its gradient to bf16.
+    assert ("--cross-entropy-loss-fusion" in flags) == ("--bf16" in flags)
 
 
 def test_the_paper_trains_on_100_billion_tokens() -> None:

@@ -3,9 +3,9 @@
 import argparse
 import os
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from megatron_srp.errors import UsageError
+from megatron_srp.training.process.extensions import INSTALL_GPU, NOT_INSTALLED, engine_failure
 
 FIRST_WITH_FP8 = (8, 9)  # compute capability; Ada. Hopper is 9.0
 # What Transformer Engine asks for FP8 with a scale for each block.
@@ -14,8 +14,7 @@ BLOCKWISE_NEEDS = f"Hopper or newer and CUDA {'.'.join(map(str, CUDA_WITH_BLOCKS
 UNFUSED_GRADIENTS = "--no-gradient-accumulation-fusion"
 # Megatron's own layers, for a GPU without Transformer Engine: correct, but slower, and no FP8.
 LOCAL_LAYERS = (
-    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm"),
-    *(UNFUSED_GRADIENTS, "--no-masked-softmax-fusion"),
+    *("--transformer-impl", "local", "--no-rope-fusion", "--no-persist-layer-norm", "--no-masked-softmax-fusion"),
 )
 
 
@@ -52,35 +51,21 @@ def find_devices() -> Devices:
     )
 
 
-def has_transformer_engine() -> bool:
-    """Whether it is installed; that it also imports and finds its GPU is `srp check`'s to say."""
-    return find_spec("transformer_engine") is not None
-
-
-def can_fuse_gradients() -> bool:
-    """Whether Apex's kernel that adds a weight's gradient to those of earlier micro-batches is installed."""
-    return find_spec("fused_weight_gradient_mlp_cuda") is not None
-
-
-def fallback_flags(argv: list[str]) -> list[str]:
-    """What a machine with GPUs needs besides `argv`, for kernels that are not installed there.
-
-    Megatron's output layer asks for fused gradients by default, with Transformer Engine too, and fails without.
-    """
-    return [] if can_fuse_gradients() or UNFUSED_GRADIENTS in argv else [UNFUSED_GRADIENTS]
-
-
 def layer_flags(flags: list[str]) -> list[str]:
-    """`LOCAL_LAYERS` where a training with `flags` cannot use Transformer Engine's: it is not there, or, in fp32, has
-    no attention for packed conversations. On a CPU they change nothing: it has them by default."""
-    return [] if has_transformer_engine() and "--bf16" in flags else list(LOCAL_LAYERS)
+    """`LOCAL_LAYERS` where a training with `flags` cannot use Transformer Engine's.
+
+    It is not there, does not load, or, in fp32, has no attention for packed conversations. On a CPU they change
+    nothing: it has them by default.
+    """
+    return [] if "--bf16" in flags and engine_failure() is None else list(LOCAL_LAYERS)
 
 
-def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
+def check_devices(args: argparse.Namespace, devices: Devices, no_engine: str | None) -> None:
     """Refuse what these devices cannot run.
 
     Args:
         args: of `arguments.look_at`, presets expanded.
+        no_engine: what keeps Transformer Engine from serving, as `extensions.engine_failure` says it.
     """
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < devices.count < local_ranks:
@@ -89,16 +74,21 @@ def check_devices(args: argparse.Namespace, devices: Devices, transformer_engine
             f"GPU (torchrun --nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
         )
     if args.fp8 is not None:
-        _check_fp8(args, devices, transformer_engine)
-    if devices.count and not transformer_engine and args.transformer_impl != "local":
+        _check_fp8(args, devices, no_engine)
+    if devices.count and no_engine and args.transformer_impl != "local":
         raise UsageError(
-            "Transformer Engine is not installed, and Megatron's layers are its own: install it "
-            "(pip install 'megatron-srp[gpu]', or the image of Dockerfile), or go without, slower: "
-            + " ".join(LOCAL_LAYERS)
+            f"Transformer Engine {no_engine}, and Megatron's layers are its own: "
+            f"{_way_to_engine(no_engine)}, or go without, slower: {' '.join(LOCAL_LAYERS)}"
         )
 
 
-def _check_fp8(args: argparse.Namespace, devices: Devices, transformer_engine: bool) -> None:
+def _way_to_engine(failure: str) -> str:
+    if failure == NOT_INSTALLED:
+        return f"install it ({INSTALL_GPU}, or the image of Dockerfile)"
+    return "install one built for the PyTorch and the CUDA that `srp check` names, or use the image of Dockerfile"
+
+
+def _check_fp8(args: argparse.Namespace, devices: Devices, no_engine: str | None) -> None:
     asked = f"--srp-precision {args.srp_precision}" if args.srp_precision else f"--fp8-format {args.fp8}"
     if devices.count == 0:
         raise UsageError(f"{asked} needs a GPU with FP8, and none is visible; on a CPU leave it out")
@@ -112,10 +102,10 @@ def _check_fp8(args: argparse.Namespace, devices: Devices, transformer_engine: b
             f"{asked} with --fp8-recipe blockwise needs {BLOCKWISE_NEEDS}; this is "
             f"{devices.name} with CUDA {'.'.join(map(str, devices.cuda))}: give --srp-precision fp8-tensorwise"
         )
-    if not transformer_engine:
+    if no_engine:
         raise UsageError(
-            f"{asked} needs Transformer Engine, which is not installed: pip install 'megatron-srp[gpu]', or the "
-            f"image of Dockerfile; or give --srp-precision bf16"
+            f"{asked} needs Transformer Engine, which {no_engine}: {_way_to_engine(no_engine)}; or give "
+            f"--srp-precision bf16"
         )
 
 

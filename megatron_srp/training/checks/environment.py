@@ -4,18 +4,15 @@ rows = look()               # a Row for each component; takes some seconds: it i
 problems(rows, needs)       # reasons why a job with these needs could not run
 """
 
-import contextlib
-import dataclasses
 import importlib
-import io
 import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, Devices, can_fuse_gradients, find_devices
+from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, Devices, find_devices
 from megatron_srp.training.layout.flops import bf16_peak
+from megatron_srp.training.process.extensions import import_failure
 
 ACTIVE, FALLBACK, MISSING = "active", "fallback", "missing"
 IMAGE = "the image of Dockerfile (make docker) has it"
@@ -32,7 +29,7 @@ class Row:
 
 
 def can_import(module: str) -> bool:
-    return _try_import(module) is None
+    return import_failure(module) is None
 
 
 def _version(package: str) -> str | None:
@@ -40,17 +37,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _try_import(module: str) -> str | None:
-    """None if it can be imported, else why not, in one line. What it prints is dropped."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # compiled extensions raise what they like
-            return " ".join(f"{type(error).__name__}: {error}".split())[:120]
-    return None
 
 
 def _torch(devices: Devices) -> Row:
@@ -82,7 +68,7 @@ def _transformer_engine(devices: Devices) -> Row:
     found = _version("transformer-engine")
     if found is None:
         return Row("Transformer Engine", MISSING, "Megatron's local layers, slower", f"{IMAGE}")
-    failure = _try_import("transformer_engine.pytorch")
+    failure = import_failure("transformer_engine.pytorch")
     if failure:
         return Row("Transformer Engine", MISSING, f"{found} does not import: {failure}", "match it to torch and CUDA")
     return Row("Transformer Engine", ACTIVE, found)
@@ -91,45 +77,55 @@ def _transformer_engine(devices: Devices) -> Row:
 def _fp8(devices: Devices) -> Row:
     if not devices.has_fp8:
         return Row("FP8", MISSING, "no GPU with FP8", "Hopper, Ada or newer; otherwise --srp-precision bf16")
-    if _try_import("transformer_engine.pytorch"):
-        return Row("FP8", MISSING, "needs Transformer Engine", "see above")
-    from transformer_engine.pytorch import fp8
-
-    available, reason = fp8.check_fp8_support()
-    return Row("FP8", ACTIVE if available else MISSING, reason or "delayed, tensorwise")
+    return _engine_says("FP8", "check_fp8_support", "delayed, tensorwise")
 
 
 def _blockwise_fp8(devices: Devices) -> Row:
     if not devices.has_blockwise_fp8:
         return Row("FP8 by blocks", MISSING, f"needs {BLOCKWISE_NEEDS}", "--srp-precision fp8-tensorwise")
-    return dataclasses.replace(_fp8(devices), component="FP8 by blocks", found="blockwise")
+    return _engine_says("FP8 by blocks", "check_fp8_block_scaling_support", "blockwise")
+
+
+def _engine_says(component: str, question: str, recipes: str) -> Row:
+    """Transformer Engine's own answer, which knows its kernels; `question` is the function that gives it."""
+    if import_failure("transformer_engine.pytorch"):
+        return Row(component, MISSING, "needs Transformer Engine", "see above")
+    from transformer_engine.pytorch import quantization
+
+    available, reason = getattr(quantization, question)()
+    return Row(component, ACTIVE if available else MISSING, reason or recipes)
 
 
 def _apex(devices: Devices) -> Row:
-    if _try_import("apex.optimizers") is None:
+    if import_failure("apex.optimizers") is None:
         return Row("fused Adam and norms", ACTIVE, "Apex")
-    if devices.count and _try_import("transformer_engine.pytorch") is None:
+    if devices.count and import_failure("transformer_engine.pytorch") is None:
         return Row("fused Adam and norms", ACTIVE, "Transformer Engine")
     return Row("fused Adam and norms", FALLBACK, "torch's own, slower", IMAGE)
 
 
 def _gradients(devices: Devices) -> Row:
-    if can_fuse_gradients():
+    from megatron_srp.training.process import fused_gradients
+
+    if import_failure(fused_gradients.NAME) is None:
         return Row("fused gradients", ACTIVE, "Apex")
-    return Row("fused gradients", FALLBACK, "accumulated in a step of their own, somewhat slower", IMAGE)
+    failure = fused_gradients.failure_on("cuda") if devices.count else "no GPU is visible"
+    if failure is None:
+        return Row("fused gradients", ACTIVE, "PyTorch's matrix product")
+    return Row("fused gradients", FALLBACK, f"accumulated in a step of their own, somewhat slower: {failure}", IMAGE)
 
 
 def _flash_attention(devices: Devices) -> Row:
     for package in ("flash-attn-3", "flash-attn"):
         if found := _version(package):
             return Row("flash attention", ACTIVE, f"{package} {found}")
-    if devices.count and _try_import("transformer_engine.pytorch") is None:
+    if devices.count and import_failure("transformer_engine.pytorch") is None:
         return Row("flash attention", ACTIVE, "cuDNN's, through Transformer Engine")
     return Row("flash attention", FALLBACK, "Megatron's unfused attention", IMAGE)
 
 
 def _dali(devices: Devices) -> Row:
-    if _try_import("nvidia.dali"):
+    if import_failure("nvidia.dali"):
         return Row("DALI", FALLBACK, "torch's data loader", IMAGE)
     return Row("DALI", ACTIVE, getattr(importlib.import_module("nvidia.dali"), "__version__", "installed"))
 
@@ -150,7 +146,7 @@ def _megatron(devices: Devices) -> Row:
 
 
 def _kernels(devices: Devices) -> Row:
-    failure = _try_import("megatron_srp.corpus._text") or _try_import("megatron_srp.data._tokens")
+    failure = import_failure("megatron_srp.corpus._text") or import_failure("megatron_srp.data._tokens")
     if failure:
         return Row("compiled kernels", MISSING, failure, "pip install . (needs a C compiler)")
     return Row("compiled kernels", ACTIVE, f"for Python {platform.python_version()}")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from megatron_srp.training.cpu.checkpoints import patch_checkpoints
+from megatron_srp.training.process.extensions import hide_engine
 
 CPU_FLAGS = (
     *("--distributed-backend", "gloo"),
@@ -45,13 +46,18 @@ def default_flags() -> list[str]:
 
 
 def install() -> bool:
-    """Patch torch for a machine without CUDA; False, with nothing changed, where a GPU is visible."""
+    """Patch torch for a machine without CUDA, and hide Transformer Engine.
+
+    Returns False, with nothing changed, where a GPU is visible.
+    """
     import torch
 
     if torch.compile is _do_not_compile:  # installed before
         return True
     if torch.cuda.is_available():
         return False
+    # Its modules ask for a GPU when they are made, and Megatron would take its norms even for local layers.
+    hide_engine()
     _patch_devices(torch.cuda)
     _patch_streams(torch.cuda)
     _patch_random(torch.cuda)

@@ -10,11 +10,14 @@ import shlex
 
 from megatron_srp.errors import CommandParser, UsageError
 from megatron_srp.training.datasets import dali as dali_loader
+from megatron_srp.training.flags.model_preset import FUSED_LOSS
 from megatron_srp.training.flags.precision import PRECISIONS, precision_flags
 from megatron_srp.training.flags.presets import PRESETS, find_preset
 from megatron_srp.training.layout.layouts import WHOLE_SEQUENCES
 from megatron_srp.training.layout.model_from_flags import SHAPE_FLAGS
 from megatron_srp.training.layout.recommend import recommend
+
+UNFUSED_LOSS = "--no-cross-entropy-loss-fusion"
 
 
 def _flag(help: str, **kwargs: object) -> dict[str, object]:
@@ -122,11 +125,14 @@ class SrpArguments:
 
 
 def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the `--srp-*` group, one flag for each field of `SrpArguments`."""
+    """Add the `--srp-*` group, one flag for each field of `SrpArguments`, and the switch of a preset's flag."""
     group = parser.add_argument_group(title="safety reflection pretraining")
     for field in dataclasses.fields(SrpArguments):
         flag = "--" + field.name.replace("_", "-")
         group.add_argument(flag, default=field.default, **field.metadata)
+    group.add_argument(
+        UNFUSED_LOSS, action="store_true", help=f"Leave {FUSED_LOSS} out of the preset: Megatron has no flag for that."
+    )
     return parser
 
 
@@ -241,6 +247,8 @@ _ALTERNATIVES = {
     "--train-iters": {"--train-samples"},
     "--lr-warmup-fraction": {"--lr-warmup-iters", "--lr-warmup-samples"},
     "--bf16": {"--fp16"},
+    # Its gradient is in bf16 whatever the run's type is, and Megatron does not call it deterministic.
+    FUSED_LOSS: {UNFUSED_LOSS, "--fp16", "--deterministic-mode"},
     "--group-query-attention": {"--multi-latent-attention"},
     "--lr-wsd-decay-iters": {"--lr-wsd-decay-samples"},
     "--lr-wsd-decay-samples": {"--lr-wsd-decay-iters"},

@@ -6,6 +6,7 @@ from megatron_srp.training.flags.presets import find_preset
 from megatron_srp.training.layout.memory import estimate_memory
 from megatron_srp.training.layout.model_from_flags import with_vocabulary
 from megatron_srp.training.plan import RunPlan
+from megatron_srp.training.process import extensions
 from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 
 
@@ -28,7 +29,8 @@ def dry_run(plan: RunPlan) -> None:
 def validate(plan: RunPlan) -> None:
     """Megatron's parser and all of its validation, silently."""
     ignore_missing_cuda_extensions()
-    cpu_backend.install()  # without a GPU: an H100's properties, for the rules that ask for them
+    if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that ask for them
+        extensions.hide_broken_engine()
 
     from megatron_srp.training import megatron_api
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+FUSED_LOSS = "--cross-entropy-loss-fusion"
+
 
 @dataclass(frozen=True)
 class TrainingRecipe:
@@ -33,7 +35,8 @@ class TrainingRecipe:
         flags += ["--eval-interval", 1000]
         # Every attention path here makes its own causal mask: [batch, 1, seq, seq] need not travel.
         flags += ["--no-create-attention-mask-in-dataloader"]
-        return [str(flag) for flag in flags] + (["--bf16"] if self.bf16 else [])
+        # The fused loss spares copies of the logits in fp32. Its gradient is in bf16, which would cost an fp32 run.
+        return [str(flag) for flag in flags] + (["--bf16", FUSED_LOSS] if self.bf16 else [])
 
     def wsd_decay_flags(self, train_iters: int | None, train_samples: int | None) -> list[str]:
         """The length of the decay phase for a run of so many steps or, if given, samples."""

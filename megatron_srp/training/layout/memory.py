@@ -35,10 +35,14 @@ class MemoryEstimate:
     logits: float
 
     @property
+    def allocated(self) -> float:
+        """What tensors take: the figure that PyTorch reports as the most allocated."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+    @property
     def total(self) -> float:
         """All of it, with what CUDA and the allocator take."""
-        allocated = self.weights + self.gradients + self.optimizer + self.activations + self.logits
-        return allocated * (1 + FRAGMENTATION) + RESERVED
+        return self.allocated * (1 + FRAGMENTATION) + RESERVED
 
     def fits(self, memory: float = H100_MEMORY) -> bool:
         return self.total <= memory

@@ -13,6 +13,10 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any
 
+from megatron_srp.training.process.extensions import hide_broken_engine
+
+hide_broken_engine()  # a worker that is not forked imports this module before any of Megatron's
+
 from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
 
 from megatron_srp.errors import OutputError
