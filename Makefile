@@ -12,7 +12,7 @@ KERNELS = megatron_srp/_arrays.h megatron_srp/corpus/_text.c megatron_srp/data/_
 
 setup: .venv/ready
 
-.venv/ready: setup.cfg setup.py pyproject.toml $(KERNELS) tools/setup_venv.sh
+.venv/ready: setup.cfg constraints.txt setup.py pyproject.toml $(KERNELS) tools/setup_venv.sh
 	tools/setup_venv.sh
 	@touch $@
 

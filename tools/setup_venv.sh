@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv with this package and its development tools. Uses uv where it is found, else venv and pip.
+# Makes .venv with this package and its development tools, in the versions of constraints.txt. Uses uv where it is
+# found, else venv and pip.   tools/setup_venv.sh [EXTRAS]   (default: dev)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+wanted=".[${1:-dev}]"
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }
 
@@ -28,9 +30,9 @@ fi
 if command -v uv >/dev/null; then
     echo "making .venv with uv; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
     [ -x .venv/bin/python ] || uv venv --quiet --python "${python:-3.12}" .venv
-    uv pip install --quiet --python .venv/bin/python -e '.[dev]'
+    uv pip install --quiet --python .venv/bin/python --constraints constraints.txt -e "$wanted"
 else
     echo "making .venv with pip; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -e "$wanted"
 fi

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from megatron_srp.training.checks.environment import ACTIVE, FALLBACK, MISSING, Row, problems
@@ -35,18 +36,30 @@ def test_the_image_passes_hadolint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_pins_are_versions_that_the_package_allows() -> None:
+def requirements(section: str, option: str) -> list[Requirement]:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = [line.partition("#")[0].strip() for line in config["options"]["install_requires"].splitlines()]
-    wanted = {requirement.name: requirement for requirement in map(Requirement, filter(None, lines))}
-    pins = [
-        line for line in (ROOT / "docker" / "constraints.txt").read_text().splitlines() if line[:1] not in ("", "#")
-    ]
-    assert pins
-    for pin in pins:
-        name, _, version = pin.partition("==")
-        assert wanted[name].specifier.contains(Version(version))
+    lines = (line.partition("#")[0].strip() for line in config[section][option].splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def pins() -> dict[str, Version]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
+
+
+def test_everything_that_a_checkout_installs_is_pinned_to_an_allowed_version() -> None:
+    wanted = requirements("options", "install_requires")
+    wanted += [one for extra in ("dev", "docs") for one in requirements("options.extras_require", extra)]
+    pinned = pins()
+    for one in wanted:
+        assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
+
+
+def test_the_image_takes_its_pins_from_the_same_file() -> None:
+    (names,) = re.findall(r"grep -E '\^\((.*)\)=='", DOCKERFILE)
+    required = {canonicalize_name(one.name) for one in requirements("options", "install_requires")}
+    assert set(names.split("|")) <= required & pins().keys()
 
 
 def rows(**states: str) -> list[Row]:
