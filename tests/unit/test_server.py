@@ -102,7 +102,7 @@ class Scripted(GuardedEngine):
 
 
 def until(holds) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -135,7 +135,7 @@ def test_a_failing_engine_costs_only_the_answers_it_was_at(caplog):
         worker.submit([job([])])
     until(lambda: third)
     assert isinstance(third[0], Generation) and third[0].stop_reason == "length"
-    worker.join(5)
+    worker.join(60)
     assert not worker._thread.is_alive()
 
 
@@ -152,7 +152,7 @@ def test_a_dead_engine_leaves_nobody_waiting(caplog):
     assert worker.closing  # which /health tells
     with pytest.raises(Closing):
         worker.submit([job(ends)])
-    worker.join(5)
+    worker.join(60)
     assert not worker._thread.is_alive()
 
 
@@ -168,7 +168,7 @@ def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
     assert worker.counts() == {"running": 0, "waiting": 2}
     worker.drain(0)
     worker.start()
-    worker.join(5)
+    worker.join(60)
     assert [type(end) for end in ends] == [Busy, Busy]
 
 
