@@ -35,7 +35,7 @@ bench: setup
 lint: setup
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy megatron_srp
+	.venv/bin/mypy
 	.venv/bin/shellcheck --external-sources examples/*.sh examples/slurm/*.sbatch tools/*.sh
 	.venv/bin/hadolint Dockerfile
 

@@ -118,7 +118,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
         [sys.executable, "-m", "megatron_srp.benchmarks.gpu_check", "--out", tmp_path, "--dry-run"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no GPU is visible; rehearse with --device cpu" in done.stderr
@@ -130,7 +130,15 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path) -> None:
     import os
 
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHON": sys.executable}
-    command = [ROOT / "tools" / "gpu_check.sh", "--out", tmp_path, "--device", "cpu", "--preset", "debug"]
+    command: list[str | Path] = [
+        ROOT / "tools" / "gpu_check.sh",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+        "--preset",
+        "debug",
+    ]
     command += ["--steps", "6", "--documents", "100"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
