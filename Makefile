@@ -2,8 +2,9 @@
 # make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
+# make docs    build the documentation into out/site
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke test test-all bench lint format docker docker-check
+.PHONY: setup demo smoke test test-all coverage bench lint types format docs docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -29,19 +30,31 @@ test: setup
 test-all: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
 
+coverage: setup
+	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
 bench: setup
 	.venv/bin/srp bench
 
-lint: setup
+lint: setup types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy
 	.venv/bin/shellcheck --external-sources examples/*.sh examples/slurm/*.sbatch tools/*.sh
 	.venv/bin/hadolint Dockerfile
+
+types: setup
+	.venv/bin/mypy
 
 format: setup
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+docs: .venv/docs
+	.venv/bin/mkdocs build --strict
+
+.venv/docs: .venv/ready
+	tools/setup_venv.sh docs
+	@touch $@
 
 docker:
 	docker build --tag megatron-srp .

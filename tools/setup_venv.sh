@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with this package and its development tools, in the versions of constraints.txt. Uses uv where it is
-# found, else venv and pip.   tools/setup_venv.sh [EXTRAS]   (default: dev)
+# found, else venv and pip.   [PYTHON=python3.13] tools/setup_venv.sh [EXTRA]   (default: dev)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wanted=".[${1:-dev}]"
@@ -9,7 +9,7 @@ fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null;
 
 find_python() {
     local candidate
-    for candidate in python3.12 python3.13 python3.14 python3 python "$HOME"/.pyenv/versions/*/bin/python; do
+    for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.13 python3.14 python3 python "$HOME"/.pyenv/versions/*/bin/python; do
         if command -v "$candidate" >/dev/null 2>&1 && fits "$candidate"; then
             command -v "$candidate"
             return
