@@ -27,7 +27,7 @@ class Installed:
 
     def run(self, program: str, *argv: Any, **options: Any) -> str:
         """The output of a program of the environment, started outside the checkout."""
-        command = [self.folder / "venv" / "bin" / program, *map(str, argv)]
+        command: list[Any] = [self.folder / "venv" / "bin" / program, *map(str, argv)]
         done = subprocess.run(command, cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

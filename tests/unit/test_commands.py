@@ -10,7 +10,7 @@ import pytest
 
 from megatron_srp import cli
 from megatron_srp.annotation import engines as guards
-from megatron_srp.cli import COMMANDS, bench, check, load, world
+from megatron_srp.cli import COMMANDS, Command, bench, check, load, world
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
 from megatron_srp.cli.guard_flags import ENGINES
 from megatron_srp.cli.sft_flags import FORMATS
