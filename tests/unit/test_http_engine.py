@@ -268,8 +268,9 @@ def test_never_more_requests_at_once_than_asked_for(endpoint):
         time.sleep(0.01)
         return like_vllm(body)
 
-    endpoint.answer = slow
     engine = HTTPEngine("tiny", endpoint.url, concurrency=3, prompts_per_request=1)
+    engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])  # the engine tries an endpoint with one request first
+    endpoint.answer = slow
     engine.next_token_logprobs(prompts(*([i] for i in range(40))), [SAFE, UNSAFE])
     engine.close()
     assert endpoint.most_at_once == 3
