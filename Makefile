@@ -50,7 +50,8 @@ format: setup
 	.venv/bin/ruff format
 
 docs: .venv/docs
-	.venv/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "wrote out/site/index.html"
 
 .venv/docs: .venv/ready
 	tools/setup_venv.sh docs
