@@ -8,6 +8,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -92,3 +93,19 @@ def test_check_here() -> None:
         assert "error: a fp8-tensorwise job cannot run here: GPUs: none is visible" in done.stderr
         done = srp("check")  # nothing is asked for, and the CPU is a supported way
         assert (done.returncode, done.stderr) == (0, "") and "on the CPU it can" in done.stdout
+
+
+def test_what_continuous_integration_calls_is_there() -> None:
+    files = [ROOT / ".ci" / "run", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    text = "\n".join(path.read_text() for path in files)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([\w-]+)", text)) <= targets
+    assert set(re.findall(r"\bbuild==([\d.]+)", text)) == {str(pins()["build"])}
+
+
+def test_the_hooks_call_tools_of_the_environment() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]  # nothing is fetched when a hook runs
+    for hook in hooks[0]["hooks"]:
+        program = Path(hook["entry"].split()[0])
+        assert program.parent == Path(".venv/bin") and Path(sys.executable).with_name(program.name).exists(), hook
