@@ -187,14 +187,14 @@ def test_the_suites_of_the_package_fit_the_attacks(name):
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_the_readme_says_what_is_asked_with_the_guard_and_without(name):
+def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
     columns = load_suite(name).columns
     both = {spec.options.get("attack", spec.kind) for spec in columns if spec.options.get("defence") == "guarded"}
     assert both == {"direct", "prefill", "adaptive", "overrefusal"}
-    said = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    said = " ".join((Path(__file__).parents[2] / "docs/guides/evaluate.md").read_text().split())
     assert (
-        "Direct requests, prefills, the attacker that knows the defence and everyday overrefusal are asked with the "
-        "guard and without, the rest without."
+        "Direct requests, prefills, the adaptive attack and everyday overrefusal are asked with the guard and without "
+        "it, the rest without."
     ) in said
 
 
