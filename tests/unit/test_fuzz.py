@@ -88,8 +88,9 @@ def jsonl(lines: list) -> bytes:
 def compressed(kind: str) -> bytes:
     """Two members or frames, as `cat` and parallel compressors make them."""
     halves = jsonl(LINES[:15]), jsonl(LINES[15:])
-    if compress := {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(kind):
-        return b"".join(map(compress, halves))
+    compressors: dict[str, Any] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    if compress := compressors.get(kind):
+        return b"".join(compress(half) for half in halves)
     if kind == "zst":
         return b"".join(map(zstandard.ZstdCompressor(write_checksum=True).compress, halves))
     return b"".join(halves)

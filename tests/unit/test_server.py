@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from operator import attrgetter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -274,7 +275,8 @@ def test_a_failed_request_leaves_the_connection_open():
             raise RuntimeError("broken")
 
     worker = Worker(Scripted(), 1, 1)
-    app = Endpoint(Broken(), worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
+    broken: Any = Broken()
+    app = Endpoint(broken, worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listener],))
