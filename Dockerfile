@@ -9,10 +9,12 @@
 # https://docs.nvidia.com/deeplearning/frameworks/pytorch-release-notes/rel-25-12.html
 FROM nvcr.io/nvidia/pytorch:25.12-py3
 
-# NGC's own constraints (/etc/pip/constraint.txt, in PIP_CONSTRAINT since 25.03) hold what the image brings;
-# docker/constraints.txt pins what we add.
-COPY docker/constraints.txt /opt/megatron-srp/docker/constraints.txt
-RUN pip install --no-cache-dir --constraint /opt/megatron-srp/docker/constraints.txt \
+# NGC's own constraints (/etc/pip/constraint.txt, in PIP_CONSTRAINT since 25.03) keep what the image brings; of
+# constraints.txt only the pins of what we add apply.
+COPY constraints.txt /opt/megatron-srp/constraints.txt
+RUN grep -E '^(megatron-core|transformers|gigatoken|sentencepiece|xxhash|zstandard|orjson|msgspec|google-re2)==' \
+        /opt/megatron-srp/constraints.txt > /opt/added.txt \
+    && pip install --no-cache-dir --constraint /opt/added.txt \
     'megatron-core[training]' gigatoken sentencepiece xxhash zstandard orjson \
     msgspec google-re2
 
@@ -20,7 +22,7 @@ WORKDIR /opt/megatron-srp
 COPY . .
 # All that setup.cfg wants is there by now, or comes with the image: pip only adds what neither has. Editable: the
 # examples take the package from here, and its kernels are compiled in place.
-RUN pip install --no-cache-dir --constraint docker/constraints.txt --editable . \
+RUN pip install --no-cache-dir --constraint /opt/added.txt --editable . \
     && python -c 'import megatron_srp.corpus._text, megatron_srp.data._tokens, megatron.training' \
     && useradd --create-home --uid 10001 srp \
     && chmod 1777 /home/srp

@@ -2,9 +2,10 @@
 # make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
 # make bench   measure, and write BENCHMARKS.md
+# make docs    build the documentation into out/site
 # make gpu-rehearsal   what measures on a GPU (tools/gpu_check.sh), without one, on a machine made bare
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke test test-all bench gpu-rehearsal lint format docker docker-check
+.PHONY: setup demo smoke test test-all coverage bench gpu-rehearsal lint types format docs docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -13,7 +14,7 @@ KERNELS = megatron_srp/_arrays.h megatron_srp/corpus/_text.c megatron_srp/data/_
 
 setup: .venv/ready
 
-.venv/ready: setup.cfg setup.py pyproject.toml $(KERNELS) tools/setup_venv.sh
+.venv/ready: setup.cfg constraints.txt setup.py pyproject.toml $(KERNELS) tools/setup_venv.sh
 	tools/setup_venv.sh
 	@touch $@
 
@@ -30,22 +31,35 @@ test: setup
 test-all: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
 
+coverage: setup
+	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
 bench: setup
 	.venv/bin/srp bench
 
 gpu-rehearsal: setup
 	.venv/bin/python -m tests.helpers.bare_machine out/gpu-rehearsal $(if $(WHEELS),--wheels $(WHEELS)) --minutes 15
 
-lint: setup
+lint: setup types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy megatron_srp
 	.venv/bin/shellcheck --external-sources examples/*.sh examples/slurm/*.sbatch tools/*.sh
 	.venv/bin/hadolint Dockerfile
+
+types: setup
+	.venv/bin/mypy
 
 format: setup
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "wrote out/site/index.html"
+
+.venv/docs: .venv/ready
+	tools/setup_venv.sh docs
+	@touch $@
 
 docker:
 	docker build --tag megatron-srp .

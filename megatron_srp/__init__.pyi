@@ -13,4 +13,5 @@ from megatron_srp.schema import Verdict as Verdict
 from megatron_srp.segmentation import segment_text as segment_text
 from megatron_srp.tokenization import load_tokenizer as load_tokenizer
 
+__all__: list[str]
 __version__: str

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Makes .venv with this package and its development tools. Uses uv where it is found, else venv and pip.
+# Makes .venv with this package and its development tools, in the versions of constraints.txt. Uses uv where it is
+# found, else venv and pip.   [PYTHON=python3.13] tools/setup_venv.sh [EXTRA]   (default: dev)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+wanted=".[${1:-dev}]"
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; }
 
 find_python() {
     local candidate
-    for candidate in python3.12 python3.13 python3.14 python3 python "$HOME"/.pyenv/versions/*/bin/python; do
+    for candidate in ${PYTHON:+"$PYTHON"} python3.12 python3.13 python3.14 python3 python "$HOME"/.pyenv/versions/*/bin/python; do
         if command -v "$candidate" >/dev/null 2>&1 && fits "$candidate"; then
             command -v "$candidate"
             return
@@ -28,9 +30,9 @@ fi
 if command -v uv >/dev/null; then
     echo "making .venv with uv; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
     [ -x .venv/bin/python ] || uv venv --quiet --python "${python:-3.12}" .venv
-    uv pip install --quiet --python .venv/bin/python -e '.[dev]'
+    uv pip install --quiet --python .venv/bin/python --constraints constraints.txt -e "$wanted"
 else
     echo "making .venv with pip; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -e "$wanted"
 fi

@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def torchrun(argv: list[str], timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+def torchrun(argv: list[str], timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     """The command of the README: two processes under torchrun."""
     command = [*TORCHRUN, "--nproc-per-node", "2", *ENTRY_POINT, *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=REPOSITORY, env=environment())
@@ -101,7 +101,7 @@ class Forkserver:
         job = self._start(world_size, argv, module)
         while not job.group_file.exists() or not (group := job.group_file.read_text()).endswith("\n"):
             time.sleep(0.001)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not moment() and time.monotonic() < deadline and not job.ended:
             time.sleep(0.001)
         with suppress(ProcessLookupError):  # it has ended by itself
@@ -111,7 +111,7 @@ class Forkserver:
     def wait_for_all_to_end(self) -> None:
         """Wait until none of the processes of the latest job is left, its ranks' children included."""
         group = int((self.folder / f"run-{self.num_runs}.log.group").read_text())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 os.killpg(group, 0)

@@ -18,5 +18,5 @@ def main() -> None:
             print(status["VmRSS"].split()[0], status["VmSize"].split()[0], file=lines)
         return forward_step(*args)
 
-    megatron_api.forward_step = recording
+    vars(megatron_api)["forward_step"] = recording
     pretrain.main()

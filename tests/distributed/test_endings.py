@@ -31,7 +31,7 @@ def terminate(command: list[str], log: Path, moment: Callable[[], bool]) -> floa
     """
     with log.open("w") as file:
         job = subprocess.Popen(command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment())
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not moment():
         assert job.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
@@ -60,7 +60,7 @@ def test_the_last_checkpoint_before_a_scheduler_ends_the_job(in_a_save: bool, co
     last = steps_done(log)
     assert (checkpoints / TRACKER).read_text() == str(last)
     resumed = subprocess.run(
-        [*command, "--exit-interval", str(last + 1)], capture_output=True, text=True, timeout=120, env=environment()
+        [*command, "--exit-interval", str(last + 1)], capture_output=True, text=True, timeout=600, env=environment()
     )
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert LOADED.findall(resumed.stdout) == [str(last)]
@@ -72,7 +72,7 @@ def test_a_crash_ends_every_rank_at_once(corpus: Corpus, tmp_path: Path) -> None
     command = [*TORCHRUN, "--nproc-per-node", "2", "-m", "tests.distributed.crash_in_a_step", *corpus.flags, *FLAGS]
     command += ["--save-interval", "3", *Run(tmp_path).flags]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=90, cwd=REPOSITORY, env=environment(), check=False
+        command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY, env=environment(), check=False
     )
     assert done.returncode == 1
     assert "traceback : ValueError: nobody foresaw this" in done.stderr  # in torchrun's summary

@@ -123,7 +123,7 @@ def test_a_checkpoint_worker_that_dies(
     run = Run(tmp_path)
     command = argv(corpus, "asynchronous saves", run)
     kill = [str(rank), str(tmp_path / moment)]
-    killed = forkserver.run_and_kill(2, [*kill, *command], after(100), "tests.distributed.kill_checkpoint_worker")
+    killed = forkserver.run_and_kill(2, [*kill, *command], after(600), "tests.distributed.kill_checkpoint_worker")
     assert killed.codes[rank] == 1 and killed.codes[1 - rank] != 0, killed.log
     assert "Traceback" not in killed.log
     (line,) = (line for line in killed.log.splitlines() if line.startswith("error"))

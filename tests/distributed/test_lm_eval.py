@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,9 @@ def test_a_task_from_local_data(corpus: Corpus, forkserver: Forkserver, tmp_path
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
 
-    cases = [{"query": f"w{i} w{i + 1}", "choices": [f"w{i + 2}", "w9", f"w{2 * i}"], "answer": 1} for i in range(20)]
+    cases: list[dict[str, Any]] = [
+        {"query": f"w{i} w{i + 1}", "choices": [f"w{i + 2}", "w9", f"w{2 * i}"], "answer": 1} for i in range(20)
+    ]
     right = 0
     for case in cases:
         with torch.no_grad():

@@ -31,7 +31,7 @@ TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
 def script(name: str, *argv: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run one of the examples with this Python."""
     env = environment() | {"PYTHON": sys.executable, "GPUS_PER_NODE": "8"} | settings
-    return subprocess.run(["bash", EXAMPLES / name, *argv], capture_output=True, text=True, timeout=120, env=env)
+    return subprocess.run(["bash", EXAMPLES / name, *argv], capture_output=True, text=True, timeout=600, env=env)
 
 
 def dry_run(forkserver: Forkserver, argv: list[str], gpus: int) -> str:
@@ -118,7 +118,7 @@ def test_every_recommended_layout(preset: str, precision: str, gpus: int, forkse
 def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
     started = time.monotonic()
     finished = forkserver.run(world_size, argv)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300  # far below torch's time limits for a rank that does not come
     assert finished.codes[0] == 2, finished.log[-3000:]
     assert all(code in (2, -signal.SIGTERM) for code in finished.codes[1:])
     assert "Traceback" not in finished.log
@@ -241,7 +241,7 @@ def test_a_port_that_another_job_has(corpus: Corpus) -> None:
         other.listen()
         env = environment() | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         env["MASTER_PORT"] = str(other.getsockname()[1])
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=REPOSITORY)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, cwd=REPOSITORY)
     assert done.returncode == 2
     assert done.stderr.startswith("error: MASTER_PORT ")
     assert done.stderr.count("\n") == 1

@@ -43,7 +43,8 @@ def parameters(method: ast.FunctionDef) -> list[str]:
 
 def fields(kind: ast.ClassDef) -> list[str]:
     found = [node for node in kind.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
-    return [f"{f.target.id}{'' if f.value is None else '='}" for f in found if f.target.id[0] != "_"]
+    named = [(ast.unparse(f.target), f.value) for f in found]
+    return [f"{name}{'' if value is None else '='}" for name, value in named if name[0] != "_"]
 
 
 def record(wheel: Path) -> dict:

@@ -13,5 +13,5 @@ def srp(*argv: Any, **options: Any) -> subprocess.CompletedProcess:
     Args:
         options: of `subprocess.run`.
     """
-    settings = {"capture_output": True, "text": True, "timeout": 120, **options}
+    settings = {"capture_output": True, "text": True, "timeout": 600, **options}
     return subprocess.run([*SRP, *map(str, argv)], **settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 600.0
 
 
 def read_corpus(path: str) -> list[tuple[int, str]]:
@@ -106,7 +106,7 @@ class Fuzzed:
         self._start()
 
     def _start(self) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._server = subprocess.Popen([sys.executable, "-m", "tests.helpers.fuzzing"], cwd=ROOT, text=True, **pipes)
 
     def __call__(self, reader: str, argument: object) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 _CALLS = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}  # names of Python's audit events
@@ -44,7 +45,7 @@ def kill_at_call(number: int | None, count: mmap.mmap) -> None:
         happens()
         _fsync(descriptor)
 
-    os.fsync = fsync
+    vars(os)["fsync"] = fsync
     sys.addaudithook(hook)
 
 
@@ -92,7 +93,7 @@ class Jobs:
         self._module = module
 
     def __enter__(self) -> "Jobs":
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.killing", self._module], text=True, cwd=ROOT, **pipes
         )
@@ -100,7 +101,7 @@ class Jobs:
 
     def __exit__(self, *_) -> None:
         self._server.stdin.close()
-        self._server.wait(timeout=60)
+        self._server.wait(timeout=600)
 
     def run(self, argv: list[str], seconds: float = 600.0, call: int | None = None) -> tuple[int, int]:
         """The exit code of one run, -9 where it was killed before it ended, and its calls to the disk."""
@@ -132,7 +133,7 @@ def kill_and_resume(flags: list[str], folder: Path, kills: int, seed: int) -> Co
         expected = contents(whole)
         done = 0
         while True:
-            moment: dict[str, float] = {}
+            moment: dict[str, Any] = {}
             if done < kills:
                 moment = {"call": rng.randint(1, calls)} if done % 2 else {"seconds": rng.uniform(0, seconds)}
             code, _ = jobs.run([*flags, "--output-prefix", str(killed / "c")], **moment)

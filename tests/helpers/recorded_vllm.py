@@ -4,6 +4,7 @@ import json
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 RECORD = json.loads((Path(__file__).parents[1] / "golden" / "vllm-0.33.0.json").read_text())
 API = RECORD["api"]
@@ -11,6 +12,7 @@ API = RECORD["api"]
 
 def signature(name: str) -> Signature:
     """The recorded signature of a call; for a class of fields, that of its constructor."""
+    kind: Any
     kind, found = Parameter.POSITIONAL_OR_KEYWORD, []
     for text in API[name]:
         if text == "*":

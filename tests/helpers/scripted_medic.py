@@ -3,7 +3,7 @@
 `records(...)` makes those of a whole run, for reports.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def measurements(script: Script, test: TestSet, stage: str, seed: int) -> dict[s
     return {"stage": stage, "seed": seed, "world": describe_world(test), "model": model, **found, "seconds": 12.5}
 
 
-def records(world: Path, scripts: dict[tuple[str, str], Sequence[Script]]) -> list[dict[str, Any]]:
+def records(world: Path, scripts: Mapping[tuple[str, str], Sequence[Script]]) -> list[dict[str, Any]]:
     """A record for each setting, stage and seed; the first script is seed 0's."""
     test = read_test_set(world)
     return [

@@ -6,6 +6,7 @@ is the real one; only the pass through a network is replaced.
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -49,6 +50,9 @@ class Words:
         if form.special_tokens:
             pieces[f" {closing}"] = CLOSE
         self._pieces = sorted(pieces.items(), key=lambda piece: -len(piece[0]))
+
+    def require_eos(self) -> int:
+        return EOS
 
     def encode_inside(self, text: str) -> list[int]:
         found = []
@@ -102,7 +106,7 @@ def read_verdicts(world: World, row: Sequence[int], tree: VerdictTree) -> list[f
         behind = [tree.ids[i] for i in reversed(tree.ancestors(at))]
         return world.logits([*row, *behind]).log_softmax(-1)[token]
 
-    sums = [sum(logprob(at, token) for at, token in path) for path in tree.reads]
+    sums: list[Any] = [sum(logprob(at, token) for at, token in path) for path in tree.reads]
     return torch.stack(sums).softmax(0).tolist()
 
 

@@ -28,8 +28,8 @@ class Served:
     def wait(self) -> "Served":
         self.ready = self.process.stdout.readline()
         self.url = self.ready.partition(" on ")[2].partition(": ")[0]
-        self.client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=60)
-        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), trust_env=False, timeout=60)
+        self.client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=600)
+        self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), trust_env=False, timeout=600)
         return self
 
     def post(self, content: bytes | dict, path: str = "/v1/chat/completions", **headers) -> httpx.Response:
@@ -41,7 +41,7 @@ class Served:
         return found["running"], found["waiting"]
 
     def until(self, running: int, waiting: int = 0) -> None:
-        deadline = time.monotonic() + 60  # tests may share a busy machine
+        deadline = time.monotonic() + 600  # tests may share a busy machine
         while self.counts() != (running, waiting):
             assert time.monotonic() < deadline, self.counts()
             time.sleep(0.02)

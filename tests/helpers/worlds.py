@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from megatron_srp.medsafetyworld.world.phrases import DANGERS
 from megatron_srp.medsafetyworld.world.presets import PRESETS, Rendering, WorldSpec
@@ -22,7 +23,7 @@ def tiny(task: str, style: str = "short", texts: int = 12) -> WorldSpec:
     spec = PRESETS["mini"][task]
     renderings = {name: Rendering(texts, r.probability) for name, r in spec.renderings.items()}
     counts = {"sft_samples": 200, "sft_templates": 4, "test_per_class": 12, "benign_samples": 30}
-    sizes = {**_SIZES[task], **counts, "adversarial_samples": 20, "shard_texts": 500}
+    sizes: dict[str, Any] = {**_SIZES[task], **counts, "adversarial_samples": 20, "shard_texts": 500}
     return replace(spec, renderings=renderings, style=style, **sizes)
 
 

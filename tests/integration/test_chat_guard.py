@@ -26,7 +26,9 @@ CPU = {"device": "cpu", "batch_tokens": 2_000}
 
 @pytest.fixture(scope="module")
 def guard(tiny_guard) -> ChatGuard:
-    return load_guard("qwen3guard", GuardOptions(model=str(tiny_guard), engine_options=CPU))
+    guard = load_guard("qwen3guard", GuardOptions(model=str(tiny_guard), engine_options=CPU))
+    assert isinstance(guard, ChatGuard)
+    return guard
 
 
 def texts(seed: int, n: int) -> list[str]:

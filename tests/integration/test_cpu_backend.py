@@ -5,13 +5,14 @@ It patches torch for the whole process, so each test has a process of its own.
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 
 def run(code: str) -> str:
     """Standard output of a Python program."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -108,7 +109,7 @@ def test_adam_equals_torchs(adam_w_mode: bool) -> None:
     torch.manual_seed(0)
     start = torch.randn(7, 5)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    settings: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
     reference = torch.optim.AdamW if adam_w_mode else torch.optim.Adam
     optimizers = (FusedAdam([ours], adam_w_mode=adam_w_mode, **settings), reference([theirs], **settings))
     for _ in range(5):

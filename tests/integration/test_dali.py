@@ -52,5 +52,5 @@ print("equal")
 def test_the_same_batches() -> None:
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed (extra `gpu`)")
     # A process of its own: DALI's threads and forked workers are none of pytest's business.
-    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=600)
     assert (result.returncode, result.stdout) == (0, "equal\n"), result.stderr

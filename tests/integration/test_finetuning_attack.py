@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,9 @@ def test_the_suite_has_what_the_modes_need(data: Path) -> None:
     sources = find_sources([f"{name}={data}" for name in ("gsm8k-train", "hexphi", "sft")])
     for column in columns:
         options = column.options["options"].items()
-        given = {name: sources[value["source"]] if isinstance(value, dict) else value for name, value in options}
+        given: dict[str, Any] = {
+            name: sources[value["source"]] if isinstance(value, dict) else value for name, value in options
+        }
         assert FineTuningAttack(**given).settings["mode"] == given["mode"]
     assert len(columns) == 6
 
@@ -76,7 +79,7 @@ def test_the_suite_has_what_the_modes_need(data: Path) -> None:
         ({"mode": "reflection", "data": "x"}, "reflection and guard"),
     ],
 )
-def test_mistakes_in_options(options: dict[str, str], message: str) -> None:
+def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FineTuningAttack(**options)
 

@@ -194,7 +194,7 @@ def test_verdicts_that_tokens_do_not_tell_apart(tokenizer):
             return [1, 2]
 
     with pytest.raises(UsageError, match="do not tell the verdicts apart"):
-        reflection_tree(FORM, Deaf())
+        reflection_tree(FORM, Deaf())  # type: ignore[arg-type]
     assert len(reflection_tree(FORM, tokenizer).reads) == len(Verdict)
 
 

@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
     texts = [sample_text(rng) for _ in range(1200)]
     alone = load_guard("qwen3guard", GuardOptions(str(tiny_guard)))
     options = {"actors": 2, "prompts_per_piece": 8}
-    guard = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine="ray", engine_options=options))
+    guard: Any = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine="ray", engine_options=options))
     try:
         pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.workers]
         assert len(set(pids)) == 2 <= guard.engine.callers

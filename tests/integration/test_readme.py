@@ -1,4 +1,4 @@
-"""Every command of the README runs; of those that need a GPU, a cluster or weights, every flag is known."""
+"""Every command of the README and the guides runs; of those that need a GPU, a cluster or weights, every flag is known."""
 
 import json
 import os
@@ -19,9 +19,15 @@ from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
 from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-ELSEWHERE = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+GUIDES = ("prepare", "annotate", "train", "post-train", "serve", "evaluate", "world", "extend")
+# In the order in which a reader comes to them: later commands use what earlier ones made.
+PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *(ROOT / f"docs/guides/{name}.md" for name in GUIDES)]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = list(dict.fromkeys(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)))  # run here, each once
+ELSEWHERE = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)).replace(
+    "\\\n", " "
+)  # need more than this machine
+FILES = re.findall(r"```python title=\"(.*?)\"\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +41,8 @@ def user_folder(tmp_path_factory) -> Path:
     train_tokenizer(folder / "tokenizer", documents=50)
     for name in ("tools", "examples"):
         (folder / name).symlink_to(ROOT / name)
+    for name, content in FILES:
+        (folder / name).write_text(content)
     return folder
 
 
@@ -56,9 +64,9 @@ def test_the_commands_on_own_data_in_order(user_folder):
     for block in BLOCKS[1:]:
         script = block.replace("source .venv/bin/activate\n", "")
         done = subprocess.run(
-            ["bash", "-euc", script], cwd=user_folder, env=environment, capture_output=True, text=True, timeout=300
+            ["bash", "-euc", script], cwd=user_folder, env=environment, capture_output=True, text=True, timeout=900
         )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        assert done.returncode == 0, script + done.stdout[-2000:] + done.stderr[-4000:]
     assert (user_folder / "out" / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "30"
     made = user_folder / "out"
     assert (made / "plain_text_document.bin").stat().st_size > 0
@@ -72,10 +80,25 @@ def test_the_flags_of_commands_for_other_machines():
         for script in re.findall(r"(?:tools|examples)/[\w/]+\.\w+", line):
             assert (ROOT / script).is_file(), script
         if line.startswith("srp "):
-            name, *rest = shlex.split(line, comments=True)[1:]
-            parser = load(COMMANDS[name]).build_parser()
-            known = {flag for action in parser._actions for flag in action.option_strings}
-            assert {word for word in rest if word.startswith("--")} <= known, line
+            known, given = known_flags(shlex.split(line, comments=True)[1:])
+            assert given <= known, line
+
+
+def known_flags(words: list[str]) -> tuple[set[str], set[str]]:
+    """The flags that the command of a line has, and those that the line gives."""
+    module = load(COMMANDS[words[0]])
+    grouped = getattr(module, "COMMANDS", COMMANDS)
+    if grouped is not COMMANDS:
+        module = load(grouped[words[1]])
+    flags = {flag for action in module.build_parser()._actions for flag in action.option_strings}
+    return flags, {word for word in words if word.startswith("--")}
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    sources = " ".join(path.read_text() for path in (ROOT / "megatron_srp").rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings over several lines
+    messages = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert messages and not [message for message in messages if message not in sources]
 
 
 def test_the_short_tour(tmp_path):

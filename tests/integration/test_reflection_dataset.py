@@ -92,7 +92,7 @@ def assert_same(ours: list[Any], theirs: list[Any]) -> int:
     return total
 
 
-CASES = {
+CASES: dict[str, Any] = {
     "one shard": ("a", None, "90,8,2", {}),
     "whole": ("a", None, "1,0,0", {"sequence_length": 17, "random_seed": 5}),
     "long samples, several epochs": ("b", None, "3,1,0", {"sequence_length": 1024}),

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def ask(served: Served, words: str, guard: dict | None = None, **settings):
     return served.client.chat.completions.create(model="tiny", messages=say(words), extra_body=extra, **settings)
 
 
-def pieces(stream) -> tuple[list[str], list]:
+def pieces(stream) -> tuple[list[str], Any]:
     """Texts, and the last choice of the only answer."""
     texts, last = [], None
     for piece in stream:
@@ -224,7 +225,7 @@ def test_any_bytes_get_an_answer(served):
     statuses = set()
     for _ in range(120):
         path = rng.choice(["/v1/chat/completions", "/v1/completions"])
-        body = {"model": "tiny", "messages": say("river")} if "chat" in path else dict(PROMPT)
+        body: dict[str, Any] = {"model": "tiny", "messages": say("river")} if "chat" in path else dict(PROMPT)
         body |= {"max_tokens": 2} | {rng.choice(names): rng.choice(values) for _ in range(rng.randrange(4))}
         content = bytearray(json.dumps(body).encode())
         for _ in range(rng.choice([0, 0, 1, 5])):

@@ -4,13 +4,22 @@ import json
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.helpers.served import KEY, Served, openai, say
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def make_endless(folder: Path, tokenizer: Path) -> Path:
@@ -92,29 +101,31 @@ def test_a_plain_request_that_is_given_up_ends(endless):
     endless.until(0)
 
 
-def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector):
-    """What there is of it is an answer; who has waited in vain is told to come again."""
+def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
+    """What there is of it is an answer; a request that waited in vain is asked to come again. The clock is the test's."""
     from megatron_srp.generation.engines.hf.model import GuardedModel
     from megatron_srp.generation.engines.request import Options, Sampling
     from megatron_srp.generation.guard.policy import Generation, GuardPolicy
-    from megatron_srp.generation.server.worker import Busy, Job, Worker
+    from megatron_srp.generation.server import worker as module
     from megatron_srp.reflection import ReflectionFormat
 
     model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
     request = model.complete("x", Options(GuardPolicy(), Sampling(), 90_000))
-    worker, ends = Worker(model.generator, 1, 1), []
-    began = time.monotonic()
-    for seconds in (2.5, 0.3):
-        worker.submit([Job(request, lambda text: None, ends.append, began + seconds)])
+    worker, texts, ends, now = module.Worker(model.generator, 1, 1), [], [], [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for deadline in (2.5, 0.3):
+        worker.submit([module.Job(request, texts.append, ends.append, deadline)])
     worker.start()
-    while len(ends) < 2:
-        assert time.monotonic() < began + 60
-        time.sleep(0.02)
+    until(lambda: len(texts) > 10)
+    now[0] = 0.4
+    until(lambda: len(ends) == 1)
+    now[0] = 3.0
+    until(lambda: len(ends) == 2)
     late, cut = ends
-    assert isinstance(late, Busy) and "waited too long" in str(late)
+    assert isinstance(late, module.Busy) and "waited too long" in str(late)
     assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
     worker.drain(0)
-    worker.join(10)
+    worker.join(60)
     assert not worker._thread.is_alive()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,13 +41,19 @@ def served(tiny_guard: Path, tmp_path_factory):
     """The address of a server that has the guard in miniature."""
     url = f"http://127.0.0.1:{free_port()}"
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [Path(sys.executable).with_name("transformers"), "serve", str(tiny_guard), "--device", "cpu"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        str(tiny_guard),
+        "--device",
+        "cpu",
+    ]
     command += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2], "--log-level", "warning"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             try:
@@ -57,7 +64,7 @@ def served(tiny_guard: Path, tmp_path_factory):
         yield f"{url}/v1"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(300)
 
 
 def guard_options(model: Path, url: str, **options) -> GuardOptions:
@@ -65,6 +72,7 @@ def guard_options(model: Path, url: str, **options) -> GuardOptions:
 
 
 def test_verdicts_and_categories_are_the_models(served, tiny_guard):
+    guard: Any
     guard, alone = (
         load_guard("qwen3guard", guard_options(tiny_guard, served)),
         load_guard("qwen3guard", GuardOptions(str(tiny_guard))),

@@ -3,6 +3,7 @@
 import itertools
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_every_token_of_a_sequence(tokenizer: TextTokenizer, tmp_path: Path) -> 
         (Turn.of("user", "kill"), Turn("assistant", recovery)),
         (Turn.of("user", "Hi"), Turn("assistant", (SAFE, text("Hello."), SAFE))),
     ]
-    expected = [
+    expected: list[list[tuple[Any, int]]] = [
         [
             ("User: kill\nAssistant:", 0),
             (" Sure, first", 0),

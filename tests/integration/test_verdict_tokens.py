@@ -1,5 +1,7 @@
 """Verdicts of several tokens, read by the hf engine as plain passes of transformers read them."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +22,9 @@ FOUR = {" Controls": "Unsafe", " Controversial": "Controversial", " Safe": "Safe
 def my_guard(tmp_path, model, verdicts: dict[str, str], **options) -> ChatGuard:
     pattern = "Safety:( .*)"
     changed_spec(tmp_path, verdicts=verdicts, verdict_pattern=pattern, min_mass=1e-9)
-    return load_guard(str(tmp_path / "my.yaml"), GuardOptions(str(model), engine_options={"device": "cpu"}, **options))
+    guard = load_guard(str(tmp_path / "my.yaml"), GuardOptions(str(model), engine_options={"device": "cpu"}, **options))
+    assert isinstance(guard, ChatGuard)
+    return guard
 
 
 class Watched(Engine):
@@ -101,7 +105,7 @@ def test_verdicts_that_no_token_tells_apart_can_still_be_written(tiny_guard, tmp
 
 def test_categories_and_what_stands_before_them_fit_into_the_answer(tiny_guard):
     """The given part of an answer counts too: a prompt of all the room with it must not outgrow the context."""
-    guard = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine_options={"device": "cpu"}))
+    guard: Any = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine_options={"device": "cpu"}))
     asked: list[int] = []
 
     class Measured(Watched):

@@ -3,6 +3,7 @@ answers are those of transformers. With vLLM and a GPU, tests/gpu runs it for re
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def model(tiny_reflector, monkeypatch, request) -> VLLMModel:
         given = signature("LLMEngine.from_engine_args").bind(*args, **kwargs).arguments["engine_args"]
         return RecordedEngine(given.model, request.param)
 
-    module = ModuleType("vllm")
+    module: Any = ModuleType("vllm")
     module.EngineArgs = lambda **given: record("EngineArgs", **given)
     module.LLMEngine = SimpleNamespace(from_engine_args=from_engine_args)
     module.SamplingParams = lambda **given: record("SamplingParams", **given)

@@ -6,6 +6,7 @@ Their own chat templates are not among the real data, so stand-ins of the same s
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -145,7 +146,7 @@ def test_the_longest_answer_fits(family, tokenizer):
 def test_a_verdict_by_one_pass_is_the_one_that_is_written(family, random_guard):
     rng = random.Random(1)
     texts = [sample_text(rng) for _ in range(24)]
-    guard = load_guard(family.guard, GuardOptions(str(random_guard), engine_options={"device": "cpu"}))
+    guard: Any = load_guard(family.guard, GuardOptions(str(random_guard), engine_options={"device": "cpu"}))
     judged, written = guard.results(texts), guard.writing().results(texts)
     assert not any(one.failure for one in judged + written)
     assert [one.label for one in judged] == [one.label for one in written]

@@ -101,12 +101,12 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(files, tmp_path):
 
         def classify(self, texts):
             inside.set()
-            assert go_on.wait(60)
+            assert go_on.wait(600)
             return super().classify(texts)
 
     first = threading.Thread(target=annotate, args=(tmp_path / "store", files, SlowGuard()))
     first.start()
-    assert inside.wait(60)
+    assert inside.wait(600)
     for share in (Partition(), Partition(1, 2)):  # the same work, and another sharing out
         with pytest.raises(
             UsageError, match=r"another run is writing to .*store; wait for it, use another --store, or"
@@ -141,7 +141,7 @@ def test_disjoint_partitions_write_at_once_and_make_the_same_store(files, tmp_pa
     ]
     annotate(tmp_path / "s", files, partition=Partition(0, 2))
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(600) for run in runs] == [0, 0]
     assert len({name.split("/")[1] for name in contents(tmp_path / "h")}) == 3
 
 

@@ -273,7 +273,7 @@ def test_a_mistake_is_answered_without_importing_torch(tmp_path: Path) -> None:
         f"sys.argv[1:] = ['--srp-preset', 'debug', '--data-path', {str(tmp_path / 'x')!r}]\n"
         "pretrain.main()\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")

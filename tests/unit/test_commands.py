@@ -10,7 +10,7 @@ import pytest
 
 from megatron_srp import cli
 from megatron_srp.annotation import engines as guards
-from megatron_srp.cli import COMMANDS, bench, check, load, world
+from megatron_srp.cli import COMMANDS, Command, bench, check, load, world
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
 from megatron_srp.cli.guard_flags import ENGINES
 from megatron_srp.cli.sft_flags import FORMATS
@@ -25,7 +25,7 @@ from tests.helpers.commands import SRP, srp
 ROOT = Path(__file__).parents[2]
 HEAVY = "{'torch', 'numpy', 'yaml', 'pyarrow', 'transformers', 'rich', 'orjson', 'ray', 'vllm', 'megatron'}"
 NESTED = {"bench": bench, "check": check, "world": world}
-LEAVES = {(name,): command for name, command in COMMANDS.items() if name not in NESTED}
+LEAVES: dict[tuple[str, ...], Command] = {(name,): command for name, command in COMMANDS.items() if name not in NESTED}
 LEAVES |= {(group, name): command for group, file in NESTED.items() for name, command in file.COMMANDS.items()}
 each_command = pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 

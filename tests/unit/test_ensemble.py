@@ -1,3 +1,5 @@
+from typing import Any
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,7 +106,7 @@ def test_a_file_names_the_guards(tmp_path):
     path.write_text(
         "rule: majority\nguards:\n  - guard: heuristic\n  - guard: python:tests.unit.test_ensemble:Member\n"
     )
-    guard = load_guard(f"ensemble:{path}")
+    guard: Any = load_guard(f"ensemble:{path}")
     assert guard.members == ["heuristic", "says-"]
     assert guard.settings["rule"] == "majority" and guard.settings["member heuristic"]["guard"] == "heuristic"
     with pytest.raises(UsageError, match="threshold belongs to each guard in the file"):

@@ -10,6 +10,7 @@ import json
 import lzma
 import shutil
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -37,7 +38,7 @@ def read():
 
 def quick_and_long(examples: int, many: int = 2_000):
     """Runs a test on `examples` files in `make test`, and again on `many` in `make test-all`."""
-    rules = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+    rules: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
     budgets = [
         pytest.param(settings(max_examples=examples, **rules), id="quick"),
         pytest.param(settings(max_examples=many, **rules), id="long", marks=pytest.mark.exhaustive),
@@ -87,8 +88,9 @@ def jsonl(lines: list) -> bytes:
 def compressed(kind: str) -> bytes:
     """Two members or frames, as `cat` and parallel compressors make them."""
     halves = jsonl(LINES[:15]), jsonl(LINES[15:])
-    if compress := {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(kind):
-        return b"".join(map(compress, halves))
+    compressors: dict[str, Any] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+    if compress := compressors.get(kind):
+        return b"".join(compress(half) for half in halves)
     if kind == "zst":
         return b"".join(map(zstandard.ZstdCompressor(write_checksum=True).compress, halves))
     return b"".join(halves)
@@ -216,7 +218,7 @@ def test_lines_mean_what_json_says(budget, read, tmp_path):
 
 def parquets(folder: Path) -> dict[str, bytes]:
     """Parquet files of the kinds that writers make, and of kinds that have no text."""
-    texts = [line["text"] for line in LINES]
+    texts = [str(line["text"]) for line in LINES]
     tables = {
         "plain": pa.table({"text": texts, "id": range(30)}),
         "large": pa.table({"text": pa.array(texts, pa.large_string())}),

@@ -196,19 +196,19 @@ def test_no_server_no_model_no_address(endpoint):
 
 def test_an_endpoint_that_is_gone_for_a_while_is_waited_for():
     with Endpoint(like_vllm) as first:
-        engine = HTTPEngine("tiny", first.url, patience_s=30.0, tries=2)
+        engine = HTTPEngine("tiny", first.url, patience_s=300.0, tries=2)
         engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
     found = []
     asking = threading.Thread(
         target=lambda: found.append(engine.next_token_logprobs(prompts([3], [7]), [SAFE, UNSAFE]))
     )
     asking.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not engine.incidents["requests tried again: cannot connect"]:
         assert asking.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
     with Endpoint(like_vllm, port=first.server.server_port):
-        asking.join(30)
+        asking.join(300)
     engine.close()
     assert np.isfinite(found[0]).all()
 
@@ -259,12 +259,18 @@ def test_a_server_that_changes_prompts_is_refused(engine, endpoint):
 
 
 def test_never_more_requests_at_once_than_asked_for(endpoint):
+    three_are_there = threading.Event()  # nobody is answered before
+
     def slow(body):
+        if endpoint.most_at_once >= 3:
+            three_are_there.set()
+        assert three_are_there.wait(60)
         time.sleep(0.01)
         return like_vllm(body)
 
-    endpoint.answer = slow
     engine = HTTPEngine("tiny", endpoint.url, concurrency=3, prompts_per_request=1)
+    engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])  # the engine tries an endpoint with one request first
+    endpoint.answer = slow
     engine.next_token_logprobs(prompts(*([i] for i in range(40))), [SAFE, UNSAFE])
     engine.close()
     assert endpoint.most_at_once == 3

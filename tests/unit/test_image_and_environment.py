@@ -9,7 +9,9 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from megatron_srp.training.checks.environment import ACTIVE, FALLBACK, MISSING, Row, problems
@@ -37,18 +39,30 @@ def test_the_image_passes_hadolint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_pins_are_versions_that_the_package_allows() -> None:
+def requirements(section: str, option: str) -> list[Requirement]:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = [line.partition("#")[0].strip() for line in config["options"]["install_requires"].splitlines()]
-    wanted = {requirement.name: requirement for requirement in map(Requirement, filter(None, lines))}
-    pins = [
-        line for line in (ROOT / "docker" / "constraints.txt").read_text().splitlines() if line[:1] not in ("", "#")
-    ]
-    assert pins
-    for pin in pins:
-        name, _, version = pin.partition("==")
-        assert wanted[name].specifier.contains(Version(version))
+    lines = (line.partition("#")[0].strip() for line in config[section][option].splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def pins() -> dict[str, Version]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines)}
+
+
+def test_everything_that_a_checkout_installs_is_pinned_to_an_allowed_version() -> None:
+    wanted = requirements("options", "install_requires")
+    wanted += [one for extra in ("dev", "docs") for one in requirements("options.extras_require", extra)]
+    pinned = pins()
+    for one in wanted:
+        assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
+
+
+def test_the_image_takes_its_pins_from_the_same_file() -> None:
+    (names,) = re.findall(r"grep -E '\^\((.*)\)=='", DOCKERFILE)
+    required = {canonicalize_name(one.name) for one in requirements("options", "install_requires")}
+    assert set(names.split("|")) <= required & pins().keys()
 
 
 def test_what_a_gpu_needs_has_bounds_and_a_way_to_install_it() -> None:
@@ -58,7 +72,7 @@ def test_what_a_gpu_needs_has_bounds_and_a_way_to_install_it() -> None:
     for requirement in wanted:
         assert {spec.operator for spec in requirement.specifier} == {">=", "<"}
     assert wanted[0].extras == {"core_cu13", "pytorch"}  # as megatron-core's own extra `te` has it
-    assert INSTALL_GPU in (ROOT / "README.md").read_text()
+    assert INSTALL_GPU in (ROOT / "docs/guides/train.md").read_text()
 
 
 def test_fp8_by_blocks_is_transformer_engines_own_answer(tmp_path: Path) -> None:
@@ -114,3 +128,19 @@ def test_check_here() -> None:
         assert "error: a fp8-tensorwise job cannot run here: GPUs: none is visible" in done.stderr
         done = srp("check")  # nothing is asked for, and the CPU is a supported way
         assert (done.returncode, done.stderr) == (0, "") and "on the CPU it can" in done.stdout
+
+
+def test_what_continuous_integration_calls_is_there() -> None:
+    files = [ROOT / ".ci" / "run", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    text = "\n".join(path.read_text() for path in files)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([\w-]+)", text)) <= targets
+    assert set(re.findall(r"\bbuild==([\d.]+)", text)) == {str(pins()["build"])}
+
+
+def test_the_hooks_call_tools_of_the_environment() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]  # nothing is fetched when a hook runs
+    for hook in hooks[0]["hooks"]:
+        program = Path(hook["entry"].split()[0])
+        assert program.parent == Path(".venv/bin") and Path(sys.executable).with_name(program.name).exists(), hook

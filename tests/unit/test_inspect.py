@@ -7,6 +7,7 @@ import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ from tests.helpers.commands import srp
 TEXTS = random_texts(91, 80)
 
 
-def build(prefix, tokenizer, texts=TEXTS, **settings):
-    settings = {"guard": KeywordGuard(), "max_words": 8} | settings
-    builder = ReflectionIndexedDatasetBuilder(prefix, tokenizer, **settings)
+def build(prefix, tokenizer, texts=TEXTS, **settings: Any):
+    given: dict[str, Any] = {"guard": KeywordGuard(), "max_words": 8} | settings
+    builder = ReflectionIndexedDatasetBuilder(prefix, tokenizer, **given)
     builder.add_documents(texts)
     return builder.finalize()
 

@@ -32,7 +32,7 @@ def test_pack_puts_texts_one_behind_the_other(texts):
 
 def test_pack_refuses_what_is_no_text():
     with pytest.raises(TypeError):
-        _text.pack([b"bytes"], np.empty(2, np.int64))
+        _text.pack([b"bytes"], np.empty(2, np.int64))  # type: ignore[list-item]
     with pytest.raises(ValueError, match="one longer"):
         _text.pack(["a"], np.empty(3, np.int64))
     with pytest.raises(UnicodeEncodeError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,10 +31,10 @@ ROOT = Path(__file__).parents[2]
 TEXTS = random_texts(71, 90)
 
 
-def build(prefix, tokenizer, texts, keys=("text",), **settings):
-    settings = {"guard": KeywordGuard(), "max_words": 8} | settings
+def build(prefix, tokenizer, texts, keys=("text",), **settings: Any):
+    given: dict[str, Any] = {"guard": KeywordGuard(), "max_words": 8} | settings
     inputs = [{"file": f"{text[:20]}", "fingerprint": text[-20:]} for text in texts]
-    builder = ReflectionIndexedDatasetBuilder(prefix, tokenizer, keys=keys, settings={"inputs": inputs}, **settings)
+    builder = ReflectionIndexedDatasetBuilder(prefix, tokenizer, keys=keys, settings={"inputs": inputs}, **given)
     for key in keys:
         builder.add_documents(texts if key == "text" else [text[::-1] for text in texts], key)
     return builder.finalize({"inputs": inputs, "skipped_rows": len(texts)})
@@ -47,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", ["text", "special", "plain", "two keys"])
 def test_the_result_is_the_single_runs(tokenizer, tmp_path, form):
-    settings = {
+    settings: Any = {
         "text": {},
         "special": {"form": ReflectionFormat(special_tokens=True)},
         "plain": {"guard": None},

@@ -76,7 +76,7 @@ def test_no_control_characters_on_a_dumb_terminal(flags):
 def test_rich_is_imported_for_a_terminal_only(flags, corpus, write_jsonl):
     flags = [*flags[:1], str(write_jsonl(["a text"])), *flags[1 + len(corpus) :]]
     code = f"import sys\nfrom megatron_srp.cli.preprocess import main\nmain({flags!r})\nprint('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.endswith("False\n") and done.stderr == ""
 
 

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,7 +109,8 @@ def test_a_damaged_second_stream_is_not_the_end(tmp_path, name):
 
 def test_decompressed_blocks_are_short(tmp_path):
     """Highly repetitive text of bzip2 or xz comes in blocks too."""
-    for name, compress in {"a.bz2": bz2.compress, "a.xz": lzma.compress}.items():
+    kinds: dict[str, Any] = {"a.bz2": bz2.compress, "a.xz": lzma.compress}
+    for name, compress in kinds.items():
         (tmp_path / name).write_bytes(compress(bytes(5 * compression.BLOCK).replace(b"\0", b"-")))
         blocks = list(compression.read_blocks(tmp_path / name))
         assert max(map(len, blocks)) <= compression.BLOCK and b"".join(blocks) == b"-" * 5 * compression.BLOCK

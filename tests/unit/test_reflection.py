@@ -45,7 +45,7 @@ def test_controversial_policy():
     assert ReflectionFormat(controversial="unsafe").render(label) == "<think> Unsafe: PII </think>"
     assert not ReflectionFormat(controversial="safe").stops(label)
     with pytest.raises(UsageError, match="keep, safe, unsafe"):
-        ReflectionFormat(controversial="maybe")
+        ReflectionFormat(controversial="maybe")  # type: ignore[arg-type]
 
 
 def test_encode_ends_in_eos_after_the_chosen_verdicts(any_tokenizer):

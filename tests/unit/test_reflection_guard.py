@@ -3,6 +3,8 @@
 import codecs
 import itertools
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -317,6 +319,7 @@ def test_bad_policies(given, said):
 def test_strictness():
     own = GuardPolicy(on_unsafe="stop", reflect_every=32)
     assert GuardPolicy(on_unsafe="retract", reflect_every=16, unsafe_threshold=0.2).is_as_strict_as(own)
+    weaker: dict[str, Any]
     off_the_grid = {"reflect_every": 12}  # more often, but not where the other one judges
     for weaker in (
         {"on_unsafe": "off"},
@@ -325,4 +328,4 @@ def test_strictness():
         off_the_grid,
         {"unsafe_threshold": 0.9},
     ):
-        assert not GuardPolicy(**{"on_unsafe": "stop", "reflect_every": 32} | weaker).is_as_strict_as(own)
+        assert not replace(GuardPolicy("stop", reflect_every=32), **weaker).is_as_strict_as(own)

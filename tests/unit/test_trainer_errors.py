@@ -80,7 +80,7 @@ def test_a_full_disk_is_named() -> None:
     assert raise_errors(write_to_a_full_disk)(fails=False) == (0, ["written"])
     # What Megatron makes of it, on the way to the rank.
     failure = RuntimeError(f"Worker failure: An error is caught while starting worker 0, error: {caught.value}")
-    error = CheckpointException("write", {0: (failure, None)})  # type: ignore[dict-item]
+    error = CheckpointException("write", {0: (failure, None)})
     line = "--save out: a checkpoint could not be written: No space left on device; remove the cause"
     with pytest.raises(OutputError, match=line), explained("out"):
         raise error

@@ -111,7 +111,7 @@ def test_hints_to_and_at_what_is_safe_no_longer_go(store, corpus):
     (path,) = store.rglob("*.parquet")
     (found,) = find_corpora(AnnotationStore(store))
     part = read_part(path)
-    hints = [None] * len(part.codes)
+    hints: list[str | None] = [None] * len(part.codes)
     hints[2] = "The house."  # from the river to the house
     lists = pa.ListArray.from_arrays(pa.array(part.offsets, pa.int32()), pa.array(hints, pa.string()))
     beside = store / "hints" / path.relative_to(store)

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,20 +172,21 @@ def test_lengths_do_not_overflow():
     lengths, sums = np.array([2**31 - 3], np.int32), np.empty(1, np.int64)
     table_offsets = np.array([0, 2, 4], np.int64)
     at, entries = np.array([0, 1], np.int64), np.array([1], np.uint16)
-    _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
+    _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)  # type: ignore[arg-type]
     assert lengths[0] == 2**31 - 1
     with pytest.raises(ValueError, match="reflected_lengths"):
-        _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)
+        _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)  # type: ignore[arg-type]
 
 
 def test_the_kernel_refuses_what_does_not_fit():
     tokens, out = np.arange(10, dtype=np.uint16), np.empty(4, np.uint16)
     cuts, entries = np.array([5], np.int32), np.array([0], np.uint16)
+    none: Any = b""  # of hints
     ids, offsets, sums = np.array([90, 91], np.uint16), np.array([0, 2], np.int64), np.zeros(1, np.int64)
 
     def read(first=0, count=10, begin=0, end=1, offset=4, item_size=2):
         _tokens.read_reflected(
-            tokens, first, count, cuts, entries, begin, end, ids, offsets, b"", b"", sums, offset, item_size, out
+            tokens, first, count, cuts, entries, begin, end, ids, offsets, none, none, sums, offset, item_size, out
         )
 
     read()

@@ -3,6 +3,7 @@ would refuse them. With vLLM and a GPU, tests/gpu runs it for real."""
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class RecordedLLM:
 
 @pytest.fixture
 def engine(monkeypatch):
-    module = ModuleType("vllm")
+    module: Any = ModuleType("vllm")
     module.LLM = RecordedLLM
     module.SamplingParams = lambda **given: record("SamplingParams", **given)
     module.TokensPrompt = dict

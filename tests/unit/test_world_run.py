@@ -76,7 +76,8 @@ def chats(request, world, tmp_path_factory):
 
 def texts(out, name, tokenizer):
     """Of each conversation all text, and the learned part of it."""
-    for ids, mask in SftShard(f"{out}/{name}_sft"):
+    shard = SftShard(f"{out}/{name}_sft")
+    for ids, mask in (shard[i] for i in range(len(shard))):
         yield tokenizer.decode(ids.tolist()), tokenizer.decode(ids[mask.astype(bool)].tolist())
 
 

@@ -100,7 +100,7 @@ class TestRunner:
         script.write_text(KILLED.format(root=str(ROOT), out=str(tmp_path / "out")))
         process = subprocess.Popen([sys.executable, script], cwd=ROOT)
         pid_file = tmp_path / "out" / "pid"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)

@@ -16,7 +16,7 @@ written beside the store (`disagreements`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from math import nan
 from operator import attrgetter
@@ -62,7 +62,7 @@ class EnsembleGuard(Guard):
 
     name = "ensemble"
 
-    def __init__(self, members: dict[str, Guard], rule: str) -> None:
+    def __init__(self, members: Mapping[str, Guard], rule: str) -> None:
         if rule not in RULES:
             raise UsageError(f"ensemble rule {rule!r}; {did_you_mean(rule, list(RULES))}")
         if len(members) < 2:

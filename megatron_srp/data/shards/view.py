@@ -10,7 +10,7 @@ are kept in memory, and the kernel searches them and then counts on.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import InputError
 
 SUM_EVERY = 256  # as in _tokens.c
+
+type Index = int | np.integer[Any]  # GPTDataset passes NumPy's
 
 
 def reflected_dtype(dtype: np.dtype, highest: int) -> np.dtype:
@@ -86,7 +88,7 @@ class ReflectedIndexedDataset:
     def __reduce__(self) -> Any:
         return type(self), (self.path_prefix, self._sidecar_path)  # a data-loader's worker maps the files itself
 
-    def get(self, idx: int, offset: int = 0, length: int | None = None) -> np.ndarray:
+    def get(self, idx: Index, offset: int = 0, length: Index | None = None) -> np.ndarray:
         """`length` reflected tokens of sequence `idx` from `offset` on; by default all that follow.
 
         Raises:
@@ -126,7 +128,13 @@ class ReflectedIndexedDataset:
             ) from None
         return out
 
-    def __getitem__(self, idx: int | slice) -> np.ndarray | list[np.ndarray]:
+    @overload
+    def __getitem__(self, idx: Index) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, idx: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, idx: Index | slice) -> np.ndarray | list[np.ndarray]:
         """The sequence `idx`, or a list of those of a slice of step 1."""
         if isinstance(idx, slice):
             start, stop, step = idx.indices(len(self))
