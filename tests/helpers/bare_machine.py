@@ -20,7 +20,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_path("purelib"))
 # With all that they require. As found on a machine for research with PyTorch on it, in an image without Megatron.
-HAS = ("torch", "transformers", "numpy", "pyarrow", "sentencepiece", "pyyaml", "xxhash", "rich", "jinja2", "typer")
+HAS: tuple[str, ...] = (
+    "torch",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "sentencepiece",
+    "pyyaml",
+    "xxhash",
+    "rich",
+    "jinja2",
+    "typer",
+)
 HAS += ("matplotlib", "tensorboard", "setuptools", "pytest", "pytest-xdist", "hypothesis", "pip")
 LACKS = ("megatron-core", "gigatoken", "awkward", "awkward-cpp", "google-re2", "msgspec", "orjson", "zstandard")
 

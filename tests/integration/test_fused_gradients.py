@@ -12,6 +12,9 @@ import torch
 
 from megatron_srp.training import pretrain
 from megatron_srp.training.checks.devices import UNFUSED_GRADIENTS
+from megatron_srp.training.flags.arguments import look_at
+from megatron_srp.training.layout.layouts import Layout
+from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import fused_gradients
 
 PLAIN_ADDMM = torch.addmm
@@ -62,7 +65,8 @@ def test_megatrons_layer_sums_what_it_does_unfused(
     two_micro_batches(unfused, False)
     assert fused.grad is None and unfused.grad is not None
     scale = unfused.grad.float().abs().max().item()
-    torch.testing.assert_close(fused.main_grad.float(), unfused.grad.float(), rtol=0, atol=tolerance * scale)
+    sums_of: torch.Tensor = fused.main_grad  # type: ignore[attr-defined]
+    torch.testing.assert_close(sums_of.float(), unfused.grad.float(), rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.usefixtures("product_to_fp32")
@@ -84,6 +88,10 @@ def test_it_takes_the_place_of_apex(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fused_gradients.NAME not in sys.modules
 
 
+def plan_of(*flags: str) -> RunPlan:
+    return RunPlan(look_at(list(flags)), flags, None, Layout(gpus=1))
+
+
 @pytest.mark.parametrize("wrong", [None, lambda *args, out, **kwargs: out], ids=["no such product", "a wrong sum"])
 def test_where_it_does_not_serve_gradients_are_not_fused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: Any
@@ -92,13 +100,13 @@ def test_where_it_does_not_serve_gradients_are_not_fused(
         monkeypatch.setattr(torch, "addmm", wrong)
     monkeypatch.setattr(fused_gradients, "find_spec", lambda name: None)
     monkeypatch.setattr(fused_gradients, "install", lambda device, plain=fused_gradients.install: plain("cpu"))
-    assert pretrain._fuse_gradients(["--bf16"]) == [SWITCH, "--bf16"]
+    assert pretrain._fuse_gradients(plan_of("--bf16")).flags == (SWITCH, "--bf16")
     assert "gradients are accumulated in a step of their own" in capsys.readouterr().out
     assert fused_gradients.NAME not in sys.modules
 
 
 def test_the_users_switch() -> None:
-    assert pretrain._fuse_gradients([SWITCH]) == [SWITCH]
+    assert pretrain._fuse_gradients(plan_of(SWITCH)).flags == (SWITCH,)
 
 
 # Megatron's trainer, asked for fused gradients, which it is not on a CPU otherwise.

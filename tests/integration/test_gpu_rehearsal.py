@@ -32,7 +32,9 @@ def start(machine: tuple[Path, Path], folder: Path, *argv: str) -> "subprocess.P
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment = kept | {"PYTHON": str(machine[0]), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
     command = [ROOT / "tools" / "gpu_check.sh", "--wheels", machine[1], "--out", folder / "out", *SHORT, *argv]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
 
 
 def wait_until(true: Callable[[], Any], seconds: float) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,9 @@ def test_tests_that_had_ended_count_where_they_were_cut(tmp_path: Path, monkeypa
 
 def test_the_guards_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = make_check(tmp_path, Machine(H200))
-    result = dict.fromkeys(("parameters", "matmul_tflops", "bound", "bound_whole_template", "peak_gib"), 1.0)
+    result: dict[str, Any] = dict.fromkeys(
+        ("parameters", "matmul_tflops", "bound", "bound_whole_template", "peak_gib"), 1.0
+    )
     workload = {"segments": 8, "interval": 100, "mix": "natural"}
     result |= {"engine": "hf", "options": {}, "workload": workload, "device": "NVIDIA H200", "versions": {}}
     result |= {"content_tokens": 800, "runs": [90_000.0], "content_tokens_per_s": 90_000.0}

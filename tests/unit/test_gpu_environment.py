@@ -50,7 +50,14 @@ def test_libraries_are_found_and_nothing_is_left(tmp_path: Path) -> None:
         "SEEN": str(tmp_path / "seen"),
         "TMPDIR": str(tmp_path / "tmp"),
     }
-    command = [ROOT / "tools" / "gpu_check.sh", "--wheels", tmp_path / "wheels", "--out", tmp_path / "out", *CPU]
+    command: list[str | Path] = [
+        ROOT / "tools" / "gpu_check.sh",
+        "--wheels",
+        tmp_path / "wheels",
+        "--out",
+        tmp_path / "out",
+        *CPU,
+    ]
     done = subprocess.run([*command, "--minutes", "0.01"], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     purelib, libraries, installed = json.loads((tmp_path / "seen").read_text())

@@ -1,6 +1,7 @@
 """What gpu_check reads from a log, and what it concludes."""
 
 import argparse
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +18,7 @@ def options(*argv: str) -> argparse.Namespace:
     return gpu_options.parse([*argv, "--micro-batch", "4"])
 
 
-def log_of(times: list[float], losses: list[float | str]) -> str:
+def log_of(times: list[float], losses: Sequence[float | str]) -> str:
     lines = [
         f" [2026-11-24 15:18:54.1] iteration {i:8d}/{len(times):8d} | consumed samples: {8 * i:12d} | elapsed time per "
         f"iteration (ms): {ms:.1f} | throughput per GPU (TFLOP/s/GPU): 400.0 | MFU (of bf16 peak): 40.4% | learning "

@@ -10,7 +10,6 @@ from pathlib import Path
 from megatron_srp.benchmarks.gpu.processes import ended
 from megatron_srp.benchmarks.gpu.stages import Check
 
-ROOT = Path(__file__).parents[3]
 _MOST_S = 120.0
 
 

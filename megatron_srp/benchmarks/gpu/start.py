@@ -25,6 +25,7 @@ from megatron_srp.errors import OutputError, UsageError, run_command
 from megatron_srp.training.process.process_ends import end_with_parent
 
 ROOT = Path(__file__).parents[3]
+_NOT_NEEDED = {"shtab"}  # completes commands in a shell
 _FREE_BYTES = {"--out": 64 << 20, "temporary files": 2 << 30}  # tables and logs; unpacked wheels, shards, caches
 
 
@@ -147,7 +148,7 @@ def check_packages(site: Path) -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     wanted = plain_names(config["options"]["install_requires"].splitlines())
-    missing, seen = [], set()
+    missing, seen = [], set(_NOT_NEEDED)
     while wanted:
         name = wanted.pop(0)
         if name in seen:
