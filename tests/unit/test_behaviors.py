@@ -172,7 +172,7 @@ def test_the_hub_without_network(monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match=r"XSTest from the hub .*give a local file"):
+    with pytest.raises(UsageError, match=r"XSTest from the hub .*pass a local file"):
         load_behaviors("xstest", "nobody/no-such-set")
 
 

@@ -1,7 +1,7 @@
-"""Reflection fidelity: whether the model's own reflections say what a guard says of the same segments.
+"""Reflection fidelity: whether the model's own reflections agree with a guard on the same segments.
 
-Counted over the answers of all columns before this one, first of the model itself and then of each that was
-fine-tuned; and by the segment's place in its answer, so that drift shows.
+Counted over the answers of all columns before this one, first of the model itself and then of each
+fine-tuned one; and by the segment's position in its answer, so that drift shows.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _CHUNK = 256
 def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
     """No options."""
     if context.guard is None:
-        raise NotRun("no guard to compare with: give --guard")
+        raise NotRun("no guard to compare with: pass --guard")
     pairs: list[tuple[str, int, bool, str]] = []  # model, place, own flag, text
     for column in context.done:
         model = f"after {column.spec.name}" if column.spec.kind == "finetune" else "model"
