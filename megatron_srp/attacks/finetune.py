@@ -214,9 +214,9 @@ def _check(kind: str, mode: str, data: str, mix: str, guard: str) -> None:
     if not data:
         raise UsageError("fine-tuning needs data: the file of a data set with responses")
     if (mode == "mixsft") != bool(mix):
-        raise UsageError("fine-tuning mode mixsft needs mix, a file that `srp sft --out` wrote, and the reverse")
+        raise UsageError("fine-tuning mode mixsft needs mix, a file that `srp sft --out` wrote; mix needs mode mixsft")
     if (mode == "reflection") != bool(guard):
-        raise UsageError("fine-tuning mode reflection needs guard, which judges the data, and the reverse")
+        raise UsageError("fine-tuning mode reflection needs guard, which judges the data; guard needs mode reflection")
 
 
 def _content(source: str) -> dict[str, Any] | str:

@@ -164,7 +164,7 @@ def test_sources(tmp_path):
         with pytest.raises(UsageError, match="no such file"):
             find_sources([given])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no data set in it; name files after advbench, harmbench"):
+    with pytest.raises(UsageError, match="it has no data set; name files after advbench, harmbench"):
         find_sources([str(tmp_path / "empty")])
 
 

@@ -105,9 +105,9 @@ def bad(tmp_path, name, content):
         (lambda d: {"--stop-after": "Safe"}, "leave Safe out"),
         (lambda d: {"--controversial": "x"}, "--controversial"),
         (lambda d: {"--json-keys": "a/b"}, "neither empty nor contain /"),
-        (lambda d: {"--store": str(d / "store")}, "give one of --guard"),
+        (lambda d: {"--store": str(d / "store")}, "pass either --guard"),
         (lambda d: {"--guard": None, "--store": str(d / "store")}, "not an annotation store"),
-        (lambda d: {"--guard": None}, "give one of --guard"),
+        (lambda d: {"--guard": None}, "pass either --guard"),
         (lambda d: {"--nonsense": "1"}, "unrecognized arguments"),
     ],
 )
