@@ -168,8 +168,8 @@ def test_every_kind_of_score_that_lm_eval_gives_is_a_number_or_a_reason():
     assert document_scores(samples, "ifeval", "loose") == {"0": 0.75, "1": 0}
     assert document_scores(samples, "ifeval", "strict") == {"0": 1, "1": 0}
     for task, metric, reason in [
-        ("mmlu", "acc", r"as of a group: name its tasks \(ifeval, mmlu_law\)"),
-        ("ifeval", "pair", "its metric pair is no number for each document"),
+        ("mmlu", "acc", r"as for a group: name its tasks \(ifeval, mmlu_law\)"),
+        ("ifeval", "pair", "its metric pair is not a number for each document"),
         ("ifeval", "acc", "no metric acc"),
     ]:
         with pytest.raises(NotRun, match=reason):
@@ -202,11 +202,11 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
     ("flags", "message"),
     [
         (["--suite", "fast"], "--suite 'fast': give a YAML file, or choose from paper, quick"),
-        (["--limit", "0"], "--limit 0: give a number of at least 1"),
+        (["--limit", "0"], "--limit 0: pass a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
         (["--data", "nowhere"], "--data 'nowhere': give NAME=FILE"),
         (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': give TASK=METRIC"),
-        (["--batch-size", "0"], "--batch-size 0: give a number of at least 1"),
+        (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
         (["--on-unsafe", "halt"], "--on-unsafe 'halt'"),
     ],
 )

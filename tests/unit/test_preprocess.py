@@ -101,7 +101,7 @@ def bad(tmp_path, name, content):
         (lambda d: {"--tokenizer-model": str(d / "nothing")}, "no tokenizer.json there"),
         (lambda d: {"--max-words": "0"}, "--max-words 0"),
         (lambda d: {"--max-words": "ten"}, "--max-words: invalid int value: 'ten'"),
-        (lambda d: {"--workers": "0"}, "--workers 0: give a number of at least 1"),
+        (lambda d: {"--workers": "0"}, "--workers 0: pass a number of at least 1"),
         (lambda d: {"--stop-after": "Safe"}, "leave Safe out"),
         (lambda d: {"--controversial": "x"}, "--controversial"),
         (lambda d: {"--json-keys": "a/b"}, "neither empty nor contain /"),

@@ -236,9 +236,9 @@ MODEL = ["--model", "m"]
     ("flags", "said"),
     [
         (["--port", "70000"], "--port 70000"),
-        (["--batch-size", "0"], "--batch-size 0: give a number of at least 1"),
-        (["--queue", "-1"], "--queue -1: give a number of at least 0"),
-        (["--timeout", "0"], "--timeout 0.0: give a number of seconds above 0"),
+        (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
+        (["--queue", "-1"], "--queue -1: pass a number of at least 0"),
+        (["--timeout", "0"], "--timeout 0.0: pass a number of seconds above 0"),
         (["--grace", "inf"], "--grace inf"),
         (["--max-body-bytes", "0"], "--max-body-bytes 0"),
     ],
