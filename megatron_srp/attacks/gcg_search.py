@@ -10,7 +10,7 @@ checks that gradients and losses equal the library's where it is installed. Diff
 
 - a candidate counts only if the deployed model reads the very same tokens of its text: after the request,
   escaped and in the chat template. The library tokenises the suffix by itself;
-- equal candidates are read once, and the search has a random generator of its own;
+- equal candidates are read once, and the search has its own random generator;
 - several continuations can be searched for together, which is how an attack adapts to the defence.
 """
 
@@ -161,7 +161,7 @@ class GCGSearch:
         text = self._text(suffix)
         if not (text and begin and (_START * count).endswith(text)):
             raise InputError(f"the tokenizer does not keep a suffix apart from the request {self._request[:60]!r}")
-        self._request += (_START * count).removesuffix(text)  # a space that is a token of its own
+        self._request += (_START * count).removesuffix(text)  # a space that is a separate token
         return one[:begin], suffix, one[len(one) - behind :]
 
     def _forbidden_tokens(self) -> Tensor:

@@ -45,7 +45,7 @@ class WhiteBox:
 
     @property
     def token_texts(self) -> Sequence[bytes]:
-        """The bytes that each token stands for; none for special tokens."""
+        """The bytes of each token; empty for special tokens."""
         return self.target.model.generator.vocabulary.pieces
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:

@@ -19,7 +19,7 @@ Synonyms = Callable[[str], Sequence[str]]
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\{request\}")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+")
 _SHARE = 0.3  # of the known words, how many a rewrite replaces
-# Each line: words that stand for one another in the prototypes.
+# Each line: words that can replace one another in the prototypes.
 _GROUPS = """
 imagine suppose pretend assume
 write compose draft create produce
@@ -85,7 +85,7 @@ def _table() -> dict[str, tuple[str, ...]]:
 
 
 def synonyms(word: str) -> Sequence[str]:
-    """Words of the built-in table that can stand for a lower-case word."""
+    """Words of the built-in table that can replace a lower-case word."""
     return _table().get(word, ())
 
 

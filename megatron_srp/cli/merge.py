@@ -13,7 +13,7 @@ from megatron_srp.errors import UsageError
 DESCRIPTION = """
 Join finished shards into one, or print the blend that trains on them as they are.
 
-The partitions of a set are joined in order, and none may be missing; their common prefix stands for all of
+The partitions of a set are joined in order, and none may be missing; their common prefix names all of
 them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on.
 """
 

@@ -56,7 +56,7 @@ class Defence(StrEnum):
     """How the target is deployed.
 
     UNGUARDED is the bare model: nothing acts on reflections, and text that looks like a reflection or a
-    special token reaches the tokenizer as it is. GUARDED is behind the project's guard, which acts on
+    special token reaches the tokenizer as it is. GUARDED runs under the project's guard, which acts on
     reflections and lets no user forge one.
     """
 

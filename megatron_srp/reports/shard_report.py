@@ -47,7 +47,7 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
         tokenizer_model: where the tokenizer is now, if not where the manifest says.
 
     Raises:
-        UsageError: when the prefix stands for several shards.
+        UsageError: when the prefix names several shards.
         InputError: when there is no sidecar, or it does not fit the shard.
     """
     name = _shard_name(Path(str(prefix)))
@@ -71,7 +71,7 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
 
 
 def _shard_name(prefix: Path) -> Path:
-    """The one shard that an output prefix stands for, or `prefix` itself."""
+    """The one shard that an output prefix names, or `prefix` itself."""
     if sidecar_path(prefix).exists() or not manifest_path(prefix).exists():
         return prefix
     manifest = read_manifest(manifest_path(prefix))
@@ -80,7 +80,7 @@ def _shard_name(prefix: Path) -> Path:
     if not found:
         raise InputError(f"{prefix}: these shards carry no reflections to inspect")
     if len(found) > 1:
-        raise UsageError(f"{prefix} stands for {len(found)} shards; name one of them: {', '.join(map(str, found))}")
+        raise UsageError(f"{prefix} names {len(found)} shards; pass one of them: {', '.join(map(str, found))}")
     return found[0]
 
 

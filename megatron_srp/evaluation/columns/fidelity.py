@@ -30,7 +30,7 @@ def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
             texts = [s for s in segments_of(case.response, context.target.options.form) if s.words and s.label]
             pairs += [(model, place, segment.flagged, segment.text) for place, segment in enumerate(texts, 1)]
     if not pairs:
-        raise NotRun("the model wrote no reflections on its own text in the columns before")
+        raise NotRun("the model wrote no reflections on its own text in the preceding columns")
     verdicts = guard_verdicts([text for *_, text in pairs], context)
     rows = [(m, p, own, bool(v)) for (m, p, own, _), v in zip(pairs, verdicts, strict=True) if v is not None]
     measures = []

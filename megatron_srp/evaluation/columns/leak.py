@@ -23,7 +23,7 @@ def leak(spec: ColumnSpec, context: Context) -> ColumnResult:
     """No options."""
     stopped = [(case, segments) for case, segments in _answers(context) if _stop(segments) is not None]
     if not stopped:
-        raise NotRun("the model flagged none of its own answers in the columns before")
+        raise NotRun("the model flagged none of its own answers in the preceding columns")
     measures = [
         Measure(f"words shown, {policy}", _mean(shown_words(s, policy) for _, s in stopped), "words")
         for policy in POLICIES

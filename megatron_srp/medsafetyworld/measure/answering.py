@@ -45,7 +45,7 @@ class Answerer:
         progress: called with each number of answers made.
 
     Raises:
-        UsageError: when there is no model, or its tokenizer cannot tell the verdicts apart.
+        UsageError: when there is no model, or its tokenizer does not distinguish the verdicts.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ class Names:
     """Finds names in text, whatever the case, spaces and punctuation around them.
 
     Args:
-        kinds: what each name stands for: `compound`, `mediator` or `outcome`.
+        kinds: the kind of each name: `compound`, `mediator` or `outcome`.
 
     Attributes:
         counts: names of each kind.
