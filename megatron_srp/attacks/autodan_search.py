@@ -61,7 +61,7 @@ class AutoDANSettings:
         check_at_least_one("autodan", self, *counts)
         for name in ("elite", "crossover", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"attack autodan, {name} {getattr(self, name)}: give a share from 0 to 1")
+                raise UsageError(f"attack autodan, {name} {getattr(self, name)}: must be a share from 0 to 1")
 
     @property
     def num_elites(self) -> int:

@@ -83,7 +83,7 @@ class FineTuningAttack:
         }
 
     def attack(self, model: Path, folder: Path) -> Path:
-        """Write the fine-tuned model to `folder` and return it; what is there is not made again.
+        """Write the fine-tuned model to `folder` and return it; finished parts are not made again.
 
         Raises:
             InputError: when the data has no responses to train on.
@@ -155,7 +155,7 @@ class FineTuningAttack:
         ]
 
     def _shard(self, model: Path, work: Path, length: int) -> Path:
-        """Prefix of the shard, which is written unless it is there."""
+        """Prefix of the shard, which is written unless it exists."""
         from megatron_srp.data.shards.manifest import manifest_path
         from megatron_srp.sft.job import make_sft_set
 

@@ -34,7 +34,7 @@ class PrefillAttack:
         if kind not in _KINDS:
             raise UsageError(f"prefill attack of kind {kind!r}; {did_you_mean(kind, list(_KINDS))}")
         if chars < 1:
-            raise UsageError(f"prefill attack with {chars} characters; give at least 1")
+            raise UsageError(f"prefill attack with {chars} characters; must be at least 1")
         self._kind, self._chars = kind, chars
         self.settings: Mapping[str, Any] = {"kind": kind, "chars": chars}
 

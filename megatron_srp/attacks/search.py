@@ -80,4 +80,4 @@ def check_at_least_one(attack: str, settings: Any, *names: str) -> None:
     """Raises UsageError for a number below one."""
     for name in names:
         if getattr(settings, name) < 1:
-            raise UsageError(f"attack {attack}, {name} {getattr(settings, name)}: give at least 1")
+            raise UsageError(f"attack {attack}, {name} {getattr(settings, name)}: must be at least 1")

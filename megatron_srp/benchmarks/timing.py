@@ -25,7 +25,7 @@ class Timing:
         return [own / base for own, base in zip(self.cpu_s, other.cpu_s, strict=True)]
 
 
-# Runs a command and reports what it took. A separate process: Linux counts the memory of whoever starts a
+# Runs a command and reports what it took. A separate process: Linux counts the memory of the process that starts a
 # process to that process's peak, and a benchmark that holds a corpus is larger than what it measures.
 _MEASURE = """
 import json, os, subprocess, sys, time

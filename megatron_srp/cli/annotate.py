@@ -10,7 +10,7 @@ from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
 Judge every segment of a corpus once and keep the verdicts in an annotation store, which `srp preprocess --store`
-reads. A stopped run resumes when the same command is given again. Many runs fill one store on a shared file system
+reads. A stopped run resumes when the same command is rerun. Many runs fill one store on a shared file system
 when each is given its own --partition-index.
 """
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """
 Attack and evaluate a model: report.html and report.json with the paper's figures next to the measured ones. A stopped
-run resumes when the same command is given again.
+run resumes when the same command is rerun.
 """
 
 

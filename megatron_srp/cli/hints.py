@@ -8,7 +8,7 @@ from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
 Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the hints with
-the verdicts of an annotation store. A stopped run resumes when the same command is given again. The API key, if one
+the verdicts of an annotation store. A stopped run resumes when the same command is rerun. The API key, if one
 is needed, comes from SRP_API_KEY or OPENAI_API_KEY.
 """
 OLD_NAMES = {"--concurrency": "--workers"}

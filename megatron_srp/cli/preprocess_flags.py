@@ -21,7 +21,7 @@ or sidecars for existing shards (--input-shards). Flags that Megatron's preproce
 
 Writes PREFIX_KEY_document.bin and .idx for each JSON key, .srp next to them (where the reflections are), and
 PREFIX.srp.json (settings, counts, checksums, versions) last of all. A stopped run resumes when the same command is
-given again.
+rerun.
 """
 
 

@@ -65,7 +65,7 @@ def check_types(attack: str, types: Mapping[str, Any], options: Mapping[str, Any
         given = options[option]
         fits = type(given) is kind or (kind is float and type(given) is int)
         if kind in _PLAIN and not fits:
-            raise UsageError(f"attack {attack}, {option} {given!r}: give {_PLAIN[kind]}")
+            raise UsageError(f"attack {attack}, {option} {given!r}: must be {_PLAIN[kind]}")
 
 
 class DirectRequest:

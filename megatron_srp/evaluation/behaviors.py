@@ -100,10 +100,10 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
             if name != POST_TRAINING:
                 find_format(name)
             if not Path(source).exists() and not (name != POST_TRAINING and _is_hub_name(source)):
-                raise UsageError(f"--data {text}: no such file; give NAME=FILE, NAME=hub or a folder of such files")
+                raise UsageError(f"--data {text}: no such file; pass NAME=FILE, NAME=hub or a folder of such files")
             sources[name] = source
         else:
-            raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")
+            raise UsageError(f"--data {text!r}: pass NAME=FILE, NAME=hub or a folder of such files")
     return sources
 
 

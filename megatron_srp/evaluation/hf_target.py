@@ -33,7 +33,7 @@ class TargetOptions:
         policy: the guard's, where the target is guarded.
         max_new_tokens: maximum tokens of an answer.
         batch_size: answers generated at a time.
-        chat: whether prompts go through the chat template; by default where there is one.
+        chat: whether prompts go through the chat template; by default if the tokenizer has one.
     """
 
     form: ReflectionFormat = field(default_factory=ReflectionFormat)

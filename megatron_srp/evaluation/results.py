@@ -54,7 +54,7 @@ class Results:
         return self._known[key]
 
     def get(self, key: str) -> Any:
-        """The result, or None where there is none."""
+        """The result, or None where it is missing."""
         return self._known.get(key)
 
     def add(self, entries: Iterable[tuple[str, Any]]) -> None:

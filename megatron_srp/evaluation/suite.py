@@ -46,7 +46,7 @@ def load_suite(name: str) -> Suite:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise UsageError(f"--suite {name!r}: give a YAML file, or {did_you_mean(name, suite_names())}")
+        raise UsageError(f"--suite {name!r}: pass a YAML file, or {did_you_mean(name, suite_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         columns = [column for entry in content["columns"] for column in _columns(dict(entry))]
@@ -99,7 +99,7 @@ def _check_options(spec: ColumnSpec) -> None:
     if defence not in (names := [str(each) for each in Defence]):
         raise UsageError(f"unknown defence {defence!r}; {did_you_mean(defence, names)}")
     if spec.kind == "classification" and spec.options.get("of") not in ("prompt", "response"):
-        raise UsageError("of: give prompt or response, whichever is to be classified")
+        raise UsageError("of: must be prompt or response, whichever is to be classified")
     if spec.kind not in ("attack", "finetune"):
         return
     if "attack" not in spec.options:

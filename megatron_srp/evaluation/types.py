@@ -163,4 +163,4 @@ class ModelAttack(Protocol):
     settings: Mapping[str, Any]
 
     def attack(self, model: Path, folder: Path) -> Path:
-        """Write the changed model to `folder` and return it; what is there and finished is not made again."""
+        """Write the changed model to `folder` and return it; finished parts are not made again."""

@@ -201,10 +201,10 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--suite", "fast"], "--suite 'fast': give a YAML file, or choose from paper, quick"),
+        (["--suite", "fast"], "--suite 'fast': pass a YAML file, or choose from paper, quick"),
         (["--limit", "0"], "--limit 0: pass a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
-        (["--data", "nowhere"], "--data 'nowhere': give NAME=FILE"),
+        (["--data", "nowhere"], "--data 'nowhere': pass NAME=FILE"),
         (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': give TASK=METRIC"),
         (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
         (["--on-unsafe", "halt"], "--on-unsafe 'halt'"),
@@ -228,17 +228,17 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
             (f"title: t\ncolumns: [{{name: a, {column}}}]", f"column 'a': .*{message}")
             for column, message in [
                 ("kind: attack", "it has no attack; choose from adaptive"),
-                ("kind: classification", "of: give prompt or response"),
+                ("kind: classification", "of: must be prompt or response"),
                 ("kind: attack, attack: direct, defence: guard", "defence 'guard'; .*did you mean 'guarded'"),
                 ("kind: attack, attack: prefil", "did you mean 'prefill'"),
                 ("kind: attack, attack: prefill, options: {charz: 3}", "option 'charz'; .*did you mean 'chars'"),
-                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': give a whole number"),
+                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': must be a whole number"),
                 ("kind: attack, attack: prefill, options: [chars]", "give NAME: VALUE"),
-                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': give a whole number"),
+                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': must be a whole number"),
                 ("kind: attack, attack: adaptive, options: {method: prefill, top_k: 3}", "unexpected .*'top_k'"),
                 ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
                 ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
-                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': give a number"),
+                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': must be a number"),
                 ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: give text"),
             ]
         ),

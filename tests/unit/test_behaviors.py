@@ -158,7 +158,7 @@ def test_sources(tmp_path):
     }
     with pytest.raises(UsageError, match="did you mean 'xstest'"):
         find_sources(["xtest=a.csv"])
-    with pytest.raises(UsageError, match="give NAME=FILE"):
+    with pytest.raises(UsageError, match="pass NAME=FILE"):
         find_sources(["nowhere"])
     for given in (f"advbench={tmp_path / 'nope.csv'}", "sft=nobody/nope.jsonl"):
         with pytest.raises(UsageError, match="no such file"):
