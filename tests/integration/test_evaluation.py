@@ -83,7 +83,7 @@ def test_what_was_not_run_says_why(reports):
     report, _ = reports["reflects"]
     reasons = {c["name"]: c["not_run"] for c in report["columns"] if c["not_run"]}
     assert reasons == {
-        "no data": "no data: give --data simplesafetytests=FILE",
+        "no data": "no data: pass --data simplesafetytests=FILE",
         "base": "for base models: this one has a chat template (--no-chat asks it without)",
     }
     direct = next(c for c in report["columns"] if c["name"] == "direct")

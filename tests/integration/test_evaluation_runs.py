@@ -205,7 +205,7 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
         (["--limit", "0"], "--limit 0: pass a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
         (["--data", "nowhere"], "--data 'nowhere': pass NAME=FILE"),
-        (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': give TASK=METRIC"),
+        (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': pass TASK=METRIC"),
         (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
         (["--on-unsafe", "halt"], "--on-unsafe 'halt'"),
     ],
@@ -239,7 +239,7 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
                 ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
                 ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
                 ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': must be a number"),
-                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: give text"),
+                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: must be text"),
             ]
         ),
     ],

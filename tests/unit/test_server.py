@@ -251,12 +251,12 @@ def test_mistakes_in_flags(flags, said):
 def test_what_is_not_there():
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(OutputError, match="already in use; give another"),
+        pytest.raises(OutputError, match="already in use; pass another"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
     with (
         listen("127.0.0.1", 0) as taken,  # by a server whose model is not loaded yet
-        pytest.raises(OutputError, match="already in use; give another"),
+        pytest.raises(OutputError, match="already in use; pass another"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(OutputError, match=r"--host no\.such\.host\.invalid"):
