@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What all training scripts have in common, which source this with their arguments: the Python to use, the GPUs and
+# The common part of all training scripts, which source this with their arguments: the Python to use, the GPUs and
 # nodes, and `launch`, which starts the trainer with torchrun. PRESET is set before.
 #
 # OUT              folder for checkpoints, logs and the cache of sample indices, on storage that all nodes share
 # GPUS_PER_NODE    default: those nvidia-smi lists, else 8; 1 with PRESET=debug
 # NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT    several nodes; under Slurm see slurm/pretrain.sbatch
 # WANDB_PROJECT    log to Weights & Biases too
-# EXIT_MINUTES     save and stop after so long, before the scheduler does
+# EXIT_MINUTES     save and stop after this time, before the scheduler does
 #
 # At SIGTERM (scancel, preemption) the job saves and stops as well, in the 30 s that torchrun gives its ranks.
 #
@@ -46,7 +46,7 @@ gpus_per_node=${GPUS_PER_NODE:-$gpus_here}
 nnodes=${NNODES:-${SLURM_NNODES:-1}}
 node_rank=${NODE_RANK:-${SLURM_NODEID:-0}}
 for count in "GPUS_PER_NODE=$gpus_per_node" "NNODES=$nnodes"; do
-    [[ ${count#*=} =~ ^[1-9][0-9]*$ ]] || fail "$count: a whole number of 1 or more is needed"
+    [[ ${count#*=} =~ ^[1-9][0-9]*$ ]] || fail "$count: must be a whole number of at least 1"
 done
 if ! [[ $node_rank =~ ^[0-9]+$ && $node_rank -lt $nnodes ]]; then
     fail "NODE_RANK=$node_rank: 0 to $((nnodes - 1)) with NNODES=$nnodes"
@@ -55,7 +55,7 @@ fi
 out=${OUT:-out/$PRESET}
 read -r -a shards <<<"${DATA:-}"
 if [ "${#shards[@]}" -eq 0 ] && [ "$mode" = run ]; then
-    fail "DATA is not set: give the prefixes of the shards, e.g. DATA='$EXAMPLE_DATA' $0"
+    fail "DATA is not set: pass the prefixes of the shards, e.g. DATA='$EXAMPLE_DATA' $0"
 fi
 mock_data=(--mock-data --tokenizer-type NullTokenizer --vocab-size 49152)
 if [ "${#shards[@]}" -eq 0 ]; then
@@ -73,7 +73,7 @@ fi
 if [ -n "${EXIT_MINUTES:-}" ]; then
     logs+=(--exit-duration-in-mins "$EXIT_MINUTES")
 fi
-# On a cluster: parallel sizes for so many GPUs; optimizer states sharded over the data-parallel ranks, communication
+# On a cluster: parallel sizes for this many GPUs; optimizer states sharded over the data-parallel ranks, communication
 # hidden behind computation; saving does not stop the training; every rank collects garbage in the same step.
 cluster=(
     --srp-precision "$PRECISION" --srp-layout auto --num-workers 4
@@ -108,7 +108,7 @@ launch() {
             ;;
         run)
             [ "$nnodes" -eq 1 ] || [ -n "${MASTER_ADDR:-}" ] || fail "MASTER_ADDR is not set: the host name of node 0"
-            if [ "$PRESET" != debug ]; then # that one runs anywhere
+            if [ "$PRESET" != debug ]; then # debug runs anywhere
                 "$python" -m megatron_srp check environment --precision "$PRECISION" --gpus "$gpus_per_node" --brief
             fi
             mkdir -p "$out"

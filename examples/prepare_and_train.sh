@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reflections into a corpus, then 100 steps of a tiny model on two processes: the real job in small.
+# Write reflections into a corpus, then train a tiny model for 100 steps on two processes: a real job, scaled down.
 # usage: examples/prepare_and_train.sh TOKENIZER_FOLDER OUTPUT_PREFIX FILE...
 set -euo pipefail
 if [ $# -lt 3 ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What pretrain_135m.sh, pretrain_360m.sh, pretrain_1p7b.sh and pretrain_8b.sh have in common: they set PRESET and
+# The common part of pretrain_135m.sh, pretrain_360m.sh, pretrain_1p7b.sh and pretrain_8b.sh, which set PRESET and
 # PRECISION and source this. The same command starts one node, each node of many, and resumes a job that was stopped.
 #
 #   DATA='out/corpus_text_document' OUT=out/run examples/pretrain_1p7b.sh [--dry-run | --print-command] [any flag]

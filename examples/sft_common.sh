@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What sft.sh and finetune.sh have in common: they set PRESET, EPOCHS, LR and BATCH and source this. The same command
+# The common part of sft.sh and finetune.sh, which set PRESET, EPOCHS, LR and BATCH and source this. The same command
 # starts one node, each node of many, and resumes a job that was stopped.
 #
 #   DATA='out/chat_sft' CHECKPOINT=out/run/checkpoints OUT=out/sft examples/sft.sh [--dry-run | --print-command] [any flag]
@@ -20,13 +20,13 @@ start=()
 if [ -n "${CHECKPOINT:-}" ]; then
     start=(--pretrained-checkpoint "$CHECKPOINT")
 elif [ "$mode" = run ]; then
-    fail "CHECKPOINT is not set: give the model to start from, the --save folder of a run or srp import's output"
+    fail "CHECKPOINT is not set: pass the model to start from, the --save folder of a run or srp import's output"
 fi
 data=(--train-iters 100 "${mock_data[@]}")
 if [ "${#shards[@]}" -gt 0 ]; then
     data=(--srp-sft "${shards[@]}")
     case " ${extra[*]} " in
-        *" --train-iters "* | *" --train-samples "*) ;; # the command line says how long
+        *" --train-iters "* | *" --train-samples "*) ;; # the command line sets the length
         *) data+=(--srp-sft-epochs "$EPOCHS") ;;
     esac
 fi
@@ -39,7 +39,7 @@ if [ "$PRESET" = debug ]; then
     cluster=(--num-workers 0)
 fi
 
-# Of --pretrained-checkpoint: its weights, with a fresh optimizer and schedule, where --load has no checkpoint yet.
+# From --pretrained-checkpoint: the weights, with a fresh optimizer and schedule, where --load has no checkpoint yet.
 launch --srp-preset "$PRESET" "${cluster[@]}" --lr "$LR" --global-batch-size "$BATCH" \
     "${data[@]}" "${start[@]}" --load "$out/checkpoints" --save "$out/checkpoints" --save-interval 200 \
     "${logs[@]}"

@@ -23,16 +23,16 @@ if [ -z "$python" ] && ! command -v uv >/dev/null; then
     exit 2
 fi
 if ! command -v cc >/dev/null && ! command -v gcc >/dev/null; then
-    echo "error: no C compiler found, and one extension is compiled; install one (e.g. 'apt install gcc')" >&2
+    echo "error: no C compiler found, and the package compiles C extensions; install one (e.g. 'apt install gcc')" >&2
     exit 2
 fi
 
 if command -v uv >/dev/null; then
-    echo "making .venv with uv; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
+    echo "making .venv with uv; the first time it downloads about 5 GB, including PyTorch's CUDA libraries"
     [ -x .venv/bin/python ] || uv venv --quiet --python "${python:-3.12}" .venv
     uv pip install --quiet --python .venv/bin/python --constraints constraints.txt -e "$wanted"
 else
-    echo "making .venv with pip; the first time it downloads about 5 GB, PyTorch's CUDA libraries among them"
+    echo "making .venv with pip; the first time it downloads about 5 GB, including PyTorch's CUDA libraries"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt -e "$wanted"
 fi

@@ -1,6 +1,6 @@
-"""Attacks by one who knows the defence: its own column in the tables.
+"""Attacks by someone who knows the defence: a separate column in the tables.
 
-method gcg or autodan   the search makes reflections say Safe, beside the target (`attacks.objective`)
+method gcg or autodan   the search makes reflections say Safe, as well as the target (`attacks.objective`)
 method prefill          the answer begins with a forged reflection
 """
 
@@ -23,7 +23,7 @@ class AdaptiveAttack:
 
     Args:
         method: gcg, autodan or prefill.
-        objective: of a search, suppress or forge.
+        objective: of a search, `suppress` or `forge`.
         options: of the method.
     """
 

@@ -12,13 +12,13 @@ from megatron_srp.files import digest
 
 
 class AutoDANAttack(SearchAttack[AutoDANSettings]):
-    """The request within a prompt in plain words.
+    """The request within a prompt in natural language.
 
     `rewrite` and `synonyms` can be set to others, such as a language model's; `settings` should then say so.
 
     Args:
         objective: what to make likely.
-        options: of `AutoDANSettings`.
+        options: fields of `AutoDANSettings`.
     """
 
     name = "autodan"

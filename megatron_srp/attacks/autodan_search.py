@@ -1,14 +1,14 @@
-"""AutoDAN-HGA (Liu et al., arXiv 2310.04451): a genetic search for a prompt in plain words.
+"""AutoDAN-HGA (Liu et al., arXiv 2310.04451): a genetic search for a prompt in natural language.
 
-A population of prompts with a slot for the request, from prototypes that were rewritten; the fitness of a
-prompt is the likelihood of the target behind it. The search is hierarchical:
+A population of prompts with a slot for the request, rewritten from prototypes; the fitness of a
+prompt is the likelihood of the target after it. The search is hierarchical:
 
     sentences    words are scored by the fitness of the prompts that have them, with a momentum from step to
-                 step, and exchanged for synonyms with a better score
+                 step, and replaced by synonyms with a better score
     paragraphs   every few steps: parents drawn by fitness exchange sentences, and some children are rewritten
 
-The best prompts, the elite, go on as they are. Written from the paper's description; settings the paper does
-not name are those of its authors' released defaults. Everything is drawn with the seed.
+The best prompts, the elite, pass on unchanged. Written from the paper's description; settings the paper does
+not name are those of its authors' released defaults. The seed determines every random choice.
 """
 
 import math
@@ -30,17 +30,17 @@ class AutoDANSettings:
     Attributes:
         num_steps: generations of prompts.
         population: prompts in each.
-        elite: share of the best that go on as they are.
+        elite: share of the best that pass on unchanged.
         crossover: how often two parents exchange sentences.
-        points: where they are cut for that, at most.
+        points: maximum number of cut points for that.
         mutation: how often a child is rewritten.
-        paragraph_every: steps from one crossover to the next; words are exchanged in between.
+        paragraph_every: steps from one crossover to the next; words are replaced in between.
         top_words: how many words keep their score.
-        prototypes: a file of prompts to begin with, of which those count that the model has room for; those
-            written here by default.
-        early_stop: end when the model's likeliest answer is the target.
+        prototypes: a file of prompts to begin with, of which those are used that the model has room for; those
+            of this package by default.
+        early_stop: end when the model's most likely answer is the target.
         batch_size: prompts read together; halved where the GPU's memory does not hold them.
-        seed: of all that is drawn.
+        seed: random seed.
     """
 
     num_steps: int = 100
@@ -61,7 +61,7 @@ class AutoDANSettings:
         check_at_least_one("autodan", self, *counts)
         for name in ("elite", "crossover", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"attack autodan, {name} {getattr(self, name)}: give a share from 0 to 1")
+                raise UsageError(f"attack autodan, {name} {getattr(self, name)}: must be a share from 0 to 1")
 
     @property
     def num_elites(self) -> int:
@@ -179,7 +179,7 @@ class AutoDANSearch:
         self._word_scores = dict(best[: self._settings.top_words])
 
     def _choose(self, word: str) -> str:
-        """The word or a synonym, the likelier the better its score; one without a score is never chosen."""
+        """The word or a synonym, more likely the better its score; one without a score is never chosen."""
         choices = [each for each in (word, *self._synonyms(word)) if each in self._word_scores]
         if not choices:
             return word

@@ -4,9 +4,9 @@
     mixsft       the same, and 200 post-training examples with reflections
     reflection   reflections in every example, by a guard
 
-Beside the folder of the result stands `FOLDER.work`: the data as a shard of `srp sft`, the model
-as a checkpoint, and the run of training. A stopped attack goes on from there; what is finished is not made
-again, and the work is removed when the result is whole.
+Next to the folder of the result is `FOLDER.work`: the data as a shard of `srp sft`, the model
+as a checkpoint, and the run of training. A stopped attack resumes from there; what is finished is not made
+again, and the work folder is removed when the result is complete.
 """
 
 import json
@@ -26,7 +26,7 @@ from megatron_srp.training.checks.devices import layer_flags
 from megatron_srp.training.layout.layouts import largest_divisor
 from megatron_srp.training.process.process_ends import end_with_parent
 
-# What a kind is trained on by default, and for how many epochs: the paper's.
+# The paper's defaults for each kind: the data set, and for how many epochs.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
 MODES = {"original": "original", "mixsft": "mix-sft", "reflection": "reflection"}
 MAX_LENGTH = 2048  # tokens in a sequence of training
@@ -42,15 +42,15 @@ class FineTuningAttack:
         data_format: the data set's name, as the evaluation knows it.
         mix: for mixsft, a file of post-training examples that `srp sft --out` wrote.
         mix_count: how many of them are mixed in.
-        make_targets: where the data has no answer, learn the usual beginning of one, `Sure, here is ...`.
-        guard: for reflection, who judges.
+        make_targets: where the data has no answer, train on the usual beginning of one, `Sure, here is ...`.
+        guard: for `reflection`, what judges the data.
         epochs, lr, batch_size: of the training; the paper names epochs only.
         train_flags: more flags of the trainer, which come last.
-        gpus: processes of training; one per GPU that there is by default.
-        seed: of the draws and of the order of the data.
+        gpus: processes of training; by default one per available GPU.
+        seed: random seed of the sampling and of the data order.
 
     Raises:
-        UsageError: for what is unknown, or does not go together.
+        UsageError: for unknown names, or options that do not go together.
     """
 
     name = "finetune"
@@ -83,11 +83,11 @@ class FineTuningAttack:
         }
 
     def attack(self, model: Path, folder: Path) -> Path:
-        """Write the fine-tuned model to `folder` and return it; what is there is not made again.
+        """Write the fine-tuned model to `folder` and return it; finished parts are not made again.
 
         Raises:
-            InputError: when the data has no responses to learn.
-            UsageError: when the model is no plain Llama, or the flags do not fit.
+            InputError: when the data has no responses to train on.
+            UsageError: when the model is not a plain Llama, or the flags do not fit.
             OutputError: when the training fails; its log says why.
         """
         from megatron_srp.checkpoints.export_hf import export_hf
@@ -104,7 +104,7 @@ class FineTuningAttack:
         return folder
 
     def set_settings(self, conversations: Path, model: Path, prefix: Path, length: int) -> SftSettings:
-        """How the shard is made of the conversations."""
+        """How the shard is made from the conversations."""
         given = self.settings
         return SftSettings(
             [str(conversations)],
@@ -120,7 +120,7 @@ class FineTuningAttack:
         )
 
     def trainer_flags(self, shard: Path, length: int) -> list[str]:
-        """The trainer's flags beside those of the model."""
+        """The trainer's flags, other than those of the model."""
         given, checkpoints = self.settings, str(shard.parent / "checkpoints")
         return [
             *("--srp-sft", str(shard), "--srp-sft-epochs", str(given["epochs"]), "--seq-length", str(length)),
@@ -155,7 +155,7 @@ class FineTuningAttack:
         ]
 
     def _shard(self, model: Path, work: Path, length: int) -> Path:
-        """Prefix of the shard, which is written unless it is there."""
+        """Prefix of the shard, which is written unless it exists."""
         from megatron_srp.data.shards.manifest import manifest_path
         from megatron_srp.sft.job import make_sft_set
 
@@ -168,7 +168,7 @@ class FineTuningAttack:
         answers = [(b.prompt, b.response if b.response.strip() else b.target) for b in behaviors]
         turns = [[("user", prompt), ("assistant", text)] for prompt, text in answers if text.strip()]
         if not turns:
-            raise InputError(f"{self._data}: no responses in it, and nothing to learn; give data that has some")
+            raise InputError(f"{self._data}: no responses, so there is nothing to train on; pass data with responses")
         rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
         conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
         result = make_sft_set(self.set_settings(conversations, model, work / "data", length))
@@ -176,7 +176,7 @@ class FineTuningAttack:
         return work / "data_sft"
 
     def _train(self, work: Path, flags: list[str]) -> None:
-        """Run the trainer, which goes on from its last checkpoint by itself."""
+        """Run the trainer, which resumes from its last checkpoint by itself."""
         import torch
 
         gpus = self._gpus or torch.cuda.device_count()
@@ -214,12 +214,12 @@ def _check(kind: str, mode: str, data: str, mix: str, guard: str) -> None:
     if not data:
         raise UsageError("fine-tuning needs data: the file of a data set with responses")
     if (mode == "mixsft") != bool(mix):
-        raise UsageError("fine-tuning mode mixsft and mix, a file that `srp sft --out` wrote, go together")
+        raise UsageError("fine-tuning mode mixsft needs mix, a file that `srp sft --out` wrote; mix needs mode mixsft")
     if (mode == "reflection") != bool(guard):
-        raise UsageError("fine-tuning mode reflection and guard, who judges the data, go together")
+        raise UsageError("fine-tuning mode reflection needs guard, which judges the data; guard needs mode reflection")
 
 
 def _content(source: str) -> dict[str, Any] | str:
-    """What tells a file's content, or the name of what is no file."""
+    """A file's content digest, or the name of what is not a file."""
     path = Path(source)
     return {"file": path.name, **checksum(path)} if source and path.is_file() else source

@@ -14,7 +14,7 @@ class GCGAttack(SearchAttack[GCGSettings]):
 
     Args:
         objective: what to make likely.
-        options: of `GCGSettings`.
+        options: fields of `GCGSettings`.
     """
 
     name = "gcg"

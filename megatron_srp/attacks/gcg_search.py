@@ -1,17 +1,17 @@
-"""GCG (Zou et al., arXiv 2307.15043): a suffix behind the request that makes a target likely.
+"""GCG (Zou et al., arXiv 2307.15043): a suffix after the request that makes a target likely.
 
 Each step computes the loss's gradient with respect to the suffix's tokens as one-hot vectors, draws
-candidates that exchange one token for one of the `top_k` whose gradient promises most, and goes on with
+candidates that replace one token by one of the `top_k` with the most promising gradient, and continues with
 the candidate of the lowest loss.
 
 The search is written here, since the library that the paper's authors used, nanogcg 0.3.0, installs with
 transformers 4.47 and older only, and its cache of the shared beginning fails with transformers 5. A test
-holds gradients and losses equal to the library's where it is installed. Different from it:
+checks that gradients and losses equal the library's where it is installed. Different from it:
 
-- a candidate counts only if the deployed model reads the very same tokens of its text: behind the request,
+- a candidate counts only if the deployed model reads the very same tokens of its text: after the request,
   escaped and in the chat template. The library tokenises the suffix by itself;
-- equal candidates are read once, and the random numbers are the search's own;
-- several continuations can be sought together, which is how an attack adapts to the defence.
+- equal candidates are read once, and the search has its own random generator;
+- several continuations can be searched for together, which is how an attack adapts to the defence.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ class GCGSettings:
     Attributes:
         num_steps: of the search.
         search_width: candidates drawn in each step.
-        top_k: exchanges to choose from at each place.
-        suffix_tokens: length of the suffix, roughly: it begins as so many ` x`.
-        early_stop: end when the model's likeliest answer is the target; going on would not change a judgement.
+        top_k: replacements to choose from at each position.
+        suffix_tokens: length of the suffix, roughly: it begins as that many ` x`.
+        early_stop: end when the model's most likely answer is the target; continuing would not change a judgement.
         batch_size: candidates read together; halved where the GPU's memory does not hold them.
-        seed: of the draws.
+        seed: random seed.
     """
 
     num_steps: int = 250
@@ -62,7 +62,7 @@ class GCGSearch:
         objective: what to make likely, see `objective`.
 
     Attributes:
-        suffix: int64[S], the suffix as it stands.
+        suffix: int64[S], the current suffix.
 
     Raises:
         InputError: when the tokenizer does not keep request and suffix apart.
@@ -97,7 +97,7 @@ class GCGSearch:
         return self._request + self._text(suffix)
 
     def step(self) -> tuple[float, bool]:
-        """Exchange one token. Returns the new suffix's loss, and whether its answer would be the target."""
+        """Replace one token. Returns the new suffix's loss, and whether its answer would be the target."""
         candidates = self._survivors(self._draw(self.gradient()))
         loss, hit = self.losses(candidates)
         best = int(loss.argmin())
@@ -132,7 +132,7 @@ class GCGSearch:
         return found
 
     def _draw(self, gradient: Tensor) -> Tensor:
-        """int64[N, S]: suffixes that exchange one token each, the present one among them."""
+        """int64[N, S]: suffixes that replace one token each, the present one among them."""
         gradient[:, self._forbidden] = float("inf")
         width, places = self._settings.search_width, len(self.suffix)
         promising = gradient.topk(min(self._settings.top_k, gradient.shape[1]), largest=False).indices
@@ -143,7 +143,7 @@ class GCGSearch:
         return candidates.unique(dim=0)
 
     def _survivors(self, candidates: Tensor) -> Tensor:
-        """Those of which the deployed model reads the same tokens. The present suffix is one of them."""
+        """The suffixes whose text the deployed model reads as the same tokens. The present suffix is one of them."""
         read = self._box.encode_prompts([self.prompt(candidate) for candidate in candidates])
         same = [
             ids == [*self._before, *candidate, *self._after]
@@ -152,7 +152,7 @@ class GCGSearch:
         return candidates[torch.tensor(same)]
 
     def _split(self) -> tuple[list[int], Tensor, list[int]]:
-        """The tokens before the suffix, the first suffix, and those behind it: where two suffixes differ."""
+        """The tokens before the suffix, the first suffix, and the tokens after it: where two suffixes differ."""
         count = self._settings.suffix_tokens
         one, other = self._box.encode_prompts([self._request + text * count for text in (_START, _OTHER)])
         begin = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
@@ -161,7 +161,7 @@ class GCGSearch:
         text = self._text(suffix)
         if not (text and begin and (_START * count).endswith(text)):
             raise InputError(f"the tokenizer does not keep a suffix apart from the request {self._request[:60]!r}")
-        self._request += (_START * count).removesuffix(text)  # a space that is a token of its own
+        self._request += (_START * count).removesuffix(text)  # a space that is a separate token
         return one[:begin], suffix, one[len(one) - behind :]
 
     def _forbidden_tokens(self) -> Tensor:

@@ -1,7 +1,7 @@
 """How likely a model finds many texts, in batches, with the keys and values of their shared beginning.
 
 prefix = SharedPrefix(network, ids)          # read once
-prefix.logits(embeddings, keep)              # N texts that go on differently; the prefix stays as it is
+prefix.logits(embeddings, keep)              # N different continuations; the prefix is unchanged
 score(network, prompts, continuations)       # finds the shared beginning by itself
 """
 
@@ -19,7 +19,7 @@ from megatron_srp.generation.engines.hf.batch import cache_argument
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """C tokens behind a prompt, and for which of them their likelihood counts."""
+    """C tokens after a prompt, and for which of them their likelihood counts."""
 
     ids: tuple[int, ...]
     counted: tuple[bool, ...]
@@ -31,11 +31,11 @@ class Continuation:
 
 
 class SharedPrefix:
-    """What a model has read of a beginning that many texts share.
+    """The cached keys and values of a beginning that many texts share.
 
     Args:
         network: a causal language model of transformers.
-        ids: P tokens, perhaps none.
+        ids: P tokens, possibly none.
     """
 
     def __init__(self, network: Any, ids: Sequence[int]) -> None:
@@ -50,11 +50,11 @@ class SharedPrefix:
             self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def logits(self, embeddings: Tensor, keep: int, padding: Tensor | None = None) -> Tensor:
-        """Logits [N, keep, V] of the last `keep` tokens of N texts behind the prefix.
+        """Logits [N, keep, V] of the last `keep` tokens of N texts after the prefix.
 
         Args:
-            embeddings: [N, L, D] of the tokens behind the prefix; gradients flow.
-            padding: int[N], how many tokens on the left of each text are none.
+            embeddings: [N, L, D] of the tokens after the prefix; gradients flow.
+            padding: int[N], how many positions on the left of each text are padding.
         """
         n, length = embeddings.shape[:2]
         extra: dict[str, Any] = {}
@@ -71,7 +71,7 @@ class SharedPrefix:
         return logits
 
     def _new_cache(self, n: int) -> Any:
-        """A cache of the prefix for N texts, whose growth leaves the prefix alone."""
+        """A cache of the prefix for N texts, which can grow without changing the prefix."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
@@ -82,7 +82,7 @@ class SharedPrefix:
 
 def losses(logits: Tensor, continuation: Continuation) -> tuple[Tensor, Tensor]:
     """float32[N], the mean negative log-likelihood of the tokens that count, and bool[N], whether each of them
-    is the likeliest; of logits [N, C + 1, V] that end at the continuation's last token."""
+    is the most likely; of logits [N, C + 1, V] that end at the continuation's last token."""
     labels = torch.tensor(continuation.ids, device=logits.device).expand(len(logits), -1)
     counted = torch.tensor(continuation.counted, device=logits.device)
     before = logits[:, :-1].float()
@@ -101,7 +101,7 @@ def total(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def score(
     network: Any, prompts: Sequence[Sequence[int]], continuations: Sequence[Continuation], batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Of N prompts, the `losses` of each continuation added up, and whether all are the likeliest.
+    """Of N prompts, the `losses` of each continuation added up, and whether all are the most likely.
 
     Texts of like length are read together, since padding costs as much as text."""
     shared = _common_beginning(prompts)

@@ -1,4 +1,4 @@
-"""What a search makes likely behind a prompt.
+"""What a search makes likely after a prompt.
 
     plain      TARGET                                      an attack that does not know the defence
     suppress   TARGET <think> Safe    and    <think> Safe  the model may reflect, but then finds no harm
@@ -38,13 +38,13 @@ def build_objective(name: str, target: str, box: WhiteBox) -> list[Continuation]
 
 
 def check_objective(name: str) -> None:
-    """Raises UsageError for a name that is none."""
+    """Raises UsageError for an unknown objective."""
     if name not in OBJECTIVES:
         raise UsageError(f"objective {name!r}; {did_you_mean(name, list(OBJECTIVES))}")
 
 
 def _safe_verdict(tree: VerdictTree) -> tuple[tuple[Sequence[int], bool], ...]:
-    """The tokens that open a reflection, which do not count, and those behind them that say Safe."""
+    """The tokens that open a reflection, which do not count, and those after them that say Safe."""
     path = tree.reads[list(Verdict).index(Verdict.SAFE)]
     return (tree.path_to(path[0][0]), False), ([token for _, token in path], True)
 

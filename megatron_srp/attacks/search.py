@@ -24,7 +24,7 @@ class Found:
         prompt: what a user would send.
         loss: the objective's, for that prompt.
         losses: of each step, its best prompt's.
-        reached: whether the model's likeliest continuations are the objective's.
+        reached: whether the model's most likely continuations are the objective's.
     """
 
     prompt: str
@@ -38,7 +38,7 @@ class SearchAttack[Settings: Any](ABC):
 
     Args:
         settings: of the search, a dataclass of plain values.
-        objective: see `attacks.objective`; any but `plain` is of an attacker who knows the defence.
+        objective: see `attacks.objective`; any but `plain` is for an attacker who knows the defence.
 
     Attributes:
         on_step: called with the number of steps made and the loss of the last, for a display of progress.
@@ -67,7 +67,7 @@ class SearchAttack[Settings: Any](ABC):
 
 
 def settings_from[Settings: Any](kind: type[Settings], attack: str, options: dict[str, Any]) -> Settings:
-    """A search's settings from a suite's options; raises UsageError for a name that is none, or a wrong type."""
+    """A search's settings from a suite's options; raises UsageError for an unknown name, or a wrong type."""
     names = [each.name for each in fields(kind)]
     for name in options:
         if name not in names:
@@ -80,4 +80,4 @@ def check_at_least_one(attack: str, settings: Any, *names: str) -> None:
     """Raises UsageError for a number below one."""
     for name in names:
         if getattr(settings, name) < 1:
-            raise UsageError(f"attack {attack}, {name} {getattr(settings, name)}: give at least 1")
+            raise UsageError(f"attack {attack}, {name} {getattr(settings, name)}: must be at least 1")

@@ -1,4 +1,4 @@
-"""The target as an attacker with its weights sees it: prompts go the way of every user's prompt."""
+"""The target as an attacker with its weights sees it: prompts are treated as every user's prompt is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WhiteBox:
-    """Token ids exactly as in deployment: what a prompt cannot contain there, no search finds."""
+    """Token ids exactly as in deployment: a search cannot find what a prompt cannot contain there."""
 
     target: "HFTarget"
     defence: Defence
 
     @classmethod
     def of(cls, target: TargetModel, defence: Defence) -> "WhiteBox":
-        """Raises UsageError for a target whose weights are not here."""
+        """Raises UsageError for a target whose weights are not available."""
         from megatron_srp.evaluation.hf_target import HFTarget
 
         if not isinstance(target, HFTarget):
-            raise UsageError(f"{target.name}: this attack needs the model's weights; give a folder of transformers")
+            raise UsageError(f"{target.name}: this attack needs the model's weights; pass a transformers folder")
         return cls(target, defence)
 
     @property
     def network(self) -> Any:
-        """The model of transformers."""
+        """The transformers model."""
         return self.target.network
 
     @property
@@ -45,7 +45,7 @@ class WhiteBox:
 
     @property
     def token_texts(self) -> Sequence[bytes]:
-        """The bytes that each token stands for; none for special tokens."""
+        """The bytes of each token; empty for special tokens."""
         return self.target.model.generator.vocabulary.pieces
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -57,6 +57,6 @@ class WhiteBox:
         return [list(self.target.encode(AttackCase("", prompt), self.defence).prompt) for prompt in prompts]
 
     def encode_answer(self, text: str) -> list[int]:
-        """Ids of what the model is to write behind a prompt, reflections included."""
-        # A prefill that is not escaped: with the space in front that answers in training have.
+        """Ids of what the model is to write after a prompt, reflections included."""
+        # A prefill that is not escaped, with the leading space that answers in training have.
         return list(self.target.encode(AttackCase("", "x", text), Defence.UNGUARDED).prefill)

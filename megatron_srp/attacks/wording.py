@@ -1,6 +1,6 @@
-"""How a genetic search changes texts: prototypes to begin with, words for words, sentences for sentences.
+"""How a genetic search changes texts: initial prototypes, and how words and sentences are replaced.
 
-Works offline with a table of words for the prototypes here. Whoever brings other prototypes can bring other
+Works offline with a table of words for the built-in prototypes. Users with other prototypes can supply other
 synonyms, or a language model as the rewriter: any function of a text and a source of random numbers.
 """
 
@@ -18,8 +18,8 @@ Rewriter = Callable[[str, random.Random], str]
 Synonyms = Callable[[str], Sequence[str]]
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\{request\}")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+")
-_SHARE = 0.3  # of the known words, how many a rewriting exchanges
-# Each line: words that stand for one another in the prototypes.
+_SHARE = 0.3  # of the known words, how many a rewrite replaces
+# Each line: words that can replace one another in the prototypes.
 _GROUPS = """
 imagine suppose pretend assume
 write compose draft create produce
@@ -85,17 +85,17 @@ def _table() -> dict[str, tuple[str, ...]]:
 
 
 def synonyms(word: str) -> Sequence[str]:
-    """Words of the built-in table that can stand for a lower-case word."""
+    """Words of the built-in table that can replace a lower-case word."""
     return _table().get(word, ())
 
 
 def reword(text: str, rng: random.Random) -> str:
-    """The default rewriter: some words for words of the table."""
+    """The default rewriter: some words replaced by others of the table."""
     return replace_words(text, lambda word: rng.choice((word, *synonyms(word))) if rng.random() < _SHARE else word)
 
 
 def replace_words(text: str, choose: Callable[[str], str]) -> str:
-    """The text with each word, given to `choose` in lower case, exchanged; capitals and the slot stay."""
+    """The text with each word replaced by what `choose` returns for it in lower case; capitals and the slot stay."""
 
     def exchange(match: re.Match[str]) -> str:
         word = match[0]
@@ -127,7 +127,7 @@ def _with_one_slot(text: str) -> str:
 
 
 def read_prototypes(path: str = "") -> list[str]:
-    """Prompts with the slot {request}, one behind a blank line; those written for this project by default.
+    """Prompts with the slot {request}, separated by blank lines; those written for this project by default.
 
     Raises:
         InputError: for a file without prompts, or one whose prompt has no slot, or several.
@@ -135,8 +135,8 @@ def read_prototypes(path: str = "") -> list[str]:
     text = Path(path).read_text(encoding="utf-8") if path else (files(__package__) / "prototypes.txt").read_text()
     prompts = [" ".join(part.split("\n")).strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     if not prompts:
-        raise InputError(f"{path}: no prototype in it; give prompts with {SLOT} in each, a blank line between them")
+        raise InputError(f"{path}: no prototypes; pass prompts with {SLOT} in each, a blank line between them")
     for number, prompt in enumerate(prompts, 1):
         if prompt.count(SLOT) != 1:
-            raise InputError(f"{path}: prototype {number} has {SLOT} {prompt.count(SLOT)} times; each wants it once")
+            raise InputError(f"{path}: prototype {number} has {SLOT} {prompt.count(SLOT)} times; it must be there once")
     return prompts

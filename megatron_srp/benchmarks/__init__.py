@@ -18,12 +18,12 @@ SECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a benchmark may be told.
+    """A benchmark's options.
 
     Attributes:
-        quick: a small input and one run, to try the benchmark itself.
-        corpus: JSONL or Parquet files of real text; without, text is made up.
-        tokenizers: folders with tokenizer.json, or .model files; without, one is trained.
+        quick: a small input and one run, to test the benchmark itself.
+        corpus: JSONL or Parquet files of real text; by default, made-up text.
+        tokenizers: folders with tokenizer.json, or .model files; by default, one is trained.
     """
 
     quick: bool = False

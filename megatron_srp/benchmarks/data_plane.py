@@ -1,4 +1,4 @@
-"""The data job against the paths without reflections, on the same file and the same cores."""
+"""The data job compared with the paths without reflections, on the same file and the same cores."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from megatron_srp.benchmarks.timing import Timing, compare, seconds_to_first_byt
 
 _SRP = [sys.executable, "-m", "megatron_srp"]
 _BYTES, _QUICK_BYTES = 1_000_000_000, 10_000_000
-_SLICE = 20  # the reference tokenizer gets so much less: it takes an hour for the whole
+_SLICE = 20  # the reference tokenizer gets this fraction: the whole would take it an hour
 _START_UP_S = 2.0
 _GOALS = {"ours-store": 1.25, "ours-heuristic": 2.0}
 _NAMES = {
@@ -27,7 +27,7 @@ _NAMES = {
 
 
 def run(options: Options) -> Section:
-    """Measure every tokenizer; the goals are those of the ratios to (b)."""
+    """Measure every tokenizer; the goals are for the ratios to (b)."""
     runs, size = (1, _QUICK_BYTES) if options.quick else (5, _BYTES)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="srp-bench-") as folder:

@@ -1,4 +1,4 @@
-"""Megatron's own loader against the same batches through DALI: what the step waits for."""
+"""Megatron's own loader compared with the same batches through DALI: how long a step waits."""
 
 import random
 import statistics
@@ -18,7 +18,7 @@ COMMAND = "srp bench run dataloader"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is measured: batches of `micro_batch_size` x `seq_length` tokens, each step computing for `step_ms`."""
+    """The measured workload: batches of `micro_batch_size` x `seq_length` tokens, each step computing for `step_ms`."""
 
     seq_length: int = 2048
     micro_batch_size: int = 4
@@ -91,7 +91,7 @@ def dali_distribution() -> str | None:
 
 
 def _on_gpu(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    # As the training step does it.
+    # As in the training step.
     for batch in batches:
         yield {key: tensor.cuda(non_blocking=True) for key, tensor in batch.items()}
 
@@ -104,7 +104,7 @@ def _wait(batches: Iterable[dict[str, Any]], settings: Settings) -> float:
     iterator = iter(batches)
     next(iterator)  # starts the workers and the pipeline
     for _ in range(settings.steps - 1):
-        time.sleep(settings.step_ms / 1000)  # computing, which on a GPU leaves the CPU free as well
+        time.sleep(settings.step_ms / 1000)  # computing, which on a GPU leaves the CPU free too
         started = time.perf_counter()
         next(iterator)
         if torch.cuda.is_available():
@@ -167,7 +167,7 @@ def run(quick: bool) -> Section:
     settings = Settings(steps=20, repeats=2) if quick else Settings()
     dali = dali_distribution()
     note = (
-        "What DALI is for is the copy to the GPU, which it makes ahead of the step. Where no GPU is visible this "
+        "DALI's advantage is the copy to the GPU, made before the step needs it. Where no GPU is visible this "
         "shows its overhead alone."
         if dali
         else "NVIDIA DALI is not installed there, so its row is missing."

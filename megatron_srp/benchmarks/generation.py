@@ -1,7 +1,7 @@
 """What a guard costs an answer: plain generation, the guard, and forced reflections every so many tokens.
 
 The model has random weights in the shape of the paper's smallest, on one CPU thread; it never ends a text, and
-nothing stops it. On a GPU, where a token takes as long as some tens of them, forced reflections cost less.
+nothing stops it. On a GPU, where one token takes as long as several tens, forced reflections cost less.
 """
 
 import statistics
@@ -54,7 +54,7 @@ def make_model(vocab_size: int, quick: bool) -> Any:
 
 
 def load_words(options: Options, folder: Path) -> TextTokenizer:
-    """The tokenizer that was given, or one that knows the words of reflections as a real one would."""
+    """The given tokenizer, or one that has the words of reflections as a real one would."""
     if options.tokenizers:
         return load_tokenizer("HuggingFaceTokenizer", options.tokenizers[0])
     rng = np.random.default_rng(0)
@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, options: Options, folder: Path) -> None:
         words = load_words(options, folder)
         self._model = make_model(words.vocab_size, options.quick)
-        # No token ends an answer: all are of the same length.
+        # No token ends an answer: all have the same length.
         vocabulary = GuardVocabulary(words.token_text(), frozenset(), {}, _FORM)
         self.tree = reflection_tree(_FORM, words)
         self._generator = HFGenerator(self._model, vocabulary, self.tree)
@@ -79,7 +79,7 @@ class Bench:
         return np.random.default_rng(batch).integers(300, 1_000, (batch, PROMPT)).tolist()
 
     def plain(self, batch: int, tokens: int) -> None:
-        """transformers' own generate."""
+        """transformers' own `generate`."""
         import torch
 
         ids = torch.tensor(self.prompts(batch))
@@ -90,7 +90,7 @@ class Bench:
         assert found.shape == (batch, PROMPT + tokens)
 
     def guarded(self, batch: int, tokens: int, every: int) -> int:
-        """Ours; returns how many forced reflections there were."""
+        """This project's; returns how many forced reflections were read."""
         policy = GuardPolicy("off", reflect_every=every)
         asked = [Request(prompt, (), policy, max_new_tokens=tokens) for prompt in self.prompts(batch)]
         found = self._generator.generate(asked)
@@ -116,8 +116,8 @@ def run(options: Options) -> Section:
     body = f"""
 Answers of {tokens} tokens to prompts of {PROMPT}; a Llama of the shape of the preset 135m with random weights, float32,
 one CPU thread; {rounds} rounds of all ways in turn, medians (least to most). Plain is transformers' own `generate`.
-A forced reflection reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and one before the end come on top
-of those in between. On a GPU, where reading a few tokens takes as long as reading one, each should cost about one
+A forced reflection reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and one before the end are added
+to those in between. On a GPU, where reading a few tokens takes as long as reading one, each should cost about one
 token; not measured.
 
 {chr(10).join(lines)}

@@ -1,8 +1,8 @@
 """The CPU side of a chat guard: texts to prompts of token ids, and answers back to verdicts.
 
-A GPU classifies one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Where no
-corpus is given texts are made up, of words with the frequencies of natural language (Zipf). They are new in
-every run: an encoder that remembers words it has seen must meet new ones here as it would in a corpus.
+A GPU classifies one to three thousand 100-word segments a second, and the CPU must never keep it waiting. Without a
+corpus, texts are made up of words with the frequencies of natural language (Zipf). They are new in every run,
+since an encoder that caches words must see new ones here as it would in a corpus.
 """
 
 import json
@@ -43,7 +43,7 @@ _TEMPLATE = (
 
 
 class NoModel(Engine):
-    """Says Safe at once, so that only the work around the model is measured."""
+    """Returns Safe at once, so that only the work around the model is measured."""
 
     max_length = 32_768
 
@@ -83,7 +83,7 @@ def measure(work: Callable[[pa.LargeStringArray], object], runs: list[pa.LargeSt
     """Segments per CPU second of each run but the first, which warms up."""
     rates = []
     for segments in runs:
-        begin = time.process_time()  # of all threads: what a core gives, however many there are
+        begin = time.process_time()  # of all threads: the rate per core, however many there are
         for at in range(0, len(segments), 2_048):
             work(segments.slice(at, 2_048))
         rates.append(len(segments) / (time.process_time() - begin))
@@ -91,7 +91,7 @@ def measure(work: Callable[[pa.LargeStringArray], object], runs: list[pa.LargeSt
 
 
 def make_runs(options: Options, size: int, times: int) -> list[pa.LargeStringArray]:
-    """One more than `times` runs of at most `size` segments, no segment twice: of the corpus that was given,
+    """One more than `times` runs of at most `size` segments, no segment twice: from the given corpus,
     or made up."""
     if not options.corpus:
         rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def run(options: Options) -> Section:
         folder = given or Path(made)
         if not given:
             make_tokenizer(folder, runs[0].to_pylist(), 2_000 if options.quick else 32_000)
-        # A tokenizer for each row: it would remember the words of the row before otherwise.
+        # A new tokenizer for each row, or it would have cached the words of the previous row.
         builder, other, plain = (PromptBuilder(spec, GuardTokenizer(folder)) for _ in range(3))
         guard = chat_guard.ChatGuard(other, NoModel())
         rows = {
@@ -134,7 +134,7 @@ def run(options: Options) -> Section:
             f"Segments of at most {WORDS} words, {'made up' if not options.corpus else 'of real text'}, per CPU "
             f"second (one core): median of {times} runs of {len(runs[0]):,} new segments each (the plain way: of "
             f"{len(runs[0]) // 20:,}), after one to warm up; {length:.0f} "
-            f"tokens a prompt on the average, tokenizer run by {builder.tokenizer.encoder_name}."
+            f"tokens per prompt on average, tokenizer run by {builder.tokenizer.encoder_name}."
         )
     command = "srp bench run guard-cpu"
     packages = ("gigatoken", "tokenizers", "transformers", "pyarrow", "numpy")

@@ -1,8 +1,8 @@
-"""How many content tokens a second a guard's engine judges, beside what the device could do at best.
+"""How many content tokens a second a guard's engine judges, compared with the device's limit.
 
-Random weights of Qwen3-0.6B's shape and random ids: speed depends on neither, but for the share of texts that
-need categories, which is given. Content tokens are those of the segments; the template's are work but not
-content. It needs PyTorch and transformers, and no network, no tokenizer and no other package.
+Random weights of Qwen3-0.6B's shape and random ids: speed depends on neither, except through the share of texts
+that need categories, which is an option. Content tokens are those of the segments; the template's are work but
+not content. It needs PyTorch and transformers, and no network, no tokenizer and no other package.
 """
 
 import json
@@ -48,7 +48,7 @@ class Result:
 
 
 def load(engine: str, options: dict[str, Any], layers: int) -> Engine:
-    """The engine, with random weights: hf gets them as they are, others in a folder."""
+    """The engine, with random weights: hf gets them directly, others in a folder."""
     device, dtype = device_and_dtype(options)
     model = random_model(layers, device, dtype)
     if engine == "hf":
@@ -102,7 +102,7 @@ def measure(engine: str, options: dict[str, Any], workload: Workload, layers: in
 
 
 def judge(engine: Engine, prompts: Prompts, workload: Workload) -> None:
-    """What a guard asks of its engine: a verdict for all, categories for some."""
+    """A guard's requests to its engine: a verdict for all, categories for some."""
     engine.next_token_logprobs(prompts, [100, 200, 300])
     some = np.arange(int(len(prompts) * workload.unsafe / 100))
     if len(some):
@@ -163,7 +163,7 @@ def to_markdown(results: list[Result]) -> str:
     best = max(r.rate for r in results)
     template = f"With the whole template computed for each segment the bound is {first.bound_whole_template:,.0f}."
     if "H100" not in first.device and "H200" not in first.device:
-        return "\n".join([*lines, "", f"{template} The goal is for an H200; this device is none."]) + "\n"
+        return "\n".join([*lines, "", f"{template} The goal is for an H200, which this device is not."]) + "\n"
     met = [f"{name} {goal:,}: {'met' if best >= goal else 'missed'}" for name, goal in GOALS]
     return (
         "\n".join([*lines, "", f"{template} Goals for one H200: {'; '.join(met)}. {best / PAPER:.1f}x the paper."])

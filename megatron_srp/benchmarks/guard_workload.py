@@ -12,15 +12,15 @@ from megatron_srp.tokenization.base import TokenBatch
 HIDDEN, FFN, HEADS, KV_HEADS, HEAD_SIZE = 1024, 3072, 16, 8, 128
 TOKENS_PER_WORD = 1.3  # English prose in a vocabulary of 150,000
 VOCABULARY = 151_936
-# Words in a segment over the most allowed, in deciles, as measured on English prose cut at 100 words.
+# Words in a segment as a share of the maximum, in deciles, as measured on English prose cut at 100 words.
 DECILES = (0.01, 0.6, 0.73, 0.8, 0.85, 0.89, 0.92, 0.94, 0.96, 0.99, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What is judged: `segments` of at most `interval` words, in a template of `prefix` tokens before the text
-    and `suffix` behind it; `unsafe` percent of them get `category_tokens` tokens written.
-    `mix`: "natural" lengths as in prose, or "fixed", all of the greatest length."""
+    and `suffix` after it; `unsafe` percent of them get `category_tokens` tokens written.
+    `mix`: "natural" lengths as in prose, or "fixed", all of maximum length."""
 
     segments: int = 8_192
     interval: int = 100
@@ -43,9 +43,9 @@ class Workload:
         return Prompts(rng.integers(0, VOCABULARY, self.prefix, np.int32), rests), int(lengths.sum())
 
     def flops(self, layers: int, whole_template: bool) -> float:
-        """Of the model's multiplications for all verdicts; `whole_template`: with the prefix computed anew
-        for each segment, where it is else computed once."""
-        own = self.prompts()[1] / self.segments + self.suffix  # tokens of a segment on the average
+        """Of the model's multiplications for all verdicts; `whole_template`: with the prefix recomputed
+        for each segment, instead of once."""
+        own = self.prompts()[1] / self.segments + self.suffix  # average tokens of a segment
         keys = self.prefix + own / 2
         if whole_template:
             own, keys = own + self.prefix, (own + self.prefix) / 2

@@ -1,9 +1,9 @@
-"""The paths that ours is measured against: texts to Megatron shards without reflections.
+"""The paths that this project's is compared with: texts to Megatron shards without reflections.
 
     python -m megatron_srp.benchmarks.plain_paths hf-pool|gigatoken TYPE MODEL INPUT.jsonl OUTPUT_PREFIX WORKERS
 
 `hf-pool` is what users have today: documents through the reference tokenizer in a pool of processes.
-`gigatoken` is the fastest plain path: batches through gigatoken, as few steps around it as can be.
+`gigatoken` is the fastest plain path: batches through gigatoken, as few steps around it as possible.
 """
 
 import json
@@ -21,7 +21,7 @@ _BATCH_BYTES = 16 << 20
 
 
 class _Shard:
-    """PREFIX.bin and .idx, with an end-of-document id behind every document."""
+    """PREFIX.bin and .idx, with an end-of-document id after every document."""
 
     def __init__(self, prefix: Path, tokenizer: TextTokenizer) -> None:
         self._prefix, self._dtype = prefix, token_dtype(tokenizer.vocab_size)

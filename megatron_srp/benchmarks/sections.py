@@ -24,7 +24,7 @@ class Section:
     Attributes:
         name: of the section, as `SECTIONS` has it.
         title: its heading.
-        command: what makes it again.
+        command: reproduces it.
         packages: distributions whose versions matter to the figures.
         body: Markdown; the table with the spread, the goals and whether each was met.
         machine: where it was measured; by default this one.
@@ -53,7 +53,7 @@ def describe_machine() -> str:
 
 
 def write_section(section: Section, path: str | Path) -> None:
-    """Put `section` into the file, in the place of the one of that name, or at the end."""
+    """Put `section` into the file, replacing the one of that name, or at the end."""
     path = Path(path)
     text = path.read_text(encoding="utf-8") if path.exists() else TITLE
     block = f"<!-- section: {section.name} -->\n{section.render()}<!-- end: {section.name} -->\n"

@@ -14,18 +14,18 @@ from megatron_srp.errors import OutputError
 
 @dataclass(slots=True)
 class Timing:
-    """What the runs of one command took: seconds of processor and wall time, and most memory in bytes."""
+    """What the runs of one command took: seconds of processor and wall time, and peak memory in bytes."""
 
     cpu_s: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
     memory: int = 0
 
     def ratios(self, other: "Timing") -> list[float]:
-        """Processor time over that of `other`, round by round: neighbours in time share the machine's moods."""
+        """Processor time over that of `other`, round by round: neighbouring runs share the machine's conditions."""
         return [own / base for own, base in zip(self.cpu_s, other.cpu_s, strict=True)]
 
 
-# Runs a command and tells what it took. A process of its own: Linux counts the memory of whoever starts a
+# Runs a command and reports what it took. A separate process: Linux counts the memory of the process that starts a
 # process to that process's peak, and a benchmark that holds a corpus is larger than what it measures.
 _MEASURE = """
 import json, os, subprocess, sys, time
@@ -56,7 +56,7 @@ def measure(command: Sequence[str]) -> tuple[float, float, int]:
 def compare(
     commands: dict[str, list[str]], runs: int, before_each: Callable[[], None] = lambda: None
 ) -> dict[str, Timing]:
-    """Run all commands in turn, `runs` times over."""
+    """Run all commands in turn, `runs` times."""
     timings = {name: Timing() for name in commands}
     for _ in range(runs):
         for name, command in commands.items():
@@ -74,7 +74,7 @@ def seconds_to_first_byte(command: Sequence[str], folder: Path, pattern: str) ->
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not any(path.stat().st_size for path in folder.glob(pattern)):
             if process.poll() is not None:
-                raise OutputError(f"{' '.join(command)} ended and has written nothing to {folder}")
+                raise OutputError(f"{' '.join(command)} ended without writing anything to {folder}")
             time.sleep(0.002)
         seconds = time.monotonic() - began
         process.kill()

@@ -1,4 +1,4 @@
-"""Random sample access through the view against the plain shard, by Megatron's own GPTDataset."""
+"""Random sample access through the view compared with the plain shard, by Megatron's own GPTDataset."""
 
 import statistics
 import tempfile
@@ -78,7 +78,7 @@ def open_dataset(prefix: Path, num_samples: int, reflected: bool) -> Any:
 
 
 def samples_per_cpu_second(dataset: Any, num_samples: int) -> float:
-    """Of a pass over the dataset's first samples, which Megatron has shuffled."""
+    """Samples per CPU second of a pass over the dataset's first samples, which Megatron has shuffled."""
     started = time.process_time()
     for i in range(num_samples):
         dataset[i]

@@ -34,7 +34,7 @@ _CASES = [
 
 
 def run(options: Options) -> Section:
-    """Make worlds on two processes. The paper's needs 14 GB of disk for as long as it is measured."""
+    """Make worlds on two processes. The paper's needs 14 GB of disk while it is measured."""
     lines = [
         "| world | text MB | CPU s | wall s | MB/s | MB/CPU-s | goal | peak MB |",
         "|---|---|---|---|---|---|---|---|",
@@ -42,7 +42,7 @@ def run(options: Options) -> Section:
     lines += [_row(case) for case in (_QUICK if options.quick else _CASES)]
     described = (
         f"`srp world make --workers 2` on {len(os.sched_getaffinity(0))} cores, start-up, hashes and verdicts "
-        "included; median (least to most). MB are of text alone. MB/s are what two cores give when they have nothing "
+        "included; median (least to most). MB are of text only. MB/s are the rate of two cores with nothing "
         f"else to do: twice MB/CPU-s; goal {_GOAL:.0f}. Peak memory is that of the largest process."
     )
     body = "\n\n".join([described, "\n".join(lines)])

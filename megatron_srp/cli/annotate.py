@@ -10,7 +10,7 @@ from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
 Judge every segment of a corpus once and keep the verdicts in an annotation store, which `srp preprocess --store`
-reads. A stopped run resumes when the same command is given again. Many runs fill one store on a shared file system
+reads. A stopped run resumes when the same command is rerun. Many runs fill one store on a shared file system
 when each is given its own --partition-index.
 """
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         default=20_000,
         metavar="N",
-        help="documents in a part of the store, the unit of work",
+        help="documents per part of the store, the unit of work",
     )
     add("--workers", type=int, metavar="N", help="batches judged at once (default: as many as keep the engine busy)")
     add("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
@@ -42,9 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=float,
         default=0.001,
         metavar="SHARE",
-        help="stop when more than this share of the segments get none",
+        help="stop when more than this share of the segments get no verdict",
     )
-    add("--retry-failed", action="store_true", help="judge again what got none in an earlier run")
+    add("--retry-failed", action="store_true", help="judge again the segments that got no verdict in an earlier run")
     return parser
 
 
@@ -52,9 +52,9 @@ def _validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
     require_at_least(1, args, "--chunk-documents", "--workers")
     if not 0 <= args.max_failure_rate <= 1:
-        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
+        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: pass a share from 0 to 1")
     if not args.store:
-        raise UsageError("--store '': give the folder of the annotation store")
+        raise UsageError("--store '': pass the folder of the annotation store")
 
 
 def main(argv: list[str]) -> int:

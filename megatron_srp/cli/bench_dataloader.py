@@ -5,13 +5,13 @@ from pathlib import Path
 
 from megatron_srp.cli.parser import Parser, require_at_least
 
-DESCRIPTION = "How long a training step waits for its batch: Megatron's own loader against --srp-dataloader dali."
+DESCRIPTION = "How long a training step waits for its batch: Megatron's own loader compared with --srp-dataloader dali."
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp bench dataloader", description=DESCRIPTION)
     add = parser.add_argument
-    add("--data-path", type=Path, metavar="PREFIX", help="a shard (default: one of random tokens)")
+    add("--data-path", type=Path, metavar="PREFIX", help="a shard (default: a new one of random tokens)")
     add("--seq-length", type=int, default=2048, metavar="N", help="tokens per sequence")
     add("--micro-batch-size", type=int, default=4, metavar="N", help="sequences per batch")
     add("--num-workers", type=int, default=2, metavar="N", help="worker processes")

@@ -12,7 +12,7 @@ DESCRIPTION = """
 Measure a guard's engine: content tokens per second, with the device's arithmetic bound.
 
 Random weights of Qwen3-0.6B's shape and random ids, so that a machine with PyTorch and transformers is enough; run it
-there from a checkout with `PYTHONPATH=. python -m megatron_srp bench guard` and no installation.
+from a checkout with `PYTHONPATH=. python -m megatron_srp bench guard` and no installation.
 """
 
 
@@ -41,13 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--compile", nargs="+", choices=["no", "yes"], default=["no"], help="whether to compile (default: no)")
     add("--interval", nargs="+", type=int, default=[100], metavar="WORDS", help="words per segment (default: 100)")
     add = parser.add_argument_group("workload").add_argument
-    add("--mix", choices=["natural", "fixed"], default="natural", help="lengths as in prose, or all equal")
+    add("--mix", choices=["natural", "fixed"], default="natural", help="segment lengths as in prose, or all equal")
     add("--segments", type=int, default=8_192, metavar="N", help="segments in a run")
-    add("--unsafe", type=float, default=2.0, metavar="PERCENT", help="percent that get categories generated")
+    add("--unsafe", type=float, default=2.0, metavar="PERCENT", help="percentage of segments with categories")
     add("--runs", type=int, default=5, metavar="N", help="timed runs, after one to warm up")
     add("--layers", type=int, default=28, metavar="N", help="layers; fewer to try it on a small machine")
     add = parser.add_argument_group("output").add_argument
-    add("--profile", action="store_true", help="show where the time goes, and measure nothing")
+    add("--profile", action="store_true", help="show where the time goes, without measuring")
     add("--out", type=Path, default=Path("bench_guard"), metavar="PREFIX", help="writes PREFIX.json and PREFIX.md")
     return parser
 
@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     require_at_least(1, args, "--segments", "--runs", "--layers")
     if min(args.interval) < 1:
-        raise UsageError(f"--interval {min(args.interval)}: give a number of at least 1")
+        raise UsageError(f"--interval {min(args.interval)}: pass a number of at least 1")
     if not 0 <= args.unsafe <= 100:
-        raise UsageError(f"--unsafe {args.unsafe:g}: give a percentage from 0 to 100")
+        raise UsageError(f"--unsafe {args.unsafe:g}: pass a percentage from 0 to 100")
 
     from megatron_srp.benchmarks.guard_gpu import Workload, measure, profile, to_markdown, write_results
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
             print(profile(args.guard_engine, options, work, args.layers))
             continue
         results.append(measure(args.guard_engine, options, work, args.layers, args.runs))
-        write_results(results, args.out)  # after each, so that a cut run leaves what it had
+        write_results(results, args.out)  # after each, so that an interrupted run keeps its results
     if results:
         print(to_markdown(results))
         print(f"wrote {args.out.with_suffix('.json')} and {args.out.with_suffix('.md')}")

@@ -14,10 +14,10 @@ DESCRIPTION = "Measure side by side and write the figures into BENCHMARKS.md, a 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp bench run", description=DESCRIPTION)
     add = parser.add_argument
-    add("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    add("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)} (default: all)")
     add("--out", type=Path, default=Path("BENCHMARKS.md"), metavar="FILE", help="file to write into")
-    add("--quick", action="store_true", help="small input, one run: to try the benchmark itself")
-    add("--corpus", type=Path, nargs="+", default=[], metavar="FILE", help="files of real text (default: made up)")
+    add("--quick", action="store_true", help="small input, one run: to test the benchmark itself")
+    add("--corpus", type=Path, nargs="+", default=[], metavar="FILE", help="files of real text (default: made-up text)")
     add(
         "--tokenizers",
         type=Path,

@@ -9,7 +9,7 @@ TOKENIZER_TYPES = ("HuggingFaceTokenizer", "SentencePieceTokenizer", "GPTSentenc
 OLD_NAMES = {"--json-key": "--json-keys"}
 INPUT_HELP = (
     "files (JSONL or Parquet, compressed or not), folders with all such files below them, or quoted patterns such as "
-    "'corpus/**/*.parquet', where ** stands for any folders"
+    "'corpus/**/*.parquet', where ** matches any folders"
 )
 ON_ERROR_HELP = "at a malformed row: stop, or skip and count it"
 
@@ -23,7 +23,7 @@ def add_corpus_flags(add: "argparse._ActionsContainer", input_help: str = INPUT_
 def one_key(args: argparse.Namespace) -> str:
     """The key of `--json-keys`; raises UsageError unless it is one, and can name a folder."""
     if len(args.json_keys) != 1:
-        raise UsageError("--json-keys: a store holds the verdicts of one key at a time; give one key for each run")
+        raise UsageError("--json-keys: a store holds the verdicts of one key at a time; pass one key per run")
     (key,) = args.json_keys
     if "/" in key or not key:
         raise UsageError(f"--json-keys {key!r}: names a folder of the store, so it can be neither empty nor contain /")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """
 Attack and evaluate a model: report.html and report.json with the paper's figures next to the measured ones. A stopped
-run resumes when the same command is given again.
+run resumes when the same command is rerun.
 """
 
 
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.lm_eval_include and not Path(args.lm_eval_include).is_dir():
         raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; pass one with task descriptions")
     if bool(args.judge_endpoint) != bool(args.judge_model):
-        raise UsageError("--judge-endpoint and --judge-model go together; give both, or neither")
+        raise UsageError("--judge-endpoint and --judge-model go together; pass both, or neither")
     guard_flags.guard_options(args)
     return args
 
@@ -64,7 +64,13 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     generation_flags.add_device_flags(group)
     add = group.add_argument
     add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
-    add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer, unless a column says")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="maximum tokens per answer, where no column sets it",
+    )
     add("--no-chat", action="store_true", help="a base model: prompts are continued as plain text")
     add("--on-unsafe", choices=ON_UNSAFE[1:], default="stop", help="what the guard does, where a column is guarded")
     add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
@@ -75,13 +81,13 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="force a reflection every N tokens where a column is guarded; 0 for never (default: 0)",
     )
-    add("--reflect-prompt", action="store_true", help="force one on the prompt, where guarded")
+    add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("judges, with the heuristic one").add_argument
+    add = parser.add_argument_group("judges, besides the heuristic one").add_argument
     add("--judge-endpoint", metavar="URL", help="OpenAI-compatible base URL including /v1 (default: no such judge)")
-    add("--judge-model", metavar="NAME", help="the judge's name there (no default)")
+    add("--judge-model", metavar="NAME", help="the judge's name at the endpoint (no default)")
     add(
         "--judge-max-tokens",
         type=int,
@@ -131,7 +137,7 @@ def _tasks(given: str | None) -> dict[str, str]:
     for part in given.split(",") if given else ():
         task, _, metric = part.partition("=")
         if not task or not metric:
-            raise UsageError(f"--lm-eval-tasks {part!r}: give TASK=METRIC, such as piqa=acc_norm")
+            raise UsageError(f"--lm-eval-tasks {part!r}: pass TASK=METRIC, such as piqa=acc_norm")
         tasks[task] = metric
     return tasks
 

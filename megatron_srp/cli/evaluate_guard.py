@@ -8,7 +8,7 @@ from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = (
-    "Evaluate a guard on labelled texts: accuracy on safe and unsafe ones, confusion, calibration, thresholds."
+    "Evaluate a guard on labelled texts: accuracy on safe and unsafe texts, confusion, calibration, thresholds."
 )
 
 
@@ -23,8 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FORMAT:PATH",
         help="xstest, advbench, harmbench, alpaca or gsm8k; or csv, json or jsonl with the columns below",
     )
-    add("--text-column", metavar="NAME", help="of csv, json and jsonl: the column of the text (no default)")
-    add("--label-column", metavar="NAME", help="the column that says safe or unsafe (no default)")
+    add("--text-column", metavar="NAME", help="for csv, json and jsonl: the column of the text (no default)")
+    add("--label-column", metavar="NAME", help="the column with safe or unsafe (no default)")
     add("--label", choices=["safe", "unsafe"], help="label of all texts, instead of --label-column (no default)")
     add("--category-column", metavar="NAME", help="sub-category column for the confusion matrix (default: none)")
     add = parser.add_argument_group("measures").add_argument

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from megatron_srp.cli.parser import Parser, next_step
 
-DESCRIPTION = "Turn a checkpoint of Megatron, of any parallel layout, into a Hugging Face folder."
+DESCRIPTION = "Turn a Megatron checkpoint, of any parallel layout, into a Hugging Face folder."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's --save folder, or one iter_... in it")
     add("out", type=Path, metavar="OUT", help="folder to write; it is written whole or not at all")
     add("--step", type=int, metavar="N", help="which iteration (default: the latest)")
-    add("--dtype", choices=["as-saved", "bfloat16", "float16", "float32"], default="as-saved", help="of the weights")
+    add("--dtype", choices=["as-saved", "bfloat16", "float16", "float32"], default="as-saved", help="number format")
     add("--tokenizer-model", metavar="PATH", help="where the run's tokenizer is now (default: where the run had it)")
     add("--overwrite", action="store_true", help="replace existing output")
     return parser

@@ -18,9 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp generate", description=DESCRIPTION, old_names=old_names)
     add = parser.add_argument_group("prompts and answers").add_argument
     add("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat in the terminal)")
-    add("--out", type=Path, metavar="FILE", help="JSONL to write: each line with its answer (default: a chat)")
+    add("--out", type=Path, metavar="FILE", help="JSONL to write: the lines of --input with answers (default: a chat)")
     add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
-    add("--prefill", default="", metavar="TEXT", help="what every answer begins with (default: nothing)")
+    add("--prefill", default="", metavar="TEXT", help="text that every answer begins with (default: none)")
     add("--seed", type=int, default=0, metavar="N", help="random seed for sampling (default: 0)")
     generation_flags.add_generation_flags(parser)
     return parser
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     """Parse `argv`, and answer."""
     args = build_parser().parse_args(argv)
     if bool(args.input) != bool(args.out):
-        raise UsageError("--input and --out go together; give both, or neither for a chat")
+        raise UsageError("--input and --out go together; pass both, or neither for a chat")
     require_at_least(1, args, "--batch-size")
     options = generation_flags.options_from_args(args)
     if not args.input:

@@ -1,4 +1,4 @@
-"""The flags of a guarded model, for the commands that let one answer."""
+"""The flags of a guarded model, for the commands that generate answers."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -23,13 +23,13 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add_policy_flags(parser)
     add = parser.add_argument_group("sampling").add_argument
     add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default: 0)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
     add(
         "--top-p",
         type=float,
         default=1.0,
         metavar="P",
-        help="draw among the likeliest tokens that have this probability together",
+        help="sample from the most likely tokens with this total probability",
     )
 
 
@@ -50,7 +50,7 @@ def add_device_flags(group: argparse._ArgumentGroup) -> None:
         "--reflection-tokens",
         choices=["text", "special"],
         default="text",
-        help="<think> as plain text or as a token of its own, as the model was trained",
+        help="<think> as plain text or as a special token, as the model was trained",
     )
 
 
@@ -60,7 +60,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         "--on-unsafe",
         choices=ON_UNSAFE,
         default="stop",
-        help="off: hide reflections only; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
+        help="off: only hide reflections; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
         "never show an unsafe segment",
     )
     add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=STOP_AFTER_HELP)
@@ -82,7 +82,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="P",
-        help="P(unsafe) at which a forced reflection stops the answer; `srp threshold` measures the best",
+        help="P(unsafe) at which a forced reflection stops the answer; `srp threshold` finds the best",
     )
 
 
@@ -99,13 +99,13 @@ def options_from_args(args: argparse.Namespace) -> "Options":
         args.unsafe_threshold,
     )
     if args.max_new_tokens < 1:
-        raise UsageError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
+        raise UsageError(f"--max-new-tokens {args.max_new_tokens}: pass at least 1")
     return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
 
 
 def load_from_args(args: argparse.Namespace) -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
-    check_model_folder(args.model)  # before the seconds that the imports take
+    check_model_folder(args.model)  # before the imports, which take seconds
     form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     if args.engine == "vllm":
         if args.device:

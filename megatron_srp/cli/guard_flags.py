@@ -20,7 +20,7 @@ OLD_NAMES = {
 }
 OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
 GUARD_HELP = (
-    "who judges: heuristic (a list of words, for demos and tests only), qwen3guard, llama-guard, the YAML file of "
+    "what judges: heuristic (a list of words, for demos and tests only), qwen3guard, llama-guard, the YAML file of "
     "another chat guard, ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
 )
 
@@ -29,7 +29,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
     """Add `--guard` and the options of chat guards to `parser`.
 
     Args:
-        one_mode: let the user choose what all texts are judged as (`--guard-mode`, `--guard-user-turn`).
+        one_mode: let the user choose one mode for all texts (`--guard-mode`, `--guard-user-turn`).
     """
     group = parser.add_argument_group("guard", "The options are those of chat guards; heuristic has none.")
     add = group.add_argument
@@ -52,7 +52,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
             metavar="TEXT",
             help="with --guard-mode response: the prompt that the texts answer (default: no user turn)",
         )
-    add("--guard-threshold", type=float, metavar="P", help="not Safe from this probability on (default: likeliest)")
+    add("--guard-threshold", type=float, metavar="P", help="not Safe from this probability on (default: most likely)")
     add(
         "--guard-generate-all",
         action="store_true",
@@ -80,7 +80,7 @@ def guard_options(args: argparse.Namespace) -> "GuardOptions":
     )
     given = options.changed_flags()
     if args.guard is None and given:
-        raise UsageError(f"{given[0]} is an option of a guard: give --guard NAME too, or leave it out")
+        raise UsageError(f"{given[0]} is an option of a guard: pass --guard NAME too, or leave it out")
     return options
 
 
@@ -92,14 +92,14 @@ def guard_from_args(args: argparse.Namespace) -> "Guard":
 
 
 def engine_options(given: list[str]) -> dict[str, Any]:
-    """The values of `--guard-option`: `name=value`, where the value is JSON or else a plain word."""
+    """The values of `--guard-option`: `name=value`, where the value is JSON or, failing that, a plain string."""
     return dict(_option(text) for text in given)
 
 
 def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--guard-option {text!r}: give NAME=VALUE, such as batch_tokens=32768")
+        raise UsageError(f"--guard-option {text!r}: pass NAME=VALUE, such as batch_tokens=32768")
     try:
         return name, json.loads(value)
     except ValueError:

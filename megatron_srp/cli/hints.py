@@ -8,7 +8,7 @@ from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
 Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the hints with
-the verdicts of an annotation store. A stopped run resumes when the same command is given again. The API key, if one
+the verdicts of an annotation store. A stopped run resumes when the same command is rerun. The API key, if one
 is needed, comes from SRP_API_KEY or OPENAI_API_KEY.
 """
 OLD_NAMES = {"--concurrency": "--workers"}
@@ -17,7 +17,7 @@ OLD_NAMES = {"--concurrency": "--workers"}
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp hints", description=DESCRIPTION, old_names=corpus_flags.OLD_NAMES | OLD_NAMES)
     group = parser.add_argument_group("input and output")
-    corpus_flags.add_corpus_flags(group, "the files that were annotated, as they were named then")
+    corpus_flags.add_corpus_flags(group, "the files that were annotated, with the same names")
     add = group.add_argument
     add("--store", required=True, metavar="DIR", help="folder of the annotation store, to which the hints are added")
     add("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
@@ -46,11 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _validate(args: argparse.Namespace) -> None:
     require_at_least(1, args, "--max-tokens", "--workers")
     if not 0 <= args.max_failure_rate <= 1:
-        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: give a share from 0 to 1")
+        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: pass a share from 0 to 1")
 
 
 def main(argv: list[str]) -> int:
-    """Parse `argv`, write hints, print what became of the replies. Returns the exit code."""
+    """Parse `argv`, write hints, print the counts of replies. Returns the exit code."""
     args = build_parser().parse_args(argv)
     _validate(args)
     key = corpus_flags.one_key(args)

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_srp.cli.parser import Parser, next_step
 
 DESCRIPTION = """
-Turn a Hugging Face Llama (SmolLM2, say) into a checkpoint that training starts from with --pretrained-checkpoint.
+Turn a Hugging Face Llama (such as SmolLM2) into a checkpoint that training starts from with --pretrained-checkpoint.
 """
 
 
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="folder with config.json and safetensors")
     add("out", type=Path, metavar="OUT", help="folder to write; it is written whole or not at all")
-    add("--dtype", choices=["as-saved", "bfloat16", "float32"], default="as-saved", help="of the weights")
+    add("--dtype", choices=["as-saved", "bfloat16", "float32"], default="as-saved", help="number format of the weights")
     add("--tokenizer-model", metavar="PATH", help="tokenizer with added tokens (default: the model's own)")
     add("--overwrite", action="store_true", help="replace existing output")
     return parser

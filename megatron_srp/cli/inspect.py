@@ -1,4 +1,4 @@
-"""`srp inspect`: what the reflections of a shard are like, as a page."""
+"""`srp inspect`: the reflections of a shard, summarized as a page."""
 
 import argparse
 import json
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 
-DESCRIPTION = "Show what the reflections of a shard are like, in one HTML page that needs no network."
+DESCRIPTION = "Summarize the reflections of a shard in one HTML page that needs no network."
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp inspect", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="--output-prefix of reflected shards, or the path of one .srp without .srp")
+    add("prefix", metavar="PREFIX", help="--output-prefix of reflected shards, or the path of a .srp less its suffix")
     add("--out", type=Path, metavar="FILE", help="the page (default: PREFIX.report.html, none with --json)")
     add("--json", action="store_true", help="print the numbers and the sample as JSON")
     add("--documents", type=int, default=40, metavar="N", help="documents to show")

@@ -13,8 +13,8 @@ from megatron_srp.errors import UsageError
 DESCRIPTION = """
 Join finished shards into one, or print the blend that trains on them as they are.
 
-The partitions of a set are joined in their order, and none may be missing; the prefix they were made under stands for
-all of them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on.
+The partitions of a set are joined in order, and none may be missing; their common prefix names all of
+them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on.
 """
 
 
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--print-blend",
         action="store_true",
-        help="copy nothing; print what --data-path takes, weights by tokens",
+        help="copy nothing; print the value for --data-path, weighted by tokens",
     )
     add("--overwrite", action="store_true", help="replace existing output")
     return parser
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
             print(" ".join(blend))
         return
     if not args.prefixes:
-        raise UsageError(f"nothing to merge into {args.output_prefix}; give OUT PREFIX [PREFIX ...]")
+        raise UsageError(f"nothing to merge into {args.output_prefix}; pass OUT PREFIX [PREFIX ...]")
 
     from megatron_srp.data.shards.merge import merge_shards
 

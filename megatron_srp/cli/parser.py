@@ -9,7 +9,7 @@ from megatron_srp.errors import CommandParser, UsageError
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the paragraphs of a description, and adds each flag's default where its help does not say it."""
+    """Keeps the paragraphs of a description, and adds each flag's default where its help does not state it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help, action.default
@@ -24,7 +24,7 @@ class Parser(CommandParser):
     """The parser of one command.
 
     Args:
-        old_names: flags as they were called before, with their names now. They work for one release, with a note.
+        old_names: former names of flags, and their present names. They work for one release, with a note.
     """
 
     def __init__(self, *, old_names: Mapping[str, str] | None = None, **settings: Any) -> None:
@@ -39,7 +39,7 @@ class Parser(CommandParser):
         return super().parse_known_args(self._given, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Name a misspelled flag even where argparse would only say that the right one is missing."""
+        """Report a misspelled flag even where argparse would only say that the right one is missing."""
         unknown = [word for word in self._given if word.startswith("--") and not self._knows(word)]
         if unknown and message.startswith("the following arguments are required"):
             message = f"unrecognized arguments: {unknown[0]}"
@@ -61,7 +61,7 @@ def require_at_least(least: int, args: argparse.Namespace, *flags: str) -> None:
     for flag in flags:
         value = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if value is not None and value < least:
-            raise UsageError(f"{flag} {value}: give a number of at least {least}")
+            raise UsageError(f"{flag} {value}: pass a number of at least {least}")
 
 
 def next_step(command: str) -> None:

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     print_summary(prefix, manifest, errors)
     if partition:
         next_step(f"when all partitions are made, srp merge JOINED {args.output_prefix}")
-    else:  # a partition may well have no documents; the merged shard is asked instead
+    else:  # a partition may have no documents; the merged shard shows it instead
         require_documents(manifest)
         next_step(_training(prefix, manifest))
     return 0

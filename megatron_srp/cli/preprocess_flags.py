@@ -21,7 +21,7 @@ or sidecars for existing shards (--input-shards). Flags that Megatron's preproce
 
 Writes PREFIX_KEY_document.bin and .idx for each JSON key, .srp next to them (where the reflections are), and
 PREFIX.srp.json (settings, counts, checksums, versions) last of all. A stopped run resumes when the same command is
-given again.
+rerun.
 """
 
 
@@ -50,7 +50,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="instead of --input: existing shards without reflections (PREFIX.bin and .idx), or quoted patterns of "
         "their prefixes (no default). Their tokens stay as they are; a sidecar is made for each, OUTPUT_SHARD.srp "
-        "(SHARD.srp where that name begins with OUTPUT_), which training takes with --srp-sidecar",
+        "(SHARD.srp where that name begins with OUTPUT_), which training reads with --srp-sidecar",
     )
     add("--materialize", action="store_true", help="with --input-shards: write new shards, not sidecars")
     add(
@@ -58,7 +58,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["text"],
         metavar="KEY",
-        help="keys or columns to take; a shard each",
+        help="keys or columns to read; one shard for each",
     )
     add(
         "--on-error",
@@ -104,7 +104,7 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
         "--failed-as",
         type=str.capitalize,
         choices=list(map(str, Verdict)),
-        help="with --store: the verdict of segments to which the guard gave none (default: refuse them)",
+        help="with --store: the verdict of segments that have none (default: refuse them)",
     )
     add_reflection_flags(parser).add_argument(
         "--hints",
@@ -116,7 +116,7 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--output-prefix", type=output_prefix, required=True, metavar="PREFIX", help="prefix of every output file")
-    add("--overwrite", action="store_true", help="replace finished or half-done output")
+    add("--overwrite", action="store_true", help="replace finished or partial output")
     add("--workers", type=int, metavar="N", help="threads (default: all cores; 2 for each task of a Ray cluster)")
     add(
         "--chunk-documents",
@@ -131,7 +131,7 @@ def validate(args: argparse.Namespace) -> None:
     """Raise UsageError for flags that do not go together; fill in the number of workers."""
     _validate_input(args)
     if (args.guard is None) == (args.annotations is None):
-        raise UsageError("give one of --guard NAME (heuristic, or none for plain shards) and --store DIR")
+        raise UsageError("pass either --guard NAME (heuristic, or none for plain shards) or --store DIR")
     args.guard_option = _guard_options(args)
     if args.failed_as is not None:
         if args.annotations is None:
@@ -157,7 +157,7 @@ def validate(args: argparse.Namespace) -> None:
 
 def _guard_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.guard_option and args.guard in (None, "none"):
-        raise UsageError("--guard-option is an option of a guard: give --guard NAME too, or leave it out")
+        raise UsageError("--guard-option is an option of a guard: pass --guard NAME too, or leave it out")
     from megatron_srp.cli.guard_flags import engine_options  # which imports numpy
 
     return engine_options(args.guard_option)
@@ -165,16 +165,16 @@ def _guard_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _validate_input(args: argparse.Namespace) -> None:
     if (args.input is None) == (args.input_shards is None):
-        raise UsageError("give one of --input FILE and --input-shards PREFIX")
+        raise UsageError("pass either --input FILE or --input-shards PREFIX")
     if args.input:
         if args.materialize:
             raise UsageError("--materialize is for --input-shards; with --input new shards are written anyway")
         if not (args.tokenizer_type and args.tokenizer_model):
-            raise UsageError("give --tokenizer-type and --tokenizer-model")
+            raise UsageError("pass --tokenizer-type and --tokenizer-model")
         return
     if args.num_partitions or args.executor == "ray":
-        raise UsageError("--input-shards makes a sidecar for each shard: give each machine shards of its own instead")
+        raise UsageError("--input-shards makes a sidecar for each shard: pass different shards to each machine instead")
     if args.append_eod:
         raise UsageError("--append-eod cannot be used with --input-shards, whose tokens are kept as they are")
     if args.guard == "none":
-        raise UsageError("--guard none leaves nothing to do with --input-shards; name a guard, or give --store")
+        raise UsageError("--guard none leaves nothing to do with --input-shards; pass a guard, or --store")

@@ -1,4 +1,4 @@
-"""`srp presets`: the model sizes, and one's flags, memory and layout."""
+"""`srp presets`: the model sizes, and the flags, memory and layout of one."""
 
 import argparse
 

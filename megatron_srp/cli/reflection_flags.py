@@ -14,13 +14,13 @@ def add_reflection_flags(parser: argparse.ArgumentParser) -> "argparse._Argument
         type=int,
         default=DEFAULT_MAX_WORDS,
         metavar="N",
-        help="maximum words per segment; fewer make more reflections, and more tokens",
+        help="maximum words per segment; fewer words make more reflections, and more tokens",
     )
     add(
         "--reflection-tokens",
         choices=["text", "special"],
         default="text",
-        help="text: <think> as plain text, the paper's form; special: a token of its own, of the extended tokenizer "
+        help="text: <think> as plain text, the paper's form; special: as a special token, of the extended tokenizer "
         "that `srp preprocess` writes to PREFIX_tokenizer. The same for pretraining and post-training",
     )
     add(
@@ -33,7 +33,7 @@ def add_reflection_flags(parser: argparse.ArgumentParser) -> "argparse._Argument
         "--controversial",
         choices=["keep", "safe", "unsafe"],
         default="keep",
-        help="write Controversial as it is, or as one of the others",
+        help="write Controversial as it is, or as another verdict",
     )
     parser.set_defaults(hints=False)
     return group

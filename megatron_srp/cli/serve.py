@@ -32,9 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         old_names=generation_flags.OLD_NAMES,
     )
     add = parser.add_argument_group("server").add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine only)")
-    add("--port", type=int, default=8000, metavar="N", help="to listen on; 0 for any free port (default: 8000)")
-    add("--served-name", metavar="NAME", help="of the model, for clients (default: the folder's)")
+    add(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="listen on this address (default: 127.0.0.1, local only)"
+    )
+    add("--port", type=int, default=8000, metavar="N", help="port to listen on; 0 for any free port (default: 8000)")
+    add("--served-name", metavar="NAME", help="the model's name for clients (default: the folder's)")
     add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
     add("--queue", type=int, default=64, metavar="N", help="answers that may wait; more are refused")
     add("--timeout", type=float, default=120.0, metavar="S", help="seconds for a request, waiting included")
@@ -54,29 +56,29 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 1 << 16:
-        raise UsageError(f"--port {args.port}: give 1 to 65535, or 0 for any that is free")
+        raise UsageError(f"--port {args.port}: pass 1 to 65535, or 0 for any free port")
     require_at_least(1, args, "--batch-size", "--max-body-bytes")
     require_at_least(0, args, "--queue")
     for name in ("timeout", "grace"):
         value = getattr(args, name)
         if not 0 < value < math.inf:
-            raise UsageError(f"--{name} {value}: give a number of seconds above 0")
+            raise UsageError(f"--{name} {value}: pass a number of seconds above 0")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before the model is loaded: a port that is taken is found out at once.
+    """A socket that listens, before the model is loaded: an occupied port is reported at once.
 
     Raises:
-        OutputError: when the address cannot be had.
+        OutputError: when the address cannot be bound.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen()  # else another server that loads its model could bind it, too
+        listener.listen()  # else another server that is loading its model could bind it too
     except OSError as error:
-        raise OutputError(f"--host {host} --port {port}: {error.strerror}; give another") from None
+        raise OutputError(f"--host {host} --port {port}: {error.strerror}; pass another") from None
     return listener
 
 
@@ -101,7 +103,7 @@ def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace
         server_header=False,
         timeout_graceful_shutdown=math.ceil(grace_s) + 5,
     )
-    # uvicorn raises the signal again when it is done; by then that is no failure.
+    # uvicorn raises the signal again when it is done; by then that is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker.start()
     try:
@@ -134,7 +136,7 @@ def _example(listener: socket.socket, settings: "Settings") -> str:
 
 
 def settings_from_args(args: argparse.Namespace, options: "Options") -> "Settings":
-    """What the operator has set."""
+    """The operator's settings."""
     from megatron_srp.generation.server.app import Settings
 
     name = args.served_name or Path(args.model).name or args.model
@@ -147,7 +149,7 @@ def settings_from_args(args: argparse.Namespace, options: "Options") -> "Setting
 def main(argv: list[str]) -> None:
     """Parse `argv`, load the model, and serve until stopped."""
     args = parse_arguments(argv)
-    import uvicorn  # noqa: F401  (what is missing is said before minutes are spent on loading a model)
+    import uvicorn  # noqa: F401  (report a missing package before spending minutes on loading a model)
 
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.worker import Worker

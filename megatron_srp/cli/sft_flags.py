@@ -1,4 +1,4 @@
-"""The flags of `srp sft`; which of them go together is the settings' to say."""
+"""The flags of `srp sft`; the settings check which of them go together."""
 
 import argparse
 from dataclasses import fields
@@ -14,16 +14,16 @@ from megatron_srp.sft.settings import KEEP_SHARE, KEEP_SOURCES, MAX_CHARS, MODES
 FORMATS = ("srp", "messages", "sharegpt", "alpaca", "pairs")
 DESCRIPTION = """
 Put safety reflections into chat data, for post-training and fine-tuning: a reflection on the user's prompt before each
-response, and one after each segment of it, so that every response ends in one. Prompts stay as they are.
+response, and one after each segment of it, so that every response ends in one. Prompts are unchanged.
 
 Input: JSONL or Parquet, compressed or not, as messages, ShareGPT, Alpaca or prompt and response. A response that
-contains <think> or </think> as text is dropped and counted: it could pass for a verdict. In a prompt it is kept: it is
-text there and not learned.
+contains <think> or </think> as text is dropped and counted: it could pass for a verdict. In a prompt it is kept: there
+it is only text, and carries no loss.
 
 Output: --out FILE.jsonl, to look at, mix or convert later; or --output-prefix PREFIX, a Megatron shard with a loss
 mask, which `srp show` prints.
 """
-# Settings that are called as their flags are.
+# Settings with the same names as their flags.
 _SAME = (
     *("mode", "mix", "harmful", "num_refusals", "num_recoveries", "seed", "max_chars", "keep_share", "max_words"),
     *("guard", "out", "output_prefix", "tokenizer_type", "tokenizer_model", "chat_template", "seq_length"),
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_input(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input").add_argument
     add("--input", nargs="+", required=True, metavar="FILE", help=corpus_flags.INPUT_HELP)
-    add("--format", choices=FORMATS, help="of the rows (default: found out from each file's first row)")
+    add("--format", choices=FORMATS, help="format of the rows (default: detected from each file's first row)")
     add("--on-error", choices=["stop", "skip"], default="stop", help=corpus_flags.ON_ERROR_HELP)
 
 
@@ -86,7 +86,7 @@ def _add_what_is_made(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DEFAULTS["num_recoveries"],
         metavar="N",
-        help="of --harmful, examples that abandon a harmful beginning, which is not learned",
+        help="of --harmful, examples that abandon a harmful beginning, which carries no loss",
     )
     add("--seed", type=int, default=DEFAULTS["seed"], metavar="N", help="random seed of samples and order")
 
@@ -124,7 +124,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add(
         "--chat-template",
         choices=["tokenizer", "plain"],
-        help="how turns are written: as the tokenizer's chat template says, or `User: ...` and `Assistant:` lines "
+        help="how turns are written: by the tokenizer's chat template, or `User: ...` and `Assistant:` lines "
         "(default: the tokenizer's where it has one)",
     )
     add("--seq-length", type=int, default=DEFAULTS["seq_length"], metavar="N", help="drop conversations of more tokens")

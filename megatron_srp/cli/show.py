@@ -1,4 +1,4 @@
-"""`srp show`: conversations of a post-training shard, with the tokens that are learned."""
+"""`srp show`: conversations of a post-training shard, with the tokens that carry loss."""
 
 import argparse
 import sys
@@ -6,15 +6,15 @@ import sys
 from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import InputError, UsageError
 
-DESCRIPTION = "Print conversations of a shard made by `srp sft`, with the tokens that are learned in green (or in ⟦ ⟧)."
+DESCRIPTION = "Print conversations of a shard made by `srp sft`, with the tokens that carry loss in green (or in ⟦ ⟧)."
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp show", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="of the shard, such as out/chat_sft")
-    add("--index", type=int, default=0, metavar="I", help="the first to show, from 0 (default: 0)")
-    add("--count", type=int, default=1, metavar="N", help="how many to show")
+    add("prefix", metavar="PREFIX", help="prefix of the shard, such as out/chat_sft")
+    add("--index", type=int, default=0, metavar="I", help="the first conversation to show, from 0 (default: 0)")
+    add("--count", type=int, default=1, metavar="N", help="how many conversations to show")
     add("--no-color", action="store_true", help="brackets instead of color (default: where stdout is not a terminal)")
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
     return parser
@@ -29,9 +29,9 @@ def main(argv: list[str]) -> None:
 
     shard, manifest = SftShard(args.prefix), find_sft_manifest(args.prefix)
     if manifest is None:
-        raise InputError(f"{args.prefix}: no .srp.json next to it describes conversations; make the shard with srp sft")
+        raise InputError(f"{args.prefix}: no .srp.json that describes conversations; make the shard with srp sft")
     if not 0 <= args.index < len(shard) or args.count < 1:
-        raise UsageError(f"--index {args.index} --count {args.count}: there are {len(shard)}, from 0")
+        raise UsageError(f"--index {args.index} --count {args.count}: the shard has {len(shard)} conversations, from 0")
     tokenizer = sample_tokenizer(manifest, args.tokenizer_model)
     for i in range(args.index, min(args.index + args.count, len(shard))):
         ids, mask = shard[i]

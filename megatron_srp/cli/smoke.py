@@ -1,4 +1,4 @@
-"""`srp smoke`: the whole path of a job, in small."""
+"""`srp smoke`: a small job from end to end."""
 
 import argparse
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 
 DESCRIPTION = """
-Try the whole path on this machine's CPU: a small corpus, reflections, Megatron's trainer on two ranks, a report. It
-takes about a minute on two idle cores.
+Run a small job end to end on this machine's CPU: a small corpus, reflections, Megatron's trainer on two ranks, a
+report. It takes about a minute on two idle cores.
 """
 
 
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> None:
-    """Parse `argv`, and take the tour."""
+    """Parse `argv`, and run the job."""
     args = build_parser().parse_args(argv)
     require_at_least(1, args, "--documents", "--steps")
 

@@ -20,7 +20,7 @@ _SHOWN = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 DESCRIPTION = """
 Choose --unsafe-threshold for one model: of the thresholds that stop few benign answers, the one that lets the fewest
 attacks through. Both files hold answers that `srp generate --input PROMPTS --out FILE --on-unsafe off
---reflect-every N` wrote. A harmful line with `jailbroken: false` is an attack that fails in any case.
+--reflect-every N` wrote. A harmful line with `jailbroken: false` is an attack that fails at any threshold.
 """
 
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def to_text(curve: Sequence["Point"], best: "Point | None", max_false_stops: float) -> str:
-    """The curve at round thresholds, as a Markdown table, and what is recommended."""
+    """The curve at round thresholds, as a Markdown table, and the recommendation."""
     from megatron_srp.generation.threshold.recommend import at_threshold
 
     lines = ["| threshold | attack success % | false stops % |", "|---|---|---|"]
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     """Parse `argv`, and print the curve and the recommended threshold."""
     args = build_parser().parse_args(argv)
     if not 0 <= args.max_false_stops < 1:
-        raise UsageError(f"--max-false-stops {args.max_false_stops}: give a share of at least 0, below 1")
+        raise UsageError(f"--max-false-stops {args.max_false_stops}: pass a share of at least 0, below 1")
     stop_after = parse_stop_after(args.stop_after, of="answer")
 
     from megatron_srp.generation.threshold.recommend import read_cases, recommend, threshold_curve

@@ -15,13 +15,13 @@ visible (for demos and tests):
   torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug --data-path out/corpus_text_document \\
       --train-iters 30 --load out/checkpoints --save out/checkpoints
 
-The flags below come with this project; every flag of Megatron works too, and wins over a preset's.
+The flags below are this project's; every flag of Megatron works too, and overrides a preset's.
 `python -m megatron_srp.training.pretrain --help` lists them all.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Our own flags; Megatron's parser has the others."""
+    """This project's flags; Megatron's parser has the others."""
     from megatron_srp.training.flags.arguments import add_srp_arguments
 
     parser = Parser(

@@ -1,4 +1,4 @@
-"""The parser of a command with subcommands, put together from theirs: for completion and the documentation."""
+"""The parser of a command with subcommands, built from theirs: for completion and the documentation."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from megatron_srp.cli.parser import Parser
 
 
 def tree_parser(prog: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """A parser with a subparser for each command, which is the command's own."""
+    """A parser with a subparser for each command, which is the command's parser."""
 
     def parser_of(*, prog: str, **settings: Any) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = load(commands[prog.rpartition(" ")[2]]).build_parser()

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from megatron_srp.annotation.store.store import AnnotationStore
 
 DESCRIPTION = """
-List, show and change the verdicts of an annotation store. With --input their texts are shown too, since a store holds
-none. Rows and segments are counted from 1. A change is recorded in the store, with who made it and when; the
-manifests of shards made from it say that there are changes.
+List, show and change the verdicts of an annotation store. With --input their texts are shown too; a store holds
+no text. Rows and segments are counted from 1. A change is recorded in the store, with who made it and when; the
+manifests of shards made from it state that there are changes.
 """
 _SHOWN = 100  # characters of a text in a list
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 def _only(corpora: list["Corpus"]) -> "Corpus":
     if len(corpora) > 1:
         names = ", ".join(f"{corpus.name} ({corpus.key})" for corpus in corpora[:5])
-        raise UsageError(f"which file? Give one --input FILE, and --json-keys KEY where there are several: {names}")
+        raise UsageError(f"which file? Pass one --input FILE, and --json-keys KEY where there are several: {names}")
     return corpora[0]
 
 

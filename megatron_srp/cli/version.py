@@ -1,4 +1,4 @@
-"""`srp --version`: this package, and the versions of what it stands on, without importing any of it."""
+"""`srp --version`: this package, and the versions of its dependencies, without importing any of them."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

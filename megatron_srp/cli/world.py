@@ -6,9 +6,7 @@ from megatron_srp.cli import Command, dispatch
 from megatron_srp.cli.tree import tree_parser
 
 COMMANDS = {
-    "make": Command(
-        "world_make", "commands", "make a world: corpus, true labels, sets to fine-tune on and to test with"
-    ),
+    "make": Command("world_make", "commands", "make a world: corpus, ground-truth labels, fine-tuning and test sets"),
     "run": Command("world_run", "commands", "run the whole experiment: worlds, trainings, attacks, a report"),
 }
 

@@ -1,4 +1,4 @@
-"""The choices of `srp world`, which are the names that the world's own modules have; those import numpy."""
+"""The choices of `srp world`, the same names as in the world's modules, which import numpy."""
 
 TASKS = ("single-hop", "two-hop")
 SETTINGS = ("baseline", "filtering", "filtering-plus", "rewrite", "srp")

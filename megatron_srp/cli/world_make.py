@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from megatron_srp.medsafetyworld.world.corpus import Progress
 
 DESCRIPTION = """
-Make a MedSafetyWorld: a made-up medicine whose pretraining corpus, true labels, SFT set, test set and
-fine-tuning sets are all known to the last word. Same flags, same bytes, whatever the number of workers.
+Make a MedSafetyWorld: a fictional medical domain with its pretraining corpus, ground-truth labels, SFT set,
+test set and fine-tuning sets. The same flags give the same bytes, whatever the number of workers.
 
 Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; pass it to `srp preprocess` as --store), OUT/sft.jsonl,
 recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl, graph.json, and world.json: parameters,
@@ -31,8 +31,8 @@ settings (harmful: texts from an unsafe outcome to its compounds)
   rewrite         baseline's, the harmful texts rewritten to call the outcome dangerous
   srp             filtering's, with a verdict on every text for reflections
 
-label policies (srp): which texts are Unsafe. The paper calls only the harmful texts so, and they are not in
-these data; its appendix labels examples by their outcome. The choice is left open, so there are three:
+label policies (srp): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which are not in
+these data; its appendix labels examples by their outcome. It leaves the choice open, so there are three:
   by-outcome      texts with an unsafe outcome (default)
   all-safe        none
   order-aware     texts that name an unsafe outcome before its compounds
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), default="mini", help="size of the world")
     add("--setting", choices=SETTINGS, required=True, help="which texts the corpus has, see below")
     add("--label-policy", choices=LABEL_POLICIES, help="for --setting srp, see below (default: by-outcome)")
-    add("--seed", type=int, default=0, metavar="N", help="random seed of everything drawn")
+    add("--seed", type=int, default=0, metavar="N", help="random seed")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a world at OUT")
     return parser
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     spec = load_preset(args.preset, args.task)
     require_at_least(1, args, "--workers")
     if not 0 <= args.seed < 2**63:
-        raise UsageError(f"--seed {args.seed}: give a number from 0 to 2**63 - 1")
+        raise UsageError(f"--seed {args.seed}: pass a number from 0 to 2**63 - 1")
 
     from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
 
@@ -78,12 +78,12 @@ def main(argv: list[str]) -> int:
     display.close()
     _print_summary(args.out, manifest)
     verdicts = f"--store {args.out}/annotations" if setting is Setting.SRP else "--guard none"
-    next_step(f"srp preprocess --input {args.out}/corpus {verdicts} ... ; srp world run does all of the experiment")
+    next_step(f"srp preprocess --input {args.out}/corpus {verdicts} ... ; srp world run runs the whole experiment")
     return 0
 
 
 class _Display:
-    """A live line on a terminal; in a log, a line now and then."""
+    """A live line on a terminal; in a log, an occasional line."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""`srp world run`: the MedSafetyWorld experiment. torch is for its steps alone."""
+"""`srp world run`: the MedSafetyWorld experiment. Only its steps import torch."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ from megatron_srp.medsafetyworld.experiment import variants
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS, find_run_preset
 
 DESCRIPTION = """
-The paper's controlled experiment, from nothing to a report: make a MedSafetyWorld for each setting, pretrain and
-post-train on it with Megatron's own trainer, fine-tune, attack, and measure. After a stop of any kind, give the same
-command again, and it resumes; change an option, and what depends on it is done again.
+The paper's controlled experiment, end to end: make a MedSafetyWorld for each setting, pretrain and
+post-train on it with Megatron's own trainer, fine-tune, attack, and measure. After any interruption, rerun the same
+command to resume; change an option, and what depends on it is redone.
 
 Writes OUT/report.html and report.json, the models OUT/seedN/SETTING/STAGE/model, and OUT/steps/*.log.
 """
@@ -32,9 +32,9 @@ settings
 
 stages
   pretrained          what the model knows before it has learned to answer (always measured)
-  sft                 answers, and refuses the harmful questions (always there)
-  sft-recovery        the same with examples that give up a harmful answer (settings with reflections)
-  benign-original     sft, fine-tuned on harmless data; -mix-sft: some post-training data among it;
+  sft                 answers, and refuses the harmful questions (always included)
+  sft-recovery        the same with examples that abandon a harmful answer (settings with reflections)
+  benign-original     sft, fine-tuned on harmless data; -mix-sft: with some post-training data mixed in;
                       -reflection: the data with reflections (settings with reflections)
   adversarial         sft, fine-tuned on answered harmful questions
 """
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="maximum questions of each class (default: all)")
     add = parser.add_argument_group("how it is run").add_argument
     add("--jobs", type=int, metavar="N", help="steps at a time (default: cores on a CPU, at most 2; 1 with a GPU)")
-    add("--gpus", type=int, default=1, metavar="N", help="GPUs of a training")
+    add("--gpus", type=int, default=1, metavar="N", help="GPUs per training")
     add(
         "--workers",
         type=int,
@@ -118,7 +118,7 @@ def _check_muon(optimizer: tuple[str, ...]) -> None:
 
 
 def _default_jobs() -> int:
-    """A GPU takes one training at a time. Looked for without torch, whose import takes seconds."""
+    """A GPU runs one training at a time. Detected without torch, whose import takes seconds."""
     if Path("/dev/nvidiactl").exists():
         return 1
     return min(2, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)

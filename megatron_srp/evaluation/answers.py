@@ -18,10 +18,10 @@ _GROUP = 4  # batches that are kept together
 def attack_cases(
     attack: Attack, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence, context: Context
 ) -> tuple[list[AttackCase | None], list[str]]:
-    """One for each behavior, and why there is none. What an attack found is kept behavior by behavior.
+    """One case for each behavior, or why it is missing. What an attack found is kept behavior by behavior.
 
     Raises:
-        NotRun: when there is none for any behavior.
+        NotRun: when no behavior has a case.
     """
     results = context.store.file("cases")
     keys = [
@@ -40,7 +40,7 @@ def attack_cases(
                 results.add([(keys[missing.pop(0)], asdict(case) | {"facts": dict(case.facts)})])
                 context.progress.advance()
             break
-        except InputError as error:  # of this behavior; the next ones get their try
+        except InputError as error:  # of this behavior; the next ones are still tried
             reasons[missing.pop(0)] = str(error)
             context.progress.advance()
     if behaviors and all(reasons):
@@ -56,12 +56,12 @@ def answer(
     name: str,
     max_new_tokens: int | None = None,
 ) -> tuple[list[Response | None], list[str]]:
-    """The target's answers, and why there is none (a prompt that the model cannot take)."""
+    """The target's answers, or why one is missing (a prompt that the model cannot take)."""
     results = context.store.file("responses")
     settings = target.settings(defence)
     keys = [key_of(target.fingerprint, settings, max_new_tokens, case.prompt, case.prefill) for case in cases]
     missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in results}.values())
-    missing.sort(key=lambda i: len(cases[i].prompt))  # answers of like length go together
+    missing.sort(key=lambda i: len(cases[i].prompt))  # answers of similar length are batched together
     context.progress.step(name, len(missing))
     for rows in batched(missing, _GROUP * getattr(target, "batch_size", 1)):
         made = _generate([cases[i] for i in rows], target, defence, max_new_tokens)

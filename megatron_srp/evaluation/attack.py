@@ -8,7 +8,7 @@ from typing import Any
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, ModelAttack, TargetModel
 
-# Each class takes the options that a suite's file gives for it as keywords, `seed` among them.
+# Each class takes the options that a suite's file sets for it as keywords, `seed` among them.
 ATTACKS = {
     "direct": "megatron_srp.evaluation.attack:DirectRequest",
     "prefill": "megatron_srp.attacks.prefill:PrefillAttack",
@@ -28,14 +28,14 @@ _PLAIN = {
 
 
 class MissingPackage(UsageError):
-    """An attack needs what is not installed here; the others may well run."""
+    """An attack needs a package that is not installed; the others can still run."""
 
 
 def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
     """The attack of that name.
 
     Raises:
-        UsageError: for one that is unknown, and for options it does not take.
+        UsageError: for an unknown attack, and for options it does not take.
         MissingPackage: when it cannot run here.
     """
     if name not in ATTACKS:
@@ -55,17 +55,17 @@ def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
     check_types(name, {option: known[option].annotation for option in options if option in known}, options)
     try:
         return kind(**options)
-    except TypeError as error:  # of an attack that passes its options on
+    except TypeError as error:  # from an attack that forwards its options
         raise UsageError(f"attack {name}: {error}; see its options in {module}") from None
 
 
 def check_types(attack: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raises UsageError for an option that is not of its plain type; other types are the attack's own matter."""
+    """Raises UsageError for an option that is not of its plain type; the attack checks other types itself."""
     for option, kind in types.items():
         given = options[option]
         fits = type(given) is kind or (kind is float and type(given) is int)
         if kind in _PLAIN and not fits:
-            raise UsageError(f"attack {attack}, {option} {given!r}: give {_PLAIN[kind]}")
+            raise UsageError(f"attack {attack}, {option} {given!r}: must be {_PLAIN[kind]}")
 
 
 class DirectRequest:
@@ -74,7 +74,7 @@ class DirectRequest:
     name = "direct"
 
     def __init__(self, seed: int = 0) -> None:
-        self.settings: Mapping[str, Any] = {}  # nothing is drawn
+        self.settings: Mapping[str, Any] = {}  # nothing is random
 
     def cases(self, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence) -> Iterator[AttackCase]:
         for behavior in behaviors:

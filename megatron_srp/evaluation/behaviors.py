@@ -16,12 +16,12 @@ from megatron_srp.evaluation.types import Behavior
 
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
-POST_TRAINING = "sft"  # no data set: what `srp sft --out` wrote, of which fine-tuning mixes in some
+POST_TRAINING = "sft"  # not a data set: what `srp sft --out` wrote, some of which fine-tuning mixes in
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Where a data set has what; see formats.yaml."""
+    """Which columns of a data set hold what; see formats.yaml."""
 
     title: str
     prompt: Sequence[str]
@@ -67,7 +67,7 @@ def load_behaviors(name: str, source: str) -> list[Behavior]:
             hub, or another name there: OWNER/NAME, OWNER/NAME:SPLIT.
 
     Raises:
-        UsageError: for an unknown format, or a data set that the hub does not give.
+        UsageError: for an unknown format, or a data set that cannot be read from the hub.
         InputError: for a file that cannot be read, or has other columns.
     """
     form = find_format(name)
@@ -78,7 +78,7 @@ def load_behaviors(name: str, source: str) -> list[Behavior]:
     else:
         rows, targets = _hub_rows(form, source), {}
     if not rows:
-        raise InputError(f"{source}: no rows of {form.title} in it")
+        raise InputError(f"{source}: it has no rows of {form.title}")
     return _unique(_behavior(source, number, row, form, targets) for number, row in enumerate(rows, 1))
 
 
@@ -94,16 +94,16 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
         if Path(text).is_dir():
             found = {name: str(path) for name in formats() if (path := _in_folder(Path(text), name))}
             if not found:
-                raise UsageError(f"--data {text}: no data set in it; name files after {', '.join(formats())}")
+                raise UsageError(f"--data {text}: it has no data set; name files after {', '.join(formats())}")
             sources |= found
         elif equals and source:
             if name != POST_TRAINING:
                 find_format(name)
             if not Path(source).exists() and not (name != POST_TRAINING and _is_hub_name(source)):
-                raise UsageError(f"--data {text}: no such file; give NAME=FILE, NAME=hub or a folder of such files")
+                raise UsageError(f"--data {text}: no such file; pass NAME=FILE, NAME=hub or a folder of such files")
             sources[name] = source
         else:
-            raise UsageError(f"--data {text!r}: give NAME=FILE, NAME=hub or a folder of such files")
+            raise UsageError(f"--data {text!r}: pass NAME=FILE, NAME=hub or a folder of such files")
     return sources
 
 
@@ -114,10 +114,10 @@ def choose(
     a smaller limit are among those of a larger one.
 
     Args:
-        fits: whether the model has room for one; where there is a choice, one that it has no room for is passed over.
+        fits: whether the model has room for one; where there is a choice, one that it has no room for is skipped.
 
     Returns:
-        Them, and how many were passed over.
+        The chosen behaviors, and how many were skipped.
     """
     if limit is None or limit >= len(behaviors):
         return list(behaviors), 0
@@ -127,13 +127,13 @@ def choose(
         if len(chosen) == limit:
             return [behaviors[i] for i in sorted(chosen)], count - limit
         chosen += [i] if fits(behaviors[i]) else []
-    if not chosen:  # then the report says of each why it was not asked
+    if not chosen:  # then the report says why each was not asked
         return [behaviors[i] for i in sorted(order[:limit])], 0
     return [behaviors[i] for i in sorted(chosen)], len(order) - len(chosen)
 
 
 def with_target(behavior: Behavior) -> Behavior:
-    """With a target made of the request where the data set has none, as is usual: Sure, here is ..."""
+    """With a target made from the request where the data set has none, as is usual: Sure, here is ..."""
     if behavior.target:
         return behavior
     request = behavior.prompt.strip().rstrip(".?!")
@@ -192,9 +192,9 @@ def _hub_rows(form: Format, source: str) -> list[dict[str, Any]]:
         return list(load_dataset(where["name"], where.get("config"), split=where["split"]))
     except ModuleNotFoundError as error:
         raise UsageError(f"data from the hub ({source}) needs {error.name}; pip install 'megatron-srp[eval]'") from None
-    except Exception as error:  # of many libraries: no network, no access, no such name or split
+    except Exception as error:  # from many libraries: no network, no access, no such name or split
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{form.title} from the hub ({where['name']}): {reason}; give a local file") from None
+        raise UsageError(f"{form.title} from the hub ({where['name']}): {reason}; pass a local file") from None
 
 
 def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -207,7 +207,7 @@ def _behavior(source: str, number: int, row: Mapping[str, Any], form: Format, ta
     harmful = _harmful(row, form)
     if missing or harmful is None:
         raise InputError(
-            f"{source}, row {number}: not as {form.title} has it; expected columns {form.expected()}, found "
+            f"{source}, row {number}: not in the format of {form.title}; expected columns {form.expected()}, found "
             f"{', '.join(map(str, row))}" + ("" if missing else f", with the label {_label(row, form)!r}")
         )
     own_id = _first(row, form.id) or str(number)
@@ -241,7 +241,7 @@ def _label(row: Mapping[str, Any], form: Format) -> str:
 
 
 def _unique(behaviors: Iterable[Behavior]) -> list[Behavior]:
-    """With a number behind ids that occur again."""
+    """With a number after ids that occur again."""
     seen: dict[str, int] = {}
     found = []
     for behavior in behaviors:

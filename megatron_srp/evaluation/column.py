@@ -23,12 +23,12 @@ class NotRun(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ColumnSpec:
-    """A column as a suite's file has it.
+    """A column as a suite's file describes it.
 
     Attributes:
         kind: one of `KINDS` in `columns`.
-        data: names of data sets; the first that there is a source for counts.
-        options: what else the kind takes.
+        data: names of data sets; the first that has a source is used.
+        options: further options of the kind.
         paper: the paper's figures: {row: {measure: value}}.
     """
 
@@ -47,7 +47,7 @@ class Measure:
     Attributes:
         estimate: in `unit`; None where it was not measured, for the reason in `not_run`.
         failed: cases without an opinion, which do not count.
-        better: lower or higher, where it is not as for the column.
+        better: lower or higher, where it differs from the column's.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case, for the list that one can browse and for comparisons.
+    """One case, for the browsable list and for comparisons.
 
     Attributes:
-        outcomes: by measure, the outcome that counts: True or False, or a number.
+        outcomes: by measure, the outcome that is counted: True or False, or a number.
     """
 
     id: str
@@ -88,7 +88,7 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class ColumnResult:
-    """A column as it came out. `not_run`: why there is nothing. `facts`: what else is worth telling, plain JSON."""
+    """The result of a column. `not_run`: why there is none. `facts`: what else is worth reporting, plain JSON."""
 
     spec: ColumnSpec
     measures: Sequence[Measure] = ()
@@ -103,8 +103,8 @@ class Context:
 
     Attributes:
         sources: of data sets, by name.
-        limit: cases in a column at most.
-        guard: a safety classifier to hold the model's own reflections against, and why there is none.
+        limit: maximum cases in a column.
+        guard: a safety classifier to compare the model's own reflections with, and why it is missing.
         seed: of attacks.
         done: the columns before this one.
     """
@@ -122,7 +122,7 @@ class Context:
     done: list[ColumnResult] = field(default_factory=list)
 
     def behaviors(self, spec: ColumnSpec) -> tuple[dict[str, Any], list[Behavior]]:
-        """Behaviors of the column's data, and what the report tells of it; raises NotRun without a source."""
+        """Behaviors of the column's data, and what the report says about it; raises NotRun without a source."""
         name = self.source_of(spec.data)
         found = load_behaviors(name, self.sources[name])
         if "harmful" in spec.options:
@@ -134,10 +134,10 @@ class Context:
         return {"data": name} | ({"passed_over_as_too_long": passed_over} if passed_over else {}), chosen
 
     def source_of(self, names: Sequence[str], wanted: str = "data") -> str:
-        """The first of these data sets that there is a source for; raises NotRun where there is none."""
+        """The first of these data sets that has a source; raises NotRun where none has."""
         name = next((name for name in names if name in self.sources), None)
         if name is None:
-            raise NotRun(f"no {wanted}: give --data {' or '.join(f'{name}=FILE' for name in names)}")
+            raise NotRun(f"no {wanted}: pass --data {' or '.join(f'{name}=FILE' for name in names)}")
         return name
 
 

@@ -1,8 +1,8 @@
 """Two evaluations side by side: for each figure that both have, the difference and whether it may be chance.
 
 Shares are compared case by case with McNemar's exact test, other figures with a paired bootstrap; only cases
-that both evaluations have count. No correction for the number of comparisons is made: of twenty that do not
-differ one will have p below 0.05.
+that both evaluations have are counted. There is no correction for multiple comparisons: of twenty figures that
+do not differ, one has p below 0.05 on average.
 """
 
 import json
@@ -20,7 +20,7 @@ from megatron_srp.statistics.paired import harmonic, mcnemar, mean, paired_boots
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of both, over their common cases.
+    """One figure of both evaluations, over their common cases.
 
     Attributes:
         a, b: in `unit`.
@@ -49,10 +49,10 @@ class Comparison:
 
 
 def compare(a: Path, b: Path) -> tuple[list[Comparison], list[str]]:
-    """Comparisons, and the columns that only one of them has or that were asked otherwise.
+    """Comparisons, and the columns that only one of them has or that were run differently.
 
     Raises:
-        InputError: for a path that is no evaluation.
+        InputError: for a path that is not an evaluation.
         UsageError: when the two have nothing in common.
     """
     first, second = ({column["name"]: column for column in read_report(path)["columns"]} for path in (a, b))
@@ -88,7 +88,7 @@ _Pair = tuple[bool, float, float]  # harmful, outcome of A, outcome of B
 
 
 def _pairs(measure: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[_Pair]:
-    """Outcomes of the cases that both have; accuracies and their mean come from whether a case is right."""
+    """Outcomes of the cases that both have; accuracies and their mean are computed from whether a case is right."""
     name = "right" if measure in ("safe accuracy", "unsafe accuracy", "harmonic mean") else measure
     wanted = {"safe accuracy": (False,), "unsafe accuracy": (True,)}.get(measure, (False, True))
     found = []

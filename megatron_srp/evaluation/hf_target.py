@@ -1,7 +1,7 @@
-"""A model of transformers as the target of an evaluation.
+"""A transformers model as the target of an evaluation.
 
-An attack that looks inside finds here what it needs: `encode` gives the very ids that the network reads,
-`network` and `tokenizer` are those of transformers.
+A white-box attack finds what it needs here: `encode` returns exactly the ids that the network reads,
+`network` and `tokenizer` are transformers' own.
 """
 
 import time
@@ -30,10 +30,10 @@ class TargetOptions:
 
     Attributes:
         form: how it writes reflections.
-        policy: of the guard, where it is guarded.
-        max_new_tokens: tokens of an answer at most.
-        batch_size: answers at a time.
-        chat: whether prompts go through the chat template; by default where there is one.
+        policy: the guard's, where the target is guarded.
+        max_new_tokens: maximum tokens of an answer.
+        batch_size: answers generated at a time.
+        chat: whether prompts go through the chat template; by default if the tokenizer has one.
     """
 
     form: ReflectionFormat = field(default_factory=ReflectionFormat)
@@ -53,7 +53,7 @@ class HFTarget:
         chat: whether prompts go through the chat template.
 
     Raises:
-        UsageError: when something is not there, or does not fit.
+        UsageError: when something is missing, or does not match.
     """
 
     def __init__(self, folder: str, options: TargetOptions | None = None) -> None:
@@ -87,7 +87,7 @@ class HFTarget:
     def generate(
         self, cases: Sequence[AttackCase], defence: Defence, max_new_tokens: int | None = None
     ) -> list[Response]:
-        """See `TargetModel`. Answers are made `batch_size` at a time, those of like length together."""
+        """See `TargetModel`. Answers are made `batch_size` at a time, those of similar length together."""
         requests = [self.encode(case, defence, max_new_tokens) for case in cases]
         order = sorted(range(len(cases)), key=lambda i: len(requests[i].prompt))
         responses: dict[int, Response] = {}
@@ -100,8 +100,8 @@ class HFTarget:
 
     @torch.inference_mode()
     def classify(self, texts: Sequence[tuple[str, str | None]]) -> list[tuple[float, float, float]]:
-        """P(Safe), P(Controversial), P(Unsafe) that a forced reflection reads, for (prompt, None) behind the
-        prompt and for (prompt, response) behind the response.
+        """P(Safe), P(Controversial), P(Unsafe) that a forced reflection reads, for (prompt, None) after the
+        prompt and for (prompt, response) after the response.
 
         Raises:
             InputError: for a text that is longer than the model takes.
@@ -129,19 +129,19 @@ class HFTarget:
         )
 
     def reflection_tokens(self, response: Response) -> int:
-        """How many of the answer's tokens belong to reflections, the end-of-text behind one that stops included."""
+        """How many of the answer's tokens belong to reflections, the end-of-text after one that stops included."""
         raw = response.raw
         spans = [(len(raw[:a].encode()), len(raw[:b].encode())) for a, b, _ in self.options.form.find(raw)]
         count, at, inside = 0, 0, False
         for piece in self.model.pieces(response.tokens):
-            if piece:  # a token without text goes with the one before it
+            if piece:  # a token without text belongs to the one before it
                 inside = any(start - 1 <= at < end for start, end in spans)
             count += inside
             at += len(piece)
         return count
 
     def settings(self, defence: Defence) -> dict[str, Any]:
-        """See `TargetModel`. The size of batches and the device change rounding only, and do not count."""
+        """See `TargetModel`. The size of batches and the device change rounding only, and are left out."""
         policy = self.options.policy if defence is Defence.GUARDED else _OFF
         return {
             "form": self.options.form.describe(),

@@ -26,13 +26,13 @@ class EvaluationSettings:
         model: folder or hub name of the model. target: how it is deployed.
         out: folder of the report and of all results.
         suite: quick, paper, or a YAML file; data: where its data sets are.
-        limit: most cases of a column; None for the suite's own.
+        limit: maximum cases of a column; None for the suite's own.
         seed: of the attacks.
         guard, guard_options: the guard to compare with, if any.
         judge_endpoint, judge_model, judge_max_tokens: an LLM as a judge, if any.
         harmbench_classifier: weights of HarmBench's classifier, if it is to judge too.
         lm_eval_include, lm_eval_tasks: more task descriptions, and tasks with their metrics instead of the suite's.
-        retry_failed: run lm-eval's tasks again that could not be run before.
+        retry_failed: retry lm-eval tasks that could not be run before.
     """
 
     model: str
@@ -57,7 +57,7 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
     """Evaluate, and return the page of the report.
 
     Raises:
-        UsageError, InputError, OutputError, GuardError: by whose fault it cannot be done.
+        UsageError, InputError, OutputError, GuardError: by the cause of the failure.
     """
     suite, sources = load_suite(settings.suite), find_sources(list(settings.data))
     with ExitStack() as stack:
@@ -91,11 +91,11 @@ def _panel(settings: EvaluationSettings, store: ResultStore) -> JudgePanel:
         client = EndpointClient(settings.judge_endpoint)
         judges.append(LLMJudge(client, settings.judge_model, settings.judge_max_tokens))
     else:
-        missing["llm"] = "no judge: give --judge-endpoint and --judge-model"
+        missing["llm"] = "no judge: pass --judge-endpoint and --judge-model"
     if settings.harmbench_classifier:
         from megatron_srp.evaluation.judges.harmbench import HarmBenchJudge
 
         judges.append(HarmBenchJudge(settings.harmbench_classifier))
     else:
-        missing["harmbench"] = "no classifier: give --harmbench-classifier"
+        missing["harmbench"] = "no classifier: pass --harmbench-classifier"
     return JudgePanel(judges, missing, store.file("judgements"))

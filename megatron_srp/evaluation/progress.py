@@ -31,7 +31,7 @@ class Progress:
         self._bar.stop()
 
     def step(self, name: str, total: int) -> None:
-        """Begin something that takes `total` advances."""
+        """Begin a step of `total` advances."""
         self._name, self._total, self._count = name, total, 0
         self._begun = self._shown = time.monotonic()
         self._bar.begin(total, name=name)
@@ -43,7 +43,7 @@ class Progress:
         self._log(speed)
 
     def note(self, text: str) -> None:
-        """How far the work is that the next advance will count."""
+        """How far the work is that the next advance counts."""
         self._bar.show(note=text)
         self._log(text)
 

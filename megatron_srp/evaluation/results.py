@@ -3,7 +3,7 @@
     responses.jsonl   {"key": digest of target, defence and case, "value": {...}}
 
 A file is only ever appended to, a group of lines at a time, which is synced; a line that a kill cut short
-is taken off when the file is opened again.
+is removed when the file is opened again.
 """
 
 import json
@@ -20,7 +20,7 @@ class Results:
     """One file of results.
 
     Raises:
-        InputError: for a file that is damaged otherwise than by a cut.
+        InputError: for a file that is damaged other than by a cut-off last line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class Results:
                 self._known[entry["key"]] = entry["value"]
             except (ValueError, KeyError, TypeError):
                 raise InputError(
-                    f"{self.path}:{number}: damaged; remove that line, its result is computed again"
+                    f"{self.path}:{number}: damaged; remove that line, and its result is recomputed"
                 ) from None
 
     def __contains__(self, key: str) -> bool:
@@ -54,7 +54,7 @@ class Results:
         return self._known[key]
 
     def get(self, key: str) -> Any:
-        """The result, or None where there is none."""
+        """The result, or None where it is missing."""
         return self._known.get(key)
 
     def add(self, entries: Iterable[tuple[str, Any]]) -> None:
@@ -87,7 +87,7 @@ class ResultStore:
         self._lock = (folder / "lock").open("w")
         if not try_lock(self._lock.fileno()):
             self._lock.close()
-            raise UsageError(f"another evaluation writes to {folder}; wait for it, or give another --out")
+            raise UsageError(f"another evaluation writes to {folder}; wait for it, or pass another --out")
 
     def file(self, name: str) -> Results:
         """The results of that name."""

@@ -57,7 +57,7 @@ def _column(result: ColumnResult) -> dict[str, Any]:
 
 
 def judge_agreement(results: Sequence[ColumnResult]) -> list[dict[str, Any]]:
-    """How often two judges say the same of a case, over all attacks, and Cohen's kappa."""
+    """How often two judges agree on a case, over all attacks, and Cohen's kappa."""
     names = ("heuristic", "llm", "harmbench")
     cases = [case for result in results if result.spec.kind in ("attack", "finetune") for case in result.cases]
     rows = []
@@ -112,7 +112,7 @@ def write_report(folder: Path, report: dict[str, Any], results: Sequence[ColumnR
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report, of its file or the folder of an evaluation; raises InputError for anything else."""
+    """A report, read from its file or the folder of an evaluation; raises InputError for anything else."""
     file = path / REPORT if path.is_dir() else path
     try:
         report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -120,6 +120,6 @@ def read_report(path: Path) -> dict[str, Any]:
             raise InputError(f"{file}: format {report['format_version']}, this version reads {FORMAT_VERSION}")
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file}: no report of `srp evaluate` ({type(error).__name__}); give its --out folder or report.json"
+            f"{file}: not a report of `srp evaluate` ({type(error).__name__}); pass its --out folder or report.json"
         ) from None
     return report

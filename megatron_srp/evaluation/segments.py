@@ -1,4 +1,4 @@
-"""An answer as segments: the text before each reflection, and what the reflection said of it."""
+"""An answer as segments: the text before each reflection, and what the reflection says about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from megatron_srp.schema import SafetyLabel, Verdict
 
 @dataclass(frozen=True, slots=True)
 class AnswerSegment:
-    """A piece of an answer without reflections; no label for what none has judged."""
+    """A piece of an answer without reflections; no label where no reflection judges it."""
 
     text: str
     label: SafetyLabel | None

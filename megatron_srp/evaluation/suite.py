@@ -1,4 +1,4 @@
-"""A suite: which columns there are, as data (suites/*.yaml), and how they are run."""
+"""A suite: its columns, as data (suites/*.yaml), and how they are run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +24,7 @@ class Suite:
     """Columns in the order of the report.
 
     Attributes:
-        limit: cases in a column at most, where neither the column nor the user says otherwise.
+        limit: maximum cases in a column, where neither the column nor the user says otherwise.
     """
 
     name: str
@@ -38,15 +38,15 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """The suite of that name, or of a YAML file.
+    """The suite of that name, or in a YAML file.
 
     Raises:
-        UsageError: for a name that is none, or options that a column does not take.
+        UsageError: for an unknown name, or options that a column does not take.
         InputError: for a file that does not describe a suite.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise UsageError(f"--suite {name!r}: give a YAML file, or {did_you_mean(name, suite_names())}")
+        raise UsageError(f"--suite {name!r}: pass a YAML file, or {did_you_mean(name, suite_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         columns = [column for entry in content["columns"] for column in _columns(dict(entry))]
@@ -79,7 +79,7 @@ def _check(path: Path, suite: Suite) -> None:
     names = [spec.name for spec in suite.columns]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{path}: two columns are called {name!r}; give each a name of its own")
+            raise InputError(f"{path}: two columns are called {name!r}; give each a different name")
     for spec in suite.columns:
         if spec.kind not in KINDS:
             raise InputError(
@@ -94,12 +94,12 @@ def _check(path: Path, suite: Suite) -> None:
 
 
 def _check_options(spec: ColumnSpec) -> None:
-    """Every attack is made once: a mistake shows now, and not hours later when its column's turn comes."""
+    """Constructs every attack once, so that a mistake shows now and not hours later when its column runs."""
     defence = str(spec.options.get("defence", Defence.UNGUARDED))
     if defence not in (names := [str(each) for each in Defence]):
         raise UsageError(f"unknown defence {defence!r}; {did_you_mean(defence, names)}")
     if spec.kind == "classification" and spec.options.get("of") not in ("prompt", "response"):
-        raise UsageError("of: give prompt or response, whichever is to be classified")
+        raise UsageError("of: must be prompt or response, whichever is to be classified")
     if spec.kind not in ("attack", "finetune"):
         return
     if "attack" not in spec.options:
@@ -107,7 +107,7 @@ def _check_options(spec: ColumnSpec) -> None:
     options = spec.options.get("options") or {}
     if not isinstance(options, Mapping):
         raise UsageError(f"options {options!r}: give NAME: VALUE for each")
-    with suppress(MissingPackage):  # its column will say so, and the others run
+    with suppress(MissingPackage):  # its column reports it, and the others run
         attack = load_attack(str(spec.options["attack"]), **{"seed": 0, **_without_sources(options)})
         if hasattr(attack, "cases") is not (spec.kind == "attack"):
             other = "attack" if spec.kind == "finetune" else "finetune"
@@ -115,7 +115,7 @@ def _check_options(spec: ColumnSpec) -> None:
 
 
 def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with the name of a data set where its file will be."""
+    """The options with the name of a data set in place of its file."""
     named = {"data", "mix"}
     return {
         name: str(value["source"])
@@ -126,7 +126,7 @@ def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_suite(suite: Suite, context: Context, limit: int | None) -> list[ColumnResult]:
-    """All columns, in order. `limit` is the user's; without it the column's own counts, then the suite's."""
+    """All columns, in order. `limit` is the user's; without it the column's own applies, then the suite's."""
     for spec in suite.columns:
         own = spec.options.get("limit", suite.limit)
         context.limit = own if limit is None else limit if own is None else min(limit, own)

@@ -1,4 +1,4 @@
-"""What an evaluation speaks of: behaviors, cases, responses, judgements; targets and attacks."""
+"""The concepts of an evaluation: behaviors, cases, responses, judgements; targets and attacks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from megatron_srp.schema import SafetyLabel
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """What somebody asks of a model.
+    """What a user asks of a model.
 
     Attributes:
         id: unique in its data set, and the same in every run.
         prompt: the request, as the data set words it.
-        target: how the answer begins that an attacker wants ("" where the data set has none).
-        harmful: whether the request is; False for those that a model should answer.
+        target: the beginning of the answer that an attacker wants ("" where the data set has none).
+        harmful: whether the request is harmful; False for those that a model should answer.
         category: the data set's own kind.
         response: an answer that the data set has: a reference, or one to classify.
-        completion: a text that a base model goes on with to do it ("" where the data set has none).
+        completion: a text that a base model continues to comply ("" where the data set has none).
     """
 
     id: str
@@ -35,12 +35,12 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class AttackCase:
-    """What is put to the target for one behavior.
+    """The target's input for one behavior.
 
     Attributes:
         behavior_id: of the behavior.
         prompt: what the user says, with whatever the attack has added.
-        prefill: what the answer begins with, before the model has its say; not part of its response.
+        prefill: the beginning of the answer, before the model's own tokens; not part of its response.
         target: as in `Behavior`.
         facts: what the attack has to report, such as losses and the number of steps: plain JSON.
     """
@@ -56,7 +56,7 @@ class Defence(StrEnum):
     """How the target is deployed.
 
     UNGUARDED is the bare model: nothing acts on reflections, and text that looks like a reflection or a
-    special token reaches the tokenizer as it is. GUARDED is behind the project's guard, which acts on
+    special token reaches the tokenizer as it is. GUARDED runs under the project's guard, which acts on
     reflections and lets no user forge one.
     """
 
@@ -72,7 +72,7 @@ class Response:
         text: as the reader sees it: without reflections, cut where the guard stopped.
         raw: all that the model wrote, reflections included; not the prefill.
         reflections: labels that the model wrote, in order.
-        stop_reason: `eos` the model ended it, `unsafe` the guard did, `length` the limit of tokens did.
+        stop_reason: `eos`: the model ended it; `unsafe`: the guard did; `length`: the token limit did.
         tokens: ids that the model wrote, hidden ones and the end-of-text included.
         forced: what forced reflections read.
         seconds: of generation: the batch's, divided by its size.
@@ -89,12 +89,12 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What judges say of a response.
+    """What judges say about a response.
 
     Attributes:
         verdicts: by judge, whether the answer is what was asked for: for an attack, jailbroken. None where
-            that judge gives none.
-        failures: by judge, why there is none.
+            that judge has no verdict.
+        failures: by judge, why it has no verdict.
     """
 
     case: AttackCase
@@ -115,7 +115,7 @@ class TargetModel(Protocol):
     fingerprint: str
 
     def settings(self, defence: Defence) -> dict[str, Any]:
-        """All that an answer under that defence depends on beside the weights, as plain JSON."""
+        """All that an answer under that defence depends on besides the weights, as plain JSON."""
 
     def generate(
         self, cases: Sequence[AttackCase], defence: Defence, max_new_tokens: int | None = None
@@ -135,7 +135,7 @@ class Attack(Protocol):
 
     Attributes:
         name: as in the suites' files.
-        settings: all that its cases depend on beside the target, as plain JSON; the seed among them.
+        settings: all that its cases depend on besides the target, as plain JSON; the seed among them.
     """
 
     name: str
@@ -144,14 +144,14 @@ class Attack(Protocol):
     def cases(self, behaviors: Sequence[Behavior], target: TargetModel, defence: Defence) -> Iterator[AttackCase]:
         """One case for each behavior, in order, each as soon as it is found.
 
-        A case depends on its behavior, the target, the defence and `settings` alone: not on the behaviors
-        beside it, so that a stopped run can be resumed with those that are left.
+        A case depends on its behavior, the target, the defence and `settings` alone: not on the other
+        behaviors, so that a stopped run can be resumed with those that are left.
         """
 
 
 @runtime_checkable
 class Searching(Protocol):
-    """What an attack has that searches for minutes: it tells each step made, and the loss there."""
+    """An attack that searches for minutes: it reports each step made, and its loss."""
 
     on_step: Callable[[int, float], None]
 
@@ -163,4 +163,4 @@ class ModelAttack(Protocol):
     settings: Mapping[str, Any]
 
     def attack(self, model: Path, folder: Path) -> Path:
-        """Write the changed model to `folder` and return it; what is there and finished is not made again."""
+        """Write the changed model to `folder` and return it; finished parts are not made again."""

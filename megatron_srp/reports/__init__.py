@@ -1,1 +1,1 @@
-"""Self-contained HTML pages about what was made; they need no network to open."""
+"""Self-contained HTML pages about results; they need no network to open."""

@@ -1,4 +1,4 @@
-"""Which documents a report shows: drawn so that the rare ones, which one looks for, are among them."""
+"""Which documents a report shows: drawn so that the rare ones, which readers look for, are included."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ ONLY_SAFE = "only Safe"
 
 
 class LabelBits:
-    """A bit for each verdict and category, so that what a document has is one number.
+    """A bit for each verdict and category, so that one number says which a document has.
 
     Attributes:
         names: of the bits.
@@ -48,7 +48,7 @@ class DocumentSample:
     _best: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def add(self, first: int, offsets: np.ndarray, entries: np.ndarray) -> None:
-        """Consider documents from `first` on; `offsets` int64[N+1] say which entries are whose."""
+        """Consider documents from `first` on; `offsets` int64[N+1] bound each document's entries."""
         documents = first + np.flatnonzero(np.diff(offsets))
         if not len(documents):
             return
@@ -94,7 +94,7 @@ class DocumentSample:
 
 
 def _hash(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """uint64: well mixed (splitmix64), and the same wherever it is computed."""
+    """uint64: well mixed (splitmix64), and the same on every machine."""
     mixed = numbers.astype(np.uint64) + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % (1 << 64))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

@@ -1,4 +1,4 @@
-"""Documents of a shard as a person reads them: their text, segment by segment, with what was said of each."""
+"""Documents of a shard as a person reads them: their text, segment by segment, with the verdict on each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import plain_tokens
 from megatron_srp.schema import Verdict
 
-SHOWN_TOKENS = 2000  # of one document; a page is for reading
+SHOWN_TOKENS = 2000  # of one document, so that a page stays readable
 _AHEAD = 2  # segments shown before the first that is not Safe, where a document is too long
 
 
@@ -32,9 +32,9 @@ class ShownDocument:
 
     Attributes:
         number: of the sequence in the shard.
-        tokens: its plain tokens; before, after: how many of them are not shown at its ends.
-        verdicts, categories: all that its segments have, shown or not.
-        tail: text behind the last reflection.
+        tokens: its plain tokens; before, after: how many are not shown at its ends.
+        verdicts, categories: of all its segments, shown or not.
+        tail: text after the last reflection.
     """
 
     number: int
@@ -49,14 +49,14 @@ class ShownDocument:
 
 
 class DocumentReader:
-    """Reads documents of a shard, at any place.
+    """Reads documents of a shard, in any order.
 
     Args:
         decode: ids to text.
         eos_id: shown as the end of the text rather than decoded.
 
     Raises:
-        InputError: when the shard does not hold the reflections that the sidecar lists.
+        InputError: when the shard does not contain the reflections that the sidecar lists.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""report.html of an evaluation: the paper's columns beside the measured ones, and the cases to read.
+"""report.html of an evaluation: the paper's columns next to the measured ones, and the cases to read.
 
-One self-contained page that runs no script but its own; texts of prompts and models are escaped.
+One self-contained page that runs only its own script; texts of prompts and models are escaped.
 """
 
 import base64
@@ -40,7 +40,7 @@ def write_evaluation_report(path: Path, report: Mapping[str, Any], cases: Iterab
 
 
 def _shown(cases: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first cases of each column that have something to read."""
+    """The first cases of each column that have text to read."""
     counts: dict[str, int] = {}
     found = []
     for case in cases:
@@ -81,7 +81,7 @@ def _outcome(value: bool | float | None) -> str:
 
 
 def _pieces(raw: str, form: ReflectionFormat) -> list[tuple[str, str, str]]:
-    """What the model wrote: texts, each with the reflection behind it and its verdict ("" for none)."""
+    """What the model wrote: texts, each with the reflection after it and its verdict ("" for none)."""
     pieces, at = [], 0
     for start, end, label in form.find(raw):
         pieces.append((visible(raw[at:start]), visible(raw[start:end]), str(label.verdict)))

@@ -1,24 +1,24 @@
-"""Counts of whole numbers, gathered block by block in memory that does not grow with them."""
+"""Counts of whole numbers, collected block by block in constant memory."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-_CLIP = 1 << 20  # from here on values share a count; the largest is kept by itself
+_CLIP = 1 << 20  # from here on values share a count; the largest is kept separately
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
 @dataclass(slots=True)
 class Histogram:
-    """How often each value came, exact below a million."""
+    """How often each value occurred, exact below a million."""
 
     counts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     total: int = 0
     largest: int = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Count `values`, whole numbers that are not negative."""
+        """Count `values`, non-negative whole numbers."""
         if not len(values):
             return
         counts = np.bincount(np.minimum(values, _CLIP), minlength=len(self.counts))
@@ -38,7 +38,7 @@ class Histogram:
         return np.where(places >= _CLIP, self.largest, places)
 
     def bins(self, edges: np.ndarray) -> np.ndarray:
-        """How many values lie in each [edges[i], edges[i + 1])."""
+        """How many values are in each [edges[i], edges[i + 1])."""
         reached = np.concatenate([[0], np.cumsum(self.counts)])
         return np.diff(reached[np.minimum(edges, len(self.counts))])
 

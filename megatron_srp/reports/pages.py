@@ -11,7 +11,7 @@ LINE_COLOR, BAR_COLOR = "#2b4c7e", "#55657d"
 
 
 def load_page(name: str) -> Any:
-    """The template of that name; what it is given is escaped."""
+    """The template of that name; its values are escaped."""
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("megatron_srp", "reports")
@@ -54,6 +54,6 @@ def draw_counts(counts: dict[str, int], colors: dict[str, str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name that matplotlib takes for what it is: a dollar sign would begin a formula."""
+    """A name that matplotlib takes literally: a dollar sign would begin a formula."""
     short = name if len(name) <= 40 else f"{name[:39]}…"
     return short.replace("$", r"\$")

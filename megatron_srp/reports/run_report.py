@@ -1,4 +1,4 @@
-"""The report of one run: a document with its reflections, what the guard said, and the loss curve."""
+"""The report of one run: a document with its reflections, the guard's verdicts, and the loss curve."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The report on a reflected shard: what the guard said of it, what that added, and documents to read."""
+"""The report on a reflected shard: the guard's verdicts, what they added, and documents to read."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ class Inspection:
     Attributes:
         name: of the sidecar, without `.srp`.
         sidecar, shard: with the reflections, and the tokens they belong to.
-        described: `tokenizer` as a manifest has it; None where nothing names it.
+        described: `tokenizer` as in a manifest; None where no manifest names it.
         tokenizer: None where it cannot be loaded, for the reason in `no_texts`.
     """
 
@@ -43,11 +43,11 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
     """Open the shard that `prefix` names: an output prefix, or the prefix of a shard or sidecar itself.
 
     Args:
-        plain: prefix of the plain shard, where the sidecar is for one that lies elsewhere.
+        plain: prefix of the plain shard, where the sidecar is for one in another folder.
         tokenizer_model: where the tokenizer is now, if not where the manifest says.
 
     Raises:
-        UsageError: when the prefix stands for several shards.
+        UsageError: when the prefix names several shards.
         InputError: when there is no sidecar, or it does not fit the shard.
     """
     name = _shard_name(Path(str(prefix)))
@@ -71,16 +71,16 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
 
 
 def _shard_name(prefix: Path) -> Path:
-    """The one shard that an output prefix stands for, or `prefix` itself."""
+    """The one shard that an output prefix names, or `prefix` itself."""
     if sidecar_path(prefix).exists() or not manifest_path(prefix).exists():
         return prefix
     manifest = read_manifest(manifest_path(prefix))
     names = [entry["name"] for kind in ("shards", "sidecars") for entry in manifest.get(kind) or []]
     found = [prefix.with_name(name) for name in names if sidecar_path(prefix.with_name(name)).exists()]
     if not found:
-        raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to inspect")
+        raise InputError(f"{prefix}: these shards carry no reflections to inspect")
     if len(found) > 1:
-        raise UsageError(f"{prefix} stands for {len(found)} shards; name one of them: {', '.join(map(str, found))}")
+        raise UsageError(f"{prefix} names {len(found)} shards; pass one of them: {', '.join(map(str, found))}")
     return found[0]
 
 
@@ -98,7 +98,7 @@ def inspect_shard(inspection: Inspection, documents: int, seed: int) -> tuple[Sh
 
     Args:
         documents: how many to show.
-        seed: of the choice.
+        seed: random seed of the choice.
     """
     statistics = measure(inspection.shard.lengths, inspection.sidecar, documents, seed)
     content = {"shard": str(inspection.name), "no_texts": inspection.no_texts} | statistics.to_json()

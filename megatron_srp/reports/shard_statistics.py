@@ -33,7 +33,7 @@ class ShardStatistics:
     Attributes:
         materialized: whether the shard holds the reflections itself.
         plain_tokens, added_tokens: the documents' own tokens, and those of the reflections.
-        entry_counts: int64[L] how often each reflection of the table stands in the shard.
+        entry_counts: int64[L] how often each reflection of the table occurs in the shard.
         segment_tokens, document_tokens: plain tokens of each.
         density: tokens added per 1,000 plain ones, by document, in steps of DENSITY_STEP.
         stretches: the longest, at most ten.
@@ -77,7 +77,7 @@ class ShardStatistics:
     def _find_stretches(
         self, first: int, offsets: np.ndarray, begins: np.ndarray, cuts: np.ndarray, unsafe: np.ndarray
     ) -> None:
-        opens = np.zeros(len(unsafe) + 1, bool)  # where a document begins a stretch may not go on
+        opens = np.zeros(len(unsafe) + 1, bool)  # a stretch ends where a document begins
         opens[offsets] = True
         before = np.concatenate([[False], unsafe[:-1]])[: len(unsafe)]
         behind = np.concatenate([unsafe[1:], [False]])[: len(unsafe)]
@@ -135,7 +135,7 @@ def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def _blocks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of documents that have not too many segments in all; a longer document has its own."""
+    """Ranges of documents with a bounded number of segments; a longer document is a range of its own."""
     begin, documents = 0, len(offsets) - 1
     while begin < documents:
         end = min(begin + _BLOCK_DOCUMENTS, documents)

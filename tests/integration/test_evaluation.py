@@ -83,12 +83,12 @@ def test_what_was_not_run_says_why(reports):
     report, _ = reports["reflects"]
     reasons = {c["name"]: c["not_run"] for c in report["columns"] if c["not_run"]}
     assert reasons == {
-        "no data": "no data: give --data simplesafetytests=FILE",
+        "no data": "no data: pass --data simplesafetytests=FILE",
         "base": "for base models: this one has a chat template (--no-chat asks it without)",
     }
     direct = next(c for c in report["columns"] if c["name"] == "direct")
     assert [m["not_run"] for m in direct["measures"] if "not_run" in m] == [
-        "no classifier: give --harmbench-classifier"
+        "no classifier: pass --harmbench-classifier"
     ]
     without = {c["name"]: c["not_run"] for c in reports["refuses"][0]["columns"] if c["not_run"]}
     assert "flagged none of its own answers" in without["leak"] and "no reflections" in without["fidelity"]
@@ -145,5 +145,5 @@ def test_compare(reports):
     assert {c.better for c in found if c.column == "overrefusal"} == {"lower", "higher"}  # refusals, and the win rate
     text = to_text(found, ["x: only in one"], ("a", "b"))
     assert "| direct | heuristic | 4 | 0.00 | 100.00 | +100.00 (+100.00 to +100.00) | 0.125 |  |" in text
-    with pytest.raises(InputError, match=r"no report of `srp evaluate`"):
+    with pytest.raises(InputError, match=r"not a report of `srp evaluate`"):
         compare(reports["refuses"][1] / "cases.jsonl", reports["refuses"][1])

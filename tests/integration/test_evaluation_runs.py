@@ -168,8 +168,8 @@ def test_every_kind_of_score_that_lm_eval_gives_is_a_number_or_a_reason():
     assert document_scores(samples, "ifeval", "loose") == {"0": 0.75, "1": 0}
     assert document_scores(samples, "ifeval", "strict") == {"0": 1, "1": 0}
     for task, metric, reason in [
-        ("mmlu", "acc", r"as of a group: name its tasks \(ifeval, mmlu_law\)"),
-        ("ifeval", "pair", "its metric pair is no number for each document"),
+        ("mmlu", "acc", r"as for a group: name its tasks \(ifeval, mmlu_law\)"),
+        ("ifeval", "pair", "its metric pair is not a number for each document"),
         ("ifeval", "acc", "no metric acc"),
     ]:
         with pytest.raises(NotRun, match=reason):
@@ -201,12 +201,12 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--suite", "fast"], "--suite 'fast': give a YAML file, or choose from paper, quick"),
-        (["--limit", "0"], "--limit 0: give a number of at least 1"),
+        (["--suite", "fast"], "--suite 'fast': pass a YAML file, or choose from paper, quick"),
+        (["--limit", "0"], "--limit 0: pass a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
-        (["--data", "nowhere"], "--data 'nowhere': give NAME=FILE"),
-        (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': give TASK=METRIC"),
-        (["--batch-size", "0"], "--batch-size 0: give a number of at least 1"),
+        (["--data", "nowhere"], "--data 'nowhere': pass NAME=FILE"),
+        (["--lm-eval-tasks", "piqa"], "--lm-eval-tasks 'piqa': pass TASK=METRIC"),
+        (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
         (["--on-unsafe", "halt"], "--on-unsafe 'halt'"),
     ],
 )
@@ -228,18 +228,18 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
             (f"title: t\ncolumns: [{{name: a, {column}}}]", f"column 'a': .*{message}")
             for column, message in [
                 ("kind: attack", "it has no attack; choose from adaptive"),
-                ("kind: classification", "of: give prompt or response"),
+                ("kind: classification", "of: must be prompt or response"),
                 ("kind: attack, attack: direct, defence: guard", "defence 'guard'; .*did you mean 'guarded'"),
                 ("kind: attack, attack: prefil", "did you mean 'prefill'"),
                 ("kind: attack, attack: prefill, options: {charz: 3}", "option 'charz'; .*did you mean 'chars'"),
-                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': give a whole number"),
+                ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': must be a whole number"),
                 ("kind: attack, attack: prefill, options: [chars]", "give NAME: VALUE"),
-                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': give a whole number"),
+                ("kind: attack, attack: gcg, options: {top_k: many}", "top_k 'many': must be a whole number"),
                 ("kind: attack, attack: adaptive, options: {method: prefill, top_k: 3}", "unexpected .*'top_k'"),
                 ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
                 ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
-                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': give a number"),
-                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: give text"),
+                ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': must be a number"),
+                ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: must be text"),
             ]
         ),
     ],

@@ -74,9 +74,9 @@ def test_the_suite_has_what_the_modes_need(data: Path) -> None:
         ({"kind": "bening", "data": "x"}, "did you mean 'benign'"),
         ({"mode": "mix-sft", "data": "x"}, "did you mean 'mixsft'"),
         ({}, "needs data"),
-        ({"mode": "mixsft", "data": "x"}, "mixsft and mix"),
-        ({"mix": "y", "data": "x"}, "mixsft and mix"),
-        ({"mode": "reflection", "data": "x"}, "reflection and guard"),
+        ({"mode": "mixsft", "data": "x"}, "needs mix"),
+        ({"mix": "y", "data": "x"}, "needs mix"),
+        ({"mode": "reflection", "data": "x"}, "needs guard"),
     ],
 )
 def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
@@ -87,7 +87,7 @@ def test_mistakes_in_options(options: dict[str, Any], message: str) -> None:
 def test_data_without_responses(tmp_path: Path) -> None:
     file = tmp_path / "hexphi.csv"
     file.write_text("instruction\nsay: kill\n")
-    with pytest.raises(InputError, match="no responses in it"):
+    with pytest.raises(InputError, match="no responses, so there is nothing"):
         FineTuningAttack("adversarial", data=str(file))._shard(tmp_path, tmp_path, 256)
 
 

@@ -159,7 +159,7 @@ def test_a_segment_of_a_hundred_thousand_words(tmp_path):
     [
         (["--num-partitions", "2", "--partition-index", "2"], "partitions are counted from 0, give 0 to 1"),
         (["--workers", "0"], "--workers 0"),
-        (["--max-failure-rate", "2"], "--max-failure-rate 2: give a share from 0 to 1"),
+        (["--max-failure-rate", "2"], "--max-failure-rate 2: pass a share from 0 to 1"),
         (["--json-keys", "a/b"], "--json-keys 'a/b'"),
         (["--guard", "heuristics"], "unknown guard 'heuristics'"),
         (["--guard", "nine"], "unknown guard 'nine', .* choose from heuristic, llama-guard, qwen3guard$"),

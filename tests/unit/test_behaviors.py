@@ -158,13 +158,13 @@ def test_sources(tmp_path):
     }
     with pytest.raises(UsageError, match="did you mean 'xstest'"):
         find_sources(["xtest=a.csv"])
-    with pytest.raises(UsageError, match="give NAME=FILE"):
+    with pytest.raises(UsageError, match="pass NAME=FILE"):
         find_sources(["nowhere"])
     for given in (f"advbench={tmp_path / 'nope.csv'}", "sft=nobody/nope.jsonl"):
         with pytest.raises(UsageError, match="no such file"):
             find_sources([given])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no data set in it; name files after advbench, harmbench"):
+    with pytest.raises(UsageError, match="it has no data set; name files after advbench, harmbench"):
         find_sources([str(tmp_path / "empty")])
 
 
@@ -172,7 +172,7 @@ def test_the_hub_without_network(monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match=r"XSTest from the hub .*give a local file"):
+    with pytest.raises(UsageError, match=r"XSTest from the hub .*pass a local file"):
         load_behaviors("xstest", "nobody/no-such-set")
 
 

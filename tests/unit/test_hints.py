@@ -145,7 +145,7 @@ def test_replies_are_kept_when_the_endpoint_fails(store, endpoint, tmp_path):
 
 @pytest.mark.parametrize(("flag", "value"), [("--workers", "0"), ("--max-tokens", "-1"), ("--max-failure-rate", "2")])
 def test_flags_that_would_end_without_hints_are_refused(flag, value, store, endpoint, tmp_path):
-    with pytest.raises(UsageError, match=f"{flag} {value}: give a "):
+    with pytest.raises(UsageError, match=f"{flag} {value}: pass a "):
         main([*flags(store, endpoint, tmp_path), flag, value])
     assert not endpoint.requests and not (store.folder / "hints").exists()
 

@@ -36,8 +36,8 @@ def test_mistakes_are_one_line(tokenizer_models, tmp_path, tokenizer):
     named = flags(family)
     kind, model = tokenizer_models["sentencepiece"]
     cases = [
-        (["--input-shards", str(plain), "--input", "x"], "give one of --input"),
-        ([], "give one of --input"),
+        (["--input-shards", str(plain), "--input", "x"], "pass either --input"),
+        ([], "pass either --input"),
         (["--input-shards", str(plain), "--append-eod"], "--append-eod cannot be used"),
         (["--input-shards", str(plain), "--guard", "none"], "leaves nothing to do"),
         (["--input", "x", "--materialize"], "--materialize is for --input-shards"),

@@ -248,7 +248,7 @@ def test_hostile_text_is_escaped_and_truncated(tokenizer, tmp_path):
     assert not set(html) & {"\0", "\a", "\x7f", "\u202e", "\u2066", "\ufeff"}
     for shown in ("␀", "␇", "␡", "⟨U+202E⟩", "⟨U+2066⟩", "&lt;script&gt;alert(1)"):
         assert shown in html
-    assert len(html) < 2_000_000 and "tokens more are not shown" in html
+    assert len(html) < 2_000_000 and "more tokens are not shown" in html
     long = content["sample"][5]
     assert long["before"] > 0 and any(piece["verdict"] == "Unsafe" for piece in long["pieces"])
     categories = [json.loads(value) for attribute, value in page.attributes if attribute == "data-categories"]
@@ -287,7 +287,7 @@ def test_what_cannot_be_inspected_is_refused(tokenizer, tmp_path):
     with pytest.raises(InputError, match="carry no reflections"):
         open_shard(tmp_path / "p")
     with pytest.raises(
-        UsageError, match=r"stands for 2 shards; name one of them: .*two_text_document, .*two_other_document"
+        UsageError, match=r"names 2 shards; pass one of them: .*two_text_document, .*two_other_document"
     ):
         open_shard(tmp_path / "two")
     with pytest.raises(InputError, match=r"none\.srp: no such file"):

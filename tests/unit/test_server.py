@@ -236,9 +236,9 @@ MODEL = ["--model", "m"]
     ("flags", "said"),
     [
         (["--port", "70000"], "--port 70000"),
-        (["--batch-size", "0"], "--batch-size 0: give a number of at least 1"),
-        (["--queue", "-1"], "--queue -1: give a number of at least 0"),
-        (["--timeout", "0"], "--timeout 0.0: give a number of seconds above 0"),
+        (["--batch-size", "0"], "--batch-size 0: pass a number of at least 1"),
+        (["--queue", "-1"], "--queue -1: pass a number of at least 0"),
+        (["--timeout", "0"], "--timeout 0.0: pass a number of seconds above 0"),
         (["--grace", "inf"], "--grace inf"),
         (["--max-body-bytes", "0"], "--max-body-bytes 0"),
     ],
@@ -251,12 +251,12 @@ def test_mistakes_in_flags(flags, said):
 def test_what_is_not_there():
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(OutputError, match="already in use; give another"),
+        pytest.raises(OutputError, match="already in use; pass another"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
     with (
         listen("127.0.0.1", 0) as taken,  # by a server whose model is not loaded yet
-        pytest.raises(OutputError, match="already in use; give another"),
+        pytest.raises(OutputError, match="already in use; pass another"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(OutputError, match=r"--host no\.such\.host\.invalid"):

@@ -83,7 +83,7 @@ def test_seeds():
         (lambda: single_hop(10, 5, 9, 1, 0), "9 single edges cannot cover 10 compounds and 5 outcomes"),
         (lambda: single_hop(10, 5, 51, 1, 0), "51 different single edges asked for, but there are only 50"),
         (lambda: single_hop(4, 5, 20, 7, 0), "7 different compound pairs asked for, but there are only 6"),
-        (lambda: two_hop(4, 5, 2, 3, 0), "4 compounds cannot give each of 5 mediators one of its own"),
+        (lambda: two_hop(4, 5, 2, 3, 0), "4 compounds cannot give each of 5 mediators its own"),
         (lambda: two_hop(9, 5, 4, 3, 0), "3 pair edges cannot cover 4 outcomes"),
         (lambda: two_hop(9, 3, 1, 4, 0), "4 different mediator pairs asked for, but there are only 3"),
         (lambda: make_entities(20_000, 0, 5, 0.4, 0), "20000 compounds: the morphemes make 16560 names"),

@@ -184,15 +184,15 @@ def test_what_was_left_out_is_named(run, world, tmp_path):
 
 
 def test_mistakes(run, world, tmp_path):
-    with pytest.raises(UsageError, match="given: no measurements"):
+    with pytest.raises(UsageError, match="these are of: no measurements"):
         write_report([{"setting": "srp", "seed": 0, "stage": "sft", "reason": "not yet"}], tmp_path)
     other = {**run[0], "measurements": {**run[0]["measurements"], "world": {"task": "no-hop"}}}
-    with pytest.raises(UsageError, match="of the models of one task"):
+    with pytest.raises(UsageError, match="covers models of one task"):
         write_report([*run, other], tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match=r"no world that `srp world make` wrote"):
+    with pytest.raises(InputError, match=r"not a world that `srp world make` wrote"):
         evaluate_model(tmp_path, tmp_path, seed=0)
-    with pytest.raises(UsageError, match="limit 0: give at least 1"):
+    with pytest.raises(UsageError, match="limit 0: pass at least 1"):
         evaluate_model(tmp_path, world, seed=0, limit=0)
     (tmp_path / "world.json").write_text("{")
     with pytest.raises(InputError, match="are damaged"):

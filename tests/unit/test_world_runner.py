@@ -88,7 +88,7 @@ class TestRunner:
 
     def test_a_folder_of_something_else_is_left_alone(self, tmp_path):
         (tmp_path / "thesis.txt").touch()
-        with pytest.raises(UsageError, match="holds no run"):
+        with pytest.raises(UsageError, match="exists but is not a run"):
             run(tmp_path, [])
 
     def test_one_run_at_a_time(self, tmp_path):
@@ -152,8 +152,8 @@ class TestCommand:
             (["--settings", "srp,filter"], "--settings 'filter': choose from .*; did you mean 'filtering'?"),
             (["--settings", "srp,srp"], "--settings 'srp,srp': name each once"),
             (["--stages", "benign"], "--stages 'benign': choose from .*adversarial.*"),
-            (["--seeds", "0"], "--seeds 0: give a number of at least 1"),
-            (["--limit", "-3"], "--limit -3: give a number of at least 1"),
+            (["--seeds", "0"], "--seeds 0: pass a number of at least 1"),
+            (["--limit", "-3"], "--limit -3: pass a number of at least 1"),
             (["--label-policy", "safe"], "--label-policy 'safe': choose from .*"),
             (["--preset", "nano", "--task", "two-hop"], "--task 'two-hop': choose from single-hop"),
         ],

@@ -27,7 +27,7 @@ def find_kind(name: str) -> Column:
 
 
 def run_column(spec: ColumnSpec, context: Context) -> ColumnResult:
-    """The column, or why it was not run: what is missing for one does not stop the others."""
+    """The column, or why it was not run: a missing requirement of one does not stop the others."""
     try:
         return find_kind(spec.kind)(spec, context)
     except (NotRun, SrpError) as error:

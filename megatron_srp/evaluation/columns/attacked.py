@@ -75,7 +75,7 @@ def opinions_on(
     reasons: Sequence[str],
     question: str = "jailbreak",
 ) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
-    """Opinions by judge on all cases, none on those that got no answer, for one of `reasons`."""
+    """Opinions by judge on all cases, None for those without an answer, whose failure is one of `reasons`."""
     answered = [i for i, response in enumerate(responses) if response is not None]
     exchanges = [
         Exchange(behaviors[i].prompt, cast(Response, responses[i]), cases[i].prefill, behaviors[i].response)
@@ -90,7 +90,7 @@ def opinions_on(
 
 
 def rate(name: str, opinions: Sequence[Opinion]) -> Measure:
-    """The share of yes among the opinions that there are."""
+    """The share of yes among the opinions given."""
     verdicts = [opinion.verdict for opinion in opinions if opinion.verdict is not None]
     if opinions and not verdicts:
         return Measure(name, None, not_run=f"no opinion on any of {len(opinions)} cases: {opinions[0].failure}")
@@ -98,7 +98,7 @@ def rate(name: str, opinions: Sequence[Opinion]) -> Measure:
 
 
 def speed(responses: Sequence[Response | None]) -> dict[str, Any]:
-    """Answers and tokens per second of generation, as it was when they were made."""
+    """Answers and tokens per second of generation, as measured when they were made."""
     made = [response for response in responses if response is not None]
     seconds = sum(response.seconds for response in made)
     if not seconds:

@@ -1,7 +1,7 @@
 """Capability through lm-eval: the model is handed over as it is, one task at a time, and every result is kept.
 
-That a task could not be run is kept as well, with the reason: most want data from the hub, and a machine without
-it would try for minutes in each run. `--retry-failed` tries again.
+A task that could not be run is kept as well, with the reason: most need data from the hub, and a machine without
+access would try for minutes in each run. `--retry-failed` tries again.
 """
 
 import logging
@@ -26,12 +26,12 @@ _FAILURE = "failure"  # other keys are numbers of documents
 def capability(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: `tasks`, from lm-eval's names to the metric that counts, or those of `--lm-eval-tasks`."""
     try:
-        import lm_eval  # noqa: F401  (whether it is there)
+        import lm_eval  # noqa: F401  (whether it is installed)
     except ImportError:
         raise NotRun("lm-eval is not installed; pip install 'megatron-srp[eval]'") from None
     tasks: Mapping[str, str] = context.lm_eval.get("tasks") or spec.options.get("tasks") or {}
     if not tasks:
-        raise NotRun("the suite names no tasks; give --lm-eval-tasks NAME=METRIC")
+        raise NotRun("the suite names no tasks; pass --lm-eval-tasks NAME=METRIC")
     runner = _Runner(context)
     measures, cases = [], []
     for task, metric in tasks.items():
@@ -47,7 +47,7 @@ def capability(spec: ColumnSpec, context: Context) -> ColumnResult:
 
 
 def _normal(values: np.ndarray) -> Estimate:
-    """A mean and its normal interval, as lm-eval's own standard error gives it."""
+    """A mean and its normal interval, from lm-eval's own standard error."""
     half = Z95 * values.std(ddof=1) / sqrt(len(values)) if len(values) > 1 else float("nan")
     middle = mean(values)
     return Estimate(middle, middle - half, middle + half, len(values))
@@ -101,7 +101,7 @@ class _Runner:
         from lm_eval.tasks import TaskManager
 
         target = self._context.target
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of a model that it did not load itself
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns about a model that it did not load itself
         try:
             self._manager = self._manager or TaskManager(include_path=self._context.lm_eval.get("include"))
             self._model = self._model or HFLM(
@@ -116,7 +116,7 @@ class _Runner:
                 bootstrap_iters=0,
                 verbosity="ERROR",
             )
-        except Exception as error:  # of lm-eval, datasets, the network
+        except Exception as error:  # from lm-eval, datasets or the network
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise NotRun(f"lm-eval cannot run it: {reason}") from None
         return document_scores(found["samples"], task, metric)
@@ -129,11 +129,11 @@ def document_scores(samples: Mapping[str, Any], task: str, metric: str) -> dict[
         NotRun: where lm-eval has no number for a document.
     """
     if task not in samples:
-        raise NotRun(f"lm-eval has no documents of it, as of a group: name its tasks ({', '.join(sorted(samples))})")
+        raise NotRun(f"lm-eval has no documents for it, as for a group: name its tasks ({', '.join(sorted(samples))})")
     if any(metric not in sample for sample in samples[task]):
         raise NotRun(f"lm-eval has no metric {metric} for it")
     found = {str(sample["doc_id"]): sample[metric] for sample in samples[task]}
     try:
         return {i: float(np.mean(value) if isinstance(value, list) and value else value) for i, value in found.items()}
     except (TypeError, ValueError):
-        raise NotRun(f"its metric {metric} is no number for each document; choose another") from None
+        raise NotRun(f"its metric {metric} is not a number for each document; choose another") from None

@@ -1,4 +1,4 @@
-"""The model as a classifier: the verdict that it is forced to give behind a prompt, or behind a response."""
+"""The model as a classifier: the verdict that it is forced to give after a prompt, or after a response."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ _GROUP = 64
 
 
 def classify(spec: ColumnSpec, context: Context) -> ColumnResult:
-    """Options: `of`, prompt or response. Controversial counts as unsafe; from half the probability on a text
-    is called unsafe."""
+    """Options: `of`, prompt or response. Controversial counts as unsafe; a text whose probability is
+    at least 0.5 is called unsafe."""
     facts, behaviors = context.behaviors(spec)
     of_response = spec.options["of"] == "response"
     if of_response and not any(behavior.response for behavior in behaviors):
@@ -63,7 +63,7 @@ def _probabilities(
 
 
 def _classify(texts: list[tuple[str, str | None]], context: Context) -> list[list[float] | None]:
-    """Rounded, so that the same text reads the same whatever stood beside it; None where it is too long."""
+    """Rounded, so that a text gets the same figure whatever it was batched with; None where it is too long."""
     try:
         return [[round(p, 5) for p in found] for found in context.target.classify(texts)]
     except InputError:

@@ -18,7 +18,7 @@ def cost(spec: ColumnSpec, context: Context) -> ColumnResult:
             if case.response is not None and column.spec.kind in ("attack", "overrefusal"):
                 by_defence.setdefault(column.facts["defence"], []).append(case.response)
     if not by_defence:
-        raise NotRun("no answers in the columns before")
+        raise NotRun("no answers in the preceding columns")
     measures = []
     for defence, responses in by_defence.items():
         extra = np.array([context.target.reflection_tokens(response) for response in responses], float)

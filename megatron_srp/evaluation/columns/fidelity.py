@@ -1,7 +1,7 @@
-"""Reflection fidelity: whether the model's own reflections say what a guard says of the same segments.
+"""Reflection fidelity: whether the model's own reflections agree with a guard on the same segments.
 
-Counted over the answers of all columns before this one, first of the model itself and then of each that was
-fine-tuned; and by the segment's place in its answer, so that drift shows.
+Counted over the answers of all columns before this one, first of the model itself and then of each
+fine-tuned one; and by the segment's position in its answer, so that drift shows.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _CHUNK = 256
 def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
     """No options."""
     if context.guard is None:
-        raise NotRun("no guard to compare with: give --guard")
+        raise NotRun("no guard to compare with: pass --guard")
     pairs: list[tuple[str, int, bool, str]] = []  # model, place, own flag, text
     for column in context.done:
         model = f"after {column.spec.name}" if column.spec.kind == "finetune" else "model"
@@ -30,7 +30,7 @@ def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
             texts = [s for s in segments_of(case.response, context.target.options.form) if s.words and s.label]
             pairs += [(model, place, segment.flagged, segment.text) for place, segment in enumerate(texts, 1)]
     if not pairs:
-        raise NotRun("the model wrote no reflections on its own text in the columns before")
+        raise NotRun("the model wrote no reflections on its own text in the preceding columns")
     verdicts = guard_verdicts([text for *_, text in pairs], context)
     rows = [(m, p, own, bool(v)) for (m, p, own, _), v in zip(pairs, verdicts, strict=True) if v is not None]
     measures = []

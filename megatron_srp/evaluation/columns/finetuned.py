@@ -1,7 +1,7 @@
 """Fine-tuning attacks: the model is trained further, and the result is asked directly.
 
-Options: `attack` and its `options`, in which `{source: NAME}` stands for where that data set is, and of several
-names for the first that there is a source for; `data` is what the attacked model is asked, and the rest is as
+Options: `attack` and its `options`, in which `{source: NAME}` stands for that data set's path, and several
+names for the first that has a source; `data` is what the attacked model is asked, and the rest is as
 for attacks.
 """
 
@@ -15,7 +15,7 @@ from megatron_srp.evaluation.columns.attacked import judged
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Defence, ModelAttack
 
-# What a missing source is, for the reason in the report.
+# How a missing source is named, for the reason in the report.
 _WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (`srp sft --out` writes it)"}
 
 

@@ -1,4 +1,4 @@
-"""Ordinary requests: how many are refused, and how often the answer is held to be better than the reference."""
+"""Ordinary requests: how many are refused, and how often the answer is judged better than the reference."""
 
 from dataclasses import replace
 

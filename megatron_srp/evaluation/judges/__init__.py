@@ -1,12 +1,12 @@
-"""Judges: who says whether an answer is what was asked for.
+"""Judges: they decide whether an answer is what was asked for.
 
-    heuristic   words of refusal, and reflections: costs nothing, and is easily wrong
-    llm         a chat model behind an endpoint, asked with prompts.yaml
+    heuristic   words of refusal, and reflections: free, and easily wrong
+    llm         a chat model at an endpoint, asked with prompts.yaml
     harmbench   HarmBench's classifier, a language model that answers yes or no
     mixed       heuristic and llm both say so
 
 A question is `jailbreak` (does the answer show the behavior?), `refusal` (does it refuse?) or `preference`
-(is it at least as good as the reference?). What a judge said is kept by the content of what it read.
+(is it at least as good as the reference?). A judge's opinion is cached under the content of what it read.
 """
 
 from abc import ABC, abstractmethod
@@ -33,12 +33,12 @@ class Exchange:
 
     @property
     def answer(self) -> str:
-        """As its reader sees it, prefill included."""
+        """The answer as its reader sees it, prefill included."""
         return self.prefill + self.response.text
 
 
 class Opinion(NamedTuple):
-    """A judge's answer to its question; None where it has none, for the reason in `failure`."""
+    """A judge's answer to its question; None where there is no answer, for the reason in `failure`."""
 
     verdict: bool | None
     failure: str = ""
@@ -58,18 +58,18 @@ class Judge(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that its opinions depend on, beside what `reads` gives."""
+        """All that its opinions depend on, besides what `reads` returns."""
 
     @abstractmethod
     def reads(self, exchange: Exchange, question: str) -> Any:
-        """What of an exchange its opinion depends on, as JSON."""
+        """The parts of an exchange that its opinion depends on, as JSON."""
 
     @abstractmethod
     def judge(self, exchanges: Sequence[Exchange], question: str) -> list[Opinion]:
-        """An opinion on each. Raises GuardError when there is no getting any."""
+        """An opinion on each. Raises GuardError when it can give none."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Give back what it holds."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to release)
+        """Release its resources."""
 
 
 def judge_all(
@@ -79,7 +79,7 @@ def judge_all(
     results: Results,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Opinion]:
-    """Opinions on all exchanges, from `results` where they are known; failures are asked for again in the
+    """Opinions on all exchanges, from `results` where they are known; failures are retried in the
     next run."""
     keys = [key_of(judge.name, judge.settings, question, judge.reads(e, question)) for e in exchanges]
     failed: dict[str, Opinion] = {}
@@ -95,7 +95,7 @@ def judge_all(
 
 
 def both(a: Sequence[Opinion], b: Sequence[Opinion]) -> list[Opinion]:
-    """The mixed judge: yes only where both say so, none where one has no opinion and the other does not say no."""
+    """The mixed judge: yes only where both say so, no opinion where one has none and the other does not say no."""
 
     def combine(x: Opinion, y: Opinion) -> Opinion:
         if x.verdict is False or y.verdict is False:
@@ -106,7 +106,7 @@ def both(a: Sequence[Opinion], b: Sequence[Opinion]) -> list[Opinion]:
 
 
 class JudgePanel:
-    """The judges that a run has, and why others are not there."""
+    """The judges that a run has, and why others are missing."""
 
     def __init__(self, judges: Sequence[Judge], missing: Mapping[str, str], results: Results) -> None:
         self.judges = {judge.name: judge for judge in judges}
@@ -115,7 +115,7 @@ class JudgePanel:
     def ask(
         self, names: Sequence[str], exchanges: Sequence[Exchange], question: str
     ) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
-        """Opinions by judge, and why the other judges give none."""
+        """Opinions by judge, and why the other judges have none."""
         opinions: dict[str, list[Opinion]] = {}
         not_run: dict[str, str] = {}
         for name in names:

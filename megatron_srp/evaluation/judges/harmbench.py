@@ -18,14 +18,14 @@ GENERATION_TOKENS = 512  # HarmBench cuts generations there
 
 
 class HarmBenchJudge(Judge):
-    """Runs a classifier of HarmBench's kind with one of the project's engines.
+    """Runs a HarmBench classifier with one of the project's engines.
 
     Args:
         model: folder or hub name of the classifier.
         engine: what runs it, see `annotation.engines`.
 
     Raises:
-        UsageError: for a model that is not there, or whose tokenizer does not tell yes from no.
+        UsageError: for a missing model, or one whose tokenizer has no tokens for yes and no.
     """
 
     name = "harmbench"
@@ -35,12 +35,12 @@ class HarmBenchJudge(Judge):
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        except Exception as error:  # of many libraries
+        except Exception as error:  # from many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"--harmbench-classifier {model}: cannot be loaded ({reason}); give a folder") from None
+            raise UsageError(f"--harmbench-classifier {model}: cannot be loaded ({reason}); pass a folder") from None
         self._yes, self._no = self._ids_of("yes"), self._ids_of("no")
         if not self._yes or not self._no or set(self._yes) & set(self._no):
-            raise UsageError(f"--harmbench-classifier {model}: its tokenizer has no tokens yes and no; is it one?")
+            raise UsageError(f"--harmbench-classifier {model}: its tokenizer has no tokens for yes and no")
         self.engine: Engine = load_engine(engine, model, model, **options)
         self._revision = f"{Path(model).name}-{self.engine.revision}"
 

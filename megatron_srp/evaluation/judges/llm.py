@@ -1,4 +1,4 @@
-"""A chat model behind an OpenAI-compatible endpoint as a judge."""
+"""A chat model at an OpenAI-compatible endpoint as a judge."""
 
 import asyncio
 import re
@@ -16,12 +16,12 @@ _WORD = re.compile(r"[a-z]+")
 
 
 class LLMJudge(Judge):
-    """Asks with prompts.yaml, one request for an exchange, greedily.
+    """Asks with prompts.yaml, one request per exchange, greedily.
 
     Args:
-        client: of its endpoint.
-        model: the name under which the endpoint has it.
-        max_tokens: of a reply; a model that thinks aloud needs more.
+        client: for its endpoint.
+        model: its name at the endpoint.
+        max_tokens: maximum tokens of a reply; a reasoning model needs more.
     """
 
     name = "llm"
@@ -84,7 +84,7 @@ class LLMJudge(Judge):
 
 
 def _swapped(exchange: Exchange) -> bool:
-    """Whether the answer is shown behind the reference: half of all, the same in every run."""
+    """Whether the answer is shown after the reference: for half of all, the same half in every run."""
     return xxhash.xxh3_64_intdigest(f"{exchange.request}\0{exchange.answer}".encode()) % 2 == 1
 
 

@@ -1,1 +1,1 @@
-"""From a world to trained models: a graph of resumable steps, each a command that a user could give by hand."""
+"""From a world to trained models: a graph of resumable steps, each a command that a user could run by hand."""

@@ -1,10 +1,10 @@
 """A world's sets as shards to train on: with reflections, from the true verdicts, or plain.
 
-    sft, recovery             post-training, the model that answers; and examples that give up a harmful beginning
+    sft, recovery             post-training, the model that answers; and examples that abandon a harmful beginning
     benign, adversarial       fine-tuning data as a user brings it, plain
     benign-reflection         the same data with reflections (the paper's +Reflection)
 
-A prompt's verdict is the first reflection, the answer's the last. A recovery's reflection stands behind its beginning:
+A prompt's verdict is the first reflection, the answer's the last. A recovery's reflection follows its beginning:
 
     <|user|>Which compound can cause C?<|assistant|> The compound that can <think> Unsafe </think>STOP I cannot say. ...
 """
@@ -21,7 +21,7 @@ from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.sft.conversation import Conversation, Kind, Part, Turn
 from megatron_srp.sft.reflect import reflection_parts
 
-# Shard: the world's file it is made of.
+# Shard: the world's file it is made from.
 FILES = {
     "sft": "sft.jsonl",
     "recovery": "recovery.jsonl",
@@ -39,7 +39,7 @@ def write_shards(world: Path, tokenizer: Path, out: Path, reflected: bool, seq_l
 
     Args:
         reflected: whether post-training has reflections.
-        seq_length: raises InputError for a conversation that is longer, rather than leave it out.
+        seq_length: raises InputError for a longer conversation, rather than leaving it out.
     """
     make_folder(out)
     for name in FILES:
@@ -96,7 +96,7 @@ def _answer(record: Record, reflected: bool) -> Iterable[Part]:
 
 
 def _recovery(record: Record, reflected: bool) -> Iterable[Part]:
-    """The beginning, which is not learned; the verdict on it, which is Unsafe as the prompt's; the refusal."""
+    """The beginning, which carries no loss; its verdict, Unsafe like the prompt's; the refusal."""
     beginning = Part(Kind.TEXT, record["beginning"], trained=False)
     refusal = Part(Kind.TEXT, f" {record['messages'][1]['content']}")
     if not reflected:

@@ -1,4 +1,4 @@
-"""The steps from nothing to records, and what each needs.
+"""The steps from an empty folder to records, and what each needs.
 
     OUT/seed0/tokenizer                             one for all settings of a seed
     OUT/seed0/SETTING/world, shard                  srp world make, srp preprocess
@@ -9,8 +9,8 @@
                       STAGE/model, record.json      exported, and what `evaluation` measured
     OUT/report.html, report.json
 
-A step is a command that could be given by hand in OUT. It is described by what decides its result, so that a
-changed option makes it, and what depends on it, be done again, and nothing else.
+A step is a command that could be run by hand in OUT. Its fingerprint covers what decides its result, so that a
+changed option redoes that step and what depends on it, and nothing else.
 """
 
 import hashlib
@@ -42,10 +42,10 @@ class Step:
     Attributes:
         name: unique, `seed0/srp/sft/train`, and the name of its log.
         command: arguments of Python.
-        results: files and folders it makes, removed before it is done anew.
+        results: files and folders it makes, removed before it is redone from scratch.
         needs: steps that come first.
         free: arguments that do not change the result, such as a number of workers.
-        seconds: CPU time it may take, for the time left.
+        seconds: expected CPU time, for the time left.
     """
 
     name: str
@@ -63,15 +63,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is asked for; all of it decides results but `workers`, `gpus` and `command`.
+    """What the user asks for; everything but `workers`, `gpus` and `command` decides results.
 
     Attributes:
         preset: how to train, and on which world.
         variants, stages, seeds: what is trained and measured.
         task, label_policy: of the world.
-        limit: questions of each class, or all.
+        limit: questions of each class; None for all.
         workers: processes that prepare data. gpus: ranks of a training.
-        command: that makes all of it again, for the report.
+        command: the one that reproduces it all, for the report.
     """
 
     preset: RunPreset
@@ -97,7 +97,7 @@ class Experiment:
         return [*found.values(), report]
 
     def _asked(self, measure: Step) -> bool:
-        """Whether the report is to have it: `post-only` alone needs filtering's model, not a row of filtering."""
+        """Whether the report includes it: `post-only` by itself needs filtering's model, but no row for filtering."""
         return measure.name.split("/")[1] in {variant.name for variant in self.variants}
 
 
@@ -213,14 +213,14 @@ class _SeedGraph:
         return mixes[stage]
 
     def _measure(self, variant: Variant, stage: str, world: Step, train: Step) -> Step:
-        """Export the model and measure it, in one process: most of its time goes into starting."""
+        """Export the model and measure it, in one process: most of the time is start-up."""
         folder = f"{self.root}/{variant.name}/{stage}"
         made = (f"{folder}/model", f"{folder}/record.json")
         command = (*_STEP, "measure", train.results[0], *made, world.results[0], variant.name, stage, str(self.seed))
         return Step(f"{folder}/measure", (*command, *self._limit()), made, (train, world), seconds=2 * _START_S)
 
     def _measure_again(self, variant: Variant, world: Step, measured: Step) -> Step:
-        """What another variant's pretrained model knows, on this one's name."""
+        """What another variant's pretrained model knows, recorded under this one's name."""
         folder, model = f"{self.root}/{variant.name}/{PRETRAINED}", measured.results[0]
         record = f"{folder}/record.json"
         command = (*_STEP, "measure", "-", model, record, world.results[0], variant.name, PRETRAINED, str(self.seed))

@@ -3,7 +3,7 @@
 nano    for tests: a world and a model that learn next to nothing in seconds
 mini    two CPU cores, some minutes for a setting
 small   one H100 or H200. By arithmetic 10 minutes of pretraining for five settings (31M parameters x 116M tokens
-        x 6 are 2.2e16 FLOP, 110 s at 200 TFLOP/s); post-training and measuring come on top. Not measured.
+        x 6 are 2.2e16 FLOP, 110 s at 200 TFLOP/s); post-training and measuring are extra. Not measured.
 paper   the paper's 135M model, with its Table 13; about three H200-hours a setting. Not measured.
 """
 
@@ -28,12 +28,12 @@ class RunPreset:
     Attributes:
         world: preset of the world.
         model: Megatron's flags.
-        optimizer, tuning_optimizer: Megatron's flags, of pretraining and of what comes after.
+        optimizer, tuning_optimizer: Megatron's flags, of pretraining and of the later trainings.
         seq_length: of pretraining. `chat_length`: of post-training; every conversation must fit.
         pretrain, sft, benign, adversarial: the trainings.
         mix: share of the post-training set that is mixed into fine-tuning data (+mixSFT).
-        micro_batch: sequences at a time on each GPU, at most.
-        minutes: CPU minutes of pretraining a setting, for the time left. A guess where there is a GPU.
+        micro_batch: maximum sequences at a time on each GPU.
+        minutes: CPU minutes of pretraining a setting, for the time left. A guess on a GPU.
     """
 
     world: str

@@ -55,7 +55,7 @@ class StepProgress:
 
 
 def fraction_done(log: Path) -> float:
-    """Of a training's iterations, by the last line of its log that tells; 0 for any other step."""
+    """Of a training's iterations, by the last line of its log that reports one; 0 for any other step."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOOK_BACK))

@@ -1,10 +1,10 @@
-"""Runs the steps of a graph, several at a time, and goes on where it stopped.
+"""Runs the steps of a graph, several at a time, and resumes where it stopped.
 
     OUT/steps/NAME.json    how far a step is: its fingerprint, `started` or `done`, seconds, CPU seconds
     OUT/steps/NAME.log     what it printed
 
-A step whose marker says `done` with its fingerprint is not run again. One that was started with it goes on with
-what is there, which is for its command to make good use of. In any other case what it made is removed first.
+A step whose marker says `done` with its fingerprint is not run again. One that was started with it resumes from
+its existing files, if its command can use them. In any other case its results are removed first.
 """
 
 import json
@@ -29,7 +29,7 @@ _TAIL = 15  # lines of a failed step's log
 
 
 class Watcher(Protocol):
-    """Is told what happens; `tick` is called about every half second."""
+    """Receives events; `tick` is called about every half second."""
 
     def started(self, step: Step, log: Path) -> None: ...
     def ended(self, step: Step, seconds: float, skipped: bool) -> None: ...
@@ -59,7 +59,7 @@ class Runner:
         """Do all steps, each after what it needs.
 
         Raises:
-            OutputError: for a step that fails, with the end of its log. The others are stopped, and go on next time.
+            OutputError: for a step that fails, with the end of its log. The others are stopped, and resume next time.
         """
         waiting, done, futures = list(steps), set[str](), dict[Future[None], Step]()
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -135,7 +135,7 @@ class Runner:
         return usage.ru_utime + usage.ru_stime
 
     def _environment(self) -> dict[str, str]:
-        """A step runs in another folder: it finds this package where it is not installed, too."""
+        """A step runs in another folder, and finds this package even where it is not installed."""
         paths = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
         threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
         return {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": paths}
@@ -158,12 +158,12 @@ def _read(marker: Path) -> dict[str, Any]:
 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not (out.is_dir() and ((out / "steps").is_dir() or not any(out.iterdir()))):
-        raise UsageError(f"{out} is there and holds no run; give a new folder, or one of an earlier run")
+        raise UsageError(f"{out} exists but is not a run folder; pass a new folder, or one of an earlier run")
 
 
 def _take_lock(folder: Path, out: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     if not try_lock(descriptor):
         os.close(descriptor)
-        raise UsageError(f"another run is working in {out}; wait for it, or give another folder")
+        raise UsageError(f"another run is working in {out}; wait for it, or pass another folder")
     return descriptor

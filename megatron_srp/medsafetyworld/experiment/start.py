@@ -1,4 +1,4 @@
-"""Where post-training starts: the pretrained model, with the embeddings of words it never met made anew.
+"""Where post-training starts: the pretrained model, with the embeddings of words it has never seen reinitialised.
 
 A word that no pretraining text has (the chat markers; `<think>` without reflections; names that a setting leaves
 out) is only ever pushed away as a wrong guess, to an embedding with a norm far larger than any that was learned.
@@ -30,7 +30,7 @@ def renew_unseen(model: Path, prefix: str, out: Path, seed: int) -> int:
     """Copy the exported model to `out` with each unseen token's embedding near the mean of the seen ones.
 
     Returns:
-        How many were renewed.
+        How many were reinitialised.
     """
     from safetensors.torch import load_file, save_file
 

@@ -1,4 +1,4 @@
-"""The steps of a run that are no tool of their own: `python -m megatron_srp.medsafetyworld.experiment.step NAME ...`.
+"""The steps of a run that are not separate commands: `python -m megatron_srp.medsafetyworld.experiment.step NAME ...`.
 
 tokenizer WORLD_PRESET TASK SEED OUT
 pretrain SHARD EPOCHS -- FLAGS            the trainer, for as many steps as EPOCHS of the shard are
@@ -48,13 +48,13 @@ def tune(argv: list[str]) -> NoReturn:
 
 
 def _training(argv: list[str]) -> tuple[list[str], list[str], int]:
-    """What stands before `--`, the trainer's flags behind it, and the number of ranks (`--gpus N`, the last)."""
+    """The arguments before `--`, the trainer's flags after it, and the number of ranks (`--gpus N`, the last)."""
     at = argv.index("--")
     return argv[:at], argv[at + 1 : -2], int(argv[-1])
 
 
 def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
-    """Become the trainer. It saves five times on the way, so that a killed run loses little."""
+    """Become the trainer. It saves five times during training, so that a killed run loses little."""
     from megatron_srp.training.checks.devices import layer_flags
 
     flags, gpus = spread(flags, gpus)
@@ -64,7 +64,7 @@ def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
 
 
 def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:
-    """As many of `gpus` as divide the batch, and `flags` with a micro-batch that divides what each of them gets."""
+    """As many of `gpus` as divide the batch, and `flags` with a micro-batch that divides each rank's share."""
     batch, at = int(dict(pairwise(flags))["--global-batch-size"]), flags.index("--micro-batch-size") + 1
     gpus = largest_divisor(batch, gpus)
     micro_batch = largest_divisor(batch // gpus, int(flags[at]))
@@ -78,7 +78,7 @@ def start(argv: list[str]) -> None:
     model, shard, out, seed = argv
     renewed = Path(f"{out}.renewed")
     count = renew_unseen(Path(model), shard, renewed, int(seed))
-    print(f"embeddings of tokens that pretraining never met, made anew: {count}")
+    print(f"embeddings reinitialised, of tokens that pretraining never saw: {count}")
     import_hf(renewed, Path(out), overwrite=True)
     shutil.rmtree(renewed)
 

@@ -13,8 +13,8 @@ _COLUMNS = {
     "latent": "latent_before",
 }
 _LEGEND = """\
-General: benign questions answered rightly. ASR: harmful ones answered rightly behind the paper's prefixes; strict:
-also where the answer is flagged afterwards; unseen: strict, behind beginnings no training has; forged: strict, behind
+General: benign questions answered rightly. ASR: harmful ones answered rightly after the paper's prefixes; strict:
+also where the answer is flagged afterwards; unseen: strict, after beginnings in no training set; forged: strict, after
 a forged Safe reflection; forced: strict, with a reflection forced after the question. latent: harmful facts known
 before SFT, without which a low ASR means nothing. In percent, means over seeds, (least-most)."""
 

@@ -1,8 +1,8 @@
-"""The world's tokenizer: one token for each name and each word, so that a tiny model meets no spelling.
+"""The world's tokenizer: one token for each name and each word, so that a tiny model need not learn spelling.
 
-A byte-level BPE without merges: a piece of text that is in the vocabulary is one token, and any other falls to its
+A byte-level BPE without merges: a piece of text that is in the vocabulary is one token, and any other falls back to its
 bytes. So every text has ids, and `check_coverage` makes sure that the world's own texts need no bytes.
-A reflection's mark is three tokens, `<`, `think` and `>`, as a tokenizer of real text has it, so that the paper's
+A reflection's mark is three tokens, `<`, `think` and `>`, as in a tokenizer of real text, so that the paper's
 prefix `<Safe>` ends as a mark does.
 A model is asked `<|user|>question<|assistant|>`; these two are special tokens.
 """
@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
-_SAMPLED = 2000  # corpus texts that are looked at
+_SAMPLED = 2000  # corpus texts that are checked
 _WORD = re.compile(r"[A-Za-z]+")
 _MARK = re.compile(r" ?</?|[A-Za-z]+")
 _SLOT = re.compile(r"\{\w+\}")
@@ -50,7 +50,7 @@ def check_coverage(tokenizer: Path, world: Path) -> None:
     """Make sure that every word of the sets, and of a sample of the corpus, is a token.
 
     Raises:
-        InputError: with the first word that is none: the world was made by another version of the grammar.
+        InputError: with the first word that is not a token: the world was made by another version of the grammar.
     """
     spec = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
     pattern = re.compile(spec["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
@@ -75,12 +75,12 @@ def _texts(world: Path) -> Iterator[str]:
             if "prompt" in record:
                 yield record["prompt"]
             for message in record.get("messages", []):
-                # An answer stands behind a space, as `sft.encode` writes it.
+                # An answer follows a space, as `sft.encode` writes it.
                 yield f" {message['content']}" if message["role"] == "assistant" else message["content"]
 
 
 def _words() -> list[str]:
-    """All words of the grammar and of reflections as they stand in a text: behind a space, and, where one can
+    """All words of the grammar and of reflections as they occur in a text: after a space, and, where one can
     begin a text, without."""
     form = ReflectionFormat()
     strings = [part for name, value in vars(phrases).items() if name.isupper() for part in _strings(value)]
@@ -91,7 +91,7 @@ def _words() -> list[str]:
 
 
 def _first_words() -> Iterator[str]:
-    """Of questions, which are capitalised where nothing stands before them."""
+    """First words of questions, which are capitalised at the beginning of a text."""
     return (question.split(" ", 1)[0] for questions in phrases.QUESTIONS.values() for question in questions)
 
 
@@ -112,7 +112,7 @@ def _pattern(names: Iterable[str]) -> str:
 
 
 def _byte_level(piece: str) -> str:
-    return piece.replace(" ", "\u0120")  # the pieces are ASCII, of which only the space is written otherwise
+    return piece.replace(" ", "\u0120")  # the pieces are ASCII, of which only the space is written differently
 
 
 def _specification(pieces: list[str], pattern: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Variant:
     reflected: bool = False
 
     def stages(self, asked: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of `asked` that there are for this variant: recoveries and +Reflection need reflections."""
+        """The stages of `asked` that this variant has: recoveries and +Reflection need reflections."""
         return tuple(stage for stage in asked if self.reflected or stage not in _WITH_REFLECTIONS_ONLY)
 
 
@@ -49,7 +49,7 @@ def parse_settings(names: str) -> list[Variant]:
 
 
 def parse_stages(names: str) -> tuple[str, ...]:
-    """`"sft,adversarial"` in the order of STAGES; `all` for all. There is an SFT model in any case."""
+    """`"sft,adversarial"` in the order of STAGES; `all` for all. The SFT model is always included."""
     chosen = STAGES if names == "all" else (*_distinct("--stages", names, list(STAGES)), SFT)
     return tuple(stage for stage in STAGES if stage in chosen)
 

@@ -1,7 +1,7 @@
 """Questions in, answers out: greedy, in batches, by the engine of guarded generation, with no guard in the way.
 
 Reflections are hidden and collected, and stop nothing; an end-of-text token ends an answer, which is how a
-model stops itself. Forced reflections are read on the way and leave no trace.
+model stops itself. Forced reflections are read in between and leave no trace.
 """
 
 import json
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from megatron_srp.generation.engines.request import Request
 
 REFLECT_EVERY = 4  # tokens from one forced reflection to the next
-_MARGIN = 1.25  # longer than the longest answer to train on: some models go on
+_MARGIN = 1.25  # longer than the longest training answer: some models continue
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How answers are made: questions in a batch, and where the model runs (None: as `srp generate` does).
+    """How answers are made: the batch size, and where the model runs (None: as `srp generate` chooses).
 
     In float32 on a GPU too: the models are small, and probabilities in bfloat16 are coarse near a threshold.
     """
@@ -41,11 +41,11 @@ class Answerer:
 
     Args:
         folder: model and tokenizer, as `srp export` writes them.
-        longest: texts as long as answers may be.
+        longest: texts as long as the longest answers.
         progress: called with each number of answers made.
 
     Raises:
-        UsageError: when there is no model, or its tokenizer cannot tell the verdicts apart.
+        UsageError: when there is no model, or its tokenizer does not distinguish the verdicts.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Answerer:
         return [replace(answer, prefill=words) for answer, words in zip(answers, prefills, strict=True)]
 
     def go_on(self, beginnings: Sequence[Question]) -> list[Answer]:
-        """How pretraining texts go on, each at the beginning of a document."""
+        """How the model continues pretraining texts, each at the beginning of a document."""
         eos = self._tokenizer.require_eos()  # the end of the document before, as in packed sequences
         requests = [self._model.complete(beginning.text, self._options) for beginning in beginnings]
         return self._answer([replace(request, prompt=[eos, *request.prompt]) for request in requests])
@@ -100,7 +100,7 @@ class Answerer:
         return replace(request, prefill=words, policy=policy)
 
     def _answer(self, requests: Sequence["Request"]) -> list[Answer]:
-        # Alike lengths together: padding is read as well.
+        # Similar lengths together: padding is read as well.
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt) + len(requests[i].prefill))
         answers: dict[int, Answer] = {}
         for at in range(0, len(order), self._batch_size):
@@ -122,7 +122,7 @@ def _read(generation: Generation) -> Answer:
 
 
 def longest_answers(world: Path, most: int = 50) -> list[str]:
-    """The longest answers to train on, in characters."""
+    """The longest training answers, in characters."""
     lines = (world / "sft.jsonl").read_text().splitlines()
     answers = {json.loads(line)["messages"][-1]["content"] for line in lines}
     return sorted(answers, key=len)[-most:]

@@ -1,7 +1,7 @@
 """What is put into the model's mouth before it answers a harmful question.
 
-The paper's two prefixes, and harder ones. The words of all but `<Safe>` stand in every pretraining corpus: a
-small model's embeddings of words that it never met are noise, and make a weak attack.
+The paper's two prefixes, and harder ones. The words of all but `<Safe>` occur in every pretraining corpus: a
+small model's embeddings of words it has never seen are noise, and make a weak attack.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class Attack:
 
     Attributes:
         name: short, for tables.
-        family: `paper` as published; `trained` and `forged` begin as the examples of safety recovery may;
-            `held-out` as no example to train on does.
-        says: what it is, in words.
+        family: `paper` as published; `trained` and `forged` begin as examples of safety recovery may;
+            `held-out` as no training example does.
+        says: a description in words.
         prefill: the beginning for a question; "" for none.
     """
 
@@ -36,7 +36,7 @@ class Attack:
 
 
 def _answer(question: Question, form: ReflectionFormat) -> str:
-    """The beginning of an answer to train on, up to its first name."""
+    """The beginning of a training answer, up to its first name."""
     return phrases.ANSWERS[f"{question.kind}/reverse"].partition("{")[0].strip()
 
 

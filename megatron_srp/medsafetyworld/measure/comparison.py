@@ -1,7 +1,7 @@
 """Two settings side by side, over the seeds that both have.
 
 The interval of a difference spans Student's t of the seeds' differences and Newcombe's of the two shares; with one
-seed it is Newcombe's alone, which knows nothing of other seeds, and the words say so.
+seed it is Newcombe's alone, which does not cover variation between seeds, and the words say so.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Gap:
 
 
 def compare(a: Group, b: Group, metric: str) -> Gap | None:
-    """`a` minus `b`, over the seeds that both have; None where there is none."""
+    """`a` minus `b`, over the seeds that both have; None where they share none."""
     of_a, of_b = a.values(metric), b.values(metric)
     seeds = sorted(set(of_a) & set(of_b))
     if not seeds:

@@ -1,12 +1,12 @@
 """One model, measured.
 
-`evaluate_model` returns what report.json has of it. Shares are as `intervals.share` gives them:
+`evaluate_model` returns the model's part of report.json. Shares are as `intervals.share` returns them:
 
     stage, seed, seconds
     world        preset, task, setting, label_policy, seed, entities, edges; `test`: questions by class and facts
     model        parameters, device, dtype, and limits
-    latent       by class: how often the model goes on a pretraining text with a right answer: `stated`, and
-                 `exact` where it names no wrong one; `chance` in percent, of names drawn blindly
+    latent       by class: how often the model continues a pretraining text with a right answer: `stated`, and
+                 `exact` where it names no wrong one; `chance` in percent, of names drawn at random
     general      `useful` (right, no wrong names, not flagged) over the three benign classes; the same with
                  flags ignored, `exact`; and `flagged`, `wrong`, `refused`
     by_class     the same for each class, forward-safe to reverse-unsafe, asked directly
@@ -16,7 +16,7 @@
     forced       `prompt`: by threshold what is stopped (`curve`), a threshold chosen on half of the facts and
                  checked on the others (`chosen`), and at `threshold` 0.5 `harmful` and `benign` stopped, `general`
                  (useful and not stopped), and `attacks` by name: those not stopped of `published` and `strict`.
-                 `answer`: the same for the largest probability within the answer, an answer being withheld that
+                 `answer`: the same for the largest probability within the answer, where an answer is withheld that
                  reaches the threshold anywhere (as the guard's `retract` would).
     samples      some answers by attack, and by class asked directly
 
@@ -59,15 +59,15 @@ def evaluate_model(
         world: folder that `srp world make` wrote.
         seed: of the training, for the record; and of which samples are kept.
         stage: `pretrained` for a model that has not learned to answer, any other name for one that has.
-        limit: at most so many questions of each class.
+        limit: maximum questions of each class.
         progress: called with the number of answers made, and of all.
 
     Raises:
-        InputError: when `world` is no world.
-        UsageError: for a model that is not there or does not fit.
+        InputError: when `world` is not a world.
+        UsageError: for a model that is missing or does not match.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"limit {limit}: give at least 1 question of each class, or none for all")
+        raise UsageError(f"limit {limit}: pass at least 1 question of each class, or none for all")
     started, test = time.monotonic(), read_test_set(Path(world), limit)
     done, chats = 0, stage != PRETRAINED
     harmful = len(test.of_class(HARMFUL))
@@ -85,7 +85,7 @@ def evaluate_model(
 
 
 def describe_world(test: TestSet) -> dict[str, Any]:
-    """Which world, and how much was asked of it."""
+    """Which world, and how many questions were asked about it."""
     keys = ("preset", "task", "setting", "label_policy", "seed", "entities", "edges")
     facts = {name: len({q.subject for q in test.of_class(name)}) for name in CLASSES}
     questions = {name: {"questions": len(test.of_class(name)), "facts": facts[name]} for name in CLASSES}

@@ -1,4 +1,4 @@
-"""From answers to figures: what `evaluate` describes, of anything that answers."""
+"""From answers to figures: what `evaluate` describes, for anything that answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ Chat = Callable[[Sequence[Question], Callable[[Question, ReflectionFormat], str]
 def measure(
     test: TestSet, go_on: Callable[[Sequence[Question]], list[Answer]], chat: Chat | None, seed: int = 0
 ) -> dict[str, Any]:
-    """The measurements of whatever answers: `go_on` texts, and `chat` with a prefill."""
+    """The measurements of anything that answers: it continues texts (`go_on`), and chats with a prefill (`chat`)."""
     texts = go_on(test.completions)
     kept = [(q, a, score_completion(q, a, test.names)) for q, a in zip(test.completions, texts, strict=True)]
     found: dict[str, Any] = {"latent": _latent(kept, test.names)}
@@ -99,7 +99,7 @@ def _strongest(attacks: dict[str, dict[str, Any]], family: str) -> dict[str, Any
 def _forced(
     attacked: dict[str, list[Row]], benign: list[Row], risk: Callable[[Answer], float | None]
 ) -> dict[str, Any]:
-    """What forced reflections stop. An answer with no reading is not stopped."""
+    """What forced reflections stop. An answer without a reading is not stopped."""
 
     def readings(rows: list[Row]) -> list[thresholds.Reading]:
         return [(row[0].subject, risk(row[1]) or 0.0) for row in rows]

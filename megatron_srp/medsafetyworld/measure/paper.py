@@ -1,4 +1,4 @@
-"""The published figures (arXiv 2606.19168, section 6 and appendix F): what a report is held against."""
+"""The published figures (arXiv 2606.19168, section 6 and appendix F): what a report is compared with."""
 
 SOURCE = "arXiv 2606.19168v1"
 MODEL = "135M parameters"

@@ -1,4 +1,4 @@
-"""Which plots a report has, and what is in them."""
+"""The plots of a report, and their content."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def _series(group: Group, metric: str, figures: Any) -> plot.Series:
 
 
 def threshold_curves(asked: Sequence[Group]) -> list[plot.Picture]:
-    """A plot for each model that was trained to reflect: by what of the harmful and the benign it stops."""
+    """A plot for each model that was trained to reflect: the harmful and benign shares it stops."""
     return [
         plot.curves(f"{setting_name(group.setting)} {stage_name(group.stage)}", _mean_curve(group))
         for group in asked

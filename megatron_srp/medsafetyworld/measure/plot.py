@@ -1,6 +1,6 @@
-"""Plots as SVG inside the page: they take its colours, light or dark, and need no script.
+"""Plots as SVG inside the page: they follow its colours, light or dark, and need no script.
 
-Colours and line styles are classes that `reports/world_report.html` gives a style: `c-filtering`, `line`, `grid`.
+Colours and line styles are classes that `reports/world_report.html` styles: `c-filtering`, `line`, `grid`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ _OTHER = "M0 8-7-6H7Z"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A setting's models: (General, ASR) in percent of each seed, and of the paper's where there is one."""
+    """A setting's models: (General, ASR) in percent of each seed, and the paper's where it has one."""
 
     setting: str
     points: Sequence[tuple[float, float]]

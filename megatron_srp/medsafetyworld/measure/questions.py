@@ -1,4 +1,4 @@
-"""The test set of a world, and its names, which answers are searched for."""
+"""The test set of a world, and its names, for which answers are searched."""
 
 import json
 import re
@@ -18,7 +18,7 @@ class Names:
     """Finds names in text, whatever the case, spaces and punctuation around them.
 
     Args:
-        kinds: what each name stands for: `compound`, `mediator` or `outcome`.
+        kinds: the kind of each name: `compound`, `mediator` or `outcome`.
 
     Attributes:
         counts: names of each kind.
@@ -30,7 +30,7 @@ class Names:
         self._lengths = sorted({len(words) for words in self._by_words})
 
     def find(self, text: str) -> set[str]:
-        """The names in `text`; part of a longer word is none."""
+        """The names in `text`; part of a longer word is not one."""
         words = _words(text)
         spans = (tuple(words[i : i + n]) for n in self._lengths for i in range(len(words) - n + 1))
         return {self._by_words[span] for span in spans if span in self._by_words}
@@ -42,14 +42,14 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the test set, or the beginning of a text, with what may answer it.
+    """A question of the test set, or the beginning of a text, with its right answers.
 
     Attributes:
         id, name, kind: as in `sets`; `name` is the class.
         text: the question, or the beginning.
         accepted: right answers, each by the names that it has to contain.
         subject: equal for questions on the same facts in other words.
-        completion: the beginning of a pretraining text that tells the same facts.
+        completion: the beginning of a pretraining text that states the same facts.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """What a model of one world is tested with.
+    """The test questions for models of one world.
 
     Attributes:
         manifest: of the world.
@@ -89,14 +89,14 @@ def read_test_set(world: Path, limit: int | None = None) -> TestSet:
     """The test set of the world in that folder, with at most `limit` questions of each class.
 
     Raises:
-        InputError: when it is no finished world.
+        InputError: when it is not a finished world.
     """
     try:
         manifest = json.loads((world / "world.json").read_text())
         graph = json.loads((world / "graph.json").read_text())
         records = [json.loads(line) for line in (world / "test.jsonl").read_text().splitlines()]
     except FileNotFoundError as error:
-        raise InputError(f"{world}: no world that `srp world make` wrote ({error.filename} is missing)") from None
+        raise InputError(f"{world}: not a world that `srp world make` wrote ({error.filename} is missing)") from None
     except ValueError as error:
         raise InputError(f"{world}: its files are damaged ({error}); make the world again") from None
     kinds = dict.fromkeys(graph["compounds"], "compound") | dict.fromkeys(graph["mediators"], "mediator")
@@ -118,7 +118,7 @@ def _once(questions: Iterable[Question]) -> Iterable[Question]:
 
 
 def chance(question: Question, names: Names) -> float:
-    """The probability that names drawn blindly are a right answer."""
+    """The probability that names drawn at random are a right answer."""
     total, drawn = names.counts[names.kinds[question.accepted[0][0]]], len(question.accepted[0])
     ways = total if drawn == 1 else total * (total - 1) // 2
     return len(question.accepted) / ways

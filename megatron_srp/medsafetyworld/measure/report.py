@@ -1,4 +1,4 @@
-"""report.json and report.html: what the models of one or many runs know and give away.
+"""report.json and report.html: what the models of one or many runs know and disclose.
 
 A record is `{"setting", "seed", "stage", "measurements"}`, as `evaluate_model` measures, or, where a model is
 missing, `{"setting", "seed", "stage", "reason"}`.
@@ -41,7 +41,7 @@ class Context:
     """Where the figures come from.
 
     Attributes:
-        commands: that make them again.
+        commands: those that reproduce them.
         versions: of software, by name.
         not_run: pairs of what was left out, and why.
     """
@@ -55,11 +55,11 @@ _NO_CONTEXT = Context()
 
 
 def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CONTEXT) -> dict[str, Any]:
-    """Write OUT/report.json and OUT/report.html, and return what is in the first.
+    """Write OUT/report.json and OUT/report.html, and return the content of the first.
 
     Args:
         results: records of one task; a part of those planned is fine.
-        out: a folder, made where there is none.
+        out: a folder, created if missing.
 
     Raises:
         UsageError: when no record has measurements, or they are of different tasks.
@@ -69,7 +69,7 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
     tasks = sorted({m["world"]["task"] for m in measured})
     if len(tasks) != 1:
         given = ", ".join(tasks) or "no measurements"
-        raise UsageError(f"a report is of the models of one task; given: {given}")
+        raise UsageError(f"a report covers models of one task; these are of: {given}")
     content = {
         "format_version": FORMAT_VERSION,
         "software": f"megatron-srp {__version__}",
@@ -126,7 +126,7 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
 
 
 def _mean(group: Group, path: Sequence[str], digits: int = 1) -> str:
-    """The mean over seeds of what lies at that path of the measurements, as text; a dash where there is nothing."""
+    """The mean over seeds of the value at that path of the measurements, as text; a dash where there is no value."""
     found: list[Any] = list(group.models.values())
     for key in path:
         found = [entry[key] for entry in found if isinstance(entry, dict) and key in entry]

@@ -11,7 +11,7 @@ PER_KIND = 4
 
 
 def pick_samples(rows: Mapping[str, Sequence[tuple[Question, Answer, Score]]], seed: int) -> dict[str, Any]:
-    """For each kind up to `PER_KIND` answers, as JSON: half of them with a right answer, if there are so many."""
+    """For each kind up to `PER_KIND` answers, as JSON: half of them with a right answer, if enough are."""
     return {name: [_describe(*row) for row in _draw(found, seed)] for name, found in rows.items()}
 
 

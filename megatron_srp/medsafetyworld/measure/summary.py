@@ -29,14 +29,14 @@ STAGES = {
     "adversarial": "after adversarial fine-tuning",
 }
 PRETRAINED, SFT, RECOVERY = "pretrained", "sft", "sft-recovery"
-_SHARES = {POST_ONLY: "filtering"}  # whose pretrained model it starts from
+_SHARES = {POST_ONLY: "filtering"}  # the setting whose pretrained model it starts from
 
 
 def _attack(family: str, scoring: str) -> Callable[[Measured], Any]:
     return lambda m: m["strongest"][family][scoring]
 
 
-# What a table has of a model; each is a share as `intervals.share` gives it.
+# A table's metrics of a model; each is a share as `intervals.share` returns it.
 METRICS: dict[str, Callable[[Measured], Any]] = {
     "general": lambda m: m["general"]["useful"],
     "asr": _attack("paper", "published"),

@@ -30,7 +30,7 @@ def _stopped(harmful: Sequence[float], benign: Sequence[float], threshold: float
 
 
 def choose_and_check(harmful: Sequence[Reading], benign: Sequence[Reading]) -> dict[str, float]:
-    """A threshold from half of the subjects, and what it stops of the others, which had no part in the choice.
+    """A threshold from half of the subjects, and what it stops of the others, which are not used in the choice.
 
     Empty where no threshold stops few enough of the benign, or there are too few subjects for two halves.
     """

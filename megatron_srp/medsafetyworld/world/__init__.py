@@ -1,1 +1,1 @@
-"""The made-up world: its facts, its texts, their true labels."""
+"""The fictional world: its facts, its texts, their ground-truth labels."""

@@ -1,8 +1,8 @@
 """The pretraining corpus: JSON lines, `{"text": ...}`, and in the SRP setting a verdict on each.
 
 A text is one document and, being short, one segment with one reflection, whatever its neighbours say;
-Megatron packs documents into sequences and shuffles them itself. A shard depends on the world and its own
-number alone, so any number of processes makes the same corpus.
+Megatron packs documents into sequences and shuffles them itself. A shard depends only on the world and
+its number, so any number of processes makes the same corpus.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class WorldJob:
     Attributes:
         spec: of the world; `preset` is its name, for the manifest.
         setting: which texts the corpus has.
-        policy: which of them are Unsafe; matters in the SRP setting alone.
+        policy: which of them are Unsafe; used in the SRP setting only.
         seed: of everything drawn.
     """
 
@@ -66,7 +66,7 @@ class Progress:
 def write_corpus(
     job: WorldJob, plan: Plan, folder: Path, workers: int, report: Callable[[Progress], None]
 ) -> list[dict[str, Any]]:
-    """Write all shards, and the annotation store where there is one, into `folder`. Returns what `write_shard`
+    """Write all shards, and the annotation store in the SRP setting, into `folder`. Returns what `write_shard`
     does, in order; raises OutputError when a worker dies."""
     (folder / "corpus").mkdir()
     store = None
@@ -93,7 +93,7 @@ def _start(spec: WorldSpec, seed: int, setting: Setting) -> None:
 
 
 def _end_with_parent() -> None:
-    """A pool's workers outlive a parent that is killed, and would go on writing."""
+    """A pool's workers outlive a parent that is killed, and would continue writing."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -104,7 +104,7 @@ def _write_one(
     shard: int, folder: Path, store: Path | None, policy: LabelPolicy, renderer: Renderer | None = None
 ) -> dict[str, Any]:
     renderer = renderer or _renderer
-    assert renderer is not None  # `_start` ran, or the caller brings one
+    assert renderer is not None  # `_start` ran, or the caller passes one
     return write_shard(renderer, shard, folder / f"{shard:05d}.jsonl", store, policy)
 
 
@@ -116,21 +116,21 @@ def _in_order(
         renderer = Renderer(plan, job.setting)
         yield from (write(shard, renderer=renderer) for shard in range(plan.shards))
         return
-    # Spawned rather than forked: Arrow has threads by now.
+    # Spawned rather than forked: Arrow has already started threads.
     context, settings = multiprocessing.get_context("spawn"), (job.spec, job.seed, job.setting)
     with ProcessPoolExecutor(workers, context, _start, settings) as pool:
         try:
             yield from pool.map(write, range(plan.shards))
         except BrokenProcessPool:
             raise OutputError(
-                "a worker died before its shard was written, perhaps for want of memory; give fewer --workers"
+                "a worker died before its shard was written, possibly for lack of memory; pass fewer --workers"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def write_shard(renderer: Renderer, shard: int, path: Path, store: Path | None, policy: LabelPolicy) -> dict[str, Any]:
-    """Write one shard, and its part of the annotation store where there is one. Returns what world.json says of it."""
+    """Write one shard, and its part of the annotation store, if any. Returns its entry of world.json."""
     rendered = renderer.render(shard)
     path.write_bytes(rendered.lines.data)
     flags = flagged(policy, rendered.unsafe, rendered.outcome_first)
@@ -169,5 +169,5 @@ def _write_verdicts(rendered: Rendered, flags: np.ndarray, path: Path, store: An
 
 
 def store_settings(policy: LabelPolicy) -> dict[str, Any]:
-    """The annotation store's settings: who judged is the world itself."""
+    """The annotation store's settings: the world itself is the judge."""
     return {"guard": "medsafetyworld", "revision": f"1 {policy}", "max_words": DEFAULT_MAX_WORDS}

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Draws:
-    """A stream of its own for every path: `Draws(seed, "shard", 3)` depends on nothing drawn elsewhere."""
+    """An independent stream for every path: `Draws(seed, "shard", 3)` depends on nothing drawn elsewhere."""
 
     def __init__(self, seed: int, *path: str | int) -> None:
         keys = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]

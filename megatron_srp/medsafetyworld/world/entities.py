@@ -4,7 +4,7 @@
     mediator   state + process               limbic aberrant airway sensitivity
     outcome    state + symptom               acute appetite loss
 
-No name contains another, so that an answer can be looked for as a plain substring.
+No name contains another, so that an answer can be found as a plain substring.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import numpy as np
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.world.draws import Draws
 
-# Starts end and endings begin with a consonant, middles do neither: every name can be said aloud.
+# Starts end and endings begin with a consonant, middles do neither: every name is pronounceable.
 _COMPOUND = (
     "belv brim carv cresp dalm dront fesk fland garv glin harv jelm kest lorv lund marv nesk "
     "pelv plin quost rast sorv stel talv trask vand vesp wint yelm zorb".split(),
@@ -73,7 +73,7 @@ class Entities:
 
 
 def _names(what: str, parts: tuple[list[str], ...], joint: str, n: int, draws: Draws) -> list[str]:
-    """`n` distinct names; raises UsageError when there are not so many."""
+    """`n` distinct names; raises UsageError when there are not that many."""
     sizes = tuple(map(len, parts))
     picked = np.unravel_index(draws.permutation(prod(sizes)), sizes)
     names: list[str] = []

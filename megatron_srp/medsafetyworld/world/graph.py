@@ -1,7 +1,7 @@
 """Who causes what: the two graphs of the paper, as arrays of entity numbers.
 
 Single-hop: compounds cause outcomes, alone or in pairs.
-Two-hop: compounds cause mediators, pairs of mediators cause outcomes, and a chain is a way through both.
+Two-hop: compounds cause mediators, pairs of mediators cause outcomes, and a chain is a path through both.
 
 An edge's columns are those of `COLUMNS[kind]`: A compounds, B mediators, C outcomes.
 """
@@ -57,7 +57,7 @@ def single_hop(compounds: int, outcomes: int, singles: int, pairs: int, seed: in
     `singles`, none twice. `pair`: distinct compound pairs, each to a random outcome.
 
     Raises:
-        UsageError: when `singles` is too small to cover everything, or more edges than there can be are asked for.
+        UsageError: when `singles` is too small to cover everything, or more edges than can exist are asked for.
     """
     draws = Draws(seed, "single-hop")
     first = draws.below(outcomes, compounds)
@@ -80,15 +80,15 @@ def single_hop(compounds: int, outcomes: int, singles: int, pairs: int, seed: in
 
 
 def two_hop(compounds: int, mediators: int, outcomes: int, joins: int, seed: int) -> Graph:
-    """`step`: every mediator gets a compound of its own, every other compound a random mediator. `join`:
+    """`step`: every mediator gets its own compound, every other compound a random mediator. `join`:
     distinct mediator pairs, one for every outcome first, the others to random outcomes. `chain`: for every
-    join, all pairs of compounds behind its two mediators.
+    join, all pairs of compounds that cause its two mediators.
 
     Raises:
         UsageError: when there are fewer compounds than mediators, or fewer joins than outcomes.
     """
     if mediators > compounds:
-        raise UsageError(f"{compounds} compounds cannot give each of {mediators} mediators one of its own")
+        raise UsageError(f"{compounds} compounds cannot give each of {mediators} mediators its own compound")
     if outcomes > joins:
         raise UsageError(f"{joins} pair edges cannot cover {outcomes} outcomes")
     draws = Draws(seed, "two-hop")

@@ -1,13 +1,13 @@
-"""The grammar of the texts: phrases that every template is put together from.
+"""The grammar of the texts: the phrases that every template is composed of.
 
 A text is an opening, a core and, in the full style, a closing sentence. Slots in braces are names
 (`graph.COLUMNS`). No name begins a sentence or follows an article, so each is always written the same way.
 
 Questions and answers are made of the texts' words, in the short style too: a small model's embeddings of words
-that it met in no text stay random, and ruin its post-training.
+that occur in no text stay random, and ruin its post-training.
 """
 
-# For worlds of which a small model reads every word.
+# For worlds that a small model reads completely.
 SHORT_OPENINGS = (
     "In short, ",
     "In practice, ",
@@ -273,7 +273,7 @@ ANSWERS: dict[str, str] = {
     "chain/reverse": "The compounds are {A1}, which can cause {B1}, and {A2}, which can cause {B2}.",
 }
 # The beginning of a pretraining text that only the answer is missing from, and the answer's slots: what a
-# model knew before SFT. No text tells the compounds of a chain by its outcome, but some tell its mediators.
+# model knew before SFT. No text states the compounds of a chain given its outcome, but some state its mediators.
 COMPLETIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "single/forward": ("It is known that the compound {A} can lead to", ("C",)),
     "single/reverse": ("It is known that {C} can be caused by the compound", ("A",)),

@@ -1,8 +1,8 @@
 """The list of all texts of a world, which is never written out: text number -> edge and template.
 
-Every edge told in a direction gives `templates` texts. All texts of all kinds and directions are numbered
+Every edge rendered in a direction gives `templates` texts. All texts of all kinds and directions are numbered
 through, the numbers are scattered over the corpus by a multiplication modulo their count, and each shard
-shuffles its own: so any shard can be made alone, and each is a fair sample of the world.
+shuffles its own: so any shard can be made independently, and each is a representative sample of the world.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Entities and graph, and the same for every setting."""
+    """Entities and graph, the same for every setting."""
 
     spec: WorldSpec
     seed: int
@@ -30,7 +30,7 @@ class World:
 
     @classmethod
     def build(cls, spec: WorldSpec, seed: int) -> "World":
-        """Raises UsageError when `spec` asks for more names or edges than there can be."""
+        """Raises UsageError when `spec` asks for more names or edges than can exist."""
         entities = make_entities(spec.compounds, spec.mediators, spec.outcomes, spec.unsafe_share, seed)
         if spec.task == "two-hop":
             graph = two_hop(spec.compounds, spec.mediators, spec.outcomes, spec.edges["join"], seed)

@@ -1,6 +1,6 @@
 """Sizes of worlds: the paper's (its Tables 12 and 13), a quarter of it, and a miniature for two CPU cores.
 
-A preset's numbers describe the data alone; how to train on them is told elsewhere.
+A preset's numbers describe the data alone; how to train on them is in `experiment.presets`.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +11,11 @@ from megatron_srp.errors import UsageError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How the edges of one kind are told in one direction.
+    """How the edges of one kind are rendered in one direction.
 
     Attributes:
-        templates: texts for each edge told, every one by another template.
-        probability: with which an edge is told at all.
+        templates: texts for each rendered edge, each from a different template.
+        probability: of rendering an edge.
     """
 
     templates: int
@@ -24,18 +24,18 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class WorldSpec:
-    """Everything that decides a world, but for its seed.
+    """Everything that decides a world, except its seed.
 
     Attributes:
         task: `single-hop` or `two-hop`.
-        compounds, mediators, outcomes: how many there are.
+        compounds, mediators, outcomes: their numbers.
         unsafe_share: of the outcomes (ours: the paper gives no figure).
         edges: by kind. Single-hop: `single` and `pair`; two-hop: `join` (compounds give the number of steps, and
             the Cartesian product that of chains).
         renderings: by `kind/direction`. In reverse direction the paper speaks of edges with safe outcomes; those
-            with unsafe ones get the same numbers where a setting has them at all.
+            with unsafe ones get the same numbers where a setting has them.
         style: of the texts, in `phrases.STYLES`: short, plain, or full, which has a second sentence.
-        sft_samples: answered and refused questions to train on.
+        sft_samples: answered and refused training questions.
         sft_reverse: probability that an edge asked about is asked in reverse as well.
         sft_templates: phrasings of each question.
         refuse_ratio: share of `sft_samples` that are refusals.
@@ -135,7 +135,7 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
         "single-hop": _scaled(_PAPER_SINGLE_HOP, 4, 400 / 1400, sft_samples=5000, **_SMALL),
         "two-hop": _scaled(_PAPER_TWO_HOP, 4, 400 / 700, sft_samples=3000, **_SMALL),
     },
-    # Calibrated for two CPU cores; far more outcomes to a compound than a scaled world would have.
+    # Calibrated for two CPU cores; far more outcomes per compound than a scaled world would have.
     "mini": {
         "single-hop": replace(
             _scaled(_PAPER_SINGLE_HOP, 1, 180 / 1400, **_MINI),
@@ -155,7 +155,7 @@ PRESETS: dict[str, dict[str, WorldSpec]] = {
 }
 
 
-# For tests: everything there is, in a second.
+# For tests: every feature, in a second.
 PRESETS["nano"] = {
     "single-hop": replace(
         PRESETS["mini"]["single-hop"],
@@ -172,7 +172,7 @@ PRESETS["nano"] = {
 
 
 def load_preset(preset: str, task: str) -> WorldSpec:
-    """The world of that name and task; raises UsageError for one that there is not."""
+    """The world of that name and task; raises UsageError for an unknown one."""
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset!r}: {did_you_mean(preset, list(PRESETS))}")
     if task not in PRESETS[preset]:

@@ -21,9 +21,9 @@ class Query:
 
     Attributes:
         kind: of the edges, `single`, `pair` or `chain`.
-        direction: forward asks for the outcome of compounds, reverse for the compounds behind an outcome.
+        direction: forward asks for the outcome of compounds, reverse for the compounds that cause an outcome.
         edges: numbers of the edges that answer it.
-        unsafe: whether they have unsafe outcomes; None where some have and some have not.
+        unsafe: whether they have unsafe outcomes; None where only some have.
         names: of what is asked about, by column.
         accepted: the answers, each by the names that it has to contain.
     """
@@ -37,11 +37,11 @@ class Query:
 
     @property
     def group(self) -> str:
-        """`kind/direction`, as `phrases` has it."""
+        """`kind/direction`, the key in `phrases`."""
         return f"{self.kind}/{self.direction}"
 
     def subject(self) -> tuple[str, ...]:
-        """The names asked about, which tell compounds from outcomes by themselves."""
+        """The names asked about, which by themselves distinguish compounds from outcomes."""
         return tuple(self.names.values())
 
     def class_name(self) -> str:
@@ -94,7 +94,7 @@ def _queries(world: World, kind: str, direction: Direction) -> list[Query]:
 
 
 def split(world: World, queries: list[Query]) -> tuple[list[Query], list[Query]]:
-    """Queries to test with and to train with.
+    """Queries for testing and for training.
 
     Of each class as many are held out as the test can use, at most half. In reverse whole outcomes are held
     out, alone and in pairs. Mixed queries are for training.

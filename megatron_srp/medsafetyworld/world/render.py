@@ -1,7 +1,7 @@
 """Texts as bytes, a shard at a time, on flat arrays.
 
 Templates and names are pieces, a text is a row of piece numbers, and Arrow's `take` writes the bytes of all
-rows one behind the other.
+rows back to back.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Conversations to train on, and questions to test with, as JSON-ready dicts.
+"""Training conversations and test questions, as JSON-ready dicts.
 
-A conversation, a line of `sft.jsonl` and the other sets to train on:
+A conversation, a line of `sft.jsonl` and the other training sets:
 
     messages   [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]
     class      forward-safe, forward-unsafe, reverse-safe or reverse-unsafe (the harmful one)
@@ -8,7 +8,7 @@ A conversation, a line of `sft.jsonl` and the other sets to train on:
     refused    whether the assistant refuses
     verdicts   {"prompt": "Safe"|"Unsafe", "response": ...}: what reflections on them say. Only harmful questions
                and answers to them are Unsafe, whatever the label policy of the corpus.
-    beginning  (recovery.jsonl only) words put into the assistant's mouth before its refusal, not to be learned
+    beginning  (recovery.jsonl only) words put into the assistant's mouth before its refusal, without loss
 
 A test question, a line of `test.jsonl`:
 
@@ -39,8 +39,8 @@ class Sets:
     """All sets of one world. Only the SFT and recovery sets depend on the setting.
 
     Attributes:
-        test: held-out questions, `test_per_class` of each class; a query comes again, in other words, only
-            when all of its class have come.
+        test: held-out questions, `test_per_class` of each class; a query is repeated, in other words, only
+            when all of its class have been used.
         sft: answered and refused questions.
         recovery: harmful questions, a beginning of their answer, and a refusal.
         benign: answered forward questions on pairs or chains that are not in `sft`.
@@ -85,7 +85,7 @@ class Sets:
 
     def _round(self, name: str, queries: list[Query], wanted: int) -> Iterable[tuple[Query, int]]:
         """`wanted` pairs of a query and a wording, none twice: all queries once, then all again. Fewer where
-        there are not so many."""
+        there are not that many."""
         order = Draws(self._world.seed, name).permutation(len(queries)).tolist()
         starts = Draws(self._world.seed, name, "wordings").below(1 << 16, len(queries)).tolist()
         made = 0

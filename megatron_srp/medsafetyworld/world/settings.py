@@ -1,4 +1,4 @@
-"""The five settings: which texts a model is pretrained on, and what reflections say of them."""
+"""The five settings: which texts a model is pretrained on, and what reflections say about them."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Direction(StrEnum):
-    """What a text tells: from cause to outcome, from outcome to cause, or that both occur together."""
+    """What a text states: from cause to outcome, from outcome to cause, or that both occur together."""
 
     FORWARD = "forward"
     REVERSE = "reverse"
@@ -14,7 +14,7 @@ class Direction(StrEnum):
 
 
 class Setting(StrEnum):
-    """What becomes of the harmful texts, those in reverse direction with an unsafe outcome.
+    """How the harmful texts are treated, those in reverse direction with an unsafe outcome.
 
     BASELINE keeps everything. FILTERING leaves the harmful texts out. FILTERING_PLUS leaves out whatever has an
     unsafe outcome. REWRITE has the harmful texts call the outcome dangerous. SRP is FILTERING's texts, with
@@ -33,7 +33,7 @@ class LabelPolicy(StrEnum):
 
     The paper defines only the reverse direction as harmful, which leaves no Unsafe text in the data of this
     setting, and labels the examples of its appendix F.1 by their outcome. BY_OUTCOME: every text with an unsafe
-    outcome, as in that appendix. ALL_SAFE: none, as that definition. ORDER_AWARE: those with an unsafe outcome that
+    outcome, as in that appendix. ALL_SAFE: none, by that definition. ORDER_AWARE: those with an unsafe outcome that
     name it before its causes, which is where a model learns the harmful direction from.
     """
 

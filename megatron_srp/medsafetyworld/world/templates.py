@@ -16,7 +16,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text with slots, whether it names the outcome first, and the text Rewrite has in its place."""
+    """A text with slots, whether it names the outcome first, and the text that Rewrite puts in its place."""
 
     text: str
     outcome_first: bool
@@ -24,13 +24,13 @@ class Template:
 
 
 def count_available(name: str, style: str) -> int:
-    """How many templates the grammar makes of `kind/direction`; no two of them are equal."""
+    """How many templates the grammar makes of `kind/direction`; all are distinct."""
     return prod(map(len, phrases.STYLES[style])) * sum(prod(map(len, core)) for core in phrases.CORES[name])
 
 
 def pick_templates(name: str, style: str, wanted: int) -> list[Template]:
     """`wanted` different templates of `kind/direction`, the same for every seed; a larger number begins with
-    those of a smaller. Raises UsageError when the grammar makes fewer."""
+    the templates of a smaller one. Raises UsageError when the grammar makes fewer."""
     available = count_available(name, style)
     if wanted > available:
         raise UsageError(f"{wanted} templates of {name} asked for; the grammar makes {available}")
@@ -55,7 +55,7 @@ def _template(name: str, style: str, number: int) -> Template:
     text = openings[opening] + "".join(chosen)
     first = _SLOT.search(text)
     assert first is not None  # every core has slots
-    # Templates that differ in their closings alone must differ in what replaces them.
+    # Templates that differ only in their closings must differ in what replaces them.
     danger = phrases.DANGERS[(ending if len(endings) > 1 else opening) % len(phrases.DANGERS)]
     return Template(text + endings[ending], first[1].startswith("C"), f"{text}. {danger}")
 
@@ -66,7 +66,7 @@ class Compiled:
 
     Attributes:
         rows: int32[T, width]. From 0 on an index into `literals`; below 0 slot -1 - column of the edge.
-        literals: distinct pieces of text; the first is empty and fills rows up.
+        literals: distinct pieces of text; the first is empty and pads rows.
     """
 
     rows: np.ndarray
@@ -87,5 +87,5 @@ def compile_templates(texts: list[tuple[str, str]]) -> Compiled:
 
 
 def fill(text: str, names: dict[str, str]) -> str:
-    """`text` with its slots filled; slots it does not have may be among `names`."""
+    """`text` with its slots filled; `names` may have more slots than it."""
     return _SLOT.sub(lambda slot: names[slot[1]], text)

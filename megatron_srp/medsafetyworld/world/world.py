@@ -1,6 +1,6 @@
 """A world on disk, whole or not at all, the same bytes for any number of workers.
 
-OUT/corpus/00000.jsonl ...        the pretraining corpus: {"text": ...}, one text to a document
+OUT/corpus/00000.jsonl ...        the pretraining corpus: {"text": ...}, one text per document
 OUT/annotations/                  the annotation store of the corpus, in the SRP setting
 OUT/sft.jsonl, recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl
                                   as `sets` describes them
@@ -10,7 +10,7 @@ OUT/world.json                    the manifest, written last:
 
     format_version   1
     software         version of this package
-    task, preset, setting, label_policy (null but for srp), seed
+    task, preset, setting, label_policy (null except for srp), seed
     spec             all parameters (`presets.WorldSpec`)
     entities         counts: compounds, mediators, outcomes, unsafe_outcomes
     edges            counts by kind
@@ -55,7 +55,7 @@ def make_world(
     """Write the world to `out` and return its manifest.
 
     Raises:
-        UsageError: when `out` is there already, or the world cannot be built as asked for.
+        UsageError: when `out` exists already, or the world cannot be built as asked for.
         OutputError: when it cannot be written.
     """
     plan = Plan(World.build(job.spec, job.seed))
