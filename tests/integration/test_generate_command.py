@@ -95,7 +95,7 @@ def test_a_chat_through_a_pipe(talk):
 def test_a_chat_goes_on_when_it_is_too_long(talk):
     said = talk("say: house", "river " * 300, *["say: river"] * 12)
     assert "[the prompt has" in said
-    assert said.count("[the conversation is too long for the model and begins anew here]") >= 1
+    assert said.count("[the conversation is too long for the model and restarts here]") >= 1
     assert said.count("reflections: ") == 13
 
 

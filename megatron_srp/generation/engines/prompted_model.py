@@ -1,4 +1,4 @@
-"""Text or messages in, requests out: what is the same for every engine. No torch, the tokenizer alone."""
+"""Text or messages in, requests out: the part that every engine shares. Needs the tokenizer only, not torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,17 +20,17 @@ class PromptedModel:
     Args:
         folder: of the tokenizer, or a name on the hub.
         form: how the model writes reflections.
-        eos_ids: tokens that end an answer, besides the tokenizer's own.
+        eos_ids: tokens that end an answer, in addition to the tokenizer's own.
 
     Attributes:
-        tokenizer: transformers' own; `text_tokenizer` is the project's.
+        tokenizer: from transformers; `text_tokenizer` is this project's.
         vocabulary: what a guard knows of the tokenizer.
         tree: the tokens of forced reflections.
         generator: the engine; set by the subclass that has one.
         max_length: tokens that a prompt and its answer may have together; set by the subclass.
 
     Raises:
-        UsageError: when something is not there, or does not fit.
+        UsageError: when something is missing or does not fit.
     """
 
     generator: GuardedEngine
@@ -56,7 +56,7 @@ class PromptedModel:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[Generation]:
-        """Guarded answers to all prompts together: texts to go on with, or conversations.
+        """Guarded answers to all prompts together: texts to continue, or conversations.
 
         Raises:
             UsageError, InputError: as `complete` and `chat` do.
@@ -66,7 +66,7 @@ class PromptedModel:
         return self.generator.generate(requests)
 
     def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
-        """A request to go on with a text; an empty one stands for a document's beginning.
+        """A request to continue a text; an empty one stands for the beginning of a document.
 
         Raises:
             InputError: when the prompt leaves no room for an answer.

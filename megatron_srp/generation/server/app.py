@@ -29,20 +29,20 @@ from megatron_srp.generation.server.worker import Busy, Closing, Worker
 
 _log = logging.getLogger(__name__)
 BODY_TIMEOUT_S = 30.0  # to send a request's body in
-HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that nobody takes it for dead
+HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that it does not look dead
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator has set.
+    """The operator's settings.
 
     Attributes:
-        name: of the model, as clients know it.
-        options: of answers whose request says nothing else; its tokens are the most that a request gets.
+        name: the model's name for clients.
+        options: defaults for answers; their number of tokens is also the maximum that a request gets.
         allow_weaker: whether a request may have a weaker guard than `options` has.
-        timeout_s: for a request, its time in the queue included.
-        body_bytes: of a request at most.
-        api_key: that requests have to come with, if any.
+        timeout_s: time limit for a request, including its time in the queue.
+        body_bytes: maximum size of a request.
+        api_key: key that requests must send, if any.
     """
 
     name: str
@@ -66,7 +66,7 @@ class APIError(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> "APIError":
-        """What a client is told of an error."""
+        """An error as the client sees it."""
         if isinstance(error, APIError):
             return error
         if isinstance(error, Busy):
@@ -89,7 +89,7 @@ class Endpoint:
 
     def __init__(self, model: PromptedModel, worker: Worker, settings: Settings) -> None:
         self._model, self._worker, self._settings = model, worker, settings
-        self._prompting = asyncio.Lock()  # tokenizers are for one caller at a time
+        self._prompting = asyncio.Lock()  # a tokenizer serves one caller at a time
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
@@ -108,7 +108,7 @@ class Endpoint:
         return await self._answer_or_error(http, TextRequest)
 
     async def _answer_or_error(self, http: HTTPRequest, kind: type[ChatRequest] | type[TextRequest]) -> Response:
-        """What Starlette itself does not handle would end the connection as well, and the next request on it."""
+        """Answers errors that Starlette does not handle: they would end the connection, and the next request on it."""
         try:
             return await self._answer(http, kind)
         except ClientDisconnect:
@@ -206,7 +206,7 @@ class Endpoint:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, whose answers end when nobody listens any longer."""
+    """Server-sent events; the answers end when nobody listens any more."""
 
     def __init__(self, reader: Reader, events: AsyncIterator[bytes]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -230,7 +230,7 @@ async def _whole(reader: Reader, reply: Reply, n: int) -> dict[str, Any]:
 
 
 async def _stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIterator[bytes]:
-    """All answers' pieces as they come. An error is an event: the status has been sent already."""
+    """All answers' pieces as they arrive. An error is an event: the status has been sent already."""
     generations: list[Generation] = []
     for index in range(n):
         if first := reply.first(index):
@@ -269,7 +269,7 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 async def _unless_gone[T](http: HTTPRequest, work: Awaitable[T]) -> T:
-    """What `work` gives, unless the client goes away before."""
+    """The result of `work`, unless the client disconnects first."""
 
     async def gone() -> None:
         while (await http.receive())["type"] != "http.disconnect":

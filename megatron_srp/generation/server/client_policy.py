@@ -1,4 +1,4 @@
-"""A request's own policy: the operator's, made stricter. None is weaker unless the operator allows it."""
+"""A request's own policy: the operator's, made stricter. It may be weaker only if the operator allows it."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,11 +11,11 @@ _ALSO = {"reflect_every": " or a divisor of it"}
 
 
 class PolicyTooWeak(Exception):
-    """A request asks for less than the operator has set."""
+    """A request asks for a weaker guard than the operator has set."""
 
 
 def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> GuardPolicy:
-    """The operator's policy with what a request changes of it.
+    """The operator's policy with a request's changes.
 
     Raises:
         PolicyTooWeak: when that would be weaker in any respect, and `allow_weaker` is false.
