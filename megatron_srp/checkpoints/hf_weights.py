@@ -14,17 +14,17 @@ from megatron_srp.errors import InputError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Old files hold what follows from the configuration, and a tied output layer as well as the embedding.
+# Old files also hold tensors that follow from the configuration, and a tied output layer next to the embedding.
 _IGNORED = ("rotary_emb.inv_freq",)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model in `folder`: those that transformers reads, and no others that are there.
+    """The files that hold the model in `folder`: those that transformers reads, and no others in it.
 
-    Repositories hold adapters, the original authors' consolidated files and remains of earlier uploads as well.
+    Repositories also hold adapters, the original authors' consolidated files and remains of earlier uploads.
 
     Raises:
-        InputError: when none is named, or the index cannot be read.
+        InputError: when there are none, or the index cannot be read.
     """
     whole, index = folder / _WHOLE, folder / _INDEX
     if whole.is_file():
@@ -45,12 +45,12 @@ class HFWeights:
     """The weights of the model in `folder`, open for reading.
 
     Attributes:
-        shape: what its config.json says; untied where the output layer is not the embedding after all.
+        shape: from its config.json; untied if the output layer differs from the embedding after all.
         dtype: of its weights.
-        notes: what a user may not expect, a line each.
+        notes: what a user may not expect, one line each.
 
     Raises:
-        InputError: when it is no folder of a plain Llama with safetensors.
+        InputError: when it is not a folder of a plain Llama with safetensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,7 +119,7 @@ class HFWeights:
         return tensor
 
     def megatron(self, weight: Weight) -> torch.Tensor:
-        """A weight as Megatron has it. Rows of tokens that the model does not know are the mean of all."""
+        """A weight in Megatron's form. Rows for tokens that are new to the model are the mean of all rows."""
         tensor = weight.join([self._tensor(name) for name in weight.llama])
         new = weight.shape[0] - tensor.shape[0]
         if weight.layer is None and tensor.ndim == 2 and new > 0:

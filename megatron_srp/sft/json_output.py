@@ -1,4 +1,4 @@
-"""A set of conversations as JSON lines, written whole or not at all, with a manifest beside it."""
+"""A set of conversations as JSON lines, written whole or not at all, with a manifest next to them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ SUFFIX = ".manifest.json"
 
 
 def check_json_output(path: Path, overwrite: bool) -> None:
-    """Raises before the work begins where its result could not be written."""
+    """Raises before the work starts if its result could not be written."""
     for there in (path, Path(f"{path}{SUFFIX}")):
         if there.exists() and not overwrite:
             raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --out")

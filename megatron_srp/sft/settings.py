@@ -1,4 +1,4 @@
-"""What is asked of a post-training set. Light: the command line reads its defaults from here."""
+"""Settings of a post-training set. Cheap to import: the command line reads its defaults from here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from megatron_srp.annotation.base import GuardOptions
 
 MODES = ("sft", "original", "reflection", "mix-sft")
-MIX = 200  # the paper's, as the other numbers here are unless they say otherwise
+MIX = 200  # from the paper, like the other numbers here unless they say otherwise
 NUM_REFUSALS = 200
-NUM_RECOVERIES = 200  # ours: the paper gives no number
+NUM_RECOVERIES = 200  # ours: the paper does not state one
 MAX_CHARS = 2048
 KEEP_SOURCES = {"wildjailbreak": 0.2, "wildguardmix": 0.2}
 KEEP_SHARE = 0.5
@@ -23,24 +23,24 @@ KEEP_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """A set of conversations, and where it goes; the fields' defaults are those of `srp sft`.
+    """A set of conversations and its output; the fields' defaults are those of `srp sft`.
 
     Attributes:
         inputs: files or patterns of files.
-        format: of the files, or None to find out from each file's first row.
-        skip_errors: leave rows out that are no conversation, rather than stop.
+        format: of the files, or None to detect it from each file's first row.
+        skip_errors: skip rows that are not a conversation, rather than stop.
         mode: one of `MODES`, see `build`.
-        mix, mix_inputs: for mix-sft, how many examples of which files are mixed in.
+        mix, mix_inputs: for mix-sft, how many examples are mixed in, and from which files.
         harmful: files of harmful prompts, for refusals and recoveries.
-        max_chars: most characters of a conversation, 0 for no limit.
-        keep_sources, keep_share: shares kept of sources whose name has a word in it, and of all others.
-            None for these filters is the paper's value in mode sft, and no filter in other modes.
-        guard, guard_options: who judges; None where nothing is to be judged.
+        max_chars: maximum characters of a conversation, 0 for no limit.
+            keep_sources, keep_share: the share to keep of sources whose name contains a word, and of all others.
+            None for these filters means the paper's value in mode sft, and no filter in other modes.
+            guard, guard_options: the guard that judges; None if there is nothing to judge.
         out: a JSONL file. Or output_prefix: a Megatron shard, for which the tokenizer is needed.
         seq_length: tokens of a training sequence; longer conversations are dropped.
 
     Raises:
-        UsageError: for what is not allowed or does not go together, by the flags' names.
+        UsageError: for values that are not allowed or do not go together, by the flags' names.
     """
 
     inputs: Sequence[str]

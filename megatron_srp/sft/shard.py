@@ -15,7 +15,7 @@ def mask_path(prefix: str | Path) -> Path:
 
 
 def find_sft_manifest(prefix: str | Path) -> dict[str, Any] | None:
-    """The manifest of the shard `prefix`, None where that is no shard of conversations."""
+    """The manifest of the shard `prefix`, None if that is not a shard of conversations."""
     manifest = find_manifest(prefix)
     return manifest if manifest and manifest.get("sft") else None
 
@@ -44,7 +44,7 @@ class SftShard:
         self.mask = np.memmap(path, np.uint8, "r")
 
     def __reduce__(self) -> tuple[type["SftShard"], tuple[str | Path]]:
-        return SftShard, (self.prefix,)  # a worker process maps the files itself
+        return SftShard, (self.prefix,)  # a worker process maps the files again
 
     def __len__(self) -> int:
         return len(self.tokens)
