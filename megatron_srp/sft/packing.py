@@ -34,7 +34,7 @@ def pack(items: np.ndarray, sizes: np.ndarray, capacity: int, rng: np.random.Ran
     """Pack each of `items` once, in random order, into packs that are in random order too.
 
     Args:
-        items: int64[N], shuffled in place.
+        items: int64[N], in any order.
         sizes: int64[N], of each item, 1 to `capacity`.
         capacity: size of a pack.
         rng: a RandomState, whose draws stay the same in every release of NumPy: a resumed run needs them.

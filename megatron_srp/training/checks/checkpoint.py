@@ -1,4 +1,4 @@
-"""Whether the checkpoint of `--load` fits this run, before Megatron fails on it with a traceback."""
+"""Check that the checkpoint of `--load` fits this run, before Megatron fails on it with a traceback."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from megatron_srp.training.checks.lineage import check_lineage
 from megatron_srp.training.checks.vocabulary import keep_padded_size
 from megatron_srp.training.process.repair_tracker import TRACKER
 
-# What decides the shapes of the weights, or what they mean, with the flag of each.
+# What determines the shapes of the weights, or their meaning, with the flag of each.
 _MODEL = {
     "num_layers": "--num-layers",
     "hidden_size": "--hidden-size",
@@ -31,25 +31,25 @@ _MODEL = {
 def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     """Compare the run's arguments (Megatron's, validated) with those in the checkpoint it is to load.
 
-    What that records of its data is carried over into `args.srp_data`, and its padded vocabulary is kept.
+    Its record of earlier data is carried over into `args.srp_data`, and its padded vocabulary is kept.
 
     Args:
         vocab_size: of the run's tokenizer, in tokens.
 
     Returns:
-        Notes for the user, a line each.
+        Notes for the user, one line each.
 
     Raises:
-        InputError: if the checkpoint is not there or cannot be read.
-        UsageError: if it is of another model, tokenizer, data, schedule or optimizer, or if --save has the checkpoints
-            of a run that would begin again.
+        InputError: if the checkpoint is missing or cannot be read.
+            UsageError: if it has another model, tokenizer, data, schedule or optimizer, or if --save has checkpoints of
+            a run that would start over.
     """
     _check_save(args)
     flag, folder, fresh = "--load", find_checkpoint(args), args.finetune
-    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
+    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: used while --load has none
         flag, fresh = "--pretrained-checkpoint", True
         folder = _named(flag, args.pretrained_checkpoint, None)
-    if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
+    if folder is None or not (folder / "metadata.json").exists():  # none yet, or not our format
         return []
     if not (folder / ".metadata").exists():  # written last
         raise InputError(f"{folder} is incomplete: its saving was stopped. Give an earlier --ckpt-step")
@@ -62,7 +62,7 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     check_lineage(where, saved, args)
     notes = [keep_padded_size(saved, args, vocab_size)]
     iteration = common.get("iteration", 0)
-    if fresh:  # other weights to begin with, and data from their beginning
+    if fresh:  # other initial weights, and the data from the beginning
         succeed(saved, args, iteration)
     else:
         if not args.no_load_optim:
@@ -73,7 +73,7 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
 
 
 def _check_save(args: argparse.Namespace) -> None:
-    """A job that is given again with `--load` of another folder begins again, and removes what it had saved."""
+    """Refuse to rerun a job with `--load` of another folder: it would start over and remove what it had saved."""
     if args.load is None or args.save is None or "://" in args.save or Path(args.save) == Path(args.load):
         return
     if (Path(args.save) / TRACKER).exists():
@@ -117,7 +117,7 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
     try:
         return dict(load_common_state_dict(str(folder)))
-    # The readers below raise what they like on damaged files; torch's own is not even an Exception.
+    # The readers below raise errors of any type on damaged files; torch's own is not even an Exception.
     except (Exception, CheckpointException) as error:
         message = str(error).strip().rpartition("\n")[2] or type(error).__name__
         raise InputError(f"{folder} cannot be read, it may be damaged ({message}); give an earlier --ckpt-step") from (
@@ -141,7 +141,7 @@ def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace
 
 
 def _value(args: argparse.Namespace, name: str) -> Any:
-    """Without grouped-query attention Megatron's num_query_groups is 1 and means nothing: each head has its own."""
+    """Without grouped-query attention Megatron's num_query_groups is a meaningless 1: each head has its own."""
     if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
         return args.num_attention_heads
     return getattr(args, name)

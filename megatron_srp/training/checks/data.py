@@ -1,7 +1,7 @@
-"""The shards that a run reads: are they there, and were they made with the run's tokenizer?
+"""The shards that a run reads: do they exist, and were they made with the run's tokenizer?
 
-Imports neither torch nor Megatron. The manifest `PREFIX.srp.json` beside a shard is written by
-`srp preprocess`; shards made by other tools have none and are allowed.
+Imports neither torch nor Megatron. `srp preprocess` writes the manifest `PREFIX.srp.json` next to a
+shard; shards made by other tools have none and are allowed.
 """
 
 import argparse
@@ -25,12 +25,12 @@ _BLENDS = {
 
 
 def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Check the shards named by `args` and their tokenizer.
+    """Check the shards in `args` and their tokenizer.
 
     Returns:
-        flags: `--tokenizer-type` and `--tokenizer-model` as the manifests name them, for a run that
-            names none.
-        notes: what the user should know, a line each.
+        flags: `--tokenizer-type` and `--tokenizer-model` from the manifests, for a run that
+            sets neither.
+            notes: what the user should know, one line each.
     """
     if args.mock_data:
         if args.srp_sidecar:
@@ -55,7 +55,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     ]
     if not args.srp_sft:
         notes += unreflected(prefixes, sidecars)
-    if args.use_checkpoint_args:  # the tokenizer is known when the checkpoint has been read
+    if args.use_checkpoint_args:  # the tokenizer is known once the checkpoint has been read
         return [], notes
     flags = check_tokenizer(args)
     if not (args.tokenizer_type or flags):
@@ -73,13 +73,13 @@ def _check_conversations(args: argparse.Namespace) -> list[str]:
 
 
 def check_tokenizer(args: argparse.Namespace) -> list[str]:
-    """Refuse a tokenizer other than the shards' own; returns the flags that name it if `args` do not."""
+    """Refuse a tokenizer other than the shards' own; returns the flags that set it if `args` do not."""
     _check_tokenizer_files(args.tokenizer_model)
     prefixes = shard_prefixes(args)
     found = {prefix: _find_manifest(prefix) for prefix in prefixes}
     manifests = {prefix: manifest for prefix, manifest in found.items() if manifest is not None}
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
-    # A sidecar may add tokens to the tokenizer its shard was made with: where there is one, it decides.
+    # A sidecar may add tokens to its shard's tokenizer: if there is one, it decides.
     manifests = {prefix: sidecar_manifest(path) for prefix, path in sidecars.items()} | {
         prefix: manifest for prefix, manifest in manifests.items() if prefix not in sidecars
     }
@@ -118,7 +118,7 @@ def shard_prefixes(args: argparse.Namespace) -> list[str]:
 
 
 def _weighted(blend: list[str]) -> list[tuple[float | None, str]]:
-    # Megatron's rule: weights and prefixes in turn if every other item is a number, else prefixes.
+    # Megatron's rule: alternating weights and prefixes if every other item is a number, else prefixes.
     if len(blend) % 2 == 0 and all(_is_number(item) for item in blend[::2]):
         return [(float(weight), prefix) for weight, prefix in zip(blend[::2], blend[1::2], strict=True)]
     return [(None, prefix) for prefix in blend]
@@ -174,7 +174,7 @@ def num_sequences(prefix: str) -> int:
 
 
 def read_index_header(prefix: str) -> tuple[int, int]:
-    """Megatron's code for the type of a shard's tokens, and the number of its sequences."""
+    """Megatron's code for a shard's token type, and its number of sequences."""
     header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
     with Path(prefix + ".idx").open("rb") as file:
         start = file.read(header.size)
@@ -191,7 +191,7 @@ def _find_manifest(prefix: str) -> dict[str, Any] | None:
 
 
 def _check_tokenizer_files(model: str | None) -> None:
-    # A name such as `gpt2` or `org/model` may be on the Hugging Face hub; a path can only be here.
+    # A name such as `gpt2` or `org/model` may be on the Hugging Face hub; a path can only be local.
     is_path = model is not None and (model.startswith(("/", ".", "~")) or model.count("/") > 1)
     if model is not None and is_path and not Path(model).exists():
         raise InputError(f"--tokenizer-model {model}: no such file or folder")
@@ -205,7 +205,7 @@ def _fingerprint(kind: str, model: str) -> str:
 
 def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
     fingerprint = _fingerprint(kind, model)
-    # Plain text has the same ids in a tokenizer that a sidecar has only extended.
+    # Plain text has the same ids in a tokenizer that a sidecar only extends.
     written = [m for m in manifests.values() if m["tokenizer"]["fingerprint"] == fingerprint]
     accepted = {fingerprint, *(m["extends"] for m in written if "extends" in m)}
     for prefix, manifest in manifests.items():

@@ -19,8 +19,8 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
         prefixes: of all shards of the run.
 
     Raises:
-        UsageError, InputError: for a file that is no sidecar, has its reflections in the shard already,
-            or belongs to none of the shards, and for two that belong to the same shard.
+        UsageError, InputError: for a file that is not a sidecar, whose reflections are in the shard already,
+            or that belongs to none of the shards, and for two that belong to the same shard.
     """
     if not sidecars:
         return {}
@@ -63,7 +63,7 @@ def _same(shard: dict[str, str], other: dict[str, str]) -> bool:
 
 
 def sidecar_manifest(path: str) -> dict[str, Any]:
-    """What a sidecar says of tokenizers, as a manifest does, and which tokenizer that one `extends`."""
+    """A sidecar's tokenizer, as in a manifest, and the tokenizer that it `extends`."""
     from megatron_srp.data.shards.sidecar import read_header
 
     info = read_header(path)["info"]
@@ -71,7 +71,7 @@ def sidecar_manifest(path: str) -> dict[str, Any]:
 
 
 def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
-    """A note for each shard that is read without reflections, where that is perhaps not meant."""
+    """A note for each shard that is read without reflections where that may be unintended."""
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import sidecar_path
 
@@ -92,5 +92,5 @@ def _is_for_a_plain_shard(path: Path) -> bool:
 
     try:
         return path.is_file() and not read_header(path)["materialized"]
-    except InputError:  # nobody asked for this file: that it is damaged is of no account
+    except InputError:  # nobody asked for this file, so it does not matter that it is damaged
         return False

@@ -1,6 +1,6 @@
-"""The parts of a run's data: is there something to train on, something to evaluate on, and a whole sequence of it?
+"""The parts of a run's data: is there something to train on and to evaluate on, and at least one full sequence?
 
-Imports neither torch nor Megatron, which ends such a run with a traceback, or without a word and untrained.
+Imports neither torch nor Megatron, which ends such a run with a traceback, or silently without training.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from megatron_srp.training.checks.sidecars import match_sidecars
 Blend = list[tuple[float | None, str]]
 
 PARTS = ("train", "valid", "test")
-MEGATRONS_SPLIT = "969, 30, 1"  # where neither --split nor a blend for each part is given
+MEGATRONS_SPLIT = "969, 30, 1"  # used without --split and without a blend for each part
 
 
 def check_parts(args: argparse.Namespace) -> None:
-    """Refuse data without a part to train on, a blend to evaluate on that is never read, and too short a shard.
+    """Refuse data without a part to train on, an evaluation blend that is never read, and a shard that is too short.
 
     Args:
-        args: of the run, its shards checked by `check_shards`.
+        args: of the run, whose shards `check_shards` has checked.
     """
     if args.srp_sft or args.mock_data:
         return
@@ -35,7 +35,7 @@ def check_parts(args: argparse.Namespace) -> None:
 
 
 def _parts(args: argparse.Namespace) -> dict[str, Blend]:
-    """The blend that each part of the run's data is taken from."""
+    """The blend for each part of the run's data."""
     blends = dict(shards.blends(args))
     whole = blends.pop("all", None)
     if whole is None:
@@ -60,9 +60,9 @@ def _shares(split: str) -> list[float]:
 
 
 def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
-    """Megatron builds a blend of as many samples as it evaluates on, and fails on one of none.
+    """Megatron builds a blend of as many samples as it evaluates on, and fails if that is none.
 
-    A single shard it takes whole.
+    It takes a single shard whole.
     """
     for part in PARTS[1:]:
         blend = parts.get(part, [])
@@ -86,7 +86,7 @@ def _check_lengths(args: argparse.Namespace) -> None:
         tokens = count_tokens(prefix)
         if tokens is None or tokens >= needed:
             continue
-        if prefix in sidecars:  # so short a shard is read in no time
+        if prefix in sidecars:  # such a short shard is read in no time
             from megatron_srp.data.shards.view import ReflectedIndexedDataset
 
             tokens = int(ReflectedIndexedDataset(prefix, sidecars[prefix]).sequence_lengths.sum())

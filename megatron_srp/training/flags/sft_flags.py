@@ -1,4 +1,4 @@
-"""`--srp-sft`: what its flags mean for a run, worked out without torch or Megatron."""
+"""`--srp-sft`: what its flags mean for a run, without importing torch or Megatron."""
 
 import argparse
 import math
@@ -25,7 +25,7 @@ def conversation_defaults(args: argparse.Namespace, whole: argparse.Namespace, g
 
     Args:
         args: the user's own flags.
-        whole: those with the preset's, which has the lengths of sequences and batches.
+        whole: those with the preset's, which sets the sequence length and the batch size.
     """
     defaults = ["--calculate-per-token-loss"]
     if args.eval_iters is None:  # each evaluation goes through the whole set once
@@ -39,7 +39,7 @@ def conversation_defaults(args: argparse.Namespace, whole: argparse.Namespace, g
 
 
 def check_together(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go with `--srp-sft`, or not without it."""
+    """Refuse flags that do not work with `--srp-sft`, or that need it."""
     if not args.srp_sft:
         given = [f for f in ("--srp-sft-valid", "--srp-sft-epochs") if getattr(args, f[2:].replace("-", "_"))]
         if given:
@@ -59,7 +59,7 @@ def check_together(args: argparse.Namespace) -> None:
 
 
 def _steps(args: argparse.Namespace, epochs: Iterable[Packs], gpus: int) -> int:
-    """Steps that so many packs take."""
+    """Steps that this many packs take."""
     if args.rampup_batch_size or args.step_batch_size_schedule:
         raise UsageError("--srp-sft with a growing batch: give --train-samples, and --eval-iters, instead of epochs")
     layout = layout_of(args, gpus)
