@@ -173,10 +173,10 @@ _LOOKED_AT |= SHAPE_FLAGS
 
 _CUTS_CONTEXT = (
     "it restarts at every end-of-document token, and a reflection puts one inside a document after an "
-    "unsafe segment: the model would not see the text that it has to stop. Omit it"
+    "unsafe segment: the model would not see the text that it has to stop. Leave it out"
 )
 _OTHER_DATASET = "this entry point feeds pretraining shards only"
-_OTHER_BATCH = "this entry point does not build such batches (yet). Omit it"
+_OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out"
 
 # Refused because they would silently break the method, or would be silently ignored.
 REFUSED = {
@@ -187,7 +187,7 @@ REFUSED = {
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,
-    "--context-parallel-size": WHOLE_SEQUENCES + ". Omit it; for long sequences, --srp-layout auto "
+    "--context-parallel-size": WHOLE_SEQUENCES + ". Leave it out; for long sequences, --srp-layout auto "
     "or `srp presets --seq-length` find a layout with tensor parallelism and recomputation",
     "--mtp-num-layers": _OTHER_BATCH,
     "--perform-rl-step": "this entry point only pretrains",

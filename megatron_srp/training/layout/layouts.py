@@ -59,7 +59,7 @@ class Layout:
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """Divisors of `number` up to `most`: for a batch, say, the numbers of GPUs that can share it."""
+    """The largest divisor of `number` that is at most `most`: the number of GPUs that can share a batch, say."""
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 

@@ -85,7 +85,7 @@ def _recipe_of(args: argparse.Namespace) -> TrainingRecipe:
 
 
 def layout_of(args: argparse.Namespace, gpus: int) -> Layout:
-    """The layout on `gpus` ranks."""
+    """The layout of the flags on `gpus` ranks."""
     return Layout(
         gpus=gpus,
         tensor=args.tensor_model_parallel_size or 1,
