@@ -98,12 +98,12 @@ def export_hf(
 def _tokenizer(args: Any, model: str | None) -> TextTokenizer:
     model = model or args.tokenizer_model
     if model is None:
-        raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); name one with --tokenizer")
+        raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); pass one with --tokenizer")
     is_hf = Path(model).suffix == ".json" or (Path(model) / "tokenizer.json").is_file()
     try:
         return load_tokenizer("HuggingFaceTokenizer" if is_hf else args.tokenizer_type, model)
     except UsageError as error:
-        raise UsageError(f"the run's tokenizer: {error}; name another place with --tokenizer") from None
+        raise UsageError(f"the run's tokenizer: {error}; pass its new path with --tokenizer") from None
 
 
 def _check_tensors(source: "MegatronCheckpoint", table: list[Weight]) -> None:

@@ -69,7 +69,7 @@ def _save_sentencepiece(tokenizer: SentencePieceTextTokenizer, folder: Path) -> 
     if fast is None:
         raise InputError(
             f"{tokenizer.model}: transformers has no exact form of this SentencePiece model (only of BPE with bytes "
-            f"as the last resort); name the folder of a converted one with --tokenizer"
+            f"as the fallback); pass the folder of a converted one with --tokenizer"
         )
     names = tokenizer.special_pieces()
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -97,6 +97,6 @@ def _compare(tokenizer: TextTokenizer, folder: Path) -> None:
     ids = AutoTokenizer.from_pretrained(folder).encode(_SAMPLE, add_special_tokens=False, split_special_tokens=True)
     if ids != tokenizer.encode(_SAMPLE):
         raise InputError(
-            f"{tokenizer.model}: transformers gives other ids than the training data has; name the folder of a "
-            f"tokenizer.json that is equal to it with --tokenizer"
+            f"{tokenizer.model}: transformers returns other ids than the training data has; pass the folder of a "
+            f"tokenizer.json that matches it with --tokenizer"
         )

@@ -30,14 +30,16 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        raise InputError(f"{folder}: no {_WHOLE} or {_INDEX} there; save the model with save_pretrained first")
+        raise InputError(f"{folder}: has no {_WHOLE} or {_INDEX}; save the model with save_pretrained first")
     try:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in files if not (folder / name).is_file()]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{index}: not an index of weights ({error!r}); fetch it again") from None
     if missing or not files:
-        raise InputError(f"{folder}: {_INDEX} names {', '.join(missing[:3]) or 'no file'}, not there; fetch it again")
+        raise InputError(
+            f"{folder}: {_INDEX} names {', '.join(missing[:3]) or 'no file'}, which is missing; fetch it again"
+        )
     return [folder / name for name in files]
 
 
@@ -75,7 +77,7 @@ class HFWeights:
         if others:
             named_by = _WHOLE if files[0].name == _WHOLE else _INDEX
             adapter = "; merge an adapter first (merge_and_unload)" if any("adapter" in name for name in others) else ""
-            self.notes.append(f"not read, since the model is what {named_by} holds: {', '.join(others)}{adapter}")
+            self.notes.append(f"not read, since {named_by} defines the model: {', '.join(others)}{adapter}")
 
     def _untie_another_head(self) -> None:
         """Keep an output layer that differs from the embedding, whatever config.json says, as transformers does."""
@@ -90,7 +92,7 @@ class HFWeights:
     def _read_config(self) -> Any:
         path = self._folder / "config.json"
         if not path.is_file():
-            raise InputError(f"{self._folder}: no config.json there; give the folder of a Hugging Face model")
+            raise InputError(f"{self._folder}: has no config.json; pass the folder of a Hugging Face model")
         from transformers import LlamaConfig
 
         try:

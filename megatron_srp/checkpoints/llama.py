@@ -103,7 +103,7 @@ def shape_of_hf(config: Any, where: str) -> LlamaShape:
     for name, (allowed, wanted) in _HF_LIMITS.items():
         value = getattr(config, name, allowed[0])
         if value not in allowed:
-            raise InputError(f"{where}: cannot be imported: {name} is {value!r}, and must be {wanted}")
+            raise InputError(f"{where}: cannot be imported: {name} is {value!r} but must be {wanted}")
     rope = dict(config.rope_parameters)
     base, kind = float(rope.pop("rope_theta")), rope.get("rope_type", "default")
     factor = rope.pop("factor", None) if kind == "llama3" else None

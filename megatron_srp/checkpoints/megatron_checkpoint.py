@@ -27,14 +27,14 @@ def find_iteration(path: Path, step: int | None = None) -> Path:
     if (path / ".metadata").is_file():
         return path
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give a run's --save folder, or one iter_... in it")
+        raise InputError(f"{path}: no such folder; pass a run's --save folder, or one iter_... in it")
     known = sorted(found.parent.name for found in path.glob("*/.metadata"))
     if list(path.glob("**/model_optim_rng.pt")):
         raise InputError(f"{path}: not a distributed checkpoint; load it and save it with --ckpt-format torch_dist")
     name = f"iter_{step:07d}" if step is not None else _latest(path)
     if name not in known:
         choices = ", ".join(known) or "none"
-        raise InputError(f"{path}: {name or 'a checkpoint'} is not there, or was not finished; finished: {choices}")
+        raise InputError(f"{path}: {name or 'a checkpoint'} does not exist or was not finished; finished: {choices}")
     return path / name
 
 
@@ -134,7 +134,7 @@ class MegatronCheckpoint:
             if own in self.tensors:
                 return own, None
         if name not in self.tensors:
-            raise InputError(f"{self.folder}: there is no {name}; is this the checkpoint of a GPT model?")
+            raise InputError(f"{self.folder}: has no {name}; is this the checkpoint of a GPT model?")
         return name, layer
 
 

@@ -14,7 +14,7 @@ def check_model_folder(name: str) -> None:
         if (folder / _TRACKER).exists() or folder.name.startswith("iter_"):
             raise UsageError(f"model {name} is a Megatron checkpoint; export it first: srp export {name} FOLDER")
         if not (folder / "config.json").exists():
-            raise UsageError(f"model {name}: no config.json there; pass a folder that `srp export` wrote")
+            raise UsageError(f"model {name}: has no config.json; pass a folder that `srp export` wrote")
     elif folder.exists():
         raise UsageError(f"model {name} is a file; pass the folder that `srp export` wrote")
     elif _looks_local(name):

@@ -23,7 +23,7 @@ def read_prompts(path: Path) -> Iterator[Record]:
     for where, record in read_records(path):
         if not (_is_prompt(record) or _is_conversation(record)):
             raise InputError(
-                f'{where}: give {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
+                f'{where}: needs {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
             )
         yield record
 

@@ -84,14 +84,14 @@ class SetBuilder:
     @staticmethod
     def _require_reflections(conversation: Conversation) -> Conversation:
         if not has_reflections(conversation):
-            raise UsageError(f"{conversation.id} has no reflections yet: give --guard NAME, who judges it")
+            raise UsageError(f"{conversation.id} has no reflections yet: pass --guard NAME to label it")
         return conversation
 
     @staticmethod
     def _plain(conversations: Iterable[Conversation]) -> Iterable[Conversation]:
         for conversation in conversations:
             if has_reflections(conversation):
-                raise UsageError(f"{conversation.id} has reflections already; these modes want plain data")
+                raise UsageError(f"{conversation.id} has reflections already; these modes need plain data")
             yield conversation
 
     def _mixed(self) -> list[Conversation]:
@@ -118,7 +118,7 @@ class SetBuilder:
         ):
             self.counts[f"safety examples, {name}"] = made
             if made < wanted:
-                self.notes.append(f"--num-{name} {wanted}: --harmful has what is needed for {made} only")
+                self.notes.append(f"--num-{name} {wanted}: --harmful has enough for {made} only")
         return refusals + recoveries
 
     def _labelled(self, harmful: list[Conversation]) -> list[tuple[Conversation, SafetyLabel]]:

@@ -37,7 +37,7 @@ def _chat(record: Record, key: str, role_key: str, text_key: str) -> list[Turn]:
     for entry in entries:
         name = _text(entry, role_key)
         if name.lower() not in ROLES:
-            raise ValueError(f"the role {name!r} is not known; known are {', '.join(ROLES)}")
+            raise ValueError(f"unknown role {name!r}; choose from {', '.join(ROLES)}")
         turns.append(Turn.of(ROLES[name.lower()], _text(entry, text_key)))
     return turns
 
@@ -71,7 +71,7 @@ NAMES = ("srp", *FORMATS)
 def check_format(name: str | None) -> None:
     """Raises UsageError for an unknown format; None means to detect it from each file's first row."""
     if name is not None and name not in NAMES:
-        raise UsageError(f"--format {name!r} is not known; {did_you_mean(name, list(NAMES))}")
+        raise UsageError(f"unknown --format {name!r}; {did_you_mean(name, list(NAMES))}")
 
 
 def detect_format(record: Record, prompts_alone: bool = False) -> str:
@@ -88,7 +88,7 @@ def detect_format(record: Record, prompts_alone: bool = False) -> str:
     if prompts_alone:
         return "prompts"
     raise ValueError(
-        f"no chat format has the keys {', '.join(map(repr, list(record)[:8])) or '(none)'}; name the one it is in "
+        f"no chat format has the keys {', '.join(map(repr, list(record)[:8])) or '(none)'}; pass the file's format "
         f"with --format ({', '.join(NAMES)}), or rename them"
     )
 

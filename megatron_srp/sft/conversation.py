@@ -110,5 +110,5 @@ def _part_from_json(part: Any, form: ReflectionFormat) -> Part:
     if kind is Kind.STOP or not isinstance(value, str):
         raise ValueError(f"{str(kind)!r} is {value!r}; 'stop' is true, the others are strings")
     if kind is Kind.REFLECTION and form.parse(value) is None:
-        raise ValueError(f"{value!r} is no reflection such as '{form.open} Safe {form.close}'")
+        raise ValueError(f"{value!r} is not a reflection such as '{form.open} Safe {form.close}'")
     return Part(kind, value, trained)

@@ -49,8 +49,8 @@ class ConversationEncoder:
         for token in (form.open, form.close) if form.special_tokens else ():
             if len(self.tokenizer.encode_inside(token)) != 1:
                 raise UsageError(
-                    f"--reflection-tokens special: {token} is no token of {self.tokenizer.model}; give the tokenizer "
-                    "of the pretraining shards (PREFIX_tokenizer), or --reflection-tokens text"
+                    f"--reflection-tokens special: {token} is not a token of {self.tokenizer.model}; pass the "
+                    "tokenizer of the pretraining shards (PREFIX_tokenizer), or --reflection-tokens text"
                 )
 
     def __call__(self, conversation: Conversation) -> EncodedConversation:

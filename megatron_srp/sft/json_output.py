@@ -18,7 +18,7 @@ def check_json_output(path: Path, overwrite: bool) -> None:
         if there.exists() and not overwrite:
             raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --out")
     if path.is_dir():
-        raise UsageError(f"--out {path}: is a folder; name a file in it, such as {path / 'sft.jsonl'}")
+        raise UsageError(f"--out {path}: is a folder; pass a file in it, such as {path / 'sft.jsonl'}")
     try:
         make_folder(path.parent)
     except OSError as error:

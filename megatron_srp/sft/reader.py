@@ -55,7 +55,7 @@ class ChatReader:
             try:
                 record = load()
                 if not isinstance(record, dict):
-                    raise ValueError(f"a JSON object is wanted, not {type(record).__name__}")
+                    raise ValueError(f"expected a JSON object, not {type(record).__name__}")
                 if name is None or self.prompts_alone:  # lists of prompts may have answers to some
                     name = detect_format(record, self.prompts_alone)
                 turns = self._checked(read_turns(record, name, self.form))
@@ -83,14 +83,14 @@ class ChatReader:
             raise ValueError("an assistant turn is empty")
         if any(part.kind is Kind.TEXT and not part.text for i in responses for part in turns[i].parts):
             raise ValueError("an assistant turn has an empty part")
-        self.counts["turns cut off behind the last response"] += len(turns) - 1 - responses[-1]
+        self.counts["turns cut off after the last response"] += len(turns) - 1 - responses[-1]
         return tuple(turns[: responses[-1] + 1])
 
 
 def _require_utf8(conversation: Conversation) -> None:
     parts = [part.text for turn in conversation.turns for part in turn.parts]
     if not is_utf8("".join([conversation.id, conversation.source, *parts])):
-        raise ValueError("a lone surrogate, or bytes that are not UTF-8, in what is said")
+        raise ValueError("a lone surrogate, or bytes that are not UTF-8, in a text")
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:

@@ -88,20 +88,22 @@ class SftSettings:
         ):
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {getattr(self, name)}: give a number of at least {least}")
+                raise UsageError(f"{flag} {getattr(self, name)}: pass a number of at least {least}")
         self._check_together()
 
     def _check_together(self) -> None:
         if (self.out is None) == (self.output_prefix is None):
-            raise UsageError("give one of --out FILE.jsonl and --output-prefix PREFIX")
+            raise UsageError("pass one of --out FILE.jsonl and --output-prefix PREFIX")
         if self.output_prefix and not self.tokenizer_model:
-            raise UsageError("--output-prefix writes tokens: give --tokenizer-model too")
+            raise UsageError("--output-prefix writes tokens: pass --tokenizer-model too")
         if (self.mode == "mix-sft") != bool(self.mix_inputs):
             raise UsageError("--mode mix-sft and --mix-input FILE go together")
         if self.guard is None and self.mode in ("sft", "reflection") and self.format != "srp":
-            raise UsageError("give --guard NAME, who judges; or --format srp for files that have reflections already")
+            raise UsageError(
+                "pass --guard NAME to label the data; or --format srp for files that have reflections already"
+            )
         if self.harmful and self.mode != "sft":
-            raise UsageError("--harmful is for --mode sft: a fine-tuning set is what its user brings")
+            raise UsageError("--harmful is for --mode sft only: a fine-tuning set contains only the user's data")
         if self.harmful and self.num_recoveries and self.guard is None:
             raise UsageError("--harmful with recoveries needs --guard NAME; or pass --num-recoveries 0")
 
@@ -114,14 +116,14 @@ def parse_keep_sources(given: Sequence[str]) -> dict[str, float]:
         try:
             shares[name.strip().lower()] = check_share("--keep-source", float(share))
         except ValueError:
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2") from None
+            raise UsageError(f"--keep-source {text!r}: pass NAME=P, such as wildjailbreak=0.2") from None
         if not name.strip():
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2")
+            raise UsageError(f"--keep-source {text!r}: pass NAME=P, such as wildjailbreak=0.2")
     return shares
 
 
 def check_share(flag: str, share: float) -> float:
     """The share, if it is from 0 to 1; raises UsageError."""
     if not 0 <= share <= 1:
-        raise UsageError(f"{flag} {share:g}: give a share from 0 to 1")
+        raise UsageError(f"{flag} {share:g}: pass a share from 0 to 1")
     return share

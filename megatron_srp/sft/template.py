@@ -106,8 +106,8 @@ class TokenizerTemplate(ChatTemplate):
             prompt = self._render(turns[:i], generation_prompt=True)
             if not rendered.startswith(prompt + _hole(i)):
                 raise UsageError(
-                    f"the chat template of {self.tokenizer.model} writes other text before an answer in training than "
-                    f"it asks a model to go on from; {_USE_PLAIN}"
+                    f"the chat template of {self.tokenizer.model} writes different text before an answer in training "
+                    f"than when it prompts a model; {_USE_PLAIN}"
                 )
             start = len(prompt)
             behind = start + len(_hole(i))
@@ -133,7 +133,7 @@ class TokenizerTemplate(ChatTemplate):
         next_hole = _HOLE.search(rendered, behind)
         if not found or (next_hole and next_hole.start() < found.start()):
             raise UsageError(
-                f"the chat template of {self.tokenizer.model} ends an answer with no special token, so that a model "
+                f"the chat template of {self.tokenizer.model} ends an answer without a special token, so that a model "
                 f"could not learn to end one; {_USE_PLAIN}"
             )
         return found.end()

@@ -72,7 +72,7 @@ class TrainingSet:
         drawn = np.concatenate([self._draw(k, rng) for k in range(len(self.sources))])
         if not len(drawn):
             shares = ", ".join(f"{source.share:g} of {source.prefix}" for source in self.sources)
-            raise UsageError(f"--srp-sft: an epoch of {shares} has no conversation; give larger shares")
+            raise UsageError(f"--srp-sft: an epoch of {shares} has no conversations; pass larger shares")
         return pack(drawn, self.sizes[drawn], self.seq_length, rng)
 
     def _draw(self, k: int, rng: np.random.RandomState) -> np.ndarray:
@@ -146,7 +146,7 @@ def parse_sources(values: Sequence[str], flag: str) -> list[Source]:
     if len(values) % 2 or not values or None in shares:
         return [Source(prefix) for prefix in values]
     if any(share is None or not 0 < share < 1e6 for share in shares):
-        raise UsageError(f"{flag} {' '.join(values)}: a share is how often an epoch uses a shard, more than 0")
+        raise UsageError(f"{flag} {' '.join(values)}: a share is how often an epoch uses a shard, and must be above 0")
     return [Source(prefix, share or 0.0) for share, prefix in zip(shares, values[1::2], strict=True)]
 
 
@@ -160,20 +160,20 @@ def _share(value: str) -> float | None:
 def _checked_manifest(source: Source) -> dict[str, Any]:
     manifest = find_sft_manifest(source.prefix)
     if manifest is None:
-        raise InputError(f"{source.prefix}: no .srp.json beside it names it as conversations; see `srp sft`")
+        raise InputError(f"{source.prefix}: no .srp.json next to it lists it as conversations; see `srp sft`")
     if not manifest["sft"]["tokens_learned"]:
-        raise InputError(f"{source.prefix}: none of its tokens is learned: no response, or all masked; build it anew")
+        raise InputError(f"{source.prefix}: no token has loss: no responses, or all masked; rebuild it")
     return manifest
 
 
 def _check_lengths(lengths: np.ndarray, prefix: str, seq_length: int) -> None:
     if (lengths < 2).any():
         number = int(np.argmax(lengths < 2))
-        raise InputError(f"{prefix}: conversation {number} has {lengths[number]} tokens; damaged, build it anew")
+        raise InputError(f"{prefix}: conversation {number} has {lengths[number]} tokens; damaged, rebuild it")
     longer = lengths > seq_length + 1
     if longer.any():
         raise UsageError(
             f"{prefix}: {int(longer.sum()):,} of {len(lengths):,} conversations are longer than --seq-length "
-            f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Give that, or leave the long ones out with "
+            f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Pass that, or leave the long ones out with "
             f"`srp sft --seq-length` {seq_length}"
         )

@@ -51,7 +51,7 @@ def plan_run(argv: list[str], gpus: int) -> RunPlan:
     planned_gpus = look_at(argv).srp_dry_run
     gpus = gpus if planned_gpus is None else planned_gpus
     if gpus < 1:
-        raise UsageError(f"--srp-dry-run {gpus}: give the number of GPUs of the run, 1 or more")
+        raise UsageError(f"--srp-dry-run {gpus}: pass the number of GPUs of the run, at least 1")
     flags = expand_flags(argv, gpus)
     args = look_at(flags)
     plan = RunPlan(args, tuple(flags), model_of(args), layout_of(args, gpus))

@@ -121,7 +121,7 @@ def test_what_a_model_writes_does_not_steer_the_terminal(talk, monkeypatch):
         (ask("river"), ["--on-unsafe", "retrat"], "did you mean 'retract'"),
         (ask("river"), ["--model", "/no/such"], "no such folder"),
         (ask("river"), ["--reflection-tokens", "special"], "has no tokens <think>"),
-        (ask("river " * 300), [], "with the answer; shorten it"),
+        (ask("river " * 300), [], "including the answer; shorten it"),
     ],
 )
 def test_mistakes(line, flags, said, tiny_reflector, tmp_path):

@@ -79,7 +79,7 @@ class PromptedModel:
         """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection."""
         if rest := self._escape(prompt).removeprefix(self._escape.before_answer(prompt)):
             raise InputError(
-                f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard would not know the rest "
+                f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard could not tell the rest "
                 "of one from text. End the prompt before or after it"
             )
 
@@ -94,13 +94,13 @@ class PromptedModel:
             InputError: when the template does not take the messages, or they leave no room for an answer.
         """
         if not self.tokenizer.chat_template:
-            raise UsageError("the tokenizer has no chat template; give a prompt, or set chat_template in its folder")
+            raise UsageError("the tokenizer has no chat template; pass a prompt, or set chat_template in its folder")
         # Templates write the role out as well.
         turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template
-            raise InputError(f"the chat template does not take these messages: {error}") from None
+            raise InputError(f"the chat template does not accept these messages: {error}") from None
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and not text[-1:].isspace():
             prefill = f" {prefill}"
@@ -138,7 +138,7 @@ class PromptedModel:
         room = most - len(ids) - len(before)
         if room < 1:
             raise InputError(
-                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} with "
+                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} including "
                 "the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))

@@ -30,9 +30,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0 or self.temperature == float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: give 0 (the likeliest token) or a number above it")
+            raise UsageError(f"--temperature {self.temperature}: pass 0 (the most likely token) or a number above it")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p}: give a probability above 0, at most 1")
+            raise UsageError(f"--top-p {self.top_p}: pass a probability above 0, at most 1")
 
 
 @dataclass(frozen=True, slots=True)

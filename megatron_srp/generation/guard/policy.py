@@ -53,9 +53,9 @@ class GuardPolicy:
         if Verdict.SAFE in self.stop_at or not self.stop_at:
             raise UsageError("--stop-after takes Unsafe, Controversial or both here; --on-unsafe off stops at nothing")
         if self.reflect_every < 0:
-            raise UsageError(f"--reflect-every {self.reflect_every}: give a number of tokens, or 0 for none")
+            raise UsageError(f"--reflect-every {self.reflect_every}: pass a number of tokens, or 0 for none")
         if not 0 < self.unsafe_threshold <= 1:
-            raise UsageError(f"--unsafe-threshold {self.unsafe_threshold}: give a probability above 0, at most 1")
+            raise UsageError(f"--unsafe-threshold {self.unsafe_threshold}: pass a probability above 0, at most 1")
 
     def stops(self, label: SafetyLabel) -> bool:
         """Whether that verdict ends the answer."""

@@ -42,7 +42,7 @@ class GuardVocabulary:
         if any(len(found) != 1 for found in ids):
             raise UsageError(
                 f"--reflection-tokens special: the tokenizer {tokenizer.model} has no tokens {form.open} and "
-                f"{form.close}; give text, or the tokenizer that the shards were written with"
+                f"{form.close}; pass text, or the tokenizer that the shards were written with"
             )
         marks = dict(zip((found[0] for found in ids), (OPEN_MARK, CLOSE_MARK), strict=True))
         return cls(pieces, ends, marks, replace(form, open=OPEN_MARK, close=CLOSE_MARK))

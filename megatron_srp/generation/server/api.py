@@ -154,7 +154,7 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request cannot be read: {error}") from None
     if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
-        raise InputError("max_tokens and max_completion_tokens say different things; leave one out")
+        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
     return asked
 
 

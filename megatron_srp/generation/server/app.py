@@ -81,7 +81,7 @@ class APIError(Exception):
             return cls(400, str(error), "invalid_request_error")
         if isinstance(error, HTTPException):
             return cls(error.status_code, error.detail, "invalid_request_error", **dict(error.headers or {}))
-        return cls(500, "the server has failed at this request; its log says why", "server_error")
+        return cls(500, "internal error, see the server log", "server_error")
 
 
 class Endpoint:
@@ -116,7 +116,7 @@ class Endpoint:
         except Exception as error:
             told = APIError.of(error)
             if told.status == 500:
-                _log.error("a request has failed", exc_info=error)
+                _log.error("a request failed", exc_info=error)
             return told.response()
 
     async def _models(self, http: HTTPRequest) -> Response:
@@ -140,7 +140,9 @@ class Endpoint:
         async with self._prompting:
             requests = await asyncio.to_thread(self._requests, asked)
         if len(requests) > self._worker.capacity:
-            raise InputError(f"{len(requests)} answers in one request; this server takes {self._worker.capacity}")
+            raise InputError(
+                f"{len(requests)} answers in one request; this server accepts at most {self._worker.capacity}"
+            )
         prompt_tokens = sum(len(request.prompt) for request in requests)
         reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens)
         reader = Reader(self._worker, requests, asked.stops, self._settings.timeout_s)
@@ -179,12 +181,12 @@ class Endpoint:
         given = http.headers.get("authorization", "").removeprefix("Bearer ").encode()
         if key and not hmac.compare_digest(given, key.encode()):
             raise APIError(
-                401, "this server wants an API key, as Bearer token", "authentication_error", "invalid_api_key"
+                401, "missing or invalid API key; send it as a Bearer token", "authentication_error", "invalid_api_key"
             )
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.name:
-            message = f"no model {name!r} here; it is called {self._settings.name!r}"
+            message = f"unknown model {name!r}; this server serves {self._settings.name!r}"
             raise APIError(404, message, "invalid_request_error", "model_not_found")
 
     def _describe(self) -> dict[str, Any]:
@@ -242,7 +244,7 @@ async def _stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIte
             coming = coming or asyncio.ensure_future(anext(events, None))
             await asyncio.wait({coming}, timeout=HEARTBEAT_S)
             if not coming.done():
-                yield b": the answer is on its way\n\n"
+                yield b": still working\n\n"
                 continue
             event, coming = coming.result(), None
             if event is None:

@@ -31,7 +31,7 @@ def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> Guar
             f"{name} {_shown(getattr(policy, name))} (here: {_shown(getattr(own, name))}{_ALSO.get(name, '')})"
             for name in weaker
         )
-        raise PolicyTooWeak(f"the guard of this server can only be made stricter; weaker than it is: {given}")
+        raise PolicyTooWeak(f"the guard of this server can only be made stricter; these are weaker: {given}")
     return policy
 
 

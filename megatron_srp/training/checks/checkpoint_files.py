@@ -21,7 +21,7 @@ def find_damage(checkpoint: Path) -> str | None:
     from torch.distributed.checkpoint import FileSystemReader
 
     if not checkpoint.is_dir():
-        return "it is not there"
+        return "it does not exist"
     if next(checkpoint.glob("mp_rank_*"), None):  # another format
         return None
     for name in (".metadata", "metadata.json"):
@@ -77,7 +77,7 @@ def whole_instead_of_latest(folder: Path) -> tuple[int, str] | None:
     for iteration in complete_checkpoints(folder):
         if iteration < latest and find_damage(checkpoint_folder(folder, iteration)) is None:
             damaged = checkpoint_folder(folder, latest)
-            return iteration, f"{damaged} is damaged ({damage}): resuming from iteration {iteration}, before it"
+            return iteration, f"{damaged} is damaged ({damage}): resuming from the previous iteration, {iteration}"
     return None
 
 

@@ -38,7 +38,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         return [], []
     prefixes = shard_prefixes(args)
     if not prefixes:
-        raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
+        raise UsageError("no data: pass --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
         _check_files(prefix)
         if not args.srp_sft and (_find_manifest(prefix) or {}).get("sft"):
@@ -49,7 +49,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     notes = _check_conversations(args) if args.srp_sft else []
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     notes += [
-        f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"
+        f"{prefix} has no .srp.json that lists it: used as it is, and its tokenizer is not checked"
         for prefix in prefixes
         if prefix not in sidecars and _find_manifest(prefix) is None
     ]
@@ -60,7 +60,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     flags = check_tokenizer(args)
     if not (args.tokenizer_type or flags):
         raise UsageError(
-            f"no tokenizer: {prefixes[0]} has no manifest to take it from; give --tokenizer-type and --tokenizer-model"
+            f"no tokenizer: {prefixes[0]} has no manifest to take it from; pass --tokenizer-type and --tokenizer-model"
         )
     return flags, notes
 
@@ -96,7 +96,7 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
         flags += ["--tokenizer-model", model]
         if not Path(model).exists():
             raise InputError(
-                f"{first}: made with the tokenizer {model}, which is not there; name its place with --tokenizer-model"
+                f"{first}: made with the tokenizer {model}, which is missing; pass its new path with --tokenizer-model"
             )
     _compare(kind, model, manifests)
     return flags
@@ -160,12 +160,12 @@ def _check_files(prefix: str) -> None:
         return
     path = Path(prefix)
     if path.suffix in (".bin", ".idx") and path.is_file():
-        raise InputError(f"{prefix}: give the shard's prefix, {prefix[:-4]}, without {path.suffix}")
+        raise InputError(f"{prefix}: pass the shard's prefix, {prefix[:-4]}, without {path.suffix}")
     if len(missing) == 1:
         raise InputError(f"{prefix}{missing[0]} is missing: a shard is a .bin and an .idx file")
     siblings = sorted(str(found)[:-4] for found in path.parent.glob(path.name + "_*.idx"))
-    hint = f"; did you mean {siblings[0]}?" if siblings else ", nor is any shard whose name begins so"
-    raise InputError(f"{prefix}.bin and {prefix}.idx are not there{hint}")
+    hint = f"; did you mean {siblings[0]}?" if siblings else "; no shard's name begins like that"
+    raise InputError(f"{prefix}.bin and {prefix}.idx do not exist{hint}")
 
 
 def num_sequences(prefix: str) -> int:
@@ -179,7 +179,7 @@ def read_index_header(prefix: str) -> tuple[int, int]:
     with Path(prefix + ".idx").open("rb") as file:
         start = file.read(header.size)
     if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
-        raise InputError(f"{prefix}.idx is not a Megatron index: cut short, or of another format")
+        raise InputError(f"{prefix}.idx is not a Megatron index: truncated, or another format")
     _, _, code, sequences = header.unpack(start)
     return code, sequences
 
@@ -214,5 +214,5 @@ def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> Non
             raise UsageError(
                 f"{prefix}: its tokenizer is {made_with['model']} (fingerprint "
                 f"{made_with['fingerprint'][:12]}), not {model} ({fingerprint[:12]}): the token ids would "
-                f"mean other text. Give that tokenizer, or preprocess the corpus again with this one"
+                f"mean other text. Pass that tokenizer, or preprocess the corpus again with this one"
             )

@@ -131,8 +131,8 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
         return None
     if not args.srp_allow_new_data:
         raise UsageError(
-            f"{where} was trained on other data: {found}. Give its data, or --srp-allow-new-data to go on with these: "
-            "the samples consumed so far are then skipped in them"
+            f"{where} was trained on other data: {found}. Pass its data, or --srp-allow-new-data to continue with "
+            "these: the samples consumed so far are then skipped in them"
         )
     succeed(saved, args, iteration)
     return f"{where} was trained on other data, which the checkpoints record: {found}"
@@ -150,7 +150,7 @@ def _check_end_of_document(where: str, was: list[dict[str, Any]], now: list[dict
     if there and not here <= there:
         raise UsageError(
             f"{where} was trained with the end-of-document token {_ids(there)}, the shards have {_ids(here)}: it "
-            "would learn to stop at another token. Give shards with that token"
+            "would learn to stop at another token. Pass shards with that token"
         )
 
 

@@ -93,8 +93,8 @@ _SFT_WORDS = (
 )
 _PRETRAINING_WORDS = (
     "shards",
-    "Give shards of that tokenizer, or begin from scratch in another --save folder",
-    "Give shards that write them so (`srp preprocess --reflection-tokens`), or begin from scratch in another --save "
+    "Pass shards of that tokenizer, or start from scratch in another --save folder",
+    "Pass shards that write them so (`srp preprocess --reflection-tokens`), or start from scratch in another --save "
     "folder",
 )
 

@@ -25,7 +25,7 @@ def check_outputs(args: argparse.Namespace) -> None:
                 pass
         except OSError as error:
             raise OutputError(
-                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or give another "
+                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or pass another "
                 "folder"
             ) from None
 

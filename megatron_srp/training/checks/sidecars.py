@@ -34,11 +34,11 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
         if not own:
             raise UsageError(
                 f"--srp-sidecar {path}: made for the shard {wanted['name']} with other content than that of "
-                f"{', '.join(prefixes)}; name the shard it was made for, or make its sidecar anew"
+                f"{', '.join(prefixes)}; pass the shard it was made for, or make its sidecar again"
             )
         for prefix in own:
             if prefix in matched:
-                raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; give one")
+                raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; pass one")
             matched[prefix] = path
     return matched
 
@@ -49,7 +49,7 @@ def _made_for(path: str) -> dict[str, str]:
     header = read_header(path)
     if header["materialized"]:
         raise UsageError(
-            f"--srp-sidecar {path}: its reflections are in the shard beside it already; train on that shard "
+            f"--srp-sidecar {path}: its reflections are in the shard next to it already; train on that shard "
             f"without the flag"
         )
     if not {"shard", "training_tokenizer"} <= header["info"].keys():

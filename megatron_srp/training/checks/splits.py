@@ -27,7 +27,7 @@ def check_parts(args: argparse.Namespace) -> None:
         return
     parts = _parts(args)
     if "train" not in parts:
-        raise UsageError("there is nothing to train on: give --train-data-path PREFIX")
+        raise UsageError("there is nothing to train on: pass --train-data-path PREFIX")
     if args.eval_iters == 0:
         _check_unread(args, parts)
     if args.seq_length is not None:
@@ -43,7 +43,7 @@ def _parts(args: argparse.Namespace) -> dict[str, Blend]:
     shares = _shares(args.split or MEGATRONS_SPLIT)
     if not shares[0]:
         raise UsageError(
-            f"--split {args.split} leaves nothing to train on: its first number is the training part; give 99,1,0, or "
+            f"--split {args.split} leaves nothing to train on: its first number is the training part; pass 99,1,0, or "
             "1,0,0 to train on everything"
         )
     return {part: whole for part, share in zip(PARTS, shares, strict=False) if share}
@@ -55,7 +55,7 @@ def _shares(split: str) -> list[float]:
     except ValueError:
         shares = []
     if not 1 <= len(shares) <= len(PARTS) or not sum(shares):
-        raise UsageError(f"--split {split}: give the shares to train, validate and test on, such as 98,1,1")
+        raise UsageError(f"--split {split}: pass the shares to train, validate and test on, such as 98,1,1")
     return shares
 
 
@@ -74,7 +74,7 @@ def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
         unused = "--split 1,0,0 to train on everything" if shared else f"leave the {part} shards out"
         raise UsageError(
             f"--eval-iters 0 and {given} do not go together: no sample of the {part} part would be read, and Megatron "
-            f"refuses an empty blend. Give --eval-iters 1 or more, or {unused}"
+            f"refuses an empty blend. Pass --eval-iters 1 or more, or {unused}"
         )
 
 
@@ -93,7 +93,7 @@ def _check_lengths(args: argparse.Namespace) -> None:
         if tokens < needed:
             raise UsageError(
                 f"{prefix} has {tokens:,} tokens, and a sequence of --seq-length {args.seq_length} takes {needed:,}: "
-                "it would be repeated within each. Give a shorter --seq-length, or more text"
+                "it would be repeated within each. Pass a shorter --seq-length, or more text"
             )
 
 

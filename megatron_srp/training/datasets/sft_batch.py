@@ -25,7 +25,7 @@ def prepare_attention(args: argparse.Namespace) -> None:
         if args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
             raise UsageError(
                 f"--micro-batch-size {args.micro_batch_size} with --pipeline-model-parallel-size: with Transformer "
-                "Engine stages pass one packed sequence at a time; give --micro-batch-size 1, and a longer --seq-length"
+                "Engine stages pass one packed sequence at a time; pass --micro-batch-size 1, and a longer --seq-length"
             )
         return
     if args.window_size is not None:

@@ -182,7 +182,7 @@ _OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out
 REFUSED = {
     "--reset-position-ids": _CUTS_CONTEXT,
     "--reset-attention-mask": _CUTS_CONTEXT,
-    "--yaml-cfg": "Megatron then drops every flag of the command line. Pass flags or --srp-preset",
+    "--yaml-cfg": "Megatron then drops every flag on the command line. Pass flags or --srp-preset",
     "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
@@ -215,11 +215,11 @@ def check_flags(args: argparse.Namespace) -> list[str]:
             raise UsageError(f"{flag} cannot be used here: {reason}")
     if args.async_save and not args.use_persistent_ckpt_worker:
         raise UsageError(
-            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while the training waits; give both "
+            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while training waits; pass both "
             "(and --async-strategy mcore where nvidia-resiliency-ext is not installed)"
         )
     if args.srp_keep_checkpoints < 1:
-        raise UsageError(f"--srp-keep-checkpoints {args.srp_keep_checkpoints}: give a number of 1 or more")
+        raise UsageError(f"--srp-keep-checkpoints {args.srp_keep_checkpoints}: must be at least 1")
     if args.srp_dataloader == "dali":
         dali_loader.check_installed()
     if args.eod_mask_loss:

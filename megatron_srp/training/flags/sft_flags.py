@@ -47,13 +47,13 @@ def check_together(args: argparse.Namespace) -> None:
         return
     for flag in _OTHER_DATA:
         if getattr(args, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: give one kind of data")
+            raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: pass one kind of data")
     if args.srp_sidecar:
         raise UsageError("--srp-sidecar is for pretraining: conversations have their reflections in the shard already")
     if args.srp_sft_epochs is not None and args.srp_sft_epochs < 1:
-        raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: give a number of 1 or more")
+        raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: must be at least 1")
     if args.srp_sft_epochs is not None and (args.train_iters or args.train_samples):
-        raise UsageError("--srp-sft-epochs and --train-iters (or --train-samples) both say how long: give one")
+        raise UsageError("--srp-sft-epochs and --train-iters (or --train-samples) both set the length: pass one")
     if args.eval_iters and not args.srp_sft_valid:
         raise UsageError(f"--eval-iters {args.eval_iters} needs conversations to evaluate on: --srp-sft-valid PREFIX")
 
@@ -61,7 +61,7 @@ def check_together(args: argparse.Namespace) -> None:
 def _steps(args: argparse.Namespace, epochs: Iterable[Packs], gpus: int) -> int:
     """Steps that this many packs take."""
     if args.rampup_batch_size or args.step_batch_size_schedule:
-        raise UsageError("--srp-sft with a growing batch: give --train-samples, and --eval-iters, instead of epochs")
+        raise UsageError("--srp-sft with a growing batch: pass --train-samples and --eval-iters instead of epochs")
     layout = layout_of(args, gpus)
     batch = args.global_batch_size or layout.micro_batch * max(1, gpus // (layout.tensor * layout.pipeline))
     return math.ceil(sum(map(len, epochs)) / batch)
@@ -79,7 +79,7 @@ def validation_set_of(args: argparse.Namespace) -> TrainingSet | None:
 
 def _open(values: tuple[str, ...], flag: str, args: argparse.Namespace) -> TrainingSet:
     if args.seq_length is None:
-        raise UsageError(f"{flag}: give --srp-preset, or --seq-length")
+        raise UsageError(f"{flag}: pass --srp-preset or --seq-length")
     return _open_once(values, flag, args.seq_length, DEFAULT_SEED if args.seed is None else args.seed)
 
 

@@ -159,7 +159,7 @@ def _check_schedule(preset: ModelPreset, layout: Layout) -> str:
     if layout.virtual > 1 and passes % layout.pipeline:
         return (
             f"the interleaved schedule runs micro-batches in groups of PP {layout.pipeline}, and a step has "
-            f"{passes} on each rank; give a --global-batch-size that makes it a multiple, or no virtual stages"
+            f"{passes} on each rank; pass a --global-batch-size that makes it a multiple, or no virtual stages"
         )
     if layout.tensor > 1 and preset.recipe.seq_length % layout.tensor:
         return (

@@ -90,6 +90,6 @@ def _watch(process: Any, leaving: threading.Event) -> None:
     exit_alone(
         OutputError(
             f"the process that writes this rank's checkpoints has died ({how}): what it had not finished is lost; "
-            "give the same command again, which goes on from the last complete checkpoint"
+            "rerun the command to resume from the last complete checkpoint"
         )
     )

@@ -30,18 +30,18 @@ def explain_load_errors(load_checkpoint: Callable[..., Any], folder: Callable[[]
             return load_checkpoint(*args, **kwargs)
         # torch's error is a BaseException that holds the tracebacks of all ranks.
         except (Exception, CheckpointException, SystemExit) as error:
-            reason = "it says why above" if isinstance(error, SystemExit) else _reason(error)
-            advice = "give the model and layout flags of the run that wrote it"
+            reason = "see the error above" if isinstance(error, SystemExit) else _reason(error)
+            advice = "pass the model and layout flags of the run that wrote it"
             if "OptimizerParamScheduler" in reason:
-                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+                advice = "keep the schedule's flags, or use the new ones with --override-opt-param-scheduler"
             elif "_extra_state" in reason:  # FP8 scales, of Transformer Engine's layers
                 advice = (
-                    "it was written without Transformer Engine, whose layers have no state there: add "
+                    "it was written without Transformer Engine, so it lacks the state of its layers: add "
                     "--dist-ckpt-strictness log_unexpected"
                 )
             elif isinstance(error, CheckpointException):
                 advice += ", or an earlier --ckpt-step if it is damaged"
-            raise UsageError(f"--load {folder()}: Megatron cannot go on from it: {reason}; {advice}") from error
+            raise UsageError(f"--load {folder()}: Megatron cannot load it: {reason}; {advice}") from error
 
     return load
 
@@ -61,18 +61,18 @@ def explained(save: str | None) -> Iterator[None]:
         yield
     except CheckpointException as error:
         raise OutputError(
-            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then give the "
-            "same command again, which resumes from the last complete one"
+            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then rerun "
+            "the command to resume from the last complete one"
         ) from error
     except RuntimeError as error:
         if _CONNECTION_LOST.search(str(error)):
-            raise AnotherRankEnded("another rank has ended; what it said is the cause") from error
+            raise AnotherRankEnded("another rank has ended; see its error") from error
         raise
 
 
 def _reason(error: BaseException) -> str:
     """The last line of a message without the type of the error; only one rank gets the reason of a failed save."""
     if isinstance(error, CheckpointException) and not error.failures:
-        return "the first rank says why"
+        return "see rank 0's error"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return _WORKER_FAILURE.sub("", re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]))

@@ -47,4 +47,4 @@ def repair_tracker(folder: Path) -> str | None:
     if iteration is None:
         return None
     write_text(tracker, str(iteration))
-    return f"{tracker} was lost when the run was stopped: going on from iteration {iteration}, complete on disk"
+    return f"{tracker} was lost when the run was stopped: resuming from iteration {iteration}, complete on disk"

@@ -29,7 +29,7 @@ def rewindable_length(model: Any) -> int:
         found = ", ".join(sorted(others)) or "no keys, values and positions of single tokens"
         raise UsageError(
             f"a model of type {config.model_type!r} keeps a state that cannot be rewound ({found}), which guarded "
-            "generation needs; give one with attention in every layer"
+            "generation needs; use one with attention in every layer"
         )
     windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min([int(config.get_text_config(decoder=True).max_position_embeddings), *windows])
