@@ -90,7 +90,7 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "Q"}]}, "the conversation has no assistant turn"),
         ({"prompt": "Q", "response": " "}, "an assistant turn is empty"),
         ({"prompt": "Q", "response": 3}, "'response' is int, not a string"),
-        ({"messages": [{"role": "tool", "content": "Q"}]}, "the role 'tool' is not known"),
+        ({"messages": [{"role": "tool", "content": "Q"}]}, "unknown role 'tool'"),
         ({"messages": "x"}, "'messages' is not a list"),
         ({"turns": [{"role": "assistant", "parts": [{"reflection": "<think> Fine </think>"}]}]}, "is not a reflection"),
         ({"turns": [{"role": "assistant", "parts": [{"stop": 1}]}]}, "'stop' is true"),

@@ -35,7 +35,7 @@ from megatron_srp.training.process.write_errors import find_reason, raise_errors
             "see rank 0's error; pass the model and layout flags .*, or an earlier --ckpt-step if it is damaged$",
         ),
         (SystemExit(0), "see the error above; pass the model and layout flags of the run that wrote it$"),
-        (ValueError(), "from it: ValueError; pass the model"),
+        (ValueError(), "load it: ValueError; pass the model"),
     ],
 )
 def test_a_checkpoint_that_does_not_load(error: BaseException, line: str) -> None:
