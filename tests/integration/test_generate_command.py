@@ -117,7 +117,7 @@ def test_what_a_model_writes_does_not_steer_the_terminal(talk, monkeypatch):
     ("line", "flags", "said"),
     [
         ("{", [], "in.jsonl:1: not valid JSON"),
-        ('{"text": "x"}', [], 'in.jsonl:1: give {"prompt"'),
+        ('{"text": "x"}', [], 'in.jsonl:1: needs {"prompt"'),
         (ask("river"), ["--on-unsafe", "retrat"], "did you mean 'retract'"),
         (ask("river"), ["--model", "/no/such"], "no such folder"),
         (ask("river"), ["--reflection-tokens", "special"], "has no tokens <think>"),
