@@ -97,7 +97,7 @@ def _fuse_gradients(plan: "RunPlan") -> "RunPlan":
     failure = fused_gradients.install(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     if failure is None:
         return plan
-    print_note(f"gradients are accumulated in a separate step, which is somewhat slower ({failure})")
+    print_note(f"gradients are accumulated in a step of their own, which is somewhat slower ({failure})")
     return plan.with_defaults([UNFUSED_GRADIENTS])
 
 
