@@ -1,4 +1,4 @@
-"""Checkpoints in and out of Megatron: a Hugging Face Llama from any parallel layout, and the way back.
+"""Convert checkpoints to and from Megatron: a Hugging Face Llama from any parallel layout, and back.
 
     export_hf("out/checkpoints", "out/model")      # srp export
     import_hf("SmolLM2-1.7B", "out/start")         # srp import

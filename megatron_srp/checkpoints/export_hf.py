@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from megatron_srp.checkpoints.megatron_checkpoint import MegatronCheckpoint
 
 DTYPES = ("as-saved", "bfloat16", "float16", "float32")
-MAX_SHARD_BYTES = 2 * 10**9  # also what is held in memory
+MAX_SHARD_BYTES = 2 * 10**9  # also the most that is held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,13 @@ def export_hf(
         out: folder to write, whole or not at all.
         step: which iteration; by default the latest.
         dtype: of the result, one of `DTYPES`.
-        tokenizer: its folder or file, where the run's own is no longer there.
+        tokenizer: its folder or file, if the run's own is gone.
         overwrite: replace `out`.
         max_shard_bytes: size of a file of the result, if no single weight is larger.
 
     Raises:
         InputError: when the checkpoint cannot be read, or its architecture is not Llama's.
-        UsageError: when `out` is there, or for an unknown dtype.
+        UsageError: when `out` exists, or for an unknown dtype.
         OutputError: when it cannot be written.
     """
     if dtype not in DTYPES:
@@ -98,16 +98,16 @@ def export_hf(
 def _tokenizer(args: Any, model: str | None) -> TextTokenizer:
     model = model or args.tokenizer_model
     if model is None:
-        raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); name one with --tokenizer")
+        raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); pass one with --tokenizer")
     is_hf = Path(model).suffix == ".json" or (Path(model) / "tokenizer.json").is_file()
     try:
         return load_tokenizer("HuggingFaceTokenizer" if is_hf else args.tokenizer_type, model)
     except UsageError as error:
-        raise UsageError(f"the run's tokenizer: {error}; name another place with --tokenizer") from None
+        raise UsageError(f"the run's tokenizer: {error}; pass its new path with --tokenizer") from None
 
 
 def _check_tensors(source: "MegatronCheckpoint", table: list[Weight]) -> None:
-    """Refuse a checkpoint that has more than the table takes, or a vocabulary smaller than the tokenizer's."""
+    """Refuse a checkpoint with weights that are not in the table, or a vocabulary smaller than the tokenizer's."""
     known = {weight.megatron for weight in table}
     known |= {
         weight.megatron.replace("decoder.layers.", f"decoder.layers.{weight.layer}.", 1)
@@ -144,7 +144,7 @@ def _dtype(source: "MegatronCheckpoint", name: str) -> "torch.dtype":
 
 
 def _plan(table: list[Weight], itemsize: int, max_bytes: int) -> list[list[Weight]]:
-    """The weights of each file: as many as fit, and at least one."""
+    """The weights of each file: as many as fit, but at least one."""
     import math
 
     files: list[list[Weight]] = [[]]
@@ -162,7 +162,7 @@ def _plan(table: list[Weight], itemsize: int, max_bytes: int) -> list[list[Weigh
 def _write_shards(
     source: "MegatronCheckpoint", table: list[Weight], folder: Path, dtype: "torch.dtype", max_bytes: int
 ) -> int:
-    """Write the weights, and the index where there are several files; the bytes of all weights."""
+    """Write the weights, and an index if there are several files; returns the bytes of all weights."""
     from megatron_srp.files import write_json
 
     files = _plan(table, dtype.itemsize, max_bytes)

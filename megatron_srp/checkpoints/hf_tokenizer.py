@@ -14,7 +14,7 @@ from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
 
 REFLECTED = "<think> Safe </think> An answer. <think> Safe </think>"
 _SAMPLE = f" The 3.14 café\n\n\t日本 ½ don't {REFLECTED} <|endoftext|> <s> end  "
-# Pieces are joined as SentencePiece itself does it; the conversion leaves this part out.
+# Join pieces as SentencePiece does; the conversion omits this part.
 _SENTENCEPIECE_DECODER = {
     "type": "Sequence",
     "decoders": [
@@ -33,11 +33,11 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | No
         `bos_token_id`, `eos_token_id` and `pad_token_id`, None for one that it does not have.
 
     Raises:
-        InputError: when transformers would give other ids than the training data has.
+        InputError: when transformers would return other ids than the training data has.
     """
     config = _save_files(tokenizer, folder)
     own_template = config.pop("chat_template", None)
-    # The class of that name takes tokenizer.json as it is; those of single models rebuild a part of it.
+    # The class of that name loads tokenizer.json unchanged; those of single models rebuild a part of it.
     write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
     from transformers import AutoTokenizer
@@ -52,7 +52,7 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | No
 
 
 def _save_files(tokenizer: TextTokenizer, folder: Path) -> dict[str, Any]:
-    """Write tokenizer.json; the content of its tokenizer_config.json."""
+    """Write tokenizer.json; returns the content of its tokenizer_config.json."""
     if isinstance(tokenizer, HuggingFaceTextTokenizer):
         source = Path(tokenizer.model)
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
@@ -69,7 +69,7 @@ def _save_sentencepiece(tokenizer: SentencePieceTextTokenizer, folder: Path) -> 
     if fast is None:
         raise InputError(
             f"{tokenizer.model}: transformers has no exact form of this SentencePiece model (only of BPE with bytes "
-            f"as the last resort); name the folder of a converted one with --tokenizer"
+            f"as the fallback); pass the folder of a converted one with --tokenizer"
         )
     names = tokenizer.special_pieces()
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -86,7 +86,7 @@ def _keeps_reflections(tokenizer: Any, template: str) -> bool:
     messages = [{"role": role, "content": content} for role, content in chat]
     try:
         text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    except Exception:  # a template is a program, and may fail in any way
+    except Exception:  # a template is a program that may fail in any way
         return False
     return bool(text.count(REFLECTED) == 2 and text.count("<think>") == 2 * REFLECTED.count("<think>"))
 
@@ -97,6 +97,6 @@ def _compare(tokenizer: TextTokenizer, folder: Path) -> None:
     ids = AutoTokenizer.from_pretrained(folder).encode(_SAMPLE, add_special_tokens=False, split_special_tokens=True)
     if ids != tokenizer.encode(_SAMPLE):
         raise InputError(
-            f"{tokenizer.model}: transformers gives other ids than the training data has; name the folder of a "
-            f"tokenizer.json that is equal to it with --tokenizer"
+            f"{tokenizer.model}: transformers returns other ids than the training data has; pass the folder of a "
+            f"tokenizer.json that matches it with --tokenizer"
         )

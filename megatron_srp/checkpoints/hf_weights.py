@@ -14,30 +14,32 @@ from megatron_srp.errors import InputError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Old files hold what follows from the configuration, and a tied output layer as well as the embedding.
+# Old files also hold tensors that follow from the configuration, and a tied output layer next to the embedding.
 _IGNORED = ("rotary_emb.inv_freq",)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model in `folder`: those that transformers reads, and no others that are there.
+    """The files that hold the model in `folder`: those that transformers reads, and no others in it.
 
-    Repositories hold adapters, the original authors' consolidated files and remains of earlier uploads as well.
+    Repositories also hold adapters, the original authors' consolidated files and remains of earlier uploads.
 
     Raises:
-        InputError: when none is named, or the index cannot be read.
+        InputError: when there are none, or the index cannot be read.
     """
     whole, index = folder / _WHOLE, folder / _INDEX
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        raise InputError(f"{folder}: no {_WHOLE} or {_INDEX} there; save the model with save_pretrained first")
+        raise InputError(f"{folder}: has no {_WHOLE} or {_INDEX}; save the model with save_pretrained first")
     try:
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in files if not (folder / name).is_file()]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{index}: not an index of weights ({error!r}); fetch it again") from None
     if missing or not files:
-        raise InputError(f"{folder}: {_INDEX} names {', '.join(missing[:3]) or 'no file'}, not there; fetch it again")
+        raise InputError(
+            f"{folder}: {_INDEX} names {', '.join(missing[:3]) or 'no file'}, which is missing; fetch it again"
+        )
     return [folder / name for name in files]
 
 
@@ -45,12 +47,12 @@ class HFWeights:
     """The weights of the model in `folder`, open for reading.
 
     Attributes:
-        shape: what its config.json says; untied where the output layer is not the embedding after all.
+        shape: from its config.json; untied if the output layer differs from the embedding after all.
         dtype: of its weights.
-        notes: what a user may not expect, a line each.
+        notes: what a user may not expect, one line each.
 
     Raises:
-        InputError: when it is no folder of a plain Llama with safetensors.
+        InputError: when it is not a folder of a plain Llama with safetensors.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +77,7 @@ class HFWeights:
         if others:
             named_by = _WHOLE if files[0].name == _WHOLE else _INDEX
             adapter = "; merge an adapter first (merge_and_unload)" if any("adapter" in name for name in others) else ""
-            self.notes.append(f"not read, since the model is what {named_by} holds: {', '.join(others)}{adapter}")
+            self.notes.append(f"not read, since {named_by} defines the model: {', '.join(others)}{adapter}")
 
     def _untie_another_head(self) -> None:
         """Keep an output layer that differs from the embedding, whatever config.json says, as transformers does."""
@@ -90,7 +92,7 @@ class HFWeights:
     def _read_config(self) -> Any:
         path = self._folder / "config.json"
         if not path.is_file():
-            raise InputError(f"{self._folder}: no config.json there; give the folder of a Hugging Face model")
+            raise InputError(f"{self._folder}: has no config.json; pass the folder of a Hugging Face model")
         from transformers import LlamaConfig
 
         try:
@@ -119,7 +121,7 @@ class HFWeights:
         return tensor
 
     def megatron(self, weight: Weight) -> torch.Tensor:
-        """A weight as Megatron has it. Rows of tokens that the model does not know are the mean of all."""
+        """A weight in Megatron's form. Rows for tokens that are new to the model are the mean of all rows."""
         tensor = weight.join([self._tensor(name) for name in weight.llama])
         new = weight.shape[0] - tensor.shape[0]
         if weight.layer is None and tensor.ndim == 2 and new > 0:

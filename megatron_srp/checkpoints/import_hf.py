@@ -1,6 +1,6 @@
-"""A Hugging Face Llama as a checkpoint that Megatron starts from, at any parallel layout.
+"""Convert a Hugging Face Llama to a checkpoint that Megatron starts from, at any parallel layout.
 
-It is written as what Megatron calls a release: weights without iteration and optimizer, so that a
+It is what Megatron calls a release: weights without iteration and optimizer, so that a
 run that loads it begins at step 0 with a fresh optimizer and learning-rate schedule.
 """
 
@@ -18,7 +18,7 @@ from megatron_srp.training.process.repair_tracker import TRACKER
 from megatron_srp.whole_folder import whole_folder
 
 DTYPES = ("as-saved", "bfloat16", "float32")
-# State that Megatron's layers look for besides weights (FP8 scales, with Transformer Engine).
+# State other than weights that Megatron's layers look for (FP8 scales, with Transformer Engine).
 _EXTRA_STATES = (
     "self_attention.linear_qkv",
     "self_attention.linear_proj",
@@ -34,7 +34,7 @@ _SAME_IN_A_PRESET = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Imported:
-    """What was written, the flags of a run that loads it, and what a user may not expect, a line each."""
+    """What was written, the flags of a run that loads it, and what a user may not expect, one line each."""
 
     folder: Path
     shape: LlamaShape
@@ -53,13 +53,13 @@ def import_hf(
         model: a folder with config.json and safetensors.
         out: folder to write, whole or not at all.
         dtype: of the checkpoint, one of `DTYPES`.
-        tokenizer: of the run to come, where it is not the model's own: one with tokens added (such as
+        tokenizer: the tokenizer for training, if not the model's own: one with added tokens (such as
             those of `--reflection-tokens special`). Each new token's embedding is the mean of all.
         overwrite: replace `out`.
 
     Raises:
-        InputError: when the model cannot be read, or is no plain Llama.
-        UsageError: when `out` is there, or for an unknown dtype.
+        InputError: when the model cannot be read, or is not a plain Llama.
+        UsageError: when `out` exists, or for an unknown dtype.
         OutputError: when it cannot be written.
     """
     if dtype not in DTYPES:
@@ -91,7 +91,7 @@ def import_hf(
         shape=shape,
         num_params=sum(math.prod(weight.shape) for weight in table),
         new_tokens=vocab_size - source.shape.vocab_size,
-        # Not --load, which would win over that of a resumed run, and start it anew.
+        # Not --load, which would override that of a resumed run and start it from scratch.
         flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
         notes=source.notes,
     )
@@ -107,7 +107,7 @@ def _extra_states(num_layers: int) -> list[str]:
 
 
 def megatron_args(shape: LlamaShape) -> dict[str, Any]:
-    """Megatron's arguments of the model, as it keeps them in a checkpoint."""
+    """The model as Megatron's arguments, as it keeps them in a checkpoint."""
     grouped = shape.num_query_groups != shape.num_attention_heads
     return {
         "num_layers": shape.num_layers,
@@ -141,7 +141,7 @@ def megatron_args(shape: LlamaShape) -> dict[str, Any]:
 
 
 def model_flags(shape: LlamaShape) -> list[str]:
-    """Flags of the model: a preset of the same sizes and what differs from it, or all of them."""
+    """Flags of the model: a preset of the same sizes plus what differs from it, or all flags."""
     flags = _all_flags(shape)
     for name, preset in PRESETS.items():
         known = _pairs(preset.to_flags())

@@ -1,7 +1,7 @@
 """One architecture under two names: Megatron's GPT with the presets' flags is Hugging Face's Llama.
 
-`LlamaShape` holds what both configurations say, `weights(shape)` which tensors correspond and how
-they are cut and joined. L layers, h hidden size, f feed-forward size, a attention heads, g query
+`LlamaShape` holds what both configurations share, and `weights(shape)` says which tensors correspond and how
+they are split and joined. L layers, h hidden size, f feed-forward size, a attention heads, g query
 groups, d head size, v vocabulary.
 """
 
@@ -77,7 +77,7 @@ class LlamaShape:
 
 
 def shape_of_megatron(args: argparse.Namespace, vocab_size: int, where: str) -> LlamaShape:
-    """The shape that a checkpoint's arguments describe; raises InputError when it is no Llama."""
+    """The shape that a checkpoint's arguments describe; raises InputError when it is not a Llama."""
     for name, (allowed, llama) in _MEGATRON_LIMITS.items():
         value = getattr(args, name, allowed[0])
         if value not in allowed:
@@ -99,11 +99,11 @@ def shape_of_megatron(args: argparse.Namespace, vocab_size: int, where: str) -> 
 
 
 def shape_of_hf(config: Any, where: str) -> LlamaShape:
-    """The shape that a transformers configuration describes; raises InputError when it is no plain Llama."""
+    """The shape that a transformers configuration describes; raises InputError when it is not a plain Llama."""
     for name, (allowed, wanted) in _HF_LIMITS.items():
         value = getattr(config, name, allowed[0])
         if value not in allowed:
-            raise InputError(f"{where}: cannot be imported: {name} is {value!r}, and must be {wanted}")
+            raise InputError(f"{where}: cannot be imported: {name} is {value!r} but must be {wanted}")
     rope = dict(config.rope_parameters)
     base, kind = float(rope.pop("rope_theta")), rope.get("rope_type", "default")
     factor = rope.pop("factor", None) if kind == "llama3" else None
@@ -129,7 +129,7 @@ def shape_of_hf(config: Any, where: str) -> LlamaShape:
 
 
 def to_hf_config(shape: LlamaShape, dtype: str, **token_ids: int | None) -> Any:
-    """The `transformers.LlamaConfig` of a shape; `token_ids` are `eos_token_id` and its like."""
+    """The `transformers.LlamaConfig` of a shape; `token_ids` are `eos_token_id` and the like."""
     from transformers import LlamaConfig
 
     rope: dict[str, Any] = {"rope_theta": shape.rope_base, "rope_type": "default"}
@@ -156,21 +156,21 @@ def to_hf_config(shape: LlamaShape, dtype: str, **token_ids: int | None) -> Any:
 
 
 def rope_of_old(rope: dict[str, Any]) -> dict[str, Any]:
-    """The `rope_parameters` of a configuration in the words of transformers 4, which knows no others and would take
-    its own default base in silence; transformers 5 reads both."""
+    """The `rope_parameters` of a configuration in the words of transformers 4, which ignores others and would silently
+    use its own default base; transformers 5 reads both."""
     scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     return {"rope_theta": rope["rope_theta"]} | ({"rope_scaling": scaling} if rope["rope_type"] != "default" else {})
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A tensor of Megatron's and the tensors of Llama's that are cut from it.
+    """A Megatron tensor and the Llama tensors that it is split into.
 
     Attributes:
-        megatron: its name; a layer's tensor lies at `layer` of a stack of L.
+        megatron: its name; a layer's tensor is at index `layer` of a stack of L.
         llama: Llama's names, in the order of `split`.
         shape: of Megatron's tensor, without the stack's dimension.
-        split, join: cut it into Llama's tensors (views, where that is possible), and put it together.
+        split, join: split it into Llama's tensors (views, where possible), and join them.
     """
 
     megatron: str
@@ -202,7 +202,7 @@ def _layer_weights(shape: LlamaShape, layer: int) -> list[Weight]:
         full = tuple(f"model.layers.{layer}.{path}{name}.weight" for name in names.split())
         return Weight(f"decoder.layers.{megatron}", full, layer, size, **cut)
 
-    # Megatron keeps each group's queries beside its key and value: [g, a/g + 2, d, h].
+    # Megatron keeps each group's queries next to its key and value: [g, a/g + 2, d, h].
     def split_qkv(qkv: "Tensor") -> Sequence["Tensor"]:
         grouped = qkv.view(g, a // g + 2, d, h)
         return [part.reshape(-1, h) for part in (grouped[:, :-2], grouped[:, -2], grouped[:, -1])]

@@ -27,14 +27,14 @@ def find_iteration(path: Path, step: int | None = None) -> Path:
     if (path / ".metadata").is_file():
         return path
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give a run's --save folder, or one iter_... in it")
+        raise InputError(f"{path}: no such folder; pass a run's --save folder, or one iter_... in it")
     known = sorted(found.parent.name for found in path.glob("*/.metadata"))
     if list(path.glob("**/model_optim_rng.pt")):
         raise InputError(f"{path}: not a distributed checkpoint; load it and save it with --ckpt-format torch_dist")
     name = f"iter_{step:07d}" if step is not None else _latest(path)
     if name not in known:
         choices = ", ".join(known) or "none"
-        raise InputError(f"{path}: {name or 'a checkpoint'} is not there, or was not finished; finished: {choices}")
+        raise InputError(f"{path}: {name or 'a checkpoint'} does not exist or was not finished; finished: {choices}")
     return path / name
 
 
@@ -46,7 +46,7 @@ def _latest(path: Path) -> str | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of Megatron and torch that CUDA, its extensions or a process group are missing."""
+    """Suppress Megatron's and torch's warnings that CUDA, its extensions or a process group are missing."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -59,10 +59,10 @@ def quiet() -> Iterator[None]:
 
 
 class MegatronCheckpoint:
-    """A distributed checkpoint, whatever the layout that wrote it.
+    """A distributed checkpoint, whatever layout wrote it.
 
     Attributes:
-        folder: of the one iteration.
+        folder: of this iteration.
         args: the arguments of the run that wrote it.
         tensors: name to metadata (size, dtype) of the model's tensors, without the optimizer's.
 
@@ -92,14 +92,14 @@ class MegatronCheckpoint:
                 from megatron.core.dist_checkpointing.serialization import load_common_state_dict
 
                 args = load_common_state_dict(str(self.folder))["args"]
-        except (Exception, CheckpointException) as error:  # of many kinds; the latter is no Exception
+        except (Exception, CheckpointException) as error:  # of many kinds; CheckpointException is not an Exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise InputError(f"{self.folder}: its arguments cannot be read ({reason})") from None
         assert isinstance(args, argparse.Namespace)
         return args
 
     def read(self, name: str, layer: int | None = None) -> torch.Tensor:
-        """One tensor whole, or one layer of a stack; only its own bytes are read.
+        """One whole tensor, or one layer of a stack; only its own bytes are read.
 
         Raises:
             InputError: when the checkpoint has no such tensor, or a part of it is missing or damaged.
@@ -123,23 +123,23 @@ class MegatronCheckpoint:
         return target if layer is None else target[0]
 
     def size(self, name: str, layer: int | None = None) -> tuple[int, ...]:
-        """The size of what `read` gives."""
+        """The size of what `read` returns."""
         name, layer = self._locate(name, layer)
         return tuple(self.tensors[name].size)[layer is not None :]
 
     def _locate(self, name: str, layer: int | None) -> tuple[str, int | None]:
-        # Layers that are not all alike (in heterogeneous models) are stored one by one.
+        # Layers that differ (in heterogeneous models) are stored one by one.
         if layer is not None and name not in self.tensors:
             own = name.replace("decoder.layers.", f"decoder.layers.{layer}.", 1)
             if own in self.tensors:
                 return own, None
         if name not in self.tensors:
-            raise InputError(f"{self.folder}: there is no {name}; is this the checkpoint of a GPT model?")
+            raise InputError(f"{self.folder}: has no {name}; is this the checkpoint of a GPT model?")
         return name, layer
 
 
 class _Into(DefaultLoadPlanner):
-    """Puts what is read into one tensor. (The planning is done: only this is asked of it.)"""
+    """Loads into one tensor. (The plan exists already: only this method is called.)"""
 
     def __init__(self, target: torch.Tensor) -> None:
         super().__init__()

@@ -33,10 +33,10 @@ def write_checkpoint(
     """Write weights and arguments as Megatron's `torch_dist` format.
 
     Args:
-        folder: to make.
+        folder: folder to create.
         table: the weights, those of layers as parts of stacks of `num_layers`.
-        read: gives a weight when its turn to be written comes.
-        dtype: in which all are written.
+        read: returns a weight when it is about to be written.
+        dtype: of all weights in the checkpoint.
         args: arguments by which Megatron checks that the model fits.
         empty_objects: names of objects that Megatron's layers look for, written as None.
     """

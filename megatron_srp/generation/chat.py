@@ -38,7 +38,7 @@ def converse(model: "PromptedModel", options: Options, prefill: str = "") -> Non
 
 
 def _lines() -> Iterator[str]:
-    """What the user says. In a terminal with a prompt, and with the keys of readline where there is one."""
+    """What the user says. In a terminal with a prompt, and with line editing where readline is available."""
     asking = sys.stdin.isatty()
     if asking:
         with contextlib.suppress(ImportError):
@@ -55,7 +55,7 @@ def _lines() -> Iterator[str]:
 
 
 def _request(model: "PromptedModel", turns: Turns, options: Options, prefill: str) -> Request:
-    """The request for an answer; a conversation that has grown too long begins anew with its last turn."""
+    """The request for an answer; a conversation that has grown too long restarts from its last turn."""
     try:
         return model.chat(turns, options, prefill)
     except InputError:
@@ -63,7 +63,7 @@ def _request(model: "PromptedModel", turns: Turns, options: Options, prefill: st
             raise
         del turns[:-1]
         request = model.chat(turns, options, prefill)
-        print("[the conversation is too long for the model and begins anew here]", flush=True)
+        print("[the conversation is too long for the model and restarts here]", flush=True)
         return request
 
 

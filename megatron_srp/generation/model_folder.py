@@ -1,4 +1,4 @@
-"""A name that cannot be a model's, found out before anything is loaded or downloaded."""
+"""Refuse a name that cannot be a model before anything is loaded or downloaded."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def check_model_folder(name: str) -> None:
-    """Raise UsageError for a path to nothing or to a Megatron checkpoint; a name on the hub may be looked up."""
+    """Raise UsageError for a path that is missing or a Megatron checkpoint; a name on the hub may be looked up."""
     folder = Path(name)
     if folder.is_dir():
         if (folder / _TRACKER).exists() or folder.name.startswith("iter_"):
             raise UsageError(f"model {name} is a Megatron checkpoint; export it first: srp export {name} FOLDER")
         if not (folder / "config.json").exists():
-            raise UsageError(f"model {name}: no config.json there; pass a folder that `srp export` wrote")
+            raise UsageError(f"model {name}: has no config.json; pass a folder that `srp export` wrote")
     elif folder.exists():
         raise UsageError(f"model {name} is a file; pass the folder that `srp export` wrote")
     elif _looks_local(name):
@@ -22,5 +22,5 @@ def check_model_folder(name: str) -> None:
 
 
 def _looks_local(name: str) -> bool:
-    """The hub has names like `model` and `owner/model`."""
+    """Names on the hub look like `model` or `owner/model`."""
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())

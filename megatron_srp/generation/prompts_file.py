@@ -23,7 +23,7 @@ def read_prompts(path: Path) -> Iterator[Record]:
     for where, record in read_records(path):
         if not (_is_prompt(record) or _is_conversation(record)):
             raise InputError(
-                f'{where}: give {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
+                f'{where}: needs {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
             )
         yield record
 
@@ -31,7 +31,7 @@ def read_prompts(path: Path) -> Iterator[Record]:
 def answer_prompts(
     model: "PromptedModel", records: Sequence[Record], options: Options, out: Path, batch_size: int, prefill: str = ""
 ) -> Counter[str]:
-    """Answer all prompts, `batch_size` at a time, and write them to `out`, which is whole or not there.
+    """Answer all prompts, `batch_size` at a time, and write them to `out`, all or nothing.
 
     Returns:
         How many answers ended for which reason.
@@ -44,7 +44,7 @@ def answer_prompts(
             return model.complete(record["prompt"], options, prefill)
         return model.chat(record["messages"], options, prefill)
 
-    requests = [request(record) for record in records]  # all of them first: a mistake costs no answers
+    requests = [request(record) for record in records]  # all of them first: a mistake shows before any answer
     partial = out.with_name(out.name + ".partial")
     reasons: Counter[str] = Counter()
     with partial.open("w", encoding="utf-8") as file:

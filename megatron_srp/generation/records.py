@@ -1,4 +1,4 @@
-"""JSON objects, one a line, as `srp generate` reads and writes them."""
+"""JSON objects, one per line, as `srp generate` reads and writes them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +11,10 @@ from megatron_srp.errors import InputError
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object with where it is, `FILE:LINE`; empty lines are passed over. Files may be compressed.
+    """Each object with where it is, `FILE:LINE`; empty lines are skipped. Files may be compressed.
 
     Raises:
-        InputError: for a line that holds no JSON object.
+        InputError: for a line that is not a JSON object.
     """
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():

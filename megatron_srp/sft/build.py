@@ -1,4 +1,4 @@
-"""A set of conversations as asked for: read, filtered, with reflections, with safety examples, shuffled.
+"""Builds a set of conversations: read, filter, add reflections and safety examples, shuffle.
 
 sft          for post-training: reflections, the paper's filters, refusals and recoveries
 original     for fine-tuning: the data as it is, which makes a model forget its reflections
@@ -32,12 +32,12 @@ class SetBuilder:
     Attributes:
         reader: of the files.
         filters: of the main input; the other inputs are taken as they are.
-        guard: None where nothing is to be classified.
+        guard: None if there is nothing to classify.
         form, max_words: of reflections.
         mode: one of `settings.MODES`.
         mix: examples taken from the files of `mix_input`, for mix-sft.
-        harmful: files of harmful prompts, with harmful responses where recoveries are wanted.
-        counts, notes: what there is to tell, filled by `build`.
+        harmful: files of harmful prompts, with harmful responses if recoveries are requested.
+        counts, notes: what to report, filled by `build`.
     """
 
     reader: ChatReader
@@ -56,7 +56,7 @@ class SetBuilder:
     notes: list[str] = field(default_factory=list)
 
     def build(self, files: list[Path]) -> list[Conversation]:
-        """The conversations of the set, shuffled; raises InputError when there is none."""
+        """The conversations of the set, shuffled; raises InputError when none is left."""
         kept = self.filters(self.reader.read(files))
         chosen = list(self._reflected(kept) if self.mode in ("sft", "reflection") else self._plain(kept))
         self.notes += [f"--keep-source {name}: no source of that name" for name in self._unmet()]
@@ -73,7 +73,7 @@ class SetBuilder:
         return chosen
 
     def _unmet(self) -> list[str]:
-        """Words of `keep_sources` that fit no source; the paper's own are no reason for a note."""
+        """Words of `keep_sources` that fit no source; the paper's own get no note."""
         return sorted({*self.filters.keep_sources} - self.filters.found - {*KEEP_SOURCES})
 
     def _reflected(self, conversations: Iterable[Conversation]) -> Iterable[Conversation]:
@@ -84,14 +84,14 @@ class SetBuilder:
     @staticmethod
     def _require_reflections(conversation: Conversation) -> Conversation:
         if not has_reflections(conversation):
-            raise UsageError(f"{conversation.id} has no reflections yet: give --guard NAME, who judges it")
+            raise UsageError(f"{conversation.id} has no reflections yet: pass --guard NAME to label it")
         return conversation
 
     @staticmethod
     def _plain(conversations: Iterable[Conversation]) -> Iterable[Conversation]:
         for conversation in conversations:
             if has_reflections(conversation):
-                raise UsageError(f"{conversation.id} has reflections already; these modes want plain data")
+                raise UsageError(f"{conversation.id} has reflections already; these modes need plain data")
             yield conversation
 
     def _mixed(self) -> list[Conversation]:
@@ -118,12 +118,12 @@ class SetBuilder:
         ):
             self.counts[f"safety examples, {name}"] = made
             if made < wanted:
-                self.notes.append(f"--num-{name} {wanted}: --harmful has what is needed for {made} only")
+                self.notes.append(f"--num-{name} {wanted}: --harmful has enough for {made} only")
         return refusals + recoveries
 
     def _labelled(self, harmful: list[Conversation]) -> list[tuple[Conversation, SafetyLabel]]:
-        """Those with a response, and how its beginning is to be labelled: with the guard's categories, but
-        Unsafe in any case, since the user says it is."""
+        """Those with a response, and the label of its beginning: with the guard's categories, but
+        always Unsafe, since the user says so."""
         assert self.guard is not None
         with_response = answered(harmful)
         labels = Reflector(self.guard, self.form).label([text for _, text in with_response], "response")
@@ -133,5 +133,5 @@ class SetBuilder:
         return [(c, label) for (c, _), label in zip(with_response, unsafe, strict=True)]
 
     def _own_reader(self, prompts: bool = False) -> ChatReader:
-        """For files beside the input, whose format is found out and whose rows are not counted."""
+        """For files other than the input, whose format is detected and whose rows are not counted."""
         return ChatReader(self.form, None, self.reader.skip_errors, prompts)

@@ -1,4 +1,4 @@
-"""The formats chat data comes in, as rows of JSONL or Parquet files.
+"""The formats of chat data, as rows of JSONL or Parquet files.
 
     srp        {"turns": [...]}   what srp sft writes, see `conversation`
     messages   {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
@@ -37,7 +37,7 @@ def _chat(record: Record, key: str, role_key: str, text_key: str) -> list[Turn]:
     for entry in entries:
         name = _text(entry, role_key)
         if name.lower() not in ROLES:
-            raise ValueError(f"the role {name!r} is not known; known are {', '.join(ROLES)}")
+            raise ValueError(f"unknown role {name!r}; choose from {', '.join(ROLES)}")
         turns.append(Turn.of(ROLES[name.lower()], _text(entry, text_key)))
     return turns
 
@@ -58,7 +58,7 @@ def _prompts(record: Record) -> list[Turn]:
     return [Turn.of("user", _text(record, next((key for key in keys if key in record), keys[0])))]
 
 
-# By name: the keys that tell it, any of which sets of keys will do, and what reads a record.
+# By name: the sets of keys that identify it (any one is enough), and the function that reads a record.
 FORMATS: dict[str, tuple[tuple[set[str], ...], Callable[[Record], list[Turn]]]] = {
     "messages": (({"messages"},), lambda record: _chat(record, "messages", "role", "content")),
     "sharegpt": (({"conversations"},), lambda record: _chat(record, "conversations", "from", "value")),
@@ -69,9 +69,9 @@ NAMES = ("srp", *FORMATS)
 
 
 def check_format(name: str | None) -> None:
-    """Raises UsageError for a name that is no format; None is for finding out from each file's first row."""
+    """Raises UsageError for an unknown format; None means to detect it from each file's first row."""
     if name is not None and name not in NAMES:
-        raise UsageError(f"--format {name!r} is not known; {did_you_mean(name, list(NAMES))}")
+        raise UsageError(f"unknown --format {name!r}; {did_you_mean(name, list(NAMES))}")
 
 
 def detect_format(record: Record, prompts_alone: bool = False) -> str:
@@ -88,7 +88,7 @@ def detect_format(record: Record, prompts_alone: bool = False) -> str:
     if prompts_alone:
         return "prompts"
     raise ValueError(
-        f"no chat format has the keys {', '.join(map(repr, list(record)[:8])) or '(none)'}; name the one it is in "
+        f"no chat format has the keys {', '.join(map(repr, list(record)[:8])) or '(none)'}; pass the file's format "
         f"with --format ({', '.join(NAMES)}), or rename them"
     )
 

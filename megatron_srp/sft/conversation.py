@@ -1,11 +1,11 @@
-"""What a conversation is, before and after reflections are put in, and how it is kept as a line of JSON.
+"""A conversation, before and after reflections are inserted, and its form as a line of JSON.
 
     {"id": "chat.jsonl:1", "source": "chat", "turns": [
         {"role": "user", "text": "How do I bake bread?"},
         {"role": "assistant", "parts": [{"reflection": "<think> Safe </think>"},
             {"text": "Mix flour and water."}, {"reflection": "<think> Safe </think>"}]}]}
 
-Reflections and stops are fields of their own and text is only ever text: no `<|endoftext|>` and no
+Reflections and stops have their own fields and text is only ever text: no `<|endoftext|>` or
 `<think> Safe </think>` that somebody wrote can become one.
 """
 
@@ -19,7 +19,7 @@ from megatron_srp.reflection import ReflectionFormat
 
 
 class Kind(StrEnum):
-    """Of a part of a turn."""
+    """The kind of a part of a turn."""
 
     TEXT = "text"
     REFLECTION = "reflection"
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of a response: its kind, its text ("" for a stop), and whether it is to be learned."""
+    """A piece of a response: its kind, its text ("" for a stop), and whether it counts in the loss."""
 
     kind: Kind
     text: str = ""
@@ -51,13 +51,13 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """All that is said, without reflections and stops."""
+        """The whole text, without reflections and stops."""
         return "".join(part.text for part in self.parts if part.kind is Kind.TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns in order, where they come from, and the name of the data set they belong to."""
+    """Turns in order, where they come from, and the name of their data set."""
 
     id: str
     source: str
@@ -110,5 +110,5 @@ def _part_from_json(part: Any, form: ReflectionFormat) -> Part:
     if kind is Kind.STOP or not isinstance(value, str):
         raise ValueError(f"{str(kind)!r} is {value!r}; 'stop' is true, the others are strings")
     if kind is Kind.REFLECTION and form.parse(value) is None:
-        raise ValueError(f"{value!r} is no reflection such as '{form.open} Safe {form.close}'")
+        raise ValueError(f"{value!r} is not a reflection such as '{form.open} Safe {form.close}'")
     return Part(kind, value, trained)

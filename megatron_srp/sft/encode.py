@@ -1,6 +1,6 @@
-"""Conversations as token ids with a loss mask, made together, so that the two cannot come apart.
+"""Conversations as token ids with a loss mask, made together, so that the two cannot diverge.
 
-Learned are responses, their reflections, the stop behind a verdict and what ends a response. Not learned are
+The loss covers responses, their reflections, the stop after a verdict and what ends a response. It leaves out
 prompts, what the template adds, and the harmful beginning of a recovery.
 """
 
@@ -20,7 +20,7 @@ from megatron_srp.tokenization import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedConversation:
-    """K tokens: `ids` int64[K], and `mask` uint8[K], 1 where a token is to be learned (as a label)."""
+    """K tokens: `ids` int64[K], and `mask` uint8[K], 1 where a token counts in the loss (as a label)."""
 
     ids: np.ndarray
     mask: np.ndarray
@@ -37,10 +37,10 @@ class _Tokens:
 
 
 class ConversationEncoder:
-    """Encodes conversations by a template; reflections get the ids that they have in pretraining.
+    """Encodes conversations with a template; reflections get the ids that they have in pretraining.
 
     Raises:
-        UsageError: when the tokenizer lacks the special tokens that `form` wants.
+        UsageError: when the tokenizer lacks the special tokens that `form` needs.
     """
 
     def __init__(self, template: ChatTemplate, form: ReflectionFormat) -> None:
@@ -49,8 +49,8 @@ class ConversationEncoder:
         for token in (form.open, form.close) if form.special_tokens else ():
             if len(self.tokenizer.encode_inside(token)) != 1:
                 raise UsageError(
-                    f"--reflection-tokens special: {token} is no token of {self.tokenizer.model}; give the tokenizer "
-                    "of the pretraining shards (PREFIX_tokenizer), or --reflection-tokens text"
+                    f"--reflection-tokens special: {token} is not a token of {self.tokenizer.model}; pass the "
+                    "tokenizer of the pretraining shards (PREFIX_tokenizer), or --reflection-tokens text"
                 )
 
     def __call__(self, conversation: Conversation) -> EncodedConversation:
@@ -73,12 +73,12 @@ class ConversationEncoder:
                 tokens.add(self.form.encode(label, self.tokenizer, stop=False), part.trained)
             else:
                 tokens.add([self._eos], part.trained)
-        # Behind a stop the response has ended already; a doubled one would teach to end an empty text.
+        # After a stop the response has ended already; a second one would teach the model to end an empty text.
         if not (parts[-1].kind is Kind.STOP and frame.end == [self._eos]):
             tokens.add(frame.end, trained=True)
 
     def _texts(self, parts: Sequence[Part], spaced: bool) -> list[list[int]]:
-        """Ids of the text parts, tokenised as the one text they are: a space sets it off, unless there is one."""
+        """Ids of the text parts, tokenised as one text: a space precedes it, unless there is one."""
         texts = [part.text for part in parts if part.kind is Kind.TEXT]
         if texts and not (spaced or texts[0][0].isspace()):
             texts[0] = f" {texts[0]}"
@@ -88,7 +88,7 @@ class ConversationEncoder:
 def encode_pieces(pieces: Sequence[str], tokenizer: TextTokenizer) -> list[list[int]]:
     """The ids of "".join(pieces) in the middle of a document, cut where the pieces meet.
 
-    A token that reaches over a cut stays with the piece it began in, as in pretraining (`data.align`).
+    A token that spans a cut stays with the piece it began in, as in pretraining (`data.align`).
     """
     text = "".join(pieces)
     if not text:

@@ -1,6 +1,6 @@
-"""Which conversations are kept: the paper's filters, decided by each conversation alone.
+"""Which conversations are kept: the paper's filters, applied to each conversation independently.
 
-Whether one is sampled depends on the seed and its id, so that adding files or reordering rows changes
+Sampling depends on the seed and the conversation's id only, so that adding files or reordering rows changes
 nothing for the others.
 """
 
@@ -19,11 +19,11 @@ class Filters:
     """Drops conversations, and counts why.
 
     Attributes:
-        form: whose words `open` and `close` no response may contain as text.
-        max_chars: most characters of a conversation, all turns together; None for no limit.
-        keep_sources: shares kept of sources whose name contains a word, case ignored.
-        keep_share: share kept of all others.
-        seed: of the samples.
+        form: its words `open` and `close` may not occur as text in a response.
+        max_chars: maximum characters of a conversation, all turns together; None for no limit.
+        keep_sources: the share to keep of sources whose name contains a word, ignoring case.
+        keep_share: the share to keep of all others.
+        seed: random seed of the sampling.
         counts: dropped conversations by reason, and prompts with words like a reflection's.
         found: the words of `keep_sources` that were met.
     """
@@ -49,7 +49,7 @@ class Filters:
     def _reason(self, conversation: Conversation) -> str:
         if self.max_chars is not None and conversation.characters() > self.max_chars:
             return f"longer than {self.max_chars:,} characters"
-        # A verdict that the data itself brings would be learned as the guard's. Nothing can be cut out of
+        # A verdict already in the data would be learned as if it were the guard's. Nothing can be cut out of
         # such a text without guessing what its author meant.
         if any(self._imitates(turn.text) for turn in conversation.turns if turn.role == "assistant"):
             return f"a response contains {self.form.open} or {self.form.close} as text"

@@ -1,4 +1,4 @@
-"""The post-training job: a set of conversations built as asked for and written, as JSON lines or as a shard."""
+"""The post-training job: build a set of conversations and write it, as JSON lines or as a shard."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from megatron_srp.tokenization import load_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class SftResult:
-    """What was made: counts of conversations by what became of them, notes, and the file or the shard's prefix."""
+    """The result: counts of conversations by outcome, notes, and the file or the shard's prefix."""
 
     counts: Counter[str]
     notes: list[str]
@@ -33,7 +33,7 @@ def make_sft_set(settings: SftSettings) -> SftResult:
     """Build the set and write it.
 
     Raises:
-        UsageError, InputError, OutputError, GuardError: by whose fault it cannot be done.
+        UsageError, InputError, OutputError, GuardError: for a fault of the flags, the input, the output or the guard.
     """
     check_format(settings.format)
     files = expand_inputs(settings.inputs)

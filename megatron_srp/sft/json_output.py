@@ -1,4 +1,4 @@
-"""A set of conversations as JSON lines, written whole or not at all, with a manifest beside it."""
+"""A set of conversations as JSON lines, written whole or not at all, with a manifest next to them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,12 +13,12 @@ SUFFIX = ".manifest.json"
 
 
 def check_json_output(path: Path, overwrite: bool) -> None:
-    """Raises before the work begins where its result could not be written."""
+    """Raises before the work starts if its result could not be written."""
     for there in (path, Path(f"{path}{SUFFIX}")):
         if there.exists() and not overwrite:
             raise UsageError(f"{there} exists already; pass --overwrite to replace it, or another --out")
     if path.is_dir():
-        raise UsageError(f"--out {path}: is a folder; name a file in it, such as {path / 'sft.jsonl'}")
+        raise UsageError(f"--out {path}: is a folder; pass a file in it, such as {path / 'sft.jsonl'}")
     try:
         make_folder(path.parent)
     except OSError as error:

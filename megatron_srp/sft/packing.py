@@ -1,7 +1,7 @@
 """Conversations packed into sequences of one length: best fit, the longest first, within shuffled windows.
 
-Packing all of them at once, the longest first, would fill sequences as well, but similar lengths would
-always meet. Within a window of a shuffled epoch, who meets whom is drawn anew each time.
+Packing all of them at once, the longest first, would fill sequences equally well, but similar lengths would
+always be combined. Within a window of a shuffled epoch, the combinations differ each time.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ WINDOW = 1024  # conversations
 
 @dataclass(frozen=True, slots=True)
 class Packs:
-    """P packs of conversations: `items[offsets[p]:offsets[p + 1]]` are those of pack `p`.
+    """P packs of conversations: `items[offsets[p]:offsets[p + 1]]` are those in pack `p`.
 
     Attributes:
         items: int64[N], each of the packed conversations by its number.
@@ -31,12 +31,12 @@ class Packs:
 
 
 def pack(items: np.ndarray, sizes: np.ndarray, capacity: int, rng: np.random.RandomState) -> Packs:
-    """Pack each of `items` once, in an order drawn with `rng`, into packs in an order drawn too.
+    """Pack each of `items` once, in random order, into packs that are in random order too.
 
     Args:
-        items: int64[N], shuffled here.
+        items: int64[N], in any order.
         sizes: int64[N], of each item, 1 to `capacity`.
-        capacity: of a pack.
+        capacity: size of a pack.
         rng: a RandomState, whose draws stay the same in every release of NumPy: a resumed run needs them.
     """
     shuffled = rng.permutation(len(items))
@@ -51,7 +51,7 @@ def pack(items: np.ndarray, sizes: np.ndarray, capacity: int, rng: np.random.Ran
 def _best_fit(order: np.ndarray, sizes: np.ndarray, capacity: int) -> list[list[int]]:
     packs: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(capacity)]  # packs by the room left in them
-    rooms = 0  # bit r is set where with_room[r] has any: the smallest that is enough is found by arithmetic
+    rooms = 0  # bit r is set where with_room[r] has any: bit arithmetic finds the smallest sufficient room
     for begin in range(0, len(order), WINDOW):
         window = order[begin : begin + WINDOW]
         window = window[np.argsort(-sizes[window], kind="stable")]

@@ -22,15 +22,15 @@ _SOURCE_KEYS = ("source", "dataset")
 
 @dataclass(slots=True)
 class ChatReader:
-    """Reads conversations; each ends with the assistant, whose every turn says something.
+    """Reads conversations; each ends with an assistant turn, and no assistant turn is empty.
 
     Attributes:
-        form: how reflections look, in files that have them already.
-        format: of all files, or None to find out from each file's first row.
-        skip_errors: leave rows out that are no conversation, rather than stop.
-        prompts_alone: take rows with a prompt and no response.
-        counts: of what was read, left out and cut.
-        errors: the first lines of what was wrong with rows left out.
+        form: how reflections are written, in files that have them already.
+        format: of all files, or None to detect it from each file's first row.
+        skip_errors: skip rows that are not a conversation, rather than stop.
+        prompts_alone: accept rows with a prompt and no response.
+        counts: what was read, skipped and cut.
+        errors: the first messages about skipped rows.
     """
 
     form: ReflectionFormat
@@ -55,8 +55,8 @@ class ChatReader:
             try:
                 record = load()
                 if not isinstance(record, dict):
-                    raise ValueError(f"a JSON object is wanted, not {type(record).__name__}")
-                if name is None or self.prompts_alone:  # lists of prompts have answers to some
+                    raise ValueError(f"expected a JSON object, not {type(record).__name__}")
+                if name is None or self.prompts_alone:  # lists of prompts may have answers to some
                     name = detect_format(record, self.prompts_alone)
                 turns = self._checked(read_turns(record, name, self.form))
                 conversation = Conversation(_identity(record, file, number, name), _source(record, file), turns)
@@ -83,18 +83,18 @@ class ChatReader:
             raise ValueError("an assistant turn is empty")
         if any(part.kind is Kind.TEXT and not part.text for i in responses for part in turns[i].parts):
             raise ValueError("an assistant turn has an empty part")
-        self.counts["turns cut off behind the last response"] += len(turns) - 1 - responses[-1]
+        self.counts["turns cut off after the last response"] += len(turns) - 1 - responses[-1]
         return tuple(turns[: responses[-1] + 1])
 
 
 def _require_utf8(conversation: Conversation) -> None:
     parts = [part.text for turn in conversation.turns for part in turn.parts]
     if not is_utf8("".join([conversation.id, conversation.source, *parts])):
-        raise ValueError("a lone surrogate, or bytes that are not UTF-8, in what is said")
+        raise ValueError("a lone surrogate, or bytes that are not UTF-8, in a text")
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
-    """The number of each row, from 1, and a function that gives its record or raises ValueError."""
+    """The number of each row, from 1, and a function that returns its record or raises ValueError."""
     if is_parquet(file):
         yield from _parquet_rows(file)
         return
@@ -127,7 +127,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
 
 
 def _identity(record: dict[str, Any], file: Path, number: int, name: str) -> str:
-    """`file:row`, or what it was when the reflections were put in."""
+    """`file:row`, or its id from when the reflections were inserted."""
     known = record.get("id") if name == "srp" else None
     return known if isinstance(known, str) else f"{file.name}:{number}"
 

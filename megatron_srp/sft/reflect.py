@@ -1,10 +1,10 @@
-"""Reflections in conversations: of each prompt before its response, and of each segment behind it.
+"""Reflections in conversations: on each prompt before its response, and on each segment after it.
 
     user        How do I pick a lock?
     assistant   <think> Safe </think> First feel for ... <think> Safe </think> then turn it. <think> Safe </think>
 
 A response is cut like a pretraining document (`segmentation`), so its last reflection ends it, and judges
-all text since the one before. The texts of a turn, joined, are the response as it was.
+all text since the previous one. The concatenated texts of a turn are the original response.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ _BATCH = 256  # conversations classified together
 
 
 def reflection_parts(label: SafetyLabel, form: ReflectionFormat) -> list[Part]:
-    """The reflection, with its stop where `form` has one."""
+    """The reflection, with its stop if `form` has one."""
     return [Part(Kind.REFLECTION, form.render(label)), *([STOP] if form.stops(label) else [])]
 
 
@@ -36,12 +36,12 @@ def cut(text: str, max_words: int) -> list[str]:
 
 @dataclass(slots=True)
 class Reflector:
-    """Puts reflections into conversations.
+    """Inserts reflections into conversations.
 
     Attributes:
-        guard: classifies; prompts as prompts and responses as responses where it knows the difference.
+        guard: classifies, distinguishing prompts from responses if it can.
         form: how labels are written.
-        max_words: most words in a segment.
+        max_words: maximum words per segment.
         counts: verdicts, and conversations dropped because the guard gave none.
     """
 
@@ -51,12 +51,12 @@ class Reflector:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
-        """The conversations with reflections, in order; those that have some already as they are."""
+        """The conversations with reflections, in order; those that already have some are unchanged."""
         for batch in batched(conversations, _BATCH):
             yield from self._reflect(list(batch))
 
     def label(self, texts: list[str], mode: str) -> list[SafetyLabel | None]:
-        """A label for each text, None where the guard gives no verdict."""
+        """A label for each text, None if the guard returns no verdict."""
         verdicts = classify_segments(self.guard.in_mode(mode), pa.array(texts, pa.large_string()))
         return [verdicts.labels[code] if code >= 0 else None for code in verdicts.codes.tolist()]
 
@@ -106,12 +106,12 @@ class Reflector:
 
 
 def has_reflections(conversation: Conversation) -> bool:
-    """Whether it comes from a file that has them already."""
+    """Whether it had them in its file already."""
     return any(part.kind is not Kind.TEXT for turn in conversation.turns for part in turn.parts)
 
 
 def _prompts(conversation: Conversation) -> list[str]:
-    """For each response, what the user said before it since the last response; "" where that is nothing."""
+    """For each response, what the user said since the previous response, or ""."""
     prompts, said = [], ""
     for turn in conversation.turns:
         if turn.role == "user":

@@ -3,8 +3,8 @@
     refusal    user: HARMFUL   assistant: <think> Unsafe </think>STOP I cannot help with that. <think> Safe </think>
     recovery   user: HARMFUL   assistant: (the beginning of an answer) <think> Unsafe: Violent </think>STOP I cannot ...
 
-The beginning of a recovery stands where an attacker would put it, directly behind the prompt, and is not
-learned. How long it is, and which refusal follows, is drawn with the seed.
+The beginning of a recovery is where an attacker would put it, directly after the prompt, and is not
+learned. Its length and the refusal that follows are drawn with the seed.
 """
 
 import random
@@ -43,7 +43,7 @@ def refusal_examples(
 def recovery_examples(
     harmful: Iterable[tuple[Conversation, SafetyLabel]], count: int, form: ReflectionFormat, seed: int
 ) -> list[Conversation]:
-    """At most `count` conversations in which a harmful answer begins, is recognised and given up.
+    """At most `count` conversations in which a harmful answer begins, is recognised and abandoned.
 
     Args:
         harmful: conversations with a response, and the label of that response.
@@ -64,12 +64,12 @@ def _response(conversation: Conversation) -> str:
 
 
 def answered(harmful: Iterable[Conversation]) -> list[tuple[Conversation, str]]:
-    """Those that have a response, with it."""
+    """Those that have a response, with that response."""
     return [(c, _response(c)) for c in harmful if any(turn.role == "assistant" for turn in c.turns)]
 
 
 def _stopped(label: SafetyLabel, form: ReflectionFormat) -> list[Part]:
-    """The reflection and, whatever `form` says of its verdict, a stop: it is what these examples teach."""
+    """The reflection and, whatever `form` says about its verdict, a stop: that is what these examples teach."""
     parts = reflection_parts(label, form)
     return parts if parts[-1] is STOP else [*parts, STOP]
 
@@ -79,7 +79,7 @@ def _refusal(rng: random.Random, form: ReflectionFormat) -> list[Part]:
 
 
 def _example(kind: str, conversation: Conversation, parts: list[Part]) -> Conversation:
-    """What was asked first, and `parts` as the answer."""
+    """The first request, with `parts` as the answer."""
     first = next(i for i, turn in enumerate(conversation.turns) if turn.role == "user")
     turns = (*conversation.turns[: first + 1], Turn("assistant", tuple(parts)))
     return Conversation(f"{kind}:{conversation.id}", kind, turns)

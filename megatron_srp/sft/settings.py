@@ -1,4 +1,4 @@
-"""What is asked of a post-training set. Light: the command line reads its defaults from here."""
+"""Settings of a post-training set. Cheap to import: the command line reads its defaults from here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from megatron_srp.annotation.base import GuardOptions
 
 MODES = ("sft", "original", "reflection", "mix-sft")
-MIX = 200  # the paper's, as the other numbers here are unless they say otherwise
+MIX = 200  # from the paper, like the other numbers here unless they say otherwise
 NUM_REFUSALS = 200
-NUM_RECOVERIES = 200  # ours: the paper gives no number
+NUM_RECOVERIES = 200  # ours: the paper does not state one
 MAX_CHARS = 2048
 KEEP_SOURCES = {"wildjailbreak": 0.2, "wildguardmix": 0.2}
 KEEP_SHARE = 0.5
@@ -23,24 +23,24 @@ KEEP_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SftSettings:
-    """A set of conversations, and where it goes; the fields' defaults are those of `srp sft`.
+    """A set of conversations and its output; the fields' defaults are those of `srp sft`.
 
     Attributes:
         inputs: files or patterns of files.
-        format: of the files, or None to find out from each file's first row.
-        skip_errors: leave rows out that are no conversation, rather than stop.
+        format: of the files, or None to detect it from each file's first row.
+        skip_errors: skip rows that are not a conversation, rather than stop.
         mode: one of `MODES`, see `build`.
-        mix, mix_inputs: for mix-sft, how many examples of which files are mixed in.
+        mix, mix_inputs: for mix-sft, how many examples are mixed in, and from which files.
         harmful: files of harmful prompts, for refusals and recoveries.
-        max_chars: most characters of a conversation, 0 for no limit.
-        keep_sources, keep_share: shares kept of sources whose name has a word in it, and of all others.
-            None for these filters is the paper's value in mode sft, and no filter in other modes.
-        guard, guard_options: who judges; None where nothing is to be judged.
+        max_chars: maximum characters of a conversation, 0 for no limit.
+            keep_sources, keep_share: the share to keep of sources whose name contains a word, and of all others.
+            None for these filters means the paper's value in mode sft, and no filter in other modes.
+            guard, guard_options: the guard that judges; None if there is nothing to judge.
         out: a JSONL file. Or output_prefix: a Megatron shard, for which the tokenizer is needed.
         seq_length: tokens of a training sequence; longer conversations are dropped.
 
     Raises:
-        UsageError: for what is not allowed or does not go together, by the flags' names.
+        UsageError: for values that are not allowed or do not go together, by the flags' names.
     """
 
     inputs: Sequence[str]
@@ -88,20 +88,22 @@ class SftSettings:
         ):
             if getattr(self, name) < least:
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {getattr(self, name)}: give a number of at least {least}")
+                raise UsageError(f"{flag} {getattr(self, name)}: pass a number of at least {least}")
         self._check_together()
 
     def _check_together(self) -> None:
         if (self.out is None) == (self.output_prefix is None):
-            raise UsageError("give one of --out FILE.jsonl and --output-prefix PREFIX")
+            raise UsageError("pass one of --out FILE.jsonl and --output-prefix PREFIX")
         if self.output_prefix and not self.tokenizer_model:
-            raise UsageError("--output-prefix writes tokens: give --tokenizer-model too")
+            raise UsageError("--output-prefix writes tokens: pass --tokenizer-model too")
         if (self.mode == "mix-sft") != bool(self.mix_inputs):
             raise UsageError("--mode mix-sft and --mix-input FILE go together")
         if self.guard is None and self.mode in ("sft", "reflection") and self.format != "srp":
-            raise UsageError("give --guard NAME, who judges; or --format srp for files that have reflections already")
+            raise UsageError(
+                "pass --guard NAME to label the data; or --format srp for files that have reflections already"
+            )
         if self.harmful and self.mode != "sft":
-            raise UsageError("--harmful is for --mode sft: a fine-tuning set is what its user brings")
+            raise UsageError("--harmful is for --mode sft only: a fine-tuning set contains only the user's data")
         if self.harmful and self.num_recoveries and self.guard is None:
             raise UsageError("--harmful with recoveries needs --guard NAME; or pass --num-recoveries 0")
 
@@ -114,14 +116,14 @@ def parse_keep_sources(given: Sequence[str]) -> dict[str, float]:
         try:
             shares[name.strip().lower()] = check_share("--keep-source", float(share))
         except ValueError:
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2") from None
+            raise UsageError(f"--keep-source {text!r}: pass NAME=P, such as wildjailbreak=0.2") from None
         if not name.strip():
-            raise UsageError(f"--keep-source {text!r}: give NAME=P, such as wildjailbreak=0.2")
+            raise UsageError(f"--keep-source {text!r}: pass NAME=P, such as wildjailbreak=0.2")
     return shares
 
 
 def check_share(flag: str, share: float) -> float:
     """The share, if it is from 0 to 1; raises UsageError."""
     if not 0 <= share <= 1:
-        raise UsageError(f"{flag} {share:g}: give a share from 0 to 1")
+        raise UsageError(f"{flag} {share:g}: pass a share from 0 to 1")
     return share

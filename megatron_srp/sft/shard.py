@@ -15,7 +15,7 @@ def mask_path(prefix: str | Path) -> Path:
 
 
 def find_sft_manifest(prefix: str | Path) -> dict[str, Any] | None:
-    """The manifest of the shard `prefix`, None where that is no shard of conversations."""
+    """The manifest of the shard `prefix`, None if that is not a shard of conversations."""
     manifest = find_manifest(prefix)
     return manifest if manifest and manifest.get("sft") else None
 
@@ -36,7 +36,7 @@ class SftShard:
         self.tokens = IndexedShard(prefix)
         path = mask_path(prefix)
         if not path.is_file():
-            raise InputError(f"{path}: no such file; {prefix} is no shard of conversations, see `srp sft`")
+            raise InputError(f"{path}: no such file; {prefix} is not a shard of conversations, see `srp sft`")
         if path.stat().st_size != len(self.tokens.tokens):
             raise InputError(
                 f"{path}: {path.stat().st_size} bytes for {len(self.tokens.tokens)} tokens; cut short, or another's"
@@ -44,7 +44,7 @@ class SftShard:
         self.mask = np.memmap(path, np.uint8, "r")
 
     def __reduce__(self) -> tuple[type["SftShard"], tuple[str | Path]]:
-        return SftShard, (self.prefix,)  # a worker process maps the files itself
+        return SftShard, (self.prefix,)  # a worker process maps the files again
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -1,6 +1,6 @@
-"""PREFIX_sft.bin, .idx and .mask: conversations as a Megatron shard, and beside each token whether it is learned.
+"""PREFIX_sft.bin, .idx and .mask: conversations as a Megatron shard, and for each token whether it is learned.
 
-PREFIX_sft.mask is uint8, one byte per token of the .bin, in its order: 1 where the token is a label that counts.
+PREFIX_sft.mask is uint8, one byte per token of the .bin, in the same order: 1 where the token counts as a label.
 """
 
 from collections import Counter
@@ -23,19 +23,19 @@ from megatron_srp.sft.template import ChatTemplate
 
 
 class SftShardWriter:
-    """Writes one shard, and PREFIX.srp.json last of all.
+    """Writes one shard, and PREFIX.srp.json last.
 
     Args:
         output_prefix: PREFIX.
         template, form: how conversations are written.
-        seq_length: the sequence length of the training; a longer conversation is dropped and counted.
-        settings: whatever else decides the result.
+        seq_length: the training's sequence length; a longer conversation is dropped and counted.
+        settings: everything else that determines the result.
         overwrite: replace what is there.
 
     Attributes:
         prefix: of the shard's files, PREFIX_sft.
         finished: the manifest, when a run that was killed had only its finish left to do.
-        counts: of tokens, and of what was dropped.
+        counts: tokens, and what was dropped.
 
     Raises:
         UsageError, OutputError: as `Output` does.
@@ -83,10 +83,10 @@ class SftShardWriter:
             raise InputError(f"every conversation is longer than --seq-length {self._seq_length}; nothing was written")
 
     def finish(self, counts: dict[str, int]) -> dict[str, Any]:
-        """Give the files their names and write the manifest, which is returned.
+        """Move the files to their names and write the manifest, which is returned.
 
         Args:
-            counts: everything that was counted on the way, for the manifest.
+            counts: everything that was counted, for the manifest.
         """
         with self._output.writing():
             with (self._output.folder / "idx").open("wb") as file:
@@ -113,7 +113,7 @@ class SftShardWriter:
             "shards": [shard],
             "counts": sum_counts([shard]),
             "tokenizer": describe_tokenizer(self._template.tokenizer, self._template.tokenizer.model),
-            "reflection": None,  # of a sidecar, which there is none of
+            "reflection": None,  # describes a sidecar, and this shard has none
             "sft": {
                 "mask": mask_path(self.prefix).name,
                 "reflection": self._form.describe(),
@@ -126,7 +126,7 @@ class SftShardWriter:
         }
 
     def close(self) -> None:
-        """Let go of the lock; what was not finished is begun anew by the next run."""
+        """Release the lock; the next run restarts what was not finished."""
         self._output.close()
 
 

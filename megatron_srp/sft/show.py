@@ -1,4 +1,4 @@
-"""A conversation of a shard as a person can read it, with what is learned set apart."""
+"""A conversation of a shard in readable form, with the learned tokens marked."""
 
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,7 @@ LEARNED_IN_BRACKETS = ("⟦", "⟧")
 
 
 def sample_tokenizer(manifest: dict[str, Any], model: str | None = None) -> TextTokenizer:
-    """The tokenizer that a shard was made with, at `model` if it was moved; raises UsageError for another."""
+    """The tokenizer that a shard was made with, from `model` if it was moved; raises UsageError for another."""
     made_with = manifest["tokenizer"]
     tokenizer = load_tokenizer(made_with["type"], model or made_with["model"])
     if tokenizer.fingerprint != made_with["fingerprint"]:

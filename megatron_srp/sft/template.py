@@ -1,11 +1,11 @@
-"""How turns become tokens: what stands before a response, and what ends it.
+"""How turns become tokens: what comes before a response, and what ends it.
 
-A response is tokenised apart from what stands before it, so that there is a token boundary where a model
+A response is tokenised separately from what comes before it, so that there is a token boundary where a model
 begins to write: inference gets the same ids from `prompt_ids`. Two forms:
 
     plain       System: Be brief.\\nUser: How do I bake bread?\\nAssistant: <think> Safe </think> Mix ...EOS
-                Later turns follow directly behind the EOS.
-    tokenizer   The tokenizer's own chat template, rendered around placeholders. Its special tokens are such
+                Later turns follow directly after the EOS.
+    tokenizer   The tokenizer's own chat template, rendered around placeholders. Special tokens are recognized
                 only where the template has them: a `<|im_end|>` in somebody's text is text.
 """
 
@@ -22,18 +22,18 @@ from megatron_srp.tokenization import TextTokenizer
 
 _HOLE = re.compile("\ue000(\\d+)\ue001")
 _USE_PLAIN = "pass --chat-template plain"
-# The plain form as a template of transformers, which exported models carry.
+# The plain form as a chat template for transformers, which exported models carry.
 PLAIN_JINJA = Path(__file__).with_name("plain_template.jinja")
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Around one response.
+    """The tokens around one response.
 
     Attributes:
-        before: ids between the end of the last response, or the beginning, and this response.
-        end: ids that end it, and are learned with it.
-        spaced: whether `before` ends in white space, so that a text behind it needs none.
+        before: ids between the end of the previous response, or the beginning, and this response.
+        end: ids that end it and are learned with it.
+        spaced: whether `before` ends in white space, so that a text after it needs none.
     """
 
     before: list[int]
@@ -58,7 +58,7 @@ class ChatTemplate(ABC):
         """A frame for each response of `turns`."""
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids that a model goes on from to answer `turns`, of which none is the assistant's."""
+        """The ids that a model continues to answer `turns`, none of which is the assistant's."""
         return self.frames([*turns, Turn.of("assistant", "x")])[0].before
 
 
@@ -106,8 +106,8 @@ class TokenizerTemplate(ChatTemplate):
             prompt = self._render(turns[:i], generation_prompt=True)
             if not rendered.startswith(prompt + _hole(i)):
                 raise UsageError(
-                    f"the chat template of {self.tokenizer.model} writes other text before an answer in training than "
-                    f"it asks a model to go on from; {_USE_PLAIN}"
+                    f"the chat template of {self.tokenizer.model} writes different text before an answer in training "
+                    f"than when it prompts a model; {_USE_PLAIN}"
                 )
             start = len(prompt)
             behind = start + len(_hole(i))
@@ -123,24 +123,24 @@ class TokenizerTemplate(ChatTemplate):
         return frames
 
     def _render(self, turns: Sequence[Turn], generation_prompt: bool) -> str:
-        """The conversation with a hole for each text."""
+        """The conversation with a placeholder for each text."""
         messages = [{"role": turn.role, "content": _hole(i)} for i, turn in enumerate(turns)]
         return self._template.render(messages, generation_prompt)
 
     def _end_of_turn(self, rendered: str, behind: int) -> int:
-        """Where the first special token behind a response ends."""
+        """Where the first special token after a response ends."""
         found = self._markup.search(rendered, behind)
         next_hole = _HOLE.search(rendered, behind)
         if not found or (next_hole and next_hole.start() < found.start()):
             raise UsageError(
-                f"the chat template of {self.tokenizer.model} ends an answer with no special token, so that a model "
+                f"the chat template of {self.tokenizer.model} ends an answer without a special token, so that a model "
                 f"could not learn to end one; {_USE_PLAIN}"
             )
         return found.end()
 
     def _encode(self, rendered: str, turns: Sequence[Turn]) -> list[int]:
         """Ids of a piece of the rendered conversation: special tokens, and the runs of text between them, in
-        which the template's text and the user's are tokenised together, as usual inference does."""
+        which the template's text and the user's are tokenised together, as inference usually does."""
         ids: list[int] = []
         for i, piece in enumerate(self._markup.split(rendered)):
             if i % 2:
@@ -156,7 +156,7 @@ def _hole(i: int) -> str:
 
 
 def load_template(tokenizer: TextTokenizer, name: str | None) -> ChatTemplate:
-    """The template `name`, "plain" or "tokenizer"; by default the tokenizer's where it has one of its own.
+    """The template `name`, "plain" or "tokenizer"; by default the tokenizer's if it has one.
 
     Raises:
         UsageError: when the tokenizer has none, or no end-of-text token.
@@ -164,7 +164,7 @@ def load_template(tokenizer: TextTokenizer, name: str | None) -> ChatTemplate:
     tokenizer.require_eos()
     template = read_chat_template(tokenizer) if name != "plain" else None
     if template is not None and template.source == PLAIN_JINJA.read_text(encoding="utf-8"):
-        return PlainTemplate(tokenizer)  # token for token what it says
+        return PlainTemplate(tokenizer)  # the same tokens
     if template is not None:
         return TokenizerTemplate(tokenizer, template)
     if name == "tokenizer":

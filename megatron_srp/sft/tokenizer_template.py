@@ -1,4 +1,4 @@
-"""The chat template in a tokenizer's folder, rendered as Hugging Face's library does, without that library."""
+"""The chat template in a tokenizer's folder, rendered as transformers does, without importing transformers."""
 
 import json
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class JinjaTemplate:
     """A chat template.
 
     Attributes:
-        folder: of the tokenizer, for messages.
+        folder: the tokenizer's folder, for messages.
         source: the template's text.
         variables: names of special tokens, such as `bos_token`, and their text.
-        added_tokens: ids of the tokens that the tokenizer has beside its vocabulary, by text.
+        added_tokens: ids of the tokens that the tokenizer has in addition to its vocabulary, by text.
     """
 
     folder: Path
@@ -28,7 +28,7 @@ class JinjaTemplate:
     added_tokens: dict[str, int]
 
     def render(self, messages: list[dict[str, str]], generation_prompt: bool) -> str:
-        """The text of a conversation; raises UsageError with what the template says against it."""
+        """The text of a conversation; raises UsageError with the template's reason if it refuses."""
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -52,7 +52,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def read_chat_template(tokenizer: TextTokenizer) -> JinjaTemplate | None:
-    """The template of a Hugging Face tokenizer, None where there is none."""
+    """The template of a Hugging Face tokenizer, None if it has none."""
     folder = tokenizer.model
     file = folder / "tokenizer_config.json"
     if not file.is_file():

@@ -1,7 +1,7 @@
 """Shards of conversations as one set to train on, epoch by epoch, packed to the sequence length.
 
-What sample `i` of a run holds follows from the shards, the sequence length and the seed alone, so that a
-run which was stopped goes on in the middle of an epoch, on any number of ranks.
+The content of sample `i` of a run depends only on the shards, the sequence length and the seed, so that a
+stopped run can resume in the middle of an epoch, on any number of ranks.
 """
 
 from bisect import bisect_right
@@ -18,7 +18,7 @@ from megatron_srp.sft.shard import SftShard, find_sft_manifest
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A shard, and how often an epoch uses its conversations: 1 each once, 0.5 half of them, 2 each twice."""
+    """A shard, and how often an epoch uses each of its conversations: 1 is once, 0.5 is half of them, 2 is twice."""
 
     prefix: str
     share: float = 1.0
@@ -29,13 +29,13 @@ class TrainingSet:
 
     Args:
         sources: at least one.
-        seq_length: of a training sequence; a conversation of K tokens takes K - 1 of its positions, since
+        seq_length: tokens of a training sequence; a conversation of K tokens takes K - 1 of its positions, since
             its first token is never a label and its last never an input.
-        seed: of everything that is drawn.
+        seed: random seed.
 
     Attributes:
         sizes: int64[N], positions that each conversation takes.
-        manifests: of the shards, in their order.
+        manifests: of the shards, in the same order.
 
     Raises:
         InputError, UsageError: when a shard cannot be trained on at this length.
@@ -60,7 +60,7 @@ class TrainingSet:
         return self.shards[shard][i - int(self._first[shard])]
 
     def epoch(self, number: int) -> Packs:
-        """The packs of epoch `number`, from 0; the first is kept, as several ask for it."""
+        """The packs of epoch `number`, from 0; the first is cached, as it has several callers."""
         if number > 0:
             return self._pack(number)
         if self._first_epoch is None:
@@ -72,7 +72,7 @@ class TrainingSet:
         drawn = np.concatenate([self._draw(k, rng) for k in range(len(self.sources))])
         if not len(drawn):
             shares = ", ".join(f"{source.share:g} of {source.prefix}" for source in self.sources)
-            raise UsageError(f"--srp-sft: an epoch of {shares} has no conversation; give larger shares")
+            raise UsageError(f"--srp-sft: an epoch of {shares} has no conversations; pass larger shares")
         return pack(drawn, self.sizes[drawn], self.seq_length, rng)
 
     def _draw(self, k: int, rng: np.random.RandomState) -> np.ndarray:
@@ -83,13 +83,13 @@ class TrainingSet:
 
     @property
     def learned_share(self) -> float:
-        """Of all tokens, how many are learned."""
+        """The share of all tokens that is learned."""
         learned = sum(m["sft"]["tokens_learned"] * s.share for m, s in zip(self.manifests, self.sources, strict=True))
         tokens = sum(len(d.mask) * s.share for d, s in zip(self.shards, self.sources, strict=True))
         return float(learned / tokens)
 
     def describe(self) -> str:
-        """How the first epoch is packed, for the user."""
+        """A line for the user on how the first epoch is packed."""
         packs = self.epoch(0)
         full = self.sizes[packs.items].sum() / (len(packs) * self.seq_length)
         return (
@@ -104,9 +104,9 @@ class Sequences:
 
     Args:
         training_set: what is packed.
-        count: how many sequences there are to be.
-        epochs: after so many, further sequences are empty; None goes on to further epochs.
-        period: begin again after so many sequences, as each evaluation does; None never does.
+        count: number of sequences.
+        epochs: sequences after this many epochs are empty; None continues with further epochs.
+        period: start over after this many sequences, as each evaluation does; None for never.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Sequences:
     ) -> None:
         self.training_set, self._count = training_set, count
         self._num_epochs, self._period = epochs, period
-        self._first = [0]  # sequence of each epoch packed so far, and the first that is not packed
+        self._first = [0]  # first sequence of each epoch packed so far, and the first that is not packed
         self._recent: dict[int, Packs] = {}  # epochs; the workers of a loader are never further apart than two
 
     def __len__(self) -> int:
@@ -141,12 +141,12 @@ class Sequences:
 
 
 def parse_sources(values: Sequence[str], flag: str) -> list[Source]:
-    """`PREFIX ...`, or `SHARE PREFIX ...` in turn, as given to `flag`."""
+    """`PREFIX ...` or alternating `SHARE PREFIX ...`, as passed to `flag`."""
     shares = [_share(value) for value in values[::2]]
     if len(values) % 2 or not values or None in shares:
         return [Source(prefix) for prefix in values]
     if any(share is None or not 0 < share < 1e6 for share in shares):
-        raise UsageError(f"{flag} {' '.join(values)}: a share is how often an epoch uses a shard, more than 0")
+        raise UsageError(f"{flag} {' '.join(values)}: a share is how often an epoch uses a shard, and must be above 0")
     return [Source(prefix, share or 0.0) for share, prefix in zip(shares, values[1::2], strict=True)]
 
 
@@ -160,20 +160,20 @@ def _share(value: str) -> float | None:
 def _checked_manifest(source: Source) -> dict[str, Any]:
     manifest = find_sft_manifest(source.prefix)
     if manifest is None:
-        raise InputError(f"{source.prefix}: no .srp.json beside it names it as conversations; see `srp sft`")
+        raise InputError(f"{source.prefix}: no .srp.json next to it lists it as conversations; see `srp sft`")
     if not manifest["sft"]["tokens_learned"]:
-        raise InputError(f"{source.prefix}: none of its tokens is learned: no response, or all masked; build it anew")
+        raise InputError(f"{source.prefix}: no token has loss: no responses, or all masked; rebuild it")
     return manifest
 
 
 def _check_lengths(lengths: np.ndarray, prefix: str, seq_length: int) -> None:
     if (lengths < 2).any():
         number = int(np.argmax(lengths < 2))
-        raise InputError(f"{prefix}: conversation {number} has {lengths[number]} tokens; damaged, build it anew")
+        raise InputError(f"{prefix}: conversation {number} has {lengths[number]} tokens; damaged, rebuild it")
     longer = lengths > seq_length + 1
     if longer.any():
         raise UsageError(
             f"{prefix}: {int(longer.sum()):,} of {len(lengths):,} conversations are longer than --seq-length "
-            f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Give that, or leave the long ones out with "
+            f"{seq_length}; the longest needs {int(lengths.max()) - 1}. Pass that, or leave the long ones out with "
             f"`srp sft --seq-length` {seq_length}"
         )

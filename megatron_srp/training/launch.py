@@ -1,8 +1,8 @@
-"""torchrun with a short ending: the line of the rank that failed is the last one on the screen.
+"""torchrun with a short error report: the failed rank's line is the last one on the screen.
 
     python -m megatron_srp.training.launch [torchrun's flags] -m megatron_srp.training.pretrain [flags]
 
-torchrun itself prints a traceback and a table after it, and exits with 1 whatever its ranks exit with.
+torchrun itself prints a traceback and a table after it, and exits with 1 whatever its ranks' exit codes.
 """
 
 import logging
@@ -18,7 +18,7 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # How it ends the other ranks: nothing to act on.
+    # This is how torchrun ends the other ranks: nothing to act on.
     logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
     try:
         run(parse_args(sys.argv[1:]))
@@ -34,14 +34,14 @@ def find_cause(failures: Iterable[tuple[int, Any]]) -> tuple[int, int]:
     """Rank and exit code of the first failure; the ranks that torchrun ended for it come last.
 
     Args:
-        failures: torchrun's, by rank. Their times are whole seconds: those of one cause are often equal.
+        failures: torchrun's, by rank. Their times are whole seconds, so those with one cause are often equal.
     """
     rank, failure = min(failures, key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
     return rank, failure.exitcode
 
 
 def end_like(failed: tuple[int, int]) -> int:
-    """The exit code for a failed rank and its code; a rank that was killed could not say so, and is named here."""
+    """The exit code for a failed rank's code; a rank that was killed could not report it, so this prints the line."""
     rank, code = failed
     if code >= 0:
         return code

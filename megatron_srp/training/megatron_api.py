@@ -1,4 +1,4 @@
-"""Everything that depends on Megatron's trainer and its version; nothing else imports megatron.training.
+"""Everything that depends on Megatron's trainer and its version; no other module imports megatron.training.
 
     run(plan, on_cpu)       # flags -> megatron.training.pretrain()
 
@@ -57,7 +57,7 @@ from megatron_srp.training.process.exits import print_note
 from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 
 SUPPORTED_VERSION = "0.19."
-# Their warnings come at every start and ask nothing of the user: the mode it always runs in, GPTModel
+# They warn at every start about things the user need not act on: the mode it always runs in, GPTModel
 # getting no new features, a deprecated writer that Megatron itself chooses.
 NOISY_MODULES = {
     "megatron.core.rerun_state_machine": logging.ERROR,
@@ -77,7 +77,7 @@ def dataset_config(kind: DatasetKind) -> Any:
 
 
 def build_datasets(num_samples: list[int], vp_stage: int | None = None) -> list[Any]:
-    """Megatron's dataset provider: train, validation and test dataset with at least so many samples."""
+    """Megatron's dataset provider: train, validation and test dataset with at least these numbers of samples."""
 
     def reads_data() -> bool:
         return mpu.get_tensor_model_parallel_rank() == 0 and is_first_or_last_pipeline_stage(vp_stage)
@@ -91,7 +91,7 @@ def build_datasets(num_samples: list[int], vp_stage: int | None = None) -> list[
     return BlendedMegatronDatasetBuilder(kind.dataset, num_samples, reads_data, config).build()
 
 
-build_datasets.is_distributed = True  # type: ignore[attr-defined]  # it is called on every rank
+build_datasets.is_distributed = True  # type: ignore[attr-defined]  # called on every rank
 
 
 def get_batch(data_iterator: Iterator[dict[str, torch.Tensor]], vp_stage: int | None) -> list[Any]:
@@ -131,9 +131,9 @@ def loss_function(
     """Summed cross-entropy in nats and the number of tokens it is summed over.
 
     Args:
-        loss_mask: [b, s], 0 where a token is not to be learned.
+        loss_mask: [b, s], 0 where a token is not learned.
         losses: [b, s], per token.
-        count: log the number of learned tokens of a step too.
+        count: also log the number of learned tokens per step.
     """
     mask = loss_mask.view(-1).float()
     loss = torch.sum(losses.view(-1).float() * mask)
@@ -156,14 +156,14 @@ def loss_function(
 
 
 def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> tuple[torch.Tensor, Any]:
-    """Megatron's forward step: the model's output and the function that makes the loss of it."""
+    """Megatron's forward step: the model's output and the function that computes the loss from it."""
     timers = get_timers()
     timers("batch-generator", log_level=2).start()
     vp_stage = get_attr_wrapped_model(model, "vp_stage")
     if get_args().srp_sft:
         batch = get_packed_batch(data_iterator, is_flat(get_args()))
         timers("batch-generator").stop()
-        if model.training and not vp_stage:  # what attention really computes, for the throughput
+        if model.training and not vp_stage:  # what attention actually computes, for the throughput
             update_seqlen_stats_from_cu_seqlens(conversation_bounds(batch["position_ids"]))
         return model(**batch), partial(loss_function, batch["loss_mask"], count=model.training)
     tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
@@ -191,25 +191,25 @@ def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse and validate; Megatron's own complaints become one line too."""
-    sys.argv[1:] = argv  # Megatron reads no other list
+    """Parse and validate; Megatron's own errors become one line too."""
+    sys.argv[1:] = argv  # the only list that Megatron reads
     with _complaints_in_one_line():
         return parse_and_validate_args(extra_args_provider=prepare_parser)
 
 
 def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
-    """Parse and validate as a run on `gpus` ranks would, and start nothing. No GPU is needed."""
+    """Parse and validate as a run on `gpus` ranks would, without starting it. No GPU is needed."""
     sys.argv[1:] = argv
     os.environ.update(WORLD_SIZE=str(gpus), RANK="0", LOCAL_RANK="0")
     with _complaints_in_one_line(), contextlib.redirect_stdout(io.StringIO()):
         args = parse_args(prepare_parser)
         validate_args(args)
-        if not HAVE_TE:  # the target has it
+        if not HAVE_TE:  # the target machine has it
             args.apply_rope_fusion = False
         if args.srp_sft:
             prepare_attention(args)
         if args.vocab_size is None and args.tokenizer_type in ("HuggingFaceTokenizer", "SentencePieceTokenizer"):
-            # Megatron asks its tokenizer for it, at a later point of the start.
+            # Megatron gets it from its tokenizer later during start-up.
             args.vocab_size = load_tokenizer(args.tokenizer_type, args.tokenizer_model).vocab_size
         # The model's own configuration has rules too.
         pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
@@ -223,7 +223,7 @@ def _complaints_in_one_line() -> Iterator[None]:
     except SrpError:
         raise
     except (AssertionError, ValueError, RuntimeError, OSError) as error:
-        # Most of its checks are assertions, many without a message: the source line says it then.
+        # Most of its checks are assertions, many without a message: then the source line explains it.
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = " ".join(str(error).split()) or where.line
         raise UsageError(f"Megatron refuses these flags: {message}") from error
@@ -232,7 +232,7 @@ def _complaints_in_one_line() -> Iterator[None]:
 def skip_compilation() -> None:
     """Keep Megatron from running `make` for its data helpers, with or without a GPU.
 
-    The wheel ships them compiled but has no Makefile: rank 0 would exit at the start.
+    The wheel ships them compiled but has no Makefile, so rank 0 would exit at start-up.
     """
     import megatron.core.datasets.utils as utils
 
@@ -244,7 +244,7 @@ def skip_compilation() -> None:
 
 
 def speak_briefly() -> None:
-    """`--srp-log brief`: leave out Megatron's arguments, time stamps, memory reports and notes."""
+    """`--srp-log brief`: omit Megatron's arguments, time stamps, memory reports and notes."""
     from megatron.training import arguments as megatron_arguments
     from megatron.training import training
 
@@ -276,14 +276,14 @@ def use_dali(device_id: int | None) -> None:
 
 
 def explain_load_errors() -> None:
-    """Have a checkpoint that cannot be loaded answered with one line."""
+    """Report a checkpoint that cannot be loaded in one line."""
     from megatron.training import training
 
     training.load_checkpoint = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
 
 
 def keep_checkpoints(count: int) -> None:
-    """Have Megatron keep the `count` newest checkpoints; by itself it keeps one, and the milestones."""
+    """Have Megatron keep the `count` newest checkpoints; by default it keeps one, and the milestones."""
     from megatron.training import checkpointing
 
     delete = checkpointing._async_delete_checkpoint_impl
@@ -325,7 +325,7 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
     if on_cpu and not args.async_save:
         cpu_checkpoints.write_checkpoints_in_process()
     model_config = gpt_config_from_args(args)
-    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 forgets it: always Llama 3.1's 8
+    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 does not pass it on: always Llama 3.1's 8
     config = pretrain_cfg_container_from_args(args, model_config)
     with trainer_errors.explained(args.save):
         pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)

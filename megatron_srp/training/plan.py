@@ -1,4 +1,4 @@
-"""A run as its command line asks for it: presets expanded, mistakes found. Imports neither torch nor Megatron.
+"""A run as its command line describes it: presets expanded, flags checked. Imports neither torch nor Megatron.
 
 plan = plan_run(sys.argv[1:], gpus=8)
 plan.flags, plan.layout
@@ -20,14 +20,14 @@ from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run does, decided once; everything after takes it from here.
+    """What a run does, decided once; all later steps read it from here.
 
     Attributes:
         args: those of `flags` that decide whether and how the run starts (`arguments.look_at`).
         flags: the command line for Megatron, the user's own flags last.
-        model: its shape; None where Megatron alone knows it.
+        model: its shape; None if only Megatron knows it.
         layout: how it is spread over the GPUs.
-        notes: for the user, a line each.
+        notes: for the user, one line each.
     """
 
     args: argparse.Namespace
@@ -37,13 +37,13 @@ class RunPlan:
     notes: tuple[str, ...] = ()
 
     def with_defaults(self, defaults: list[str]) -> "RunPlan":
-        """The same run with those of the flags `defaults` that it does not set itself."""
+        """The same run with the flags of `defaults` that it does not set itself."""
         flags = add_defaults(defaults, list(self.flags))
         return replace(self, flags=tuple(flags), args=look_at(flags))
 
 
 def plan_run(argv: list[str], gpus: int) -> RunPlan:
-    """The plan of the command line `argv` on so many ranks; `--srp-dry-run` has its own number of them.
+    """The plan for the command line `argv` on `gpus` ranks; `--srp-dry-run` sets its own number of ranks.
 
     Raises:
         UsageError, InputError: for a mistake in the flags, the layout or the shards.
@@ -51,7 +51,7 @@ def plan_run(argv: list[str], gpus: int) -> RunPlan:
     planned_gpus = look_at(argv).srp_dry_run
     gpus = gpus if planned_gpus is None else planned_gpus
     if gpus < 1:
-        raise UsageError(f"--srp-dry-run {gpus}: give the number of GPUs of the run, 1 or more")
+        raise UsageError(f"--srp-dry-run {gpus}: pass the number of GPUs of the run, at least 1")
     flags = expand_flags(argv, gpus)
     args = look_at(flags)
     plan = RunPlan(args, tuple(flags), model_of(args), layout_of(args, gpus))
@@ -70,16 +70,16 @@ def _check(plan: RunPlan) -> RunPlan:
 
 
 def expand_flags(argv: list[str], gpus: int = 1) -> list[str]:
-    """`argv` after the flags that its presets and `--srp-sft` stand for; the user's own win.
+    """`argv` preceded by the flags that its presets and `--srp-sft` expand to; the user's own win.
 
     Args:
-        gpus: of the whole run, for `--srp-layout auto` and the number of steps in an epoch.
+        gpus: number of GPUs of the whole run, for `--srp-layout auto` and the number of steps in an epoch.
     """
     asked = look_at(argv)
     sft_flags.check_together(asked)
     defaults = preset_defaults(asked, gpus)
     if asked.srp_sft and not asked.help:
-        whole = look_at(add_defaults(defaults, argv))  # the preset brings the lengths of sequences and batches
+        whole = look_at(add_defaults(defaults, argv))  # the preset sets the sequence length and the batch size
         argv = add_defaults(sft_flags.conversation_defaults(asked, whole, gpus), argv)
     argv = add_defaults(defaults, argv)
     return add_defaults(decay_defaults(look_at(argv)), argv)

@@ -3,10 +3,10 @@
     torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug --tensor-model-parallel-size 2 \\
         --data-path out/corpus_text_document [any Megatron flag]
 
-Without torchrun it is one process; with `python -m megatron_srp.training.launch` in its place, a mistake is the last
-line on the screen. Where no GPU is visible it runs on the CPU over gloo.
+Without torchrun it is one process; with `python -m megatron_srp.training.launch` in its place, an error is the last
+line on the screen. If no GPU is visible it runs on the CPU over gloo.
 The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
-imports the main module again, and a mistake in a flag is answered before Megatron is imported.
+imports the main module again, and a mistake in a flag is reported before Megatron is imported.
 """
 
 import os
@@ -49,7 +49,7 @@ def train(argv: list[str]) -> None:
 
 
 def _check(plan: "RunPlan") -> "RunPlan":
-    """What depends on this machine, and on what earlier runs have left; says what the run will do."""
+    """Check what depends on this machine and on earlier runs; print what the run will do."""
     from megatron_srp.training.checks import devices
     from megatron_srp.training.checks.outputs import check_outputs
     from megatron_srp.training.checks.resume import prepare_to_resume
@@ -58,7 +58,7 @@ def _check(plan: "RunPlan") -> "RunPlan":
 
     if plan.args.help:
         return plan
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # for all ranks of a node
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # once per node
         check_outputs(plan.args)
     plan = plan.with_defaults(prepare_to_resume(plan.args))
     if rank() == 0:
@@ -70,7 +70,7 @@ def _check(plan: "RunPlan") -> "RunPlan":
 
 
 def _run(plan: "RunPlan") -> None:
-    """Train on the GPUs, or on the CPU where there is none."""
+    """Train on the GPUs, or on the CPU if there are none."""
     from megatron_srp.training.cpu import backend as cpu_backend
     from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 

@@ -48,7 +48,7 @@ def truncate(checkpoint: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "removed": (shutil.rmtree, "it is not there"),
+    "removed": (shutil.rmtree, "it does not exist"),
     "cut short": (truncate, "bytes of"),
     "a file lost": (lambda checkpoint: (checkpoint / "__1_0.distcp").unlink(), "__1_0.distcp has 0 bytes of"),
     "no list of parts": (lambda checkpoint: (checkpoint / ".metadata").write_bytes(b"x"), ".metadata cannot be read"),
@@ -68,7 +68,7 @@ def test_a_damaged_latest(kind: str, whole: Run, corpus: Corpus, forkserver: For
     assert finished.codes == [0, 0], finished.log
     (note,) = [line for line in finished.log.splitlines() if "is damaged" in line]
     assert note.startswith(f"note: {checkpoints(run) / 'iter_0000006'} is damaged (") and reason in note
-    assert note.endswith("resuming from iteration 4, before it")
+    assert note.endswith("resuming from the previous iteration, 4")
     assert LOADED.findall(finished.log)[0] == "4"
     ours, theirs = (load_tensors(checkpoints(each), STEPS) for each in (run, whole))
     assert largest_difference(ours, theirs) == 0.0
@@ -83,7 +83,7 @@ def test_both_are_damaged(whole: Run, corpus: Corpus, forkserver: Forkserver, tm
     finished = forkserver.run(2, argv(corpus, run))
     assert finished.codes[0] == 2, finished.log
     (line,) = [line for line in finished.log.splitlines() if line.startswith("error")]
-    assert "Megatron cannot go on from it" in line
+    assert "Megatron cannot load it" in line
     assert "Traceback" not in finished.log
 
 

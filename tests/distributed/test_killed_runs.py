@@ -151,6 +151,6 @@ def test_killed_as_the_tracker_is_written(
     tracker.unlink() if content is None else tracker.write_text(content)
     finished = forkserver.run(2, flags)
     assert finished.codes == [0, 0], finished.log
-    assert "going on from iteration 3, complete on disk" in finished.log
+    assert "resuming from iteration 3, complete on disk" in finished.log
     assert LOADED.findall(finished.log)[0] == "3"
     assert tracker.read_text() == "6"

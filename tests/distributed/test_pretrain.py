@@ -76,7 +76,7 @@ def errors(log: str) -> list[str]:
     ("mistake", "message"),
     [
         (["--reset-position-ids"], "error: --reset-position-ids cannot be used here"),
-        (["--data-path", "nowhere"], "error: nowhere.bin and nowhere.idx are not there"),
+        (["--data-path", "nowhere"], "error: nowhere.bin and nowhere.idx do not exist"),
     ],
 )
 def test_a_mistake_under_torchrun(corpus: Corpus, mistake: list[str], message: str) -> None:

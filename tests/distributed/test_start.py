@@ -79,7 +79,7 @@ def test_a_slurm_job_saves_before_its_end(allocated: int, minutes: int, tmp_path
 def test_a_script_finds_shards_that_are_missing() -> None:
     done = script("pretrain_1p7b.sh", "--dry-run", DATA="0.5 nowhere 0.5 else")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: nowhere.bin and nowhere.idx are not there")
+    assert done.stderr.startswith("error: nowhere.bin and nowhere.idx do not exist")
 
 
 def test_the_dry_run_of_post_training(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
         ),
         (["--tensor-model-parallel-size", "4"], "2 GPUs are not a multiple of it; nearest possible: 4 GPUs"),
         (["--srp-precision", "fp8-tensorwise"], "needs a GPU with FP8, and none is visible"),
-        (["--srp-dry-run", "0"], "--srp-dry-run 0: give the number of GPUs"),
+        (["--srp-dry-run", "0"], "--srp-dry-run 0: pass the number of GPUs"),
         (["--srp-precision", "fp8"], "--srp-precision 'fp8': choose from bf16, "),
         (["--async-save"], "--async-save needs --use-persistent-ckpt-worker"),
         (["--load", "nowhere"], "--load nowhere: no checkpoint there"),
@@ -157,10 +157,10 @@ def test_mistakes_in_flags(argv: list[str], message: str, corpus: Corpus, forkse
         ),
         (["--rotary-base", "130000"], "another model: --rotary-base 10000 there and 130000 here"),
         (["--norm-epsilon", "1e-6"], "another model: --norm-epsilon 1e-05 there and 1e-06 here"),
-        (["--train-iters", "60"], "another schedule: samples in all"),
+        (["--train-iters", "60"], "another schedule: total samples"),
         (["--lr", "1e-3"], "another schedule: --lr 0.005 there and 0.001 here"),
         (["--use-distributed-optimizer"], "saved without --use-distributed-optimizer and this run is with"),
-        (["--ckpt-step", "7"], "iter_0000007 is not there; present: iter_0000015, iter_0000030"),
+        (["--ckpt-step", "7"], "iter_0000007 does not exist; present: iter_0000015, iter_0000030"),
     ],
 )
 def test_a_checkpoint_of_another_run(
@@ -177,7 +177,7 @@ def test_checkpoints_that_a_run_would_write_over(
     saved = str(uninterrupted.folder / "checkpoints")
     shutil.copytree(saved, tmp_path / "start")
     line = refused(forkserver, 1, [*corpus.flags, "--load", str(tmp_path / "start"), "--save", saved])
-    assert f"the run would begin again, over them. To go on give --load {saved}" in line
+    assert f"the run would start over and overwrite them. To resume pass --load {saved}" in line
 
 
 def test_a_longer_run_goes_on_when_asked(
@@ -194,7 +194,7 @@ def test_a_checkpoint_whose_saving_was_stopped(corpus: Corpus, forkserver: Forks
     (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     line = refused(forkserver, 1, [*corpus.flags, "--load", str(tmp_path)])
-    assert "iter_0000002 is incomplete: its saving was stopped" in line
+    assert "iter_0000002 is incomplete: the save was interrupted" in line
 
 
 def test_a_damaged_checkpoint(corpus: Corpus, uninterrupted: Run, forkserver: Forkserver, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint(corpus: Corpus, uninterrupted: Run, forkserver: Fo
         os.truncate(file, file.stat().st_size // 2)
     resume = ["--load", str(tmp_path), "--ckpt-step", str(SAVE_INTERVAL)]
     line = refused(forkserver, 1, [*corpus.flags, *resume])
-    assert line.startswith(f"error: --load {tmp_path}: Megatron cannot go on from it: ")
+    assert line.startswith(f"error: --load {tmp_path}: Megatron cannot load it: ")
     assert line.endswith("or an earlier --ckpt-step if it is damaged")
 
 

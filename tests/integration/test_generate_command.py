@@ -95,7 +95,7 @@ def test_a_chat_through_a_pipe(talk):
 def test_a_chat_goes_on_when_it_is_too_long(talk):
     said = talk("say: house", "river " * 300, *["say: river"] * 12)
     assert "[the prompt has" in said
-    assert said.count("[the conversation is too long for the model and begins anew here]") >= 1
+    assert said.count("[the conversation is too long for the model and restarts here]") >= 1
     assert said.count("reflections: ") == 13
 
 
@@ -117,11 +117,11 @@ def test_what_a_model_writes_does_not_steer_the_terminal(talk, monkeypatch):
     ("line", "flags", "said"),
     [
         ("{", [], "in.jsonl:1: not valid JSON"),
-        ('{"text": "x"}', [], 'in.jsonl:1: give {"prompt"'),
+        ('{"text": "x"}', [], 'in.jsonl:1: needs {"prompt"'),
         (ask("river"), ["--on-unsafe", "retrat"], "did you mean 'retract'"),
         (ask("river"), ["--model", "/no/such"], "no such folder"),
         (ask("river"), ["--reflection-tokens", "special"], "has no tokens <think>"),
-        (ask("river " * 300), [], "with the answer; shorten it"),
+        (ask("river " * 300), [], "including the answer; shorten it"),
     ],
 )
 def test_mistakes(line, flags, said, tiny_reflector, tmp_path):

@@ -103,9 +103,12 @@ def an_untied_head_that_is_a_copy(folder: Path) -> None:
     [
         (
             remains_of_another_upload,
-            "not read, since the model is what model.safetensors.index.json holds: model-00002-of-00003",
+            "not read, since model.safetensors.index.json defines the model: model-00002-of-00003",
         ),
-        (an_index_next_to_a_whole_file, "what model.safetensors holds: model-00001-of-00002.safetensors, model-00002"),
+        (
+            an_index_next_to_a_whole_file,
+            "since model.safetensors defines the model: model-00001-of-00002.safetensors, model-00002",
+        ),
         (consolidated_files, "consolidated.safetensors"),
         (an_adapter, "adapter_model.safetensors; merge an adapter first"),
         (a_head_that_is_not_tied, "imported untied"),
@@ -143,11 +146,11 @@ def test_an_import_has_the_logits_that_transformers_gives(change, note, whole: P
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ('{"weight_map": {"a": "lost.safetensors"}}', "names lost.safetensors, not there"),
+        ('{"weight_map": {"a": "lost.safetensors"}}', "names lost.safetensors, which is missing"),
         ('{"weight_map": {}}', "names no file"),
         ('{"weight_map": ["a"]}', "not an index of weights"),
         ('{"weight_map": {"a": 1}}', "not an index of weights"),
-        ('{"weight_map": {"a": "\\u0000"}}', "not"),
+        ('{"weight_map": {"a": "\\u0000"}}', "fetch it again"),
         ("[]", "not an index of weights"),
         ("{", "not an index of weights"),
         (None, "no model.safetensors or model.safetensors.index.json"),

@@ -134,7 +134,7 @@ SETTINGS = {
     [
         ({"dataloader_type": "cyclic"}, "--dataloader-type cyclic"),
         ({"cuda_graph_impl": "local"}, "--cuda-graph-impl"),
-        ({"pipeline_model_parallel_size": 2}, "give --micro-batch-size 1"),
+        ({"pipeline_model_parallel_size": 2}, "pass --micro-batch-size 1"),
         ({"transformer_impl": "local", "window_size": (8, 0)}, "--window-size replaces the mask"),
     ],
 )

@@ -138,7 +138,7 @@ def check_shards(*argv: str) -> tuple[list[str], list[str]]:
 
 
 def test_data_is_needed(manifests: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="give --data-path"):
+    with pytest.raises(UsageError, match="pass --data-path"):
         check_shards()
     assert check_shards("--mock-data") == ([], [])
 
@@ -184,8 +184,8 @@ def test_a_missing_file_of_shards() -> None:
     ("given", "message"),
     [
         ("corpus", r"did you mean .*/corpus_text_document\?"),
-        ("corpus_text_document.bin", r"give the shard's prefix, .*/corpus_text_document, without .bin"),
-        ("nothing", r"nothing.bin and .*nothing.idx are not there"),
+        ("corpus_text_document.bin", r"pass the shard's prefix, .*/corpus_text_document, without .bin"),
+        ("nothing", r"nothing.bin and .*nothing.idx do not exist"),
     ],
 )
 def test_missing_shards(shard: str, manifests: dict[str, Any], given: str, message: str) -> None:
@@ -243,7 +243,7 @@ def test_the_shards_name_their_tokenizer(shard: str, manifests: dict[str, Any], 
 
 def test_the_named_tokenizer_is_gone(shard: str, manifests: dict[str, Any], tmp_path: Path) -> None:
     manifests[shard] = manifest_of(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"made with the tokenizer .*/gone, which is not there"):
+    with pytest.raises(InputError, match=r"made with the tokenizer .*/gone, which is missing"):
         check_shards("--data-path", shard)
 
 

@@ -65,7 +65,7 @@ def test_a_lost_tracker_means_the_same_before_and_after_its_repair(tmp_path: Pat
 
 
 def test_folders_that_are_no_whole_checkpoint(tmp_path: Path) -> None:
-    assert find_damage(tmp_path / "none") == "it is not there"
+    assert find_damage(tmp_path / "none") == "it does not exist"
     save(tmp_path, 3)
     checkpoint = checkpoint_folder(tmp_path, 3)
     assert find_damage(checkpoint) == ".metadata is missing"
@@ -76,5 +76,5 @@ def test_folders_that_are_no_whole_checkpoint(tmp_path: Path) -> None:
 
 
 def test_keeping_none() -> None:
-    with pytest.raises(UsageError, match="--srp-keep-checkpoints 0: give a number of 1 or more"):
+    with pytest.raises(UsageError, match="--srp-keep-checkpoints 0: must be at least 1"):
         arguments.check_flags(arguments.look_at(["--srp-keep-checkpoints", "0"]))

@@ -99,7 +99,9 @@ def run_on(folder: Path, *argv: str) -> Namespace:
 
 def test_a_resumed_run_and_other_data(folder: Path) -> None:
     saved = run_on(folder, *SIDE)
-    with pytest.raises(UsageError, match=r"^--load x was trained on other data: plain_text_document: .*new-data to go"):
+    with pytest.raises(
+        UsageError, match=r"^--load x was trained on other data: plain_text_document: .*new-data to continue"
+    ):
         continue_data("--load x", saved, run_on(folder, *PLAIN), 25)
     args = run_on(folder, *PLAIN, "--srp-allow-new-data")
     note = continue_data("--load x", saved, args, 25)

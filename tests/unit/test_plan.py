@@ -38,7 +38,7 @@ def test_defaults_for_this_machine_give_way_to_the_users_flags() -> None:
 
 def test_a_dry_run_has_its_own_number_of_gpus() -> None:
     assert plan_run([*MOCK, "--srp-dry-run", "16"], gpus=1).layout.gpus == 16
-    with pytest.raises(UsageError, match="--srp-dry-run 0: give the number of GPUs"):
+    with pytest.raises(UsageError, match="--srp-dry-run 0: pass the number of GPUs"):
         plan_run([*MOCK, "--srp-dry-run", "0"], gpus=1)
 
 

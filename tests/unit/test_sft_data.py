@@ -90,11 +90,11 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "Q"}]}, "the conversation has no assistant turn"),
         ({"prompt": "Q", "response": " "}, "an assistant turn is empty"),
         ({"prompt": "Q", "response": 3}, "'response' is int, not a string"),
-        ({"messages": [{"role": "tool", "content": "Q"}]}, "the role 'tool' is not known"),
+        ({"messages": [{"role": "tool", "content": "Q"}]}, "unknown role 'tool'"),
         ({"messages": "x"}, "'messages' is not a list"),
-        ({"turns": [{"role": "assistant", "parts": [{"reflection": "<think> Fine </think>"}]}]}, "is no reflection"),
+        ({"turns": [{"role": "assistant", "parts": [{"reflection": "<think> Fine </think>"}]}]}, "is not a reflection"),
         ({"turns": [{"role": "assistant", "parts": [{"stop": 1}]}]}, "'stop' is true"),
-        ([1], "a JSON object is wanted"),
+        ([1], "expected a JSON object"),
     ],
 )
 def test_what_is_no_conversation_is_refused_or_counted(row: object, problem: str, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_prompt_without_answer_at_the_end_is_cut_off_and_counted(tmp_path: Pat
     reader = ChatReader(FORM)
     (conversation,) = reader.read([write(tmp_path / "c.jsonl", [{"messages": turns}])])
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
-    assert reader.counts["turns cut off behind the last response"] == 1
+    assert reader.counts["turns cut off after the last response"] == 1
 
 
 def test_the_prompt_is_judged_first_then_every_segment() -> None:
@@ -240,7 +240,7 @@ def test_a_post_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     out = tmp_path / "new" / "out.jsonl"
     assert main([*command, str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "note: --num-recoveries 9: --harmful has what is needed for 5 only" in printed
+    assert "note: --num-recoveries 9: --harmful has enough for 5 only" in printed
     rows = lines(out)
     by_source = Counter(row["source"] for row in rows)
     assert by_source == {"chat": 40, "refusal": 6, "recovery": 5}
@@ -290,12 +290,12 @@ def test_a_set_with_reflections_passes_through_unchanged(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--out", "o.jsonl"], "give --guard NAME"),
-        (["--guard", GUARD], "give one of --out FILE.jsonl and --output-prefix"),
-        (["--guard", GUARD, "--output-prefix", "p"], "give --tokenizer-model too"),
+        (["--out", "o.jsonl"], "pass --guard NAME"),
+        (["--guard", GUARD], "pass one of --out FILE.jsonl and --output-prefix"),
+        (["--guard", GUARD, "--output-prefix", "p"], "pass --tokenizer-model too"),
         (["--guard", GUARD, "--out", "o", "--format", "mesages"], "did you mean 'messages'"),
-        (["--guard", GUARD, "--out", "o", "--keep-share", "2"], "give a share from 0 to 1"),
-        (["--guard", GUARD, "--out", "o", "--keep-source", "a"], "give NAME=P"),
+        (["--guard", GUARD, "--out", "o", "--keep-share", "2"], "pass a share from 0 to 1"),
+        (["--guard", GUARD, "--out", "o", "--keep-source", "a"], "pass NAME=P"),
         (["--out", "o", "--mode", "mix-sft"], "go together"),
         (["--out", "o", "--mode", "original", "--harmful", "x"], "--harmful is for --mode sft"),
     ],

@@ -120,17 +120,17 @@ def test_a_worker_process_maps_the_files_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        (["--seq-length", "30"], "a: 2 of 3 conversations are longer than --seq-length 30; the longest needs 49. Give"),
+        (["--seq-length", "30"], "a: 2 of 3 conversations are longer than --seq-length 30; the longest needs 49. Pass"),
         (["--srp-sft", "SHARD/none"], "none.bin: no such file"),
-        (["--srp-sft", "-1", "SHARD/a"], "a share is how often an epoch uses a shard, more than 0"),
+        (["--srp-sft", "-1", "SHARD/a"], "a share is how often an epoch uses a shard, and must be above 0"),
         (["--srp-sft", "0.01", "SHARD/a"], "an epoch of 0.01 of"),
-        (["--srp-sft-epochs", "0"], "--srp-sft-epochs 0: give a number of 1 or more"),
-        (["--srp-sft-epochs", "2", "--train-iters", "9"], "both say how long: give one"),
+        (["--srp-sft-epochs", "0"], "--srp-sft-epochs 0: must be at least 1"),
+        (["--srp-sft-epochs", "2", "--train-iters", "9"], "both set the length: pass one"),
         (["--data-path", "x"], "--data-path and --srp-sft cannot be used together"),
         (["--mock-data"], "--mock-data and --srp-sft cannot be used together"),
         (["--srp-sidecar", "x.srp"], "--srp-sidecar is for pretraining"),
         (["--eval-iters", "3"], "--eval-iters 3 needs conversations to evaluate on: --srp-sft-valid PREFIX"),
-        (["--rampup-batch-size", "1", "1", "9"], "with a growing batch: give --train-samples"),
+        (["--rampup-batch-size", "1", "1", "9"], "with a growing batch: pass --train-samples"),
     ],
 )
 def test_mistakes_in_flags(flags: list[str], problem: str, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_needs_the_shard() -> None:
 @pytest.mark.parametrize(
     ("conversations", "problem"),
     [
-        ([([1, 2, 3], [0, 0, 0])], "none of its tokens is learned"),
+        ([([1, 2, 3], [0, 0, 0])], "no token has loss"),
         ([([1, 2, 3], [0, 1, 1]), ([1], [0])], "conversation 1 has 1 tokens"),
     ],
 )
@@ -162,13 +162,13 @@ def test_shards_that_cannot_be_trained_on(conversations: list, problem: str, tmp
 def test_a_shard_without_its_manifest(tmp_path: Path) -> None:
     prefix = write_sft_shard(tmp_path / "a", of_lengths([9]))
     (tmp_path / "a.srp.json").unlink()
-    with pytest.raises(InputError, match=r"a: no \.srp\.json beside it names it as conversations"):
+    with pytest.raises(InputError, match=r"a: no \.srp\.json next to it lists it as conversations"):
         TrainingSet([Source(prefix)], 32, 0)
 
 
 def test_a_run_without_a_sequence_length(tmp_path: Path) -> None:
     prefix = write_sft_shard(tmp_path / "a", of_lengths([9]))
-    with pytest.raises(UsageError, match="--srp-sft: give --srp-preset, or --seq-length"):
+    with pytest.raises(UsageError, match="--srp-sft: pass --srp-preset or --seq-length"):
         expand_flags(["--srp-sft", prefix], 1)
 
 
@@ -176,5 +176,5 @@ def test_a_pretraining_shard_is_no_shard_of_conversations(tmp_path: Path) -> Non
     from tests.distributed.corpus import markov_documents, write_shard
 
     write_shard(tmp_path / "text_document", markov_documents(3))
-    with pytest.raises(InputError, match="no shard of conversations"):
+    with pytest.raises(InputError, match="not a shard of conversations"):
         TrainingSet([Source(str(tmp_path / "text_document"))], 512, 0)

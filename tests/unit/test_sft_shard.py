@@ -177,9 +177,12 @@ def test_inference_begins_with_the_same_ids(name: str, chatml: TextTokenizer) ->
     [
         (
             "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
-            "ends an answer with no special token",
+            "ends an answer without a special token",
         ),
-        (CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"), "writes other text before an answer"),
+        (
+            CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"),
+            "writes different text before an answer",
+        ),
         (CHATML + "{{ raise_exception('only users here') }}", "only users here"),
         ("{% for", "refuses the turns"),
     ],
@@ -195,7 +198,7 @@ def test_templates_that_cannot_be_trained_with(
 def test_a_tokenizer_without_what_is_needed(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no chat template; pass --chat-template plain"):
         load_template(tokenizer, "tokenizer")
-    with pytest.raises(UsageError, match="<think> is no token of"):
+    with pytest.raises(UsageError, match="<think> is not a token of"):
         ConversationEncoder(load_template(tokenizer, None), ReflectionFormat(special_tokens=True))
     extended = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "extended")
     encode = ConversationEncoder(load_template(extended, None), ReflectionFormat(special_tokens=True))
@@ -275,7 +278,7 @@ def test_damage_is_found(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     with pytest.raises(InputError, match="cut short"):
         SftShard(tmp_path / "out" / "chat_sft")
     mask.unlink()
-    with pytest.raises(InputError, match="no shard of conversations"):
+    with pytest.raises(InputError, match="not a shard of conversations"):
         SftShard(tmp_path / "out" / "chat_sft")
 
 

@@ -111,9 +111,9 @@ def test_mistakes(folder, tmp_path):
         ([tmp_path / "none.srp"], "none.srp: no such file"),
         ([damaged], "not a reflection sidecar, or damaged"),
         ([f"{a}.idx"], "not a reflection sidecar, or damaged"),
-        ([f"{shard(folder, 'built')}.srp"], "its reflections are in the shard beside it already"),
+        ([f"{shard(folder, 'built')}.srp"], "its reflections are in the shard next to it already"),
         ([folder / "r_c_text_document.srp"], "made for the shard c_text_document with other content"),
-        ([r_a, special_a], f"are both for {a}; give one"),
+        ([r_a, special_a], f"are both for {a}; pass one"),
     ):
         with pytest.raises(SrpError, match=message) as caught:
             shards.check_shards(look("--data-path", a, b, "--srp-sidecar", *sidecars))

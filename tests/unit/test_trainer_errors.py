@@ -28,14 +28,14 @@ from megatron_srp.training.process.write_errors import find_reason, raise_errors
         ),
         (
             AssertionError("OptimizerParamScheduler: class input value 1 and checkpoint value 2 do not match"),
-            "let the new ones win with --override-opt-param-scheduler$",
+            "use the new ones with --override-opt-param-scheduler$",
         ),
         (
             CheckpointException("load", {}),
-            "the first rank says why; give the model and layout flags .*, or an earlier --ckpt-step if it is damaged$",
+            "see rank 0's error; pass the model and layout flags .*, or an earlier --ckpt-step if it is damaged$",
         ),
-        (SystemExit(0), "it says why above; give the model and layout flags of the run that wrote it$"),
-        (ValueError(), "from it: ValueError; give the model"),
+        (SystemExit(0), "see the error above; pass the model and layout flags of the run that wrote it$"),
+        (ValueError(), "load it: ValueError; pass the model"),
     ],
 )
 def test_a_checkpoint_that_does_not_load(error: BaseException, line: str) -> None:
@@ -44,7 +44,7 @@ def test_a_checkpoint_that_does_not_load(error: BaseException, line: str) -> Non
 
     with pytest.raises(UsageError, match=line) as caught:
         explain_load_errors(fails, lambda: "out/run")()
-    assert str(caught.value).startswith("--load out/run: Megatron cannot go on from it: ")
+    assert str(caught.value).startswith("--load out/run: Megatron cannot load it: ")
     assert "\n" not in str(caught.value)
 
 

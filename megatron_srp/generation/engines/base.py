@@ -5,8 +5,8 @@
     while session.answers:
         session.step()
 
-The guard acts inside `step`. Whoever wants to end an answer early sets its `stopping`, for it to be judged and
-finished at the next step; or calls its `finish`, if nobody will read it, and the engine lets go of it.
+The guard acts inside `step`. To end an answer early, set its `stopping`, for it to be judged and
+finished at the next step; or call its `finish`, if nobody will read it, and the engine drops it.
 """
 
 from abc import ABC, abstractmethod
@@ -28,14 +28,14 @@ class Session(ABC):
 
     @abstractmethod
     def add(self, answers: Sequence[Answer]) -> None:
-        """Take more answers in, and reflect on their prompts where that is asked for."""
+        """Add answers, and reflect on their prompts where that is requested."""
 
     @abstractmethod
     def step(self) -> None:
-        """Bring every answer on by about one token, and let go of those that have ended."""
+        """Advance every answer by about one token, and drop those that have ended."""
 
     def close(self) -> None:  # noqa: B027 - most engines hold nothing
-        """Let go of all answers."""
+        """Drop all answers."""
 
 
 class GuardedEngine(ABC):
@@ -61,7 +61,7 @@ class GuardedEngine(ABC):
 
         Args:
             on_text: called with a request's index and text to show, as soon as it may be shown.
-            cancelled: asked before each token; the answers end there with `length` when it says so.
+            cancelled: asked before each token; when it returns true, the answers end there with `length`.
 
         Raises:
             Exception: what made one of them fail.

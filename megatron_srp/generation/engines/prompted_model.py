@@ -1,4 +1,4 @@
-"""Text or messages in, requests out: what is the same for every engine. No torch, the tokenizer alone."""
+"""Text or messages in, requests out: the part that every engine shares. Needs the tokenizer only, not torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,17 +20,17 @@ class PromptedModel:
     Args:
         folder: of the tokenizer, or a name on the hub.
         form: how the model writes reflections.
-        eos_ids: tokens that end an answer, besides the tokenizer's own.
+        eos_ids: tokens that end an answer, in addition to the tokenizer's own.
 
     Attributes:
-        tokenizer: transformers' own; `text_tokenizer` is the project's.
+        tokenizer: from transformers; `text_tokenizer` is this project's.
         vocabulary: what a guard knows of the tokenizer.
         tree: the tokens of forced reflections.
         generator: the engine; set by the subclass that has one.
         max_length: tokens that a prompt and its answer may have together; set by the subclass.
 
     Raises:
-        UsageError: when something is not there, or does not fit.
+        UsageError: when something is missing or does not fit.
     """
 
     generator: GuardedEngine
@@ -56,7 +56,7 @@ class PromptedModel:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[Generation]:
-        """Guarded answers to all prompts together: texts to go on with, or conversations.
+        """Guarded answers to all prompts together: texts to continue, or conversations.
 
         Raises:
             UsageError, InputError: as `complete` and `chat` do.
@@ -66,7 +66,7 @@ class PromptedModel:
         return self.generator.generate(requests)
 
     def complete(self, prompt: str, options: Options, prefill: str = "") -> Request:
-        """A request to go on with a text; an empty one stands for a document's beginning.
+        """A request to continue a text; an empty one stands for the beginning of a document.
 
         Raises:
             InputError: when the prompt leaves no room for an answer.
@@ -79,7 +79,7 @@ class PromptedModel:
         """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection."""
         if rest := self._escape(prompt).removeprefix(self._escape.before_answer(prompt)):
             raise InputError(
-                f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard would not know the rest "
+                f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard could not tell the rest "
                 "of one from text. End the prompt before or after it"
             )
 
@@ -94,13 +94,13 @@ class PromptedModel:
             InputError: when the template does not take the messages, or they leave no room for an answer.
         """
         if not self.tokenizer.chat_template:
-            raise UsageError("the tokenizer has no chat template; give a prompt, or set chat_template in its folder")
+            raise UsageError("the tokenizer has no chat template; pass a prompt, or set chat_template in its folder")
         # Templates write the role out as well.
         turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template
-            raise InputError(f"the chat template does not take these messages: {error}") from None
+            raise InputError(f"the chat template does not accept these messages: {error}") from None
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and not text[-1:].isspace():
             prefill = f" {prefill}"
@@ -138,7 +138,7 @@ class PromptedModel:
         room = most - len(ids) - len(before)
         if room < 1:
             raise InputError(
-                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} with "
+                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} including "
                 "the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))

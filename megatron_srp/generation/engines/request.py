@@ -1,4 +1,4 @@
-"""What an engine is asked, how its tokens are chosen, and an answer on its way. No torch."""
+"""Requests to an engine, how tokens are chosen, and an answer in progress. Does not import torch."""
 
 import math
 import time
@@ -11,7 +11,7 @@ from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.schema import Verdict
 
-PATIENCE = 64  # tokens; text that always looks like a reflection's beginning cannot put a forced one off for good
+PATIENCE = 64  # tokens; text that always looks like the start of a reflection cannot postpone a forced one forever
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        temperature: 0 for the likeliest token.
-        top_p: draw among the likeliest tokens that have this probability together.
+        temperature: 0 for the most likely token.
+        top_p: draw among the most likely tokens that have this probability together.
         seed: of the draws; each text has its own, so that it does not depend on its neighbours.
     """
 
@@ -30,9 +30,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0 or self.temperature == float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: give 0 (the likeliest token) or a number above it")
+            raise UsageError(f"--temperature {self.temperature}: pass 0 (the most likely token) or a number above it")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p}: give a probability above 0, at most 1")
+            raise UsageError(f"--top-p {self.top_p}: pass a probability above 0, at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,13 @@ class Request:
 
 
 class Answer:
-    """One answer on its way through an engine: its guard, and when a forced reflection is due.
+    """One answer in progress: its guard, and when a forced reflection is due.
 
     Args:
         on_text: called with text to show, as soon as it may be shown.
 
     Attributes:
-        begun: `time.monotonic()` of its beginning.
+        begun: `time.monotonic()` at its start.
         script: tokens that come next, since a verdict has been decided on.
         error: what made it fail, if it did.
         stopping: whether the engine has to end it at the next step, as if the limit of tokens were reached.
@@ -96,7 +96,7 @@ class Answer:
 
     @property
     def room(self) -> int:
-        """How many tokens it may still get."""
+        """How many more tokens it may get."""
         return self.request.max_new_tokens - self.guard.num_tokens
 
     def push(self, token: int) -> None:
@@ -120,7 +120,7 @@ class Answer:
         return likeliest if self.guard.reading else draw()
 
     def force(self, safe: float, controversial: float, unsafe: float, *, whole: bool = False) -> None:
-        """Act on the probabilities that a forced reflection behind its text has read.
+        """Act on the probabilities that a forced reflection after its text has read.
 
         Args:
             whole: whether the model ends the answer here.
@@ -165,8 +165,8 @@ class Answer:
 
     @property
     def _due_at(self) -> float:
-        """The first multiple of `reflect_every` after the last forced one. The model's own reflections put none off,
-        and of two intervals that divide one another the smaller judges wherever the larger does."""
+        """The first multiple of `reflect_every` after the last forced one. The model's own reflections postpone none,
+        and if one interval divides another, the smaller judges wherever the larger does."""
         every = self.request.policy.reflect_every
         return (self._forced_at // every + 1) * every if every else math.inf
 

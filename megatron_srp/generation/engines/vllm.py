@@ -1,10 +1,10 @@
 """vLLM as the engine of guarded generation: its own scheduler and paged cache, with prefix caching.
 
 Written against vLLM 0.33.0, whose signatures are recorded in tests/golden. An answer is written in pieces, each
-a request of vLLM's: a piece ends at an end-of-text token, where the model opens a reflection, or where a forced
-one is due. Both kinds of verdict are read by further requests, one for each token of the verdict tree behind which
-a probability counts, all of the same text, whose keys and values are in the cache already; a single token is asked
-of each. Then the next piece goes on, from the cache again. Pieces are drawn with a seed of their own.
+a vLLM request: a piece ends at an end-of-text token, where the model opens a reflection, or where a forced
+one is due. Both kinds of verdict are read by further requests for a single token, one for each token of the verdict
+tree after which a probability counts; they share the text, whose keys and values are in the cache already. Then the
+next piece continues from the cache. Each piece is drawn with its own seed.
 """
 
 import itertools
@@ -76,10 +76,10 @@ class VLLMGenerator(GuardedEngine):
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """An answer, all its tokens so far, and the requests of vLLM's that are under way for it.
+    """An answer, all its tokens so far, and the vLLM requests that are running for it.
 
     Attributes:
-        ending: whether it is being judged for the last time, since it was told to stop.
+        ending: whether it is being judged for the last time, since it was asked to stop.
     """
 
     answer: Answer
@@ -90,7 +90,7 @@ class _Row:
 
 
 class VLLMSession(Session):
-    """Answers on their way through vLLM."""
+    """Answers that vLLM is generating."""
 
     def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree, opened: OpenedTree | None) -> None:
         self._engine, self._tree, self._opened = engine, tree, opened
@@ -116,7 +116,7 @@ class VLLMSession(Session):
         self._drop()
 
     def step(self) -> None:
-        self._drop()  # whose reader has gone
+        self._drop()  # those whose reader is gone
         for row in [row for row in self._rows if row.answer.stopping and not row.ending]:
             row.ending = True
             self._abort(row)
@@ -126,7 +126,7 @@ class VLLMSession(Session):
             return
         for output in self._engine.step():
             on_output = self._on_output.get(output.request_id)
-            if on_output:  # else it was let go of
+            if on_output:  # otherwise it was dropped
                 on_output(output)
         self._drop()
 
@@ -158,7 +158,7 @@ class VLLMSession(Session):
             temperature=0.0 if reading else sampling.temperature,
             top_p=sampling.top_p,
             seed=seed,
-            ignore_eos=True,  # the guard knows which of them end an answer
+            ignore_eos=True,  # the guard knows which end-of-text tokens end an answer
             stop_token_ids=self._eos_ids,
         )
 
@@ -173,14 +173,14 @@ class VLLMSession(Session):
             row.ids.append(token)
             answer.push(token)
             if answer.guard.opened:
-                self._abort(row)  # what it has drawn of the verdict counts for nothing
+                self._abort(row)  # what it has drawn of the verdict is discarded
                 self._decide(row)
                 return
         if piece_ended and not answer.ended:
             self._go_on(row)
 
     def _decide(self, row: _Row) -> None:
-        """Write the verdict that the probabilities behind an opening decide on, and go on."""
+        """Write the verdict that the probabilities after an opening decide on, and continue."""
         answer, opened = row.answer, self._opened
         if opened is None:
             self._go_on(row)
@@ -215,7 +215,7 @@ class VLLMSession(Session):
             then()
 
     def _reflect(self, row: _Row, then: Callable[[], None], whole: bool = False) -> None:
-        """Read the verdicts behind the row's text, act on them, and go on with `then` if the answer does."""
+        """Read the verdicts after the row's text, act on them, and call `then` if the answer continues."""
 
         def act(*probabilities: float) -> None:
             row.answer.force(*probabilities, whole=whole)
@@ -225,7 +225,7 @@ class VLLMSession(Session):
         self._read(row, self._tree, act)
 
     def _read(self, row: _Row, tree: VerdictTree, then: Callable[..., None]) -> None:
-        """Call `then` with the probabilities of the verdicts behind the row's text."""
+        """Call `then` with the probabilities of the verdicts after the row's text."""
         wanted = tree.tokens_at
         row.logprobs.clear()
         pending = set(wanted)
@@ -270,7 +270,7 @@ class VLLMSession(Session):
         self._engine.add_request(name, TokensPrompt(prompt_token_ids=list(ids)), params)
 
     def _drop(self) -> None:
-        """Let go of the answers that have ended."""
+        """Drop the answers that have ended."""
         for row in self._rows:
             if row.answer.ended:
                 self._abort(row)
@@ -286,7 +286,7 @@ class VLLMSession(Session):
 
 
 def _probabilities(tree: VerdictTree, logprobs: dict[tuple[int, int], float]) -> list[float]:
-    """The verdicts' probabilities, of those of their tokens, scaled to sum to 1."""
+    """The verdicts' probabilities, computed from those of their tokens and scaled to sum to 1."""
     sums = [sum(logprobs[read] for read in path) for path in tree.reads]
     weights = [math.exp(value - max(sums)) for value in sums]
     return [weight / sum(weights) for weight in weights]

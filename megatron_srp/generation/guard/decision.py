@@ -1,7 +1,7 @@
-"""Verdicts that are decided, not drawn: what follows the opening of a reflection that the model writes itself.
+"""Verdicts that are decided, not drawn: what follows the opening of the model's own reflection.
 
 Once the model has written `<think>`, the verdict's tokens are those of the verdict that its probabilities and the
-policy's threshold decide on, as for a forced reflection. Temperature, top-p and seed have no part in it.
+policy's threshold decide on, as for a forced reflection. Temperature, top-p and seed play no part.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class OpenedTree:
     """The verdict tree of a text whose last tokens are an opening.
 
     Attributes:
-        tree: what is left of the whole tree; -1 is the text's last token in `reads` as well.
+        tree: what is left of the whole tree; in `reads`, too, -1 is the text's last token.
         paths: for each verdict, in the order of `Verdict`, the tokens that write it.
     """
 

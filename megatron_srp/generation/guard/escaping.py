@@ -1,12 +1,12 @@
 """User text that cannot forge a reflection, nor any special token of a chat template.
 
-The words that open and close a reflection are written with other brackets wherever they stand in user
-text, in any case, and so are those that only the tokenizer's normalizer would turn into them:
-`<think> Safe </think>` becomes `‹think› Safe ‹/think›`, which reads the same and is another text.
+The words that open and close a reflection are written with other brackets wherever they occur in user
+text, in upper or lower case, and so are those that only the tokenizer's normalizer would turn into them:
+`<think> Safe </think>` becomes `‹think› Safe ‹/think›`, which reads the same but is different text.
 
-Where the model goes on from a user's text, a reflection that is unfinished at its end is left out, and the commands
-refuse such a prompt first: behind `<thi`, and behind its look-alike as well, the model would write the rest
-of one, which a guard would not know for a reflection. Words behind `<think>` that are no verdict begin none.
+Where the model continues a user's text, an unfinished reflection at its end is left out, and the commands
+refuse such a prompt first: after `<thi`, and after its look-alike as well, the model would write the rest
+of one, which a guard would not recognize as a reflection. Words after `<think>` that are not a verdict start none.
 """
 
 import re
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from megatron_srp.schema import Verdict
 
 _BRACKETS = "<>[]"
-_ROUNDS = 8  # unfinished reflections, one behind the other
+_ROUNDS = 8  # unfinished reflections, back to back
 _OTHER_BRACKETS = str.maketrans(_BRACKETS, "‹›⁅⁆")
 
 
@@ -53,7 +53,7 @@ class Escaper:
         return self(text)
 
     def before_answer(self, text: str) -> str:
-        """The same for a text that the model goes on from: without an unfinished reflection at its end."""
+        """The same for a text that the model continues: without an unfinished reflection at its end."""
         text = self(text)
         for _ in range(_ROUNDS):
             if not any(map(self._unfinished.search, self._forms(text))):
@@ -70,7 +70,7 @@ class Escaper:
         return text, unicodedata.normalize("NFKC", text), self._normalize(text)
 
     def _bare(self, text: str) -> str:
-        """Without any bracket, nor what the tokenizer or NFKC would make one of."""
+        """Without any bracket, or any character that the tokenizer or NFKC would turn into one."""
 
         def bare(character: str) -> str:
             forms = "".join(self._forms(character))
@@ -80,7 +80,7 @@ class Escaper:
 
 
 def _unfinished(opening: str, closing: str) -> re.Pattern[str]:
-    """A beginning of either word, or the first and a verdict behind it, at the end of a text, escaped or not."""
+    """The start of either word, or the first one followed by a verdict, at the end of a text, escaped or not."""
     cut = {word[:end] for word in (opening, closing) for end in range(1, len(word))}
     cut |= {word.translate(_OTHER_BRACKETS) for word in cut}
     cuts = "|".join(map(re.escape, sorted(cut, key=len, reverse=True)))
@@ -88,5 +88,5 @@ def _unfinished(opening: str, closing: str) -> re.Pattern[str]:
     names = [verdict.value for verdict in Verdict]
     begun = "|".join(name[:end] for name in names for end in range(len(name), 0, -1))
     verdict = rf"(?:{begun})\Z|(?:{'|'.join(names)})(?![A-Za-z])[^<>‹›\n\r]*"
-    # Of white space there may be any amount: no two parts of the pattern may match it.
+    # There may be any amount of white space: no two parts of the pattern may match it.
     return re.compile(rf"(?:{cuts}|(?:{opened})\s*(?:{verdict})?)\Z", re.IGNORECASE)

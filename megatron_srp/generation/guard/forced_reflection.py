@@ -1,4 +1,4 @@
-"""Forced reflection: which tokens stand for the verdicts, for any tokenizer.
+"""Forced reflection: which tokens represent the verdicts, for any tokenizer.
 
 A verdict's tokens are what its reflections have in common, with and without categories: ` <think> Safe`. What
 the three begin with (` <think>`) is the root of their tree; a model reads all branches in one pass, and the
@@ -12,11 +12,11 @@ from megatron_srp.verdict_tree import VerdictTree, common_beginning
 
 
 def reflection_tree(form: ReflectionFormat, tokenizer: Encoder) -> VerdictTree:
-    """The tree of that tokenizer, its verdicts in the order of `Verdict`; a space sets the reflection off, as
+    """The tree of that tokenizer, its verdicts in the order of `Verdict`; a space precedes the reflection, as
     everywhere in training.
 
     Raises:
-        UsageError: when the tokens do not tell the verdicts apart.
+        UsageError: when the tokens do not distinguish the verdicts.
     """
     paths = [_verdict_path(form, tokenizer, verdict) for verdict in Verdict]
     try:

@@ -1,4 +1,4 @@
-"""What is done about an unsafe verdict, and what a generation is in the end."""
+"""What happens at an unsafe verdict, and the result of a generation."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -29,12 +29,12 @@ class GuardPolicy:
         stop_at: the verdicts that count as unsafe.
         refusal: what `refuse` shows.
         reflect_every: a forced reflection after each multiple of so many tokens, and one on the prompt. 0 for none.
-            Unless the guard is off, there is one at the end of what the model has not judged in any case.
+            Unless the guard is off, text that the model has not judged always gets one at its end.
         reflect_prompt: force one on the prompt, whatever `reflect_every` is.
         unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this
             probability together. At 0.5 about 1% of benign questions were stopped at most, however the model had
-            been fine-tuned (curves in BENCHMARKS.md). Fine-tuning moves the probabilities: for one model
-            `threshold.recommend` chooses better from measured cases.
+            been fine-tuned (curves in BENCHMARKS.md). Fine-tuning shifts the probabilities, so
+            `threshold.recommend` chooses a better threshold for one model from measured cases.
 
     Raises:
         UsageError: for a value that is not allowed.
@@ -53,9 +53,9 @@ class GuardPolicy:
         if Verdict.SAFE in self.stop_at or not self.stop_at:
             raise UsageError("--stop-after takes Unsafe, Controversial or both here; --on-unsafe off stops at nothing")
         if self.reflect_every < 0:
-            raise UsageError(f"--reflect-every {self.reflect_every}: give a number of tokens, or 0 for none")
+            raise UsageError(f"--reflect-every {self.reflect_every}: pass a number of tokens, or 0 for none")
         if not 0 < self.unsafe_threshold <= 1:
-            raise UsageError(f"--unsafe-threshold {self.unsafe_threshold}: give a probability above 0, at most 1")
+            raise UsageError(f"--unsafe-threshold {self.unsafe_threshold}: pass a probability above 0, at most 1")
 
     def stops(self, label: SafetyLabel) -> bool:
         """Whether that verdict ends the answer."""
@@ -67,7 +67,7 @@ class GuardPolicy:
         weaker = {
             "on_unsafe": ON_UNSAFE.index(self.on_unsafe) < ON_UNSAFE.index(other.on_unsafe),
             "stop_at": not self.stop_at >= other.stop_at,
-            # Stricter is who judges wherever the other does, and not who judges elsewhere more often.
+            # A policy is stricter if it judges wherever the other does, not if it judges more often elsewhere.
             "reflect_every": others > 0 and (every == 0 or others % every > 0),
             "reflect_prompt": other.reflects_on_prompt and not self.reflects_on_prompt,
             "unsafe_threshold": self.unsafe_threshold > other.unsafe_threshold,
@@ -97,14 +97,14 @@ class ForcedReflection(NamedTuple):
     unsafe: float
 
     def label(self, policy: GuardPolicy) -> SafetyLabel:
-        """The likeliest unsafe verdict when those reach the threshold, else the likeliest of the others."""
+        """The most likely unsafe verdict when those reach the threshold, else the most likely of the others."""
         found = dict(zip(Verdict, (self.safe, self.controversial, self.unsafe), strict=True))
         flagged = sum(found[verdict] for verdict in policy.stop_at) >= policy.unsafe_threshold
         choices = policy.stop_at if flagged else set(Verdict) - policy.stop_at
         return SafetyLabel(max(sorted(choices), key=found.__getitem__))
 
     def written(self, policy: GuardPolicy) -> Verdict:
-        """What the model's own reflection says: its likeliest verdict, or an unsafe one from the threshold on.
+        """What the model's own reflection says: its most likely verdict, or an unsafe one from the threshold on.
 
         A verdict that is let pass is the same under every policy, and so is the text that follows it."""
         label = self.label(policy)
@@ -124,7 +124,7 @@ class Generation:
         num_tokens: tokens generated, hidden ones included.
         forced: what forced reflections read.
         tokens: the ids themselves.
-        unjudged_tokens: those at the end that no verdict has judged; 0 unless the answer was broken off.
+        unjudged_tokens: those at the end that no verdict has judged; 0 unless the answer was cut short.
         withheld_tokens: those at the end that are not shown, since no verdict on a whole segment let them pass.
     """
 

@@ -10,9 +10,9 @@ pass: the model's own reflection, or a forced one where the model ends the answe
 segment can stop the answer and releases nothing, and what is cut off in the middle is withheld. Under the other
 policies text is shown at once.
 
-An end-of-text token ends the answer, with one exception: directly behind a reflection that training sets
-such a token behind (`ReflectionFormat.stop_after`) but that the policy lets pass, it belongs to the
-reflection and the answer goes on. Under `off` every one ends it.
+An end-of-text token ends the answer, with one exception: directly after a reflection that training follows
+with such a token (`ReflectionFormat.stop_after`) but that the policy lets pass, it belongs to the
+reflection and the answer continues. Under `off` every one ends it.
 """
 
 import codecs
@@ -29,8 +29,8 @@ class ReflectionGuard:
     """Watches one answer.
 
     Attributes:
-        stop_reason: why the answer has ended, or None while it goes on.
-        tokens: that were pushed.
+        stop_reason: why the answer has ended, or None while it continues.
+        tokens: those that were pushed.
         unjudged: how many tokens no verdict has judged.
     """
 
@@ -140,7 +140,7 @@ class ReflectionGuard:
         return shown
 
     def _show(self, text: str) -> str:
-        for mark in self._vocabulary.marks.values():  # of special tokens that are no reflection: no text either
+        for mark in self._vocabulary.marks.values():  # of special tokens outside a reflection: not text either
             text = text.replace(mark, "")
         if self._policy.on_unsafe == "retract":
             self._segment.append(text)
@@ -149,7 +149,7 @@ class ReflectionGuard:
         return text
 
     def _judge(self, label: SafetyLabel, whole: bool) -> str:
-        """Act on a verdict on all text so far, which ends a segment or not."""
+        """Act on a verdict on all text so far, whether or not it ends a segment."""
         self.unjudged = 0
         if self._policy.stops(label):
             self.stop_reason = "unsafe"

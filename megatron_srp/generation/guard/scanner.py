@@ -1,16 +1,16 @@
 """Finds reflections in text that arrives piece by piece.
 
-What it takes for a reflection is wider than what training writes, and doubt counts against the text:
+It recognizes more reflections than training writes, and doubt counts against the text:
 
 - exactly what `ReflectionFormat` writes is a reflection;
-- whatever else opens like one (other case or spacing in `<think>` or behind it, other words, never closed) is an
+- whatever else opens like one (other case or spacing in `<think>` or after it, other words, never closed) is an
   unsafe one, with the unsafe verdict that it begins with or else Unsafe. It ends at `</think>`, or before a line
   break, `<` or `>`, or after `LONGEST` characters;
 - what the end of the answer cuts off while it could still become a reflection is dropped, pieces of `<think>`
   included. An unsafe verdict that is complete by then counts.
 
-A space before a reflection belongs to it; at the very beginning of an answer one behind it does too.
-At most about `LONGEST` characters are held back, and read again, for each piece.
+A space before a reflection belongs to it; at the very beginning of an answer one after it does too.
+At most about `LONGEST` characters are held back, and reread, for each piece.
 """
 
 import re
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 
-LONGEST = 300  # characters behind <think>
+LONGEST = 300  # characters after <think>
 _HEAD = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)")
 _VERDICTS = {verdict.lower(): verdict for verdict in Verdict}
 _GAP = r"[ \t\r\n\u00a0]{0,8}"
@@ -35,7 +35,7 @@ class ReflectionScanner:
 
     Args:
         form: how reflections are written. With special tokens its `open` and `close` are the characters
-            that stand for them, and no spaces belong to a reflection.
+            that represent them, and no spaces belong to a reflection.
 
     Attributes:
         held: text whose meaning is not certain yet.
@@ -70,7 +70,7 @@ class ReflectionScanner:
         return self.held.removeprefix(self._lead)
 
     def feed(self, text: str, ended: bool = False) -> Iterator[str | SafetyLabel]:
-        """Text to show and labels, in their order, as far as they are certain.
+        """Text to show and labels, in order, as far as they are certain.
 
         Args:
             ended: whether this is the last piece.
@@ -120,7 +120,7 @@ class ReflectionScanner:
         return len(held), ()
 
     def _read(self, inner: str, exact: bool, ended: bool) -> tuple[int, tuple[SafetyLabel, ...]]:
-        """Length and label of the reflection that `inner`, the text behind an opening, begins with.
+        """Length and label of the reflection that `inner`, the text after an opening, begins with.
 
         Args:
             exact: whether it is opened as training opens them.

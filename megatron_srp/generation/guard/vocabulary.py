@@ -1,4 +1,4 @@
-"""Which text a token stands for, and which tokens end an answer."""
+"""The text of each token, and which tokens end an answer."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ class GuardVocabulary:
     """What a guard knows of a tokenizer.
 
     Attributes:
-        pieces: bytes of text of each token; none for those that stand for no text.
+        pieces: bytes of text of each token; none for those without text.
         eos_ids: tokens that end an answer.
         marks: for special-token reflections, the characters that stand for their two tokens.
         form: how reflections are written, with `open` and `close` as the guard will see them.
@@ -32,7 +32,7 @@ class GuardVocabulary:
         """Of a tokenizer, with its own end-of-text token and `eos_ids`.
 
         Raises:
-            UsageError: when `form` wants special tokens that the tokenizer does not have.
+            UsageError: when `form` needs special tokens that the tokenizer does not have.
         """
         ends = frozenset(eos_ids) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else frozenset())
         pieces = tokenizer.token_text()
@@ -42,7 +42,7 @@ class GuardVocabulary:
         if any(len(found) != 1 for found in ids):
             raise UsageError(
                 f"--reflection-tokens special: the tokenizer {tokenizer.model} has no tokens {form.open} and "
-                f"{form.close}; give text, or the tokenizer that the shards were written with"
+                f"{form.close}; pass text, or the tokenizer that the shards were written with"
             )
         marks = dict(zip((found[0] for found in ids), (OPEN_MARK, CLOSE_MARK), strict=True))
         return cls(pieces, ends, marks, replace(form, open=OPEN_MARK, close=CLOSE_MARK))

@@ -1,4 +1,4 @@
-"""What a request may say. What would change an answer and is not supported is refused, not ignored."""
+"""The fields of a request. An unsupported field that would change an answer is refused, not ignored."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,12 +8,12 @@ from msgspec import Meta
 from megatron_srp.errors import InputError
 
 MOST_CHOICES = 128
-# OpenAI's name for it, and the one that templates know.
+# OpenAI's name for each role, and the one that templates know.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 class GuardOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """`guard` of a request: a policy of its own, and whether to return what was reflected.
+    """`guard` of a request: its own policy, and whether to return the reflections.
 
     Attributes:
         reflections: return the reflections, written and forced, as `guard` of each choice.
@@ -35,7 +35,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Common(msgspec.Struct, kw_only=True):
-    """What both kinds of request have in common: the fields that are honoured. `parse` refuses all others."""
+    """Fields that both kinds of request have and the server honours. `parse` refuses all others."""
 
     model: str
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -67,7 +67,7 @@ class Message(msgspec.Struct):
     content: str | list[Part] | None = None
 
     def as_turn(self) -> dict[str, str]:
-        """The turn as chat templates want it."""
+        """The turn as chat templates expect it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         return {"role": ROLES[self.role], "content": text}
@@ -86,7 +86,7 @@ class ChatRequest(Common, kw_only=True):
 
 
 class TextRequest(Common, kw_only=True):
-    """Body of /v1/completions. Prompts are text: token ids would pass the escaping by."""
+    """Body of /v1/completions. Prompts are text: token ids would bypass the escaping."""
 
     prompt: str | Annotated[list[str], Meta(min_length=1, max_length=MOST_CHOICES)]
 
@@ -99,7 +99,7 @@ class TextRequest(Common, kw_only=True):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-# About the request and not the answer.
+# Fields about the request, not the answer.
 ABOUT_THE_REQUEST = frozenset(
     {
         "user",
@@ -112,12 +112,12 @@ ABOUT_THE_REQUEST = frozenset(
         "prompt_cache_retention",
     }
 )
-# Values of fields that are not honoured which change nothing about an answer.
+# Values of unsupported fields that do not change an answer.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),  # 0 is a request for those of the answer's own tokens
+    "logprobs": (False,),  # 0 requests those of the answer's own tokens
     "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -132,7 +132,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "best_of": (1,),
 }
-# The same for a turn: what an answer of ours, sent back, may have.
+# The same for a turn: what one of our answers, sent back, may have.
 _NEUTRAL_IN_TURNS: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "annotations": ([],)}
 
 
@@ -140,7 +140,7 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     """The request in `body`.
 
     Raises:
-        InputError: when it is not JSON, or says something that is not known, not allowed or not supported.
+        InputError: when it is not JSON, or has something unknown, not allowed or not supported.
     """
     try:
         given = _honoured(msgspec.json.decode(body, type=dict[str, Any]), kind, _NEUTRAL)
@@ -154,14 +154,14 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request cannot be read: {error}") from None
     if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
-        raise InputError("max_tokens and max_completion_tokens say different things; leave one out")
+        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
     return asked
 
 
 def _honoured(
     given: dict[str, Any], kind: type[msgspec.Struct], neutral: dict[str, tuple[Any, ...]], where: str = ""
 ) -> dict[str, Any]:
-    """The fields of `given` that `kind` has; null says nothing. Refuses others, unless they change nothing."""
+    """The fields of `given` that `kind` has; null counts as absent. Refuses others, unless they change nothing."""
     honoured = {}
     for name, value in given.items():
         if value is None:

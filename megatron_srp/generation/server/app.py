@@ -29,20 +29,20 @@ from megatron_srp.generation.server.worker import Busy, Closing, Worker
 
 _log = logging.getLogger(__name__)
 BODY_TIMEOUT_S = 30.0  # to send a request's body in
-HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that nobody takes it for dead
+HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that it does not look dead
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the operator has set.
+    """The operator's settings.
 
     Attributes:
-        name: of the model, as clients know it.
-        options: of answers whose request says nothing else; its tokens are the most that a request gets.
+        name: the model's name for clients.
+        options: defaults for answers; their number of tokens is also the maximum that a request gets.
         allow_weaker: whether a request may have a weaker guard than `options` has.
-        timeout_s: for a request, its time in the queue included.
-        body_bytes: of a request at most.
-        api_key: that requests have to come with, if any.
+        timeout_s: time limit for a request, including its time in the queue.
+        body_bytes: maximum size of a request.
+        api_key: key that requests must send, if any.
     """
 
     name: str
@@ -66,7 +66,7 @@ class APIError(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> "APIError":
-        """What a client is told of an error."""
+        """An error as the client sees it."""
         if isinstance(error, APIError):
             return error
         if isinstance(error, Busy):
@@ -81,7 +81,7 @@ class APIError(Exception):
             return cls(400, str(error), "invalid_request_error")
         if isinstance(error, HTTPException):
             return cls(error.status_code, error.detail, "invalid_request_error", **dict(error.headers or {}))
-        return cls(500, "the server has failed at this request; its log says why", "server_error")
+        return cls(500, "internal error, see the server log", "server_error")
 
 
 class Endpoint:
@@ -89,7 +89,7 @@ class Endpoint:
 
     def __init__(self, model: PromptedModel, worker: Worker, settings: Settings) -> None:
         self._model, self._worker, self._settings = model, worker, settings
-        self._prompting = asyncio.Lock()  # tokenizers are for one caller at a time
+        self._prompting = asyncio.Lock()  # a tokenizer serves one caller at a time
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._complete, methods=["POST"]),
@@ -108,7 +108,7 @@ class Endpoint:
         return await self._answer_or_error(http, TextRequest)
 
     async def _answer_or_error(self, http: HTTPRequest, kind: type[ChatRequest] | type[TextRequest]) -> Response:
-        """What Starlette itself does not handle would end the connection as well, and the next request on it."""
+        """Answers errors that Starlette does not handle: they would end the connection, and the next request on it."""
         try:
             return await self._answer(http, kind)
         except ClientDisconnect:
@@ -116,7 +116,7 @@ class Endpoint:
         except Exception as error:
             told = APIError.of(error)
             if told.status == 500:
-                _log.error("a request has failed", exc_info=error)
+                _log.error("a request failed", exc_info=error)
             return told.response()
 
     async def _models(self, http: HTTPRequest) -> Response:
@@ -140,7 +140,9 @@ class Endpoint:
         async with self._prompting:
             requests = await asyncio.to_thread(self._requests, asked)
         if len(requests) > self._worker.capacity:
-            raise InputError(f"{len(requests)} answers in one request; this server takes {self._worker.capacity}")
+            raise InputError(
+                f"{len(requests)} answers in one request; this server accepts at most {self._worker.capacity}"
+            )
         prompt_tokens = sum(len(request.prompt) for request in requests)
         reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens)
         reader = Reader(self._worker, requests, asked.stops, self._settings.timeout_s)
@@ -179,12 +181,12 @@ class Endpoint:
         given = http.headers.get("authorization", "").removeprefix("Bearer ").encode()
         if key and not hmac.compare_digest(given, key.encode()):
             raise APIError(
-                401, "this server wants an API key, as Bearer token", "authentication_error", "invalid_api_key"
+                401, "missing or invalid API key; send it as a Bearer token", "authentication_error", "invalid_api_key"
             )
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.name:
-            message = f"no model {name!r} here; it is called {self._settings.name!r}"
+            message = f"unknown model {name!r}; this server serves {self._settings.name!r}"
             raise APIError(404, message, "invalid_request_error", "model_not_found")
 
     def _describe(self) -> dict[str, Any]:
@@ -206,7 +208,7 @@ class Endpoint:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events, whose answers end when nobody listens any longer."""
+    """Server-sent events; the answers end when nobody listens any more."""
 
     def __init__(self, reader: Reader, events: AsyncIterator[bytes]) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -230,7 +232,7 @@ async def _whole(reader: Reader, reply: Reply, n: int) -> dict[str, Any]:
 
 
 async def _stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIterator[bytes]:
-    """All answers' pieces as they come. An error is an event: the status has been sent already."""
+    """All answers' pieces as they arrive. An error is an event: the status has been sent already."""
     generations: list[Generation] = []
     for index in range(n):
         if first := reply.first(index):
@@ -242,7 +244,7 @@ async def _stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIte
             coming = coming or asyncio.ensure_future(anext(events, None))
             await asyncio.wait({coming}, timeout=HEARTBEAT_S)
             if not coming.done():
-                yield b": the answer is on its way\n\n"
+                yield b": still working\n\n"
                 continue
             event, coming = coming.result(), None
             if event is None:
@@ -269,7 +271,7 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 async def _unless_gone[T](http: HTTPRequest, work: Awaitable[T]) -> T:
-    """What `work` gives, unless the client goes away before."""
+    """The result of `work`, unless the client disconnects first."""
 
     async def gone() -> None:
         while (await http.receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""A request's own policy: the operator's, made stricter. None is weaker unless the operator allows it."""
+"""A request's own policy: the operator's, made stricter. It may be weaker only if the operator allows it."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,11 +11,11 @@ _ALSO = {"reflect_every": " or a divisor of it"}
 
 
 class PolicyTooWeak(Exception):
-    """A request asks for less than the operator has set."""
+    """A request asks for a weaker guard than the operator has set."""
 
 
 def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> GuardPolicy:
-    """The operator's policy with what a request changes of it.
+    """The operator's policy with a request's changes.
 
     Raises:
         PolicyTooWeak: when that would be weaker in any respect, and `allow_weaker` is false.
@@ -31,7 +31,7 @@ def policy_of(own: GuardPolicy, asked: GuardOptions, allow_weaker: bool) -> Guar
             f"{name} {_shown(getattr(policy, name))} (here: {_shown(getattr(own, name))}{_ALSO.get(name, '')})"
             for name in weaker
         )
-        raise PolicyTooWeak(f"the guard of this server can only be made stricter; weaker than it is: {given}")
+        raise PolicyTooWeak(f"the guard of this server can only be made stricter; these are weaker: {given}")
     return policy
 
 

@@ -1,4 +1,4 @@
-"""An answer's text on its way from the worker's thread to the coroutine that reads it."""
+"""Passes an answer's text from the worker's thread to the coroutine that reads it."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ Event = tuple[int, str | Generation]  # the answer's index; text to show, or its
 
 
 class StopTexts:
-    """Ends a text before the first of the given ones. What may become one is held back.
+    """Ends a text before the first of its stop texts. What may become one is held back.
 
     Attributes:
         found: whether one was.
@@ -58,7 +58,7 @@ class Reader:
         worker.submit(self._jobs)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Texts and ends of the answers, as they come.
+        """Texts and ends of the answers, as they arrive.
 
         Raises:
             Exception: what made one of them fail.
@@ -72,7 +72,7 @@ class Reader:
             yield index, found
 
     def cancel(self) -> None:
-        """Nobody reads any longer."""
+        """Nobody reads any more."""
         self._worker.cancel(self._jobs)
 
     def _job(self, index: int, request: Request, deadline: float) -> Job:
@@ -93,5 +93,5 @@ class Reader:
         return job
 
     def _put(self, index: int, found: str | Generation | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has gone
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server is gone
             self._loop.call_soon_threadsafe(self._events.put_nowait, (index, found))

@@ -13,9 +13,9 @@ class Reply:
     """The JSON of one request's answers.
 
     Args:
-        chat: whether it is a conversation, and not a text.
+        chat: whether it is a conversation rather than a text.
         model: the name that clients know it by.
-        reflections: whether to return what was reflected.
+        reflections: whether to return the reflections.
         prompt_tokens: of all prompts together.
     """
 
@@ -70,12 +70,12 @@ class Reply:
         return self._piece_head | {"choices": [{"index": index, "delta" if self._chat else "text": said, **end}]}
 
     def _end(self, generation: Generation, cut: bool) -> dict[str, Any]:
-        stopped = cut and generation.stop_reason != "unsafe"  # a verdict is more than a stop text
+        stopped = cut and generation.stop_reason != "unsafe"  # a verdict outranks a stop text
         end = {"finish_reason": "stop" if stopped else _FINISH[generation.stop_reason], "logprobs": None}
         return end | self._guard(to_record(generation))
 
     def _guard(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What was reflected, if that is asked for; in any case what was not judged and what was not shown."""
+        """The reflections, if requested, and always how much was not judged and how much was not shown."""
         counts = {key: record[key] for key in ("unjudged_tokens", "withheld_tokens")}
         if self._reflections:
             return {"guard": {key: record[key] for key in ("stop_reason", "reflections", "forced")} | counts}

@@ -1,4 +1,4 @@
-"""The thread that generates: takes jobs from a bounded queue into a running batch, and lets them go in time."""
+"""The thread that generates: takes jobs from a bounded queue into a running batch, and ends them by their deadlines."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ class Busy(Exception):
     """There is no room for a job, or it has waited too long.
 
     Attributes:
-        retry_after: seconds after which it is worth to ask again.
+        retry_after: seconds after which it is worth retrying.
     """
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
@@ -37,9 +37,9 @@ class Job:
 
     Attributes:
         on_end: called once, with the answer or with what went wrong.
-        deadline: `time.monotonic()` at which it has to end.
-        cancelled: set from any thread when nobody waits for it any longer.
-        stopped: set from any thread to have it end, judged.
+        deadline: `time.monotonic()` at which it must end.
+        cancelled: set from any thread when nobody waits for it any more.
+        stopped: set from any thread to judge and end it.
     """
 
     request: Request
@@ -54,11 +54,11 @@ class Job:
 
 
 class Worker:
-    """Generates from a thread of its own.
+    """Generates in its own thread.
 
     Args:
-        batch: answers that are generated together at most.
-        queue: jobs that may wait besides.
+        batch: maximum number of answers generated together.
+        queue: maximum number of jobs that wait in addition.
     """
 
     def __init__(self, engine: GuardedEngine, batch: int, queue: int) -> None:
@@ -100,7 +100,7 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        """Nobody waits for them any longer. Those in the queue make room at once."""
+        """Nobody waits for them any more. Those in the queue make room at once."""
         with self._changed:
             for job in jobs:
                 job.cancelled = True
@@ -108,7 +108,7 @@ class Worker:
             self._changed.notify()
 
     def drain(self, grace_s: float) -> None:
-        """Take nothing more, and end what is there within that time. May be called from a signal handler."""
+        """Accept nothing more, and finish what is there within that time. May be called from a signal handler."""
         self._end_at = time.monotonic() + grace_s
 
     def join(self, timeout_s: float) -> None:
@@ -120,8 +120,8 @@ class Worker:
     def _run(self) -> None:
         try:
             self._generate()
-        except Exception as error:  # an engine that is dead, which closing its session or beginning another shows
-            _log.exception("the engine cannot go on; the server takes nothing more")
+        except Exception as error:  # the engine is dead, as closing its session or opening another shows
+            _log.exception("the engine cannot continue; the server accepts nothing more")
             with self._changed:
                 self.drain(0)
                 waiting, self._waiting = self._waiting, deque()
@@ -149,14 +149,14 @@ class Worker:
                     answer.stopping = job.stopped or now >= min(job.deadline, self._end_at)
                 session.step()
                 self._report()
-            except Exception as error:  # of the engine: out of memory, say
-                _log.exception("the engine failed; all answers on their way end")
+            except Exception as error:  # from the engine: out of memory, say
+                _log.exception("the engine failed; all running answers end")
                 self._fail(self._running, error)
                 session.close()
                 session = self._engine.session()
 
     def _take(self) -> tuple[list[Job], list[Job]]:
-        """Jobs to begin with, and those that have waited too long. Holds the lock."""
+        """Jobs to start, and those that have waited too long. The caller holds the lock."""
         now = time.monotonic()
         late = [job for job in self._waiting if job.over(now) or now >= self._end_at]
         self._waiting = deque(job for job in self._waiting if job not in late)
@@ -167,7 +167,7 @@ class Worker:
         return taken, late
 
     def _report(self) -> None:
-        """Tell those whose answers have ended."""
+        """Report the answers that have ended."""
         ended = [(job, answer) for job, answer in self._running if answer.ended]
         if not ended:
             return
@@ -175,17 +175,17 @@ class Worker:
         for job, answer in ended:
             self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)
             if answer.error:
-                _log.error("one answer has failed", exc_info=answer.error)
+                _log.error("an answer has failed", exc_info=answer.error)
             job.on_end(answer.error or answer.guard.result())
 
     def _begin(self, session: Session, jobs: list[Job]) -> None:
-        """Take jobs into the batch; where that fails, for want of memory say, those on their way go on."""
+        """Take jobs into the batch; where that fails (for lack of memory, say), the running ones continue."""
         begun = [(job, Answer(job.request, self._engine.vocabulary, job.on_text)) for job in jobs]
         try:
             session.add([answer for _, answer in begun])
             self._running += begun
         except Exception as error:
-            _log.exception("%d requests cannot be begun", len(begun))
+            _log.exception("%d requests cannot be started", len(begun))
             for _, answer in begun:
                 answer.finish()
             self._fail(begun, error)

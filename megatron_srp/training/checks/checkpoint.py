@@ -1,4 +1,4 @@
-"""Whether the checkpoint of `--load` fits this run, before Megatron fails on it with a traceback."""
+"""Check that the checkpoint of `--load` fits this run, before Megatron fails on it with a traceback."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from megatron_srp.training.checks.lineage import check_lineage
 from megatron_srp.training.checks.vocabulary import keep_padded_size
 from megatron_srp.training.process.repair_tracker import TRACKER
 
-# What decides the shapes of the weights, or what they mean, with the flag of each.
+# What determines the shapes of the weights, or their meaning, with the flag of each.
 _MODEL = {
     "num_layers": "--num-layers",
     "hidden_size": "--hidden-size",
@@ -31,28 +31,28 @@ _MODEL = {
 def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     """Compare the run's arguments (Megatron's, validated) with those in the checkpoint it is to load.
 
-    What that records of its data is carried over into `args.srp_data`, and its padded vocabulary is kept.
+    Its record of earlier data is carried over into `args.srp_data`, and its padded vocabulary is kept.
 
     Args:
         vocab_size: of the run's tokenizer, in tokens.
 
     Returns:
-        Notes for the user, a line each.
+        Notes for the user, one line each.
 
     Raises:
-        InputError: if the checkpoint is not there or cannot be read.
-        UsageError: if it is of another model, tokenizer, data, schedule or optimizer, or if --save has the checkpoints
-            of a run that would begin again.
+        InputError: if the checkpoint is missing or cannot be read.
+            UsageError: if it has another model, tokenizer, data, schedule or optimizer, or if --save has checkpoints of
+            a run that would start over.
     """
     _check_save(args)
     flag, folder, fresh = "--load", find_checkpoint(args), args.finetune
-    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: where --load has none yet
+    if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: used while --load has none
         flag, fresh = "--pretrained-checkpoint", True
         folder = _named(flag, args.pretrained_checkpoint, None)
-    if folder is None or not (folder / "metadata.json").exists():  # none yet, or another format than ours
+    if folder is None or not (folder / "metadata.json").exists():  # none yet, or not our format
         return []
     if not (folder / ".metadata").exists():  # written last
-        raise InputError(f"{folder} is incomplete: its saving was stopped. Give an earlier --ckpt-step")
+        raise InputError(f"{folder} is incomplete: the save was interrupted. Pass an earlier --ckpt-step")
     common = _read_common_state(folder)
     saved = common.get("args")
     if saved is None:
@@ -62,7 +62,7 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     check_lineage(where, saved, args)
     notes = [keep_padded_size(saved, args, vocab_size)]
     iteration = common.get("iteration", 0)
-    if fresh:  # other weights to begin with, and data from their beginning
+    if fresh:  # other initial weights, and the data from the beginning
         succeed(saved, args, iteration)
     else:
         if not args.no_load_optim:
@@ -73,14 +73,14 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
 
 
 def _check_save(args: argparse.Namespace) -> None:
-    """A job that is given again with `--load` of another folder begins again, and removes what it had saved."""
+    """Refuse to rerun a job with `--load` of another folder: it would start over and remove what it had saved."""
     if args.load is None or args.save is None or "://" in args.save or Path(args.save) == Path(args.load):
         return
     if (Path(args.save) / TRACKER).exists():
         raise UsageError(
-            f"--save {args.save} has checkpoints, and --load {args.load} is another folder: the run would begin again, "
-            f"over them. To go on give --load {args.save} (beside --pretrained-checkpoint {args.load}, which is used "
-            f"while there is none); to begin again, another --save"
+            f"--save {args.save} has checkpoints, and --load {args.load} is another folder: the run would start over "
+            f"and overwrite them. To resume pass --load {args.save} (with --pretrained-checkpoint {args.load}, used "
+            f"until there is a checkpoint); to start over, pass another --save"
         )
 
 
@@ -102,12 +102,12 @@ def _named(flag: str, value: str, step: int | None) -> Path | None:
         return None
     load = Path(value)
     if step is None and not (load / TRACKER).exists():
-        raise InputError(f"{flag} {load}: no checkpoint there ({TRACKER} is missing); give the folder of --save")
+        raise InputError(f"{flag} {load}: no checkpoint there ({TRACKER} is missing); pass the folder of --save")
     name = (load / TRACKER).read_text().strip() if step is None else str(step)
     folder = load / (f"iter_{int(name):07d}" if name.isdigit() else name)
     if not folder.is_dir():
         present = sorted(path.name for path in load.glob("iter_*"))
-        raise InputError(f"{flag} {load}: {folder.name} is not there; present: {', '.join(present) or 'none'}")
+        raise InputError(f"{flag} {load}: {folder.name} does not exist; present: {', '.join(present) or 'none'}")
     return folder
 
 
@@ -117,10 +117,10 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
     try:
         return dict(load_common_state_dict(str(folder)))
-    # The readers below raise what they like on damaged files; torch's own is not even an Exception.
+    # The readers below raise errors of any type on damaged files; torch's own is not even an Exception.
     except (Exception, CheckpointException) as error:
         message = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        raise InputError(f"{folder} cannot be read, it may be damaged ({message}); give an earlier --ckpt-step") from (
+        raise InputError(f"{folder} cannot be read, it may be damaged ({message}); pass an earlier --ckpt-step") from (
             error
         )
 
@@ -135,13 +135,13 @@ def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace
         preset = getattr(saved, "srp_preset", None)
         same = f" (--srp-preset {preset})" if preset else ""
         raise UsageError(
-            f"{where} is a checkpoint of another model: {', '.join(differing)}. Give the model it was saved "
+            f"{where} is a checkpoint of another model: {', '.join(differing)}. Pass the model it was saved "
             f"from{same}, or another folder"
         )
 
 
 def _value(args: argparse.Namespace, name: str) -> Any:
-    """Without grouped-query attention Megatron's num_query_groups is 1 and means nothing: each head has its own."""
+    """Without grouped-query attention Megatron's num_query_groups is a meaningless 1: each head has its own."""
     if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
         return args.num_attention_heads
     return getattr(args, name)
@@ -152,8 +152,8 @@ def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Names
     if ours != theirs:
         raise UsageError(
             f"{where} was saved {'with' if theirs else 'without'} --use-distributed-optimizer and this run is "
-            f"{'with' if ours else 'without'}: the optimizer's state has another form. Use it as there, or start the "
-            f"optimizer anew with --no-load-optim"
+            f"{'with' if ours else 'without'}: the optimizer's state has another format. Use it as there, or start the "
+            f"optimizer from scratch with --no-load-optim"
         )
     layout = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
     there = tuple(getattr(saved, name, 1) for name in layout)
@@ -162,7 +162,7 @@ def _check_optimizer(where: str, saved: argparse.Namespace, args: argparse.Names
     if there != here and not reshardable:
         raise UsageError(
             f"{where} was saved with TP {there[0]} PP {there[1]}, this run has TP {here[0]} PP {here[1]}, and its "
-            f"optimizer state was not saved to be resharded (--dist-ckpt-optim-fully-reshardable). Give its layout, or "
+            f"optimizer state was not saved to be resharded (--dist-ckpt-optim-fully-reshardable). Pass its layout, or "
             f"--no-load-optim"
         )
 
@@ -176,7 +176,7 @@ def _check_schedule(where: str, saved: dict[str, Any], args: argparse.Namespace)
     else:
         samples = args.lr_decay_samples or args.train_samples
     values = {
-        "lr_decay_steps": (samples, "samples in all (--train-iters x --global-batch-size, or --train-samples)"),
+        "lr_decay_steps": (samples, "total samples (--train-iters x --global-batch-size, or --train-samples)"),
         "max_lr": (args.lr, "--lr"),
         "min_lr": (args.min_lr, "--min-lr"),
         "lr_decay_style": (args.lr_decay_style, "--lr-decay-style"),
@@ -189,6 +189,6 @@ def _check_schedule(where: str, saved: dict[str, Any], args: argparse.Namespace)
     ]
     if differing:
         raise UsageError(
-            f"{where} was saved with another schedule: {'; '.join(differing)}. To go on with this run's schedule add "
-            f"--override-opt-param-scheduler, with the checkpoint's --use-checkpoint-opt-param-scheduler"
+            f"{where} was saved with another schedule: {'; '.join(differing)}. To continue with this run's schedule "
+            f"add --override-opt-param-scheduler, with the checkpoint's --use-checkpoint-opt-param-scheduler"
         )

@@ -1,4 +1,4 @@
-"""Whether the newest checkpoint is whole, which one comes before it, and which are old enough to go."""
+"""Whether the newest checkpoint is complete, which one precedes it, and which are old enough to delete."""
 
 import io
 import pickle
@@ -17,11 +17,11 @@ def checkpoint_folder(folder: Path, iteration: int) -> Path:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is missing or cut short of a distributed checkpoint, None if nothing. Needs torch; reads no tensor."""
+    """What is missing from a distributed checkpoint or truncated, or None. Needs torch; reads no tensor."""
     from torch.distributed.checkpoint import FileSystemReader
 
     if not checkpoint.is_dir():
-        return "it is not there"
+        return "it does not exist"
     if next(checkpoint.glob("mp_rank_*"), None):  # another format
         return None
     for name in (".metadata", "metadata.json"):
@@ -47,7 +47,7 @@ def _find_short_file(checkpoint: Path, stored: dict[Any, Any]) -> str | None:
 
 
 def _find_damaged_arguments(checkpoint: Path, stored: dict[Any, Any]) -> str | None:
-    """Of what every start reads first; torch keeps it as a zip archive, with a checksum."""
+    """Damage in what every start reads first; torch keeps it as a zip archive, with a checksum."""
     for index, part in stored.items():
         if not index.fqn.startswith("common_state"):
             continue
@@ -64,11 +64,11 @@ def _find_damaged_arguments(checkpoint: Path, stored: dict[Any, Any]) -> str | N
 
 
 def whole_instead_of_latest(folder: Path) -> tuple[int, str] | None:
-    """The checkpoint to resume from where the latest is damaged, and a line for the user.
+    """The checkpoint to resume from if the latest is damaged, and a line for the user.
 
-    None where the latest is whole, or nothing whole comes before it: Megatron then loads the latest or says why not.
-    Damage inside tensors is not looked for, since that would read all of them: it ends the run with one line.
-    Each rank finds the same, whether or not the first has repaired a lost tracker yet.
+    None if the latest is complete, or no earlier one is: Megatron then loads the latest or says why not.
+    Damage inside tensors is not checked, since that would read all of them: it ends the run with one line.
+    Each rank gets the same result, whether or not rank 0 has repaired a lost tracker yet.
     """
     latest = latest_iteration(folder)
     damage = None if latest is None else find_damage(checkpoint_folder(folder, latest))
@@ -77,15 +77,15 @@ def whole_instead_of_latest(folder: Path) -> tuple[int, str] | None:
     for iteration in complete_checkpoints(folder):
         if iteration < latest and find_damage(checkpoint_folder(folder, iteration)) is None:
             damaged = checkpoint_folder(folder, latest)
-            return iteration, f"{damaged} is damaged ({damage}): resuming from iteration {iteration}, before it"
+            return iteration, f"{damaged} is damaged ({damage}): resuming from the previous iteration, {iteration}"
     return None
 
 
 def outdated(folder: Path, keep: int, interval: int) -> list[int]:
     """Iterations to delete now that a new checkpoint is complete, as `--srp-keep-checkpoints` says.
 
-    Those next in age after the `keep` newest, without the milestones. Where the newest before was a milestone,
-    Megatron has deleted nothing at the last save: hence two. Older ones are left alone, whoever has kept them.
+    The next older ones after the `keep` newest, except milestones. If the previous one was a milestone,
+    Megatron deleted nothing at the last save: hence two. Older ones are left alone, whoever kept them.
     """
     latest = int((folder / TRACKER).read_text())
     done = [iteration for iteration in complete_checkpoints(folder) if iteration <= latest]
@@ -94,11 +94,11 @@ def outdated(folder: Path, keep: int, interval: int) -> list[int]:
 
 
 def keep_newest(delete: Callable[..., None], keep: int, interval: Callable[[], int]) -> Callable[..., None]:
-    """Megatron's `delete(folder, iteration, ...)` of the checkpoint before the newest, but for those that are outdated.
+    """Megatron's `delete(folder, iteration, ...)` for the previous checkpoint, applied to the outdated ones instead.
 
     Args:
         keep: how many of the newest stay.
-        interval: gives the value of `--save-retain-interval`.
+        interval: returns the value of `--save-retain-interval`.
     """
 
     def delete_outdated(folder: str, iteration: int, *more: Any) -> None:

@@ -1,7 +1,7 @@
-"""The shards that a run reads: are they there, and were they made with the run's tokenizer?
+"""The shards that a run reads: do they exist, and were they made with the run's tokenizer?
 
-Imports neither torch nor Megatron. The manifest `PREFIX.srp.json` beside a shard is written by
-`srp preprocess`; shards made by other tools have none and are allowed.
+Imports neither torch nor Megatron. `srp preprocess` writes the manifest `PREFIX.srp.json` next to a
+shard; shards made by other tools have none and are allowed.
 """
 
 import argparse
@@ -25,12 +25,12 @@ _BLENDS = {
 
 
 def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Check the shards named by `args` and their tokenizer.
+    """Check the shards in `args` and their tokenizer.
 
     Returns:
-        flags: `--tokenizer-type` and `--tokenizer-model` as the manifests name them, for a run that
-            names none.
-        notes: what the user should know, a line each.
+        flags: `--tokenizer-type` and `--tokenizer-model` from the manifests, for a run that
+            sets neither.
+            notes: what the user should know, one line each.
     """
     if args.mock_data:
         if args.srp_sidecar:
@@ -38,7 +38,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         return [], []
     prefixes = shard_prefixes(args)
     if not prefixes:
-        raise UsageError("no data: give --data-path PREFIX (the path of the shard's .bin without .bin)")
+        raise UsageError("no data: pass --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
         _check_files(prefix)
         if not args.srp_sft and (_find_manifest(prefix) or {}).get("sft"):
@@ -49,18 +49,18 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     notes = _check_conversations(args) if args.srp_sft else []
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     notes += [
-        f"{prefix} has no .srp.json that lists it: trained on as it is, its tokenizer is not checked"
+        f"{prefix} has no .srp.json that lists it: used as it is, and its tokenizer is not checked"
         for prefix in prefixes
         if prefix not in sidecars and _find_manifest(prefix) is None
     ]
     if not args.srp_sft:
         notes += unreflected(prefixes, sidecars)
-    if args.use_checkpoint_args:  # the tokenizer is known when the checkpoint has been read
+    if args.use_checkpoint_args:  # the tokenizer is known once the checkpoint has been read
         return [], notes
     flags = check_tokenizer(args)
     if not (args.tokenizer_type or flags):
         raise UsageError(
-            f"no tokenizer: {prefixes[0]} has no manifest to take it from; give --tokenizer-type and --tokenizer-model"
+            f"no tokenizer: {prefixes[0]} has no manifest to take it from; pass --tokenizer-type and --tokenizer-model"
         )
     return flags, notes
 
@@ -73,13 +73,13 @@ def _check_conversations(args: argparse.Namespace) -> list[str]:
 
 
 def check_tokenizer(args: argparse.Namespace) -> list[str]:
-    """Refuse a tokenizer other than the shards' own; returns the flags that name it if `args` do not."""
+    """Refuse a tokenizer other than the shards' own; returns the flags that set it if `args` do not."""
     _check_tokenizer_files(args.tokenizer_model)
     prefixes = shard_prefixes(args)
     found = {prefix: _find_manifest(prefix) for prefix in prefixes}
     manifests = {prefix: manifest for prefix, manifest in found.items() if manifest is not None}
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
-    # A sidecar may add tokens to the tokenizer its shard was made with: where there is one, it decides.
+    # A sidecar may add tokens to its shard's tokenizer: if there is one, it decides.
     manifests = {prefix: sidecar_manifest(path) for prefix, path in sidecars.items()} | {
         prefix: manifest for prefix, manifest in manifests.items() if prefix not in sidecars
     }
@@ -96,7 +96,7 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
         flags += ["--tokenizer-model", model]
         if not Path(model).exists():
             raise InputError(
-                f"{first}: made with the tokenizer {model}, which is not there; name its place with --tokenizer-model"
+                f"{first}: made with the tokenizer {model}, which is missing; pass its new path with --tokenizer-model"
             )
     _compare(kind, model, manifests)
     return flags
@@ -118,7 +118,7 @@ def shard_prefixes(args: argparse.Namespace) -> list[str]:
 
 
 def _weighted(blend: list[str]) -> list[tuple[float | None, str]]:
-    # Megatron's rule: weights and prefixes in turn if every other item is a number, else prefixes.
+    # Megatron's rule: alternating weights and prefixes if every other item is a number, else prefixes.
     if len(blend) % 2 == 0 and all(_is_number(item) for item in blend[::2]):
         return [(float(weight), prefix) for weight, prefix in zip(blend[::2], blend[1::2], strict=True)]
     return [(None, prefix) for prefix in blend]
@@ -160,12 +160,12 @@ def _check_files(prefix: str) -> None:
         return
     path = Path(prefix)
     if path.suffix in (".bin", ".idx") and path.is_file():
-        raise InputError(f"{prefix}: give the shard's prefix, {prefix[:-4]}, without {path.suffix}")
+        raise InputError(f"{prefix}: pass the shard's prefix, {prefix[:-4]}, without {path.suffix}")
     if len(missing) == 1:
         raise InputError(f"{prefix}{missing[0]} is missing: a shard is a .bin and an .idx file")
     siblings = sorted(str(found)[:-4] for found in path.parent.glob(path.name + "_*.idx"))
-    hint = f"; did you mean {siblings[0]}?" if siblings else ", nor is any shard whose name begins so"
-    raise InputError(f"{prefix}.bin and {prefix}.idx are not there{hint}")
+    hint = f"; did you mean {siblings[0]}?" if siblings else "; no shard's name begins like that"
+    raise InputError(f"{prefix}.bin and {prefix}.idx do not exist{hint}")
 
 
 def num_sequences(prefix: str) -> int:
@@ -174,12 +174,12 @@ def num_sequences(prefix: str) -> int:
 
 
 def read_index_header(prefix: str) -> tuple[int, int]:
-    """Megatron's code for the type of a shard's tokens, and the number of its sequences."""
+    """Megatron's code for a shard's token type, and its number of sequences."""
     header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
     with Path(prefix + ".idx").open("rb") as file:
         start = file.read(header.size)
     if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
-        raise InputError(f"{prefix}.idx is not a Megatron index: cut short, or of another format")
+        raise InputError(f"{prefix}.idx is not a Megatron index: truncated, or another format")
     _, _, code, sequences = header.unpack(start)
     return code, sequences
 
@@ -191,7 +191,7 @@ def _find_manifest(prefix: str) -> dict[str, Any] | None:
 
 
 def _check_tokenizer_files(model: str | None) -> None:
-    # A name such as `gpt2` or `org/model` may be on the Hugging Face hub; a path can only be here.
+    # A name such as `gpt2` or `org/model` may be on the Hugging Face hub; a path can only be local.
     is_path = model is not None and (model.startswith(("/", ".", "~")) or model.count("/") > 1)
     if model is not None and is_path and not Path(model).exists():
         raise InputError(f"--tokenizer-model {model}: no such file or folder")
@@ -205,7 +205,7 @@ def _fingerprint(kind: str, model: str) -> str:
 
 def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
     fingerprint = _fingerprint(kind, model)
-    # Plain text has the same ids in a tokenizer that a sidecar has only extended.
+    # Plain text has the same ids in a tokenizer that a sidecar only extends.
     written = [m for m in manifests.values() if m["tokenizer"]["fingerprint"] == fingerprint]
     accepted = {fingerprint, *(m["extends"] for m in written if "extends" in m)}
     for prefix, manifest in manifests.items():
@@ -214,5 +214,5 @@ def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> Non
             raise UsageError(
                 f"{prefix}: its tokenizer is {made_with['model']} (fingerprint "
                 f"{made_with['fingerprint'][:12]}), not {model} ({fingerprint[:12]}): the token ids would "
-                f"mean other text. Give that tokenizer, or preprocess the corpus again with this one"
+                f"mean other text. Pass that tokenizer, or preprocess the corpus again with this one"
             )

@@ -1,7 +1,7 @@
-"""The shards of a run as its checkpoints record them, and in what two runs differ.
+"""The shards of a run as its checkpoints record them, and how two runs differ.
 
 Imports neither torch nor Megatron. The position in the data is a number of samples: in another blend, or with
-reflections in other places, the same number is another place.
+reflections in other places, the same number is a different position.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.sidecars import match_sidecars
 
-# What may differ between two runs, by its name in a message. Reflections are compared setting by setting.
+# Fields that may differ between two runs, with their names in messages. Reflections are compared setting by setting.
 _COMPARED = {
     "split": "the split",
     "weight": "the weight",
@@ -30,14 +30,14 @@ def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
     """One record, as JSON, for each shard of each blend, in order.
 
     shard                       its path prefix
-    split, weight               None where the blend gives none; weights of a split add up to 1
+    split, weight               None if the blend has none; weights of a split add up to 1
     bin, idx                    fingerprints of its files (size, beginning and end); None on object storage
-    tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar where there is one
+    tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar if there is one
     append_eod                  whether documents end with that token
-    reflection, max_words       how reflections are written, and the most words between two
+    reflection, max_words       how reflections are written, and the maximum words between two
     sidecar                     its fingerprint
 
-    What no manifest and no sidecar says is None.
+    A field that neither manifest nor sidecar has is None.
     """
     sidecars = match_sidecars(args.srp_sidecar or [], shards.shard_prefixes(args))
     return [
@@ -77,7 +77,7 @@ def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
 
 
 def differences(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """In what the shards of a run differ from those it was trained on, a phrase each; moved files do not differ."""
+    """How the shards of a run differ from those it was trained on, one phrase each; moved files do not differ."""
     if len(was) != len(now):
         return [f"{_names(was)} there, {_names(now)} here"]
     pairs = zip(was, now, strict=True)
@@ -109,14 +109,14 @@ def _show(value: Any) -> str:
 
 
 def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespace, iteration: int) -> str | None:
-    """Compare the data of a resumed run with the checkpoint's, and take over what that records of earlier data.
+    """Compare the data of a resumed run with the checkpoint's, and carry over its record of earlier data.
 
     Args:
         where, saved, args: as for `lineage.check_lineage`.
         iteration: of the checkpoint.
 
     Returns:
-        A note where other data are trained on from here, as `--srp-allow-new-data` allows.
+        A note if the run continues on other data, as `--srp-allow-new-data` allows.
 
     Raises:
         UsageError: for other data without that flag, and for another end-of-document token.
@@ -131,15 +131,15 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
         return None
     if not args.srp_allow_new_data:
         raise UsageError(
-            f"{where} was trained on other data: {found}. Give its data, or --srp-allow-new-data to go on with these: "
-            "the samples consumed so far are then skipped in them"
+            f"{where} was trained on other data: {found}. Pass its data, or --srp-allow-new-data to continue with "
+            "these: the samples consumed so far are then skipped in them"
         )
     succeed(saved, args, iteration)
     return f"{where} was trained on other data, which the checkpoints record: {found}"
 
 
 def succeed(saved: argparse.Namespace, args: argparse.Namespace, iteration: int) -> None:
-    """Record that the data of a checkpoint were trained on until `iteration`, and this run's from there."""
+    """Record that the checkpoint's data were used until `iteration`, and this run's data from there on."""
     was = dict(getattr(saved, "srp_data", None) or {})
     earlier = was.pop("earlier", [])
     args.srp_data["earlier"] = [*earlier, {"until": iteration, **was}] if was else earlier
@@ -150,7 +150,7 @@ def _check_end_of_document(where: str, was: list[dict[str, Any]], now: list[dict
     if there and not here <= there:
         raise UsageError(
             f"{where} was trained with the end-of-document token {_ids(there)}, the shards have {_ids(here)}: it "
-            "would learn to stop at another token. Give shards with that token"
+            "would learn to stop at another token. Pass shards with that token"
         )
 
 

@@ -1,12 +1,12 @@
-"""What a model was trained on, kept in its checkpoints: another tokenizer or form would undo what it has learned.
+"""What a model was trained on, kept in its checkpoints: another tokenizer or format would undo its training.
 
 Megatron keeps a run's arguments in each checkpoint, and `srp_data` with them:
 
     tokenizer, reflection   what all shards of the run share
     shards                  a record of each (`data_record.describe_shards`)
-    earlier                 the same three of data that it was trained on before, each `until` an iteration
+    earlier                 the same three for data that it was trained on before, each `until` an iteration
 
-It loads a vocabulary of another size without a word, as far as the two go together. Imports neither torch nor
+Megatron silently loads a vocabulary of another size, as far as the two overlap. Imports neither torch nor
 Megatron.
 """
 
@@ -22,7 +22,7 @@ _OF_THE_FORM = ("open", "close", "tokens")
 
 
 def describe_data(args: argparse.Namespace) -> dict[str, Any]:
-    """The tokenizer's fingerprint, how reflections are written (each None where nothing says it), and the shards.
+    """The tokenizer's fingerprint, how reflections are written (each None if unknown), and the shards.
 
     Raises:
         UsageError: when shards of a run write reflections in different ways.
@@ -52,12 +52,12 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def record_data(args: argparse.Namespace) -> None:
-    """Put `describe_data` into the arguments, to be kept in the run's checkpoints."""
+    """Put `describe_data` into the arguments, which the run's checkpoints keep."""
     args.srp_data = describe_data(args) | {"earlier": []}
 
 
 def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
-    """Whether two forms (as `ReflectionFormat.describe` gives them) write other tokens around a verdict."""
+    """Whether two forms (as `ReflectionFormat.describe` returns them) write different tokens around a verdict."""
     return bool(form and other) and any(form.get(key) != other.get(key) for key in _OF_THE_FORM)  # type: ignore[union-attr]
 
 
@@ -84,7 +84,7 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
         )
 
 
-# What the data are called, and what to do about another tokenizer and another form.
+# What the data are called, and what to do about another tokenizer or another form.
 _SFT_WORDS = (
     "conversations",
     "Build them with that tokenizer (`srp sft --tokenizer-model`); `srp import --tokenizer-model` adds tokens to a "
@@ -93,8 +93,8 @@ _SFT_WORDS = (
 )
 _PRETRAINING_WORDS = (
     "shards",
-    "Give shards of that tokenizer, or begin from scratch in another --save folder",
-    "Give shards that write them so (`srp preprocess --reflection-tokens`), or begin from scratch in another --save "
+    "Pass shards of that tokenizer, or start from scratch in another --save folder",
+    "Pass shards that write them so (`srp preprocess --reflection-tokens`), or start from scratch in another --save "
     "folder",
 )
 
@@ -104,7 +104,7 @@ def _show(form: dict[str, Any]) -> str:
 
 
 def _fingerprint_of(saved: argparse.Namespace) -> str | None:
-    """Of the tokenizer that a checkpoint names, if it is still there."""
+    """Fingerprint of the tokenizer that a checkpoint names, if it still exists."""
     from megatron_srp.tokenization import tokenizer_fingerprint
 
     kind, model = getattr(saved, "tokenizer_type", None), getattr(saved, "tokenizer_model", None)

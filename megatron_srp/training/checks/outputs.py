@@ -1,4 +1,4 @@
-"""Whether a run can write where it is to, before it has worked for an hour. Imports neither torch nor Megatron."""
+"""Check that a run can write its outputs, before it has run for an hour. Imports neither torch nor Megatron."""
 
 import argparse
 import tempfile
@@ -10,10 +10,10 @@ _FLAGS = ("--save", "--tensorboard-dir", "--data-cache-path")
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Try to write into each folder of the run, or into the one that it is to be made in; nothing stays.
+    """Try to write into each folder of the run, or into its nearest existing parent; leaves nothing behind.
 
     Raises:
-        OutputError: naming the flag, and why.
+        OutputError: with the flag and the reason.
     """
     for flag in _FLAGS:
         value = getattr(args, flag[2:].replace("-", "_"))
@@ -25,7 +25,7 @@ def check_outputs(args: argparse.Namespace) -> None:
                 pass
         except OSError as error:
             raise OutputError(
-                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or give another "
+                f"{flag} {value} cannot be written: {folder}: {error.strerror}; remove the cause, or pass another "
                 "folder"
             ) from None
 

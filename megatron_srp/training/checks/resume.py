@@ -1,4 +1,4 @@
-"""The folder of `--load` made ready for a run to resume from it."""
+"""Prepare the folder of `--load` for a run to resume from it."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from megatron_srp.training.process.repair_tracker import repair_tracker
 
 
 def prepare_to_resume(args: argparse.Namespace) -> list[str]:
-    """Mend the folder of `--load`; returns flags to add where its latest checkpoint is not the one to load."""
+    """Repair the folder of `--load`; returns flags to add if its latest checkpoint is not the one to load."""
     if args.load is None or "://" in args.load:
         return []
     done = repair_tracker(Path(args.load)) if rank() == 0 else None

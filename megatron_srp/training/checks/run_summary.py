@@ -19,7 +19,7 @@ from megatron_srp.training.process.repair_tracker import latest_iteration
 
 
 def summarize_run(args: argparse.Namespace) -> str:
-    """The block of lines. Conversations are left out: `TrainingSet.describe` has a line for them."""
+    """The block of lines. Conversations are omitted: `TrainingSet.describe` has a line for them."""
     return "\n".join([*_data_lines(args), f"start: {describe_start(args)}"])
 
 
@@ -61,14 +61,14 @@ def _density(reflections: int | None, tokens: int | None) -> str:
 
 
 def count_reflections(sidecar: str | Path) -> int:
-    """Read from the file's metadata, however large it is."""
+    """The number of reflections, from the file's metadata, whatever its size."""
     from megatron_srp.data.shards.sidecar import ReflectionSidecar
 
     return len(ReflectionSidecar.load(sidecar).cuts)
 
 
 def _count_materialized(prefix: str) -> tuple[int | None, int | None]:
-    """Reflections that a shard contains, and tokens of its text without them; None where a file does not say it."""
+    """Reflections in a shard, and tokens of its text without them; None if the files do not say."""
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import sidecar_path
 
@@ -79,10 +79,10 @@ def _count_materialized(prefix: str) -> tuple[int | None, int | None]:
 
 
 def describe_start(args: argparse.Namespace) -> str:
-    """From which weights a run begins, and what it would write over.
+    """The weights that a run starts from, and what it would overwrite.
 
     Raises:
-        InputError: where `--load` has no checkpoint.
+        InputError: if `--load` has no checkpoint.
     """
     found = find_checkpoint(args)
     if found is not None:

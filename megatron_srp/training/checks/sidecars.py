@@ -19,8 +19,8 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
         prefixes: of all shards of the run.
 
     Raises:
-        UsageError, InputError: for a file that is no sidecar, has its reflections in the shard already,
-            or belongs to none of the shards, and for two that belong to the same shard.
+        UsageError, InputError: for a file that is not a sidecar, whose reflections are in the shard already,
+            or that belongs to none of the shards, and for two that belong to the same shard.
     """
     if not sidecars:
         return {}
@@ -34,11 +34,11 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
         if not own:
             raise UsageError(
                 f"--srp-sidecar {path}: made for the shard {wanted['name']} with other content than that of "
-                f"{', '.join(prefixes)}; name the shard it was made for, or make its sidecar anew"
+                f"{', '.join(prefixes)}; pass the shard it was made for, or make its sidecar again"
             )
         for prefix in own:
             if prefix in matched:
-                raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; give one")
+                raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; pass one")
             matched[prefix] = path
     return matched
 
@@ -49,7 +49,7 @@ def _made_for(path: str) -> dict[str, str]:
     header = read_header(path)
     if header["materialized"]:
         raise UsageError(
-            f"--srp-sidecar {path}: its reflections are in the shard beside it already; train on that shard "
+            f"--srp-sidecar {path}: its reflections are in the shard next to it already; train on that shard "
             f"without the flag"
         )
     if not {"shard", "training_tokenizer"} <= header["info"].keys():
@@ -63,7 +63,7 @@ def _same(shard: dict[str, str], other: dict[str, str]) -> bool:
 
 
 def sidecar_manifest(path: str) -> dict[str, Any]:
-    """What a sidecar says of tokenizers, as a manifest does, and which tokenizer that one `extends`."""
+    """A sidecar's tokenizer, as in a manifest, and the tokenizer that it `extends`."""
     from megatron_srp.data.shards.sidecar import read_header
 
     info = read_header(path)["info"]
@@ -71,7 +71,7 @@ def sidecar_manifest(path: str) -> dict[str, Any]:
 
 
 def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
-    """A note for each shard that is read without reflections, where that is perhaps not meant."""
+    """A note for each shard that is read without reflections where that may be unintended."""
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import sidecar_path
 
@@ -92,5 +92,5 @@ def _is_for_a_plain_shard(path: Path) -> bool:
 
     try:
         return path.is_file() and not read_header(path)["materialized"]
-    except InputError:  # nobody asked for this file: that it is damaged is of no account
+    except InputError:  # nobody asked for this file, so it does not matter that it is damaged
         return False

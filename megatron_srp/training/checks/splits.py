@@ -1,6 +1,6 @@
-"""The parts of a run's data: is there something to train on, something to evaluate on, and a whole sequence of it?
+"""The parts of a run's data: is there something to train on and to evaluate on, and at least one full sequence?
 
-Imports neither torch nor Megatron, which ends such a run with a traceback, or without a word and untrained.
+Imports neither torch nor Megatron, which ends such a run with a traceback, or silently without training.
 """
 
 import argparse
@@ -14,20 +14,20 @@ from megatron_srp.training.checks.sidecars import match_sidecars
 Blend = list[tuple[float | None, str]]
 
 PARTS = ("train", "valid", "test")
-MEGATRONS_SPLIT = "969, 30, 1"  # where neither --split nor a blend for each part is given
+MEGATRONS_SPLIT = "969, 30, 1"  # used without --split and without a blend for each part
 
 
 def check_parts(args: argparse.Namespace) -> None:
-    """Refuse data without a part to train on, a blend to evaluate on that is never read, and too short a shard.
+    """Refuse data without a part to train on, an evaluation blend that is never read, and a shard that is too short.
 
     Args:
-        args: of the run, its shards checked by `check_shards`.
+        args: of the run, whose shards `check_shards` has checked.
     """
     if args.srp_sft or args.mock_data:
         return
     parts = _parts(args)
     if "train" not in parts:
-        raise UsageError("there is nothing to train on: give --train-data-path PREFIX")
+        raise UsageError("there is nothing to train on: pass --train-data-path PREFIX")
     if args.eval_iters == 0:
         _check_unread(args, parts)
     if args.seq_length is not None:
@@ -35,7 +35,7 @@ def check_parts(args: argparse.Namespace) -> None:
 
 
 def _parts(args: argparse.Namespace) -> dict[str, Blend]:
-    """The blend that each part of the run's data is taken from."""
+    """The blend for each part of the run's data."""
     blends = dict(shards.blends(args))
     whole = blends.pop("all", None)
     if whole is None:
@@ -43,7 +43,7 @@ def _parts(args: argparse.Namespace) -> dict[str, Blend]:
     shares = _shares(args.split or MEGATRONS_SPLIT)
     if not shares[0]:
         raise UsageError(
-            f"--split {args.split} leaves nothing to train on: its first number is the training part; give 99,1,0, or "
+            f"--split {args.split} leaves nothing to train on: its first number is the training part; pass 99,1,0, or "
             "1,0,0 to train on everything"
         )
     return {part: whole for part, share in zip(PARTS, shares, strict=False) if share}
@@ -55,14 +55,14 @@ def _shares(split: str) -> list[float]:
     except ValueError:
         shares = []
     if not 1 <= len(shares) <= len(PARTS) or not sum(shares):
-        raise UsageError(f"--split {split}: give the shares to train, validate and test on, such as 98,1,1")
+        raise UsageError(f"--split {split}: pass the shares to train, validate and test on, such as 98,1,1")
     return shares
 
 
 def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
-    """Megatron builds a blend of as many samples as it evaluates on, and fails on one of none.
+    """Megatron builds a blend of as many samples as it evaluates on, and fails if that is none.
 
-    A single shard it takes whole.
+    It takes a single shard whole.
     """
     for part in PARTS[1:]:
         blend = parts.get(part, [])
@@ -74,7 +74,7 @@ def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
         unused = "--split 1,0,0 to train on everything" if shared else f"leave the {part} shards out"
         raise UsageError(
             f"--eval-iters 0 and {given} do not go together: no sample of the {part} part would be read, and Megatron "
-            f"refuses an empty blend. Give --eval-iters 1 or more, or {unused}"
+            f"refuses an empty blend. Pass --eval-iters 1 or more, or {unused}"
         )
 
 
@@ -86,14 +86,14 @@ def _check_lengths(args: argparse.Namespace) -> None:
         tokens = count_tokens(prefix)
         if tokens is None or tokens >= needed:
             continue
-        if prefix in sidecars:  # so short a shard is read in no time
+        if prefix in sidecars:  # such a short shard is read in no time
             from megatron_srp.data.shards.view import ReflectedIndexedDataset
 
             tokens = int(ReflectedIndexedDataset(prefix, sidecars[prefix]).sequence_lengths.sum())
         if tokens < needed:
             raise UsageError(
                 f"{prefix} has {tokens:,} tokens, and a sequence of --seq-length {args.seq_length} takes {needed:,}: "
-                "it would be repeated within each. Give a shorter --seq-length, or more text"
+                "it would be repeated within each. Pass a shorter --seq-length, or more text"
             )
 
 

@@ -69,7 +69,7 @@ def install() -> bool:
 
 
 def patch_megatron() -> None:
-    """Replace what in Megatron itself has no CPU path. Needs `install()` first."""
+    """Replace the parts of Megatron itself that have no CPU path. Call `install()` first."""
     _skip_jit_warmup()
     _allow_sequence_parallel_norm()
     _use_fused_adam_interface()
@@ -86,7 +86,7 @@ def _do_not_compile(model: Any = None, **kwargs: Any) -> Any:
 
 
 def _patch_devices(cuda: Any) -> None:
-    # Only Megatron is told that there is a device. torch itself must see the truth, or its
+    # Only Megatron sees a device. torch itself must see that there is none, or its
     # optimizers, DataLoader and checkpoint reader take their CUDA paths.
     def called_by_megatron() -> bool:
         return sys._getframe(2).f_globals.get("__name__", "").startswith("megatron.")
@@ -182,14 +182,14 @@ def _patch_tensors(torch: Any) -> None:
 
 
 def _skip_jit_warmup() -> None:
-    # There is no JIT to warm up, and the warm-up would draw from the generator of the weights.
+    # There is no JIT to warm up, and the warm-up would draw from the weights' random generator.
     from megatron.training import training
 
     training.set_jit_fusion_options = _constant(None)
 
 
 def _allow_sequence_parallel_norm() -> None:
-    # The local layer's torch norm refuses sequence parallelism. All that it lacks is the mark by
+    # The local layer's torch norm refuses sequence parallelism. It only lacks the attribute by
     # which finalize_model_grads() sums the norms' weight gradients over the tensor-parallel ranks.
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
 

@@ -1,4 +1,4 @@
-"""What of Megatron's checkpoint saving has no CPU path. Part of `cpu_backend`, whose patches it needs."""
+"""The parts of Megatron's checkpoint saving without a CPU path. Part of the CPU backend, whose patches it needs."""
 
 import queue
 from typing import Any
@@ -13,7 +13,7 @@ def patch_checkpoints() -> None:
 def write_checkpoints_in_process() -> None:
     """Pass the results of a synchronous checkpoint through an ordinary queue.
 
-    Megatron starts a manager process for it, which imports the whole trainer once more (5 to 10 s
+    Megatron starts a manager process for them, which imports the whole trainer again (5 to 10 s
     per rank on a small CPU) and outlives a rank that is killed. Only `--async-save` needs it.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -23,7 +23,7 @@ def write_checkpoints_in_process() -> None:
 
 def _fork_checkpoint_worker() -> None:
     # Megatron starts the worker of --async-save from a fork server at first, and by "spawn" for a save after the
-    # last step. The CPU's patches do not hold in either: it would divide by the number of GPUs and die.
+    # last step. The CPU patches apply in neither: it would divide by the number of GPUs and die.
     from megatron.core.dist_checkpointing.strategies.async_utils import PersistentAsyncCaller
 
     start: Any = PersistentAsyncCaller._get_process  # bound to the class
@@ -37,9 +37,9 @@ def _copy_before_writing() -> None:
 
 
 def copy_tensors(write_buckets: list[Any], non_blocking: bool = True) -> list[Any]:
-    """Megatron's copy to the host, while the training waits: `Tensor.to("cpu")`, which copies nothing here.
+    """Replaces Megatron's copy to the host, while training waits: its `Tensor.to("cpu")` copies nothing here.
 
-    The worker of --async-save would write weights that the next steps have changed. It gets this function by name.
+    The worker of --async-save would write weights that later steps have changed. It gets this function by name.
     """
     return [
         (file, key, (data, [(item, tensor.clone()) for item, tensor in tensors]))

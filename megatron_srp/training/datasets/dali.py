@@ -1,8 +1,8 @@
 """`--srp-dataloader dali`: the batches of Megatron's own loader, through a pipeline of NVIDIA DALI.
 
-Megatron's loader still decides which samples come when (so that a resumed run goes on where it
-stopped) and reads them, in its worker processes. DALI takes its batches ahead of the training step
-and copies them to the GPU on a stream of its own, where they wait until they are asked for.
+Megatron's loader still decides which samples come when (so that a resumed run continues where it
+stopped) and reads them, in its worker processes. DALI prefetches its batches
+and copies them to the GPU on its own stream, where they wait until they are needed.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ PREFETCHED_BATCHES = 2
 
 
 def check_installed() -> None:
-    """Raises UsageError where DALI is not installed."""
+    """Raises UsageError if DALI is not installed."""
     try:
         found = find_spec("nvidia.dali")
-    except ModuleNotFoundError:  # not even its parent package
+    except ModuleNotFoundError:  # its parent package is missing too
         found = None
     if found is None:
         raise UsageError(
@@ -31,10 +31,10 @@ class DaliLoader:
     """Iterates over the batches of a torch loader, through DALI.
 
     Args:
-        loader: gives dictionaries of tensors, each [b, ...] with the same b.
-        device_id: of the GPU on which the batches are to lie; None leaves them on the CPU.
+        loader: yields dictionaries of tensors, each [b, ...] with the same b.
+        device_id: of the GPU that the batches go to; None leaves them on the CPU.
 
-    Each iteration begins the loader anew and gives the same dictionaries in the same order.
+        Each iteration restarts the loader and yields the same dictionaries in the same order.
     """
 
     def __init__(self, loader: Any, device_id: int | None) -> None:
@@ -59,8 +59,8 @@ class DaliLoader:
     def _pipeline(self, batches: Iterator[dict[str, Any]], keys: list[str], batch_size: int) -> Any:
         from nvidia.dali import fn, pipeline_def
 
-        # NumPy arrays share the tensors' memory, and DALI asks no CUDA stream about them.
-        device: Any = self._device_id  # DALI's own annotation leaves out None
+        # NumPy arrays share the tensors' memory, and DALI does not synchronize CUDA streams for them.
+        device: Any = self._device_id  # DALI's own annotation omits None
         arrays = ([batch[key].numpy() for key in keys] for batch in batches)
 
         @pipeline_def(

@@ -1,4 +1,4 @@
-"""Which dataset reads the shards, and whether it can. Needs megatron.core only, not the trainer."""
+"""Choose the dataset that reads the shards, and check that it can. Needs megatron.core only, not the trainer."""
 
 import argparse
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.sidecars import match_sidecars
 from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
 
-# Fields of GPTDatasetConfig and the argument each is filled from, where the names differ.
+# Fields of GPTDatasetConfig whose argument has another name, with that name.
 DATASET_OPTIONS = {
     "random_seed": "seed",
     "sequence_length": "seq_length",
@@ -37,7 +37,7 @@ DATASET_OPTIONS = {
 
 @dataclass(frozen=True)
 class DatasetKind:
-    """Which dataset class reads the shards, its configuration class, and that class's extra fields."""
+    """The dataset class that reads the shards, its configuration class, and that class's extra fields."""
 
     dataset: type
     config: type = GPTDatasetConfig
@@ -45,7 +45,7 @@ class DatasetKind:
 
 
 def choose_dataset(args: argparse.Namespace) -> DatasetKind:
-    """The dataset for these arguments: the one place to add another way to read shards."""
+    """The dataset for these arguments: the place to add another way to read shards."""
     if args.srp_sidecar:
         sidecars = match_sidecars(args.srp_sidecar, shards.shard_prefixes(args))
         return DatasetKind(ReflectionGPTDataset, ReflectionGPTDatasetConfig, lambda args: {"srp_sidecars": sidecars})
@@ -53,13 +53,13 @@ def choose_dataset(args: argparse.Namespace) -> DatasetKind:
 
 
 def check_splits(config: Any) -> None:
-    """Refuse a split without a document, which Megatron would add up epochs of for ever.
+    """Refuse a split without a document, whose epochs Megatron would add up forever.
 
-    Its default `--split` leaves a part of a small corpus empty. Every rank looks for itself, before
-    they build together: were only the first to stop, the others would fail on the lost connection.
+    Its default `--split` leaves a part of a small corpus empty. Every rank checks, before
+    they build together: if only rank 0 stopped, the others would fail on the lost connection.
     """
     if config.blend is None:
-        return  # mock data, or a blend for each split, of which each shard is used whole
+        return  # mock data, or a blend for each split, whose shards are used whole
     for prefix in config.blend[0]:
         if "://" in prefix:
             continue

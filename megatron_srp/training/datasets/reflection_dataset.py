@@ -35,6 +35,6 @@ class ReflectionGPTDataset(GPTDataset):
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
-        # Megatron keeps sample indices on disk under these. Without the fingerprints it would use an
-        # index made for other reflections, whose lengths differ, and say nothing.
+        # Megatron names its sample indices on disk after these. Without the fingerprints it would silently use an
+        # index made for other reflections, whose lengths differ.
         return [*GPTDataset._key_config_attributes(), "srp_fingerprints"]

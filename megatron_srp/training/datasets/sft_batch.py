@@ -1,4 +1,4 @@
-"""A micro-batch of packed conversations on one rank, and attention kept inside each of them.
+"""A micro-batch of packed conversations on one rank, with attention confined to each of them.
 
 Shapes: b micro-batch size in sequences, s sequence length in tokens.
 """
@@ -16,7 +16,7 @@ from megatron_srp.training.datasets.sft_dataset import KEYS
 
 
 def prepare_attention(args: argparse.Namespace) -> None:
-    """Refuse what would let conversations see each other, or cannot take them; `args` are Megatron's, validated."""
+    """Refuse flags that let conversations see each other or do not support them; `args` are Megatron's, validated."""
     if args.dataloader_type != "single":
         raise UsageError(f"--dataloader-type {args.dataloader_type} would draw sequences itself; leave it out")
     if args.cuda_graph_impl != "none":
@@ -25,23 +25,23 @@ def prepare_attention(args: argparse.Namespace) -> None:
         if args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
             raise UsageError(
                 f"--micro-batch-size {args.micro_batch_size} with --pipeline-model-parallel-size: with Transformer "
-                "Engine stages pass one packed sequence at a time; give --micro-batch-size 1, and a longer --seq-length"
+                "Engine stages pass one packed sequence at a time; pass --micro-batch-size 1, and a longer --seq-length"
             )
         return
     if args.window_size is not None:
         raise UsageError("--window-size replaces the mask that keeps conversations apart, without Transformer Engine")
-    args.masked_softmax_fusion = False  # the fused kernel of causal attention looks at no mask
+    args.masked_softmax_fusion = False  # the fused kernel of causal attention ignores the mask
 
 
 def is_flat(args: argparse.Namespace) -> bool:
-    """Whether attention takes sequences laid end to end, as Transformer Engine's does, rather than a mask."""
+    """Whether attention takes concatenated sequences, as Transformer Engine's does, rather than a mask."""
     return bool(args.transformer_impl == "transformer_engine")
 
 
 def get_packed_batch(data_iterator: Iterator[dict[str, torch.Tensor]], flat: bool) -> dict[str, Any]:
     """The arguments of a GPTModel, on every rank of the tensor-parallel group, whose first rank reads the batch.
 
-    Every pipeline stage needs them all, to know where conversations begin.
+    Every pipeline stage needs all of them, to know where conversations begin.
 
     Args:
         flat: for Transformer Engine: tensors [1, b*s] and packed_seq_params. Otherwise they are [b, s], with an
@@ -66,9 +66,9 @@ def block_causal_mask(position_ids: torch.Tensor) -> torch.Tensor:
 
 
 def packed_parameters(position_ids: torch.Tensor) -> PackedSeqParams:
-    """For Transformer Engine, with the b sequences laid end to end: where each conversation begins.
+    """For Transformer Engine, with the b sequences concatenated: where each conversation begins.
 
-    The longest is said to be as long as a sequence, which spares asking the GPU; rotary positions begin at 0 in each.
+    The maximum length is set to that of a sequence, which avoids a GPU sync; rotary positions begin at 0 in each.
     """
     bounds = conversation_bounds(position_ids)
     longest = position_ids.size(1)
@@ -82,7 +82,7 @@ def packed_parameters(position_ids: torch.Tensor) -> PackedSeqParams:
 
 
 def conversation_bounds(position_ids: torch.Tensor) -> torch.Tensor:
-    """int32: where each conversation (or padding) begins in the b sequences laid end to end, and where all end."""
+    """int32: where each conversation (or padding) begins in the b concatenated sequences, and where all end."""
     flat = position_ids.reshape(-1)
     starts = torch.nonzero(flat == 0).reshape(-1)
     return torch.cat([starts, starts.new_tensor([flat.numel()])]).to(torch.int32)

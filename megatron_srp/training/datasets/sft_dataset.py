@@ -16,16 +16,16 @@ KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 class PackedConversations(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Samples of `KEYS`, each int64[s].
 
-    Conversations lie one behind the other, and what is left over is padding, of which nothing is learned:
+    Conversations are concatenated, and the rest is padding, which is not learned:
 
-        tokens        its ids without the last
-        labels        its ids without the first
-        loss_mask     of the labels, 1 where one is learned
-        position_ids  from 0 in each conversation and in the padding, which tells them apart
+        tokens        each conversation's ids without the last
+        labels        each conversation's ids without the first
+        loss_mask     1 where a label is learned
+        position_ids  from 0 in each conversation and in the padding, which separates them
 
     Args:
-        sequences: which conversations each sample holds.
-        split: tells Megatron's loader the batch size.
+        sequences: the conversations of each sample.
+        split: by which Megatron's loader chooses the batch size.
     """
 
     def __init__(self, sequences: Sequences, split: Split) -> None:
@@ -47,7 +47,7 @@ class PackedConversations(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 def build_sft_datasets(args: Any, num_samples: Sequence[int | None]) -> list[PackedConversations | None]:
-    """Training, validation and (always None) test dataset; a number of None asks for one epoch.
+    """Training, validation and (always None) test dataset; a number of None means one epoch.
 
     Every evaluation sees the same sequences, those of `--eval-iters` steps.
     """

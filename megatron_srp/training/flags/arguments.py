@@ -1,7 +1,7 @@
-"""The `--srp-*` flags, presets expanded to Megatron's flags, and the flags refused.
+"""The `--srp-*` flags, the expansion of presets to Megatron's flags, and the flags that are refused.
 
 Everything here works on the command line itself and imports neither torch nor Megatron, so that a
-mistake is answered in a fraction of a second rather than after Megatron's imports.
+mistake is reported in a fraction of a second rather than after Megatron's imports.
 """
 
 import argparse
@@ -39,8 +39,8 @@ class SrpArguments:
     srp_sidecar: list[str] | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Sidecars of plain shards of the run (made by `srp preprocess --input-shards`): "
-            "their reflections are put in as the shards are read. Each finds its shard by itself.",
+            "Sidecars of the run's plain shards (made by `srp preprocess --input-shards`): "
+            "their reflections are inserted as the shards are read. Each is matched to its shard by content.",
             nargs="+",
             metavar="FILE.srp",
         ),
@@ -48,8 +48,8 @@ class SrpArguments:
     srp_sft: list[str] | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Train on conversations: shards of `srp sft`, packed to the sequence length, the loss where "
-            "their masks say. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
+            "Train on conversations: shards of `srp sft`, packed to the sequence length, with their loss "
+            "masks. PREFIX ..., or SHARE PREFIX ... with how often an epoch uses each (0.5: half of it).",
             nargs="+",
             metavar="PREFIX",
         ),
@@ -61,8 +61,8 @@ class SrpArguments:
     srp_sft_epochs: int | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "How often to go through the conversations (1, unless --train-iters or --train-samples says how long); the "
-            "last step is filled up with empty sequences.",
+            "Number of epochs over the conversations (default: 1, unless --train-iters or --train-samples sets the "
+            "length); the last step is padded with empty sequences.",
             type=int,
             metavar="N",
         ),
@@ -70,16 +70,16 @@ class SrpArguments:
     srp_allow_new_data: bool = dataclasses.field(
         default=False,
         metadata=_flag(
-            "Go on from a checkpoint with other data than it was trained on: another blend, sidecar or interval of "
-            "reflections. The checkpoints record both. Another tokenizer is refused in any case.",
+            "Resume from a checkpoint with other data than it was trained on: another blend, sidecar or interval of "
+            "reflections. The checkpoints record both. Another tokenizer is always refused.",
             action="store_true",
         ),
     )
     srp_keep_checkpoints: int = dataclasses.field(
         default=2,
         metadata=_flag(
-            "With --save-retain-interval: how many of the newest checkpoints stay (2) besides its milestones. A run "
-            "resumes from the one before if the newest is damaged.",
+            "With --save-retain-interval: how many of the newest checkpoints to keep (default: 2) in addition to its "
+            "milestones. A run resumes from the previous one if the newest is damaged.",
             type=int,
             metavar="N",
         ),
@@ -87,15 +87,15 @@ class SrpArguments:
     srp_dataloader: str = dataclasses.field(
         default="megatron",
         metadata=_flag(
-            "megatron: its own loader. dali: the same batches, taken ahead and copied to the GPU by NVIDIA DALI.",
+            "megatron: its own loader. dali: the same batches, prefetched and copied to the GPU by NVIDIA DALI.",
             choices=["megatron", "dali"],
         ),
     )
     srp_log: str = dataclasses.field(
         default="full",
         metadata=_flag(
-            "full: everything Megatron prints. brief: without the list of all arguments and the notes "
-            "on its start-up (the default of the debug preset).",
+            "full: everything Megatron prints. brief: without the list of all arguments and its start-up "
+            "notes (the default of the debug preset).",
             choices=["full", "brief"],
         ),
     )
@@ -110,14 +110,14 @@ class SrpArguments:
         default=None,
         metadata=_flag(
             "auto: the parallel sizes and the micro-batch that `srp presets` recommends for the preset on "
-            "so many GPUs; flags given on the command line win.",
+            "the run's number of GPUs; flags given on the command line win.",
             choices=["auto"],
         ),
     )
     srp_dry_run: int | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Check everything as for a run on so many GPUs, print Megatron's flags, and train nothing; needs no GPU.",
+            "Check everything as for a run on this many GPUs, print Megatron's flags, and exit; needs no GPU.",
             type=int,
             metavar="GPUS",
         ),
@@ -136,7 +136,7 @@ def add_srp_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     return parser
 
 
-# What decides whether a run may start, in Megatron's own spelling and types.
+# The flags that decide whether a run may start, in Megatron's own spelling and types.
 _LOOKED_AT: dict[str, dict[str, object]] = {
     "--train-iters": {"type": int},
     "--train-samples": {"type": int},
@@ -178,11 +178,11 @@ _CUTS_CONTEXT = (
 _OTHER_DATASET = "this entry point feeds pretraining shards only"
 _OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out"
 
-# Refused because they would break the method without an error, or would be ignored without one.
+# Refused because they would silently break the method, or would be silently ignored.
 REFUSED = {
     "--reset-position-ids": _CUTS_CONTEXT,
     "--reset-attention-mask": _CUTS_CONTEXT,
-    "--yaml-cfg": "Megatron then drops every flag of the command line. Give flags or --srp-preset",
+    "--yaml-cfg": "Megatron then drops every flag on the command line. Pass flags or --srp-preset",
     "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
     "--dataloader-inter-document-masking": _OTHER_BATCH,
@@ -197,7 +197,7 @@ for _name in REFUSED:
 
 
 def look_at(argv: list[str]) -> argparse.Namespace:
-    """Parse the few flags that decide whether a run may start; all others are left to Megatron."""
+    """Parse the few flags that decide whether a run may start; Megatron parses all others."""
     parser = add_srp_arguments(CommandParser(add_help=False))
     for flag, kwargs in _LOOKED_AT.items():
         parser.add_argument(flag, **kwargs)  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ def look_at(argv: list[str]) -> argparse.Namespace:
 
 
 def check_flags(args: argparse.Namespace) -> list[str]:
-    """Refuse flags that would silently break the method; returns notes worth one line each.
+    """Refuse flags that would silently break the method; returns notes for the user, one line each.
 
     `args` is a namespace from `look_at` or from Megatron's own parser.
     """
@@ -215,11 +215,11 @@ def check_flags(args: argparse.Namespace) -> list[str]:
             raise UsageError(f"{flag} cannot be used here: {reason}")
     if args.async_save and not args.use_persistent_ckpt_worker:
         raise UsageError(
-            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while the training waits; give both "
+            "--async-save needs --use-persistent-ckpt-worker, or Megatron saves while training waits; pass both "
             "(and --async-strategy mcore where nvidia-resiliency-ext is not installed)"
         )
     if args.srp_keep_checkpoints < 1:
-        raise UsageError(f"--srp-keep-checkpoints {args.srp_keep_checkpoints}: give a number of 1 or more")
+        raise UsageError(f"--srp-keep-checkpoints {args.srp_keep_checkpoints}: must be at least 1")
     if args.srp_dataloader == "dali":
         dali_loader.check_installed()
     if args.eod_mask_loss:
@@ -229,10 +229,10 @@ def check_flags(args: argparse.Namespace) -> list[str]:
 
 
 def check_pad_token(pad_id: int | None, eod_id: int | None, allow_ambiguous_pad_tokens: bool) -> None:
-    """Refuse the one setting in which a pad id equal to eos takes the stop signal out of the loss.
+    """Refuse the one setting in which a pad id equal to eos removes the stop signal from the loss.
 
     By default Megatron notices the collision and masks nothing; `--allow-ambiguous-pad-tokens`
-    (its help says the opposite at first reading) makes it mask every eos.
+    (its help seems to say the opposite) makes it mask every eos.
     """
     if allow_ambiguous_pad_tokens and pad_id is not None and pad_id == eod_id:
         raise UsageError(
@@ -254,7 +254,7 @@ _ALTERNATIVES = {
     "--lr-wsd-decay-samples": {"--lr-wsd-decay-iters"},
     "--split": {
         *("--train-data-path", "--valid-data-path", "--test-data-path", "--per-split-data-args-path"),
-        "--eval-iters",  # wants a validation split: Megatron's default has one
+        "--eval-iters",  # needs a validation split: Megatron's default has one
     },
 }
 
@@ -273,11 +273,11 @@ def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
 
 
 def preset_defaults(args: argparse.Namespace, gpus: int) -> list[str]:
-    """What `--srp-precision`, `--srp-layout` and `--srp-preset` stand for, without what the length of the run decides.
+    """The flags of `--srp-precision`, `--srp-layout` and `--srp-preset`, except those that depend on the run's length.
 
     Args:
         args: the user's own flags.
-        gpus: of the whole run, for `--srp-layout auto`.
+        gpus: number of GPUs of the whole run, for `--srp-layout auto`.
     """
     if args.srp_layout and args.srp_preset is None:
         raise UsageError("--srp-layout auto needs --srp-preset: layouts are known for the presets only")
@@ -290,7 +290,7 @@ def preset_defaults(args: argparse.Namespace, gpus: int) -> list[str]:
         packed = bool(args.srp_sft) and args.transformer_impl != "local"
         best = recommend(asked, gpus, args.srp_precision or "bf16", packed)
         flags = add_defaults(best.layout.to_flags(), flags)
-    if (args.seq_length or 0) > preset.recipe.seq_length:  # or Megatron refuses it
+    if (args.seq_length or 0) > preset.recipe.seq_length:  # otherwise Megatron refuses it
         flags = add_defaults(["--max-position-embeddings", str(args.seq_length)], flags)
     return add_defaults(preset.to_flags(), flags)
 
@@ -299,7 +299,7 @@ def decay_defaults(args: argparse.Namespace) -> list[str]:
     """The length of the preset's decay phase.
 
     Args:
-        args: the flags of the whole run, its length among them.
+        args: the flags of the whole run, including its length.
     """
     if args.srp_preset is None:
         return []

@@ -1,4 +1,4 @@
-"""`--srp-dry-run GPUS`: the whole start of a run without a GPU, up to the point where training would begin."""
+"""`--srp-dry-run GPUS`: the whole start of a run without a GPU, up to where training would begin."""
 
 from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.flags.arguments import format_flags
@@ -14,7 +14,7 @@ def dry_run(plan: RunPlan) -> None:
     """Validate the plan with Megatron's own parser; print its flags, and the memory estimate.
 
     Raises:
-        UsageError: where the run would not start.
+        UsageError: if the run would not start.
     """
     validate(plan)
     print(format_flags(list(plan.flags)))
@@ -29,7 +29,7 @@ def dry_run(plan: RunPlan) -> None:
 def validate(plan: RunPlan) -> None:
     """Megatron's parser and all of its validation, silently."""
     ignore_missing_cuda_extensions()
-    if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that ask for them
+    if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that check them
         extensions.hide_broken_engine()
 
     from megatron_srp.training import megatron_api

@@ -33,13 +33,13 @@ class TrainingRecipe:
         flags += ["--weight-decay", self.weight_decay, "--clip-grad", 1.0]
         # Megatron has no default and fails at the first use. One evaluation costs `eval-iters` steps.
         flags += ["--eval-interval", 1000]
-        # Every attention path here makes its own causal mask: [batch, 1, seq, seq] need not travel.
+        # Every attention path here makes its own causal mask: no need to send [batch, 1, seq, seq].
         flags += ["--no-create-attention-mask-in-dataloader"]
         # The fused loss spares copies of the logits in fp32. Its gradient is in bf16, which would cost an fp32 run.
         return [str(flag) for flag in flags] + (["--bf16", FUSED_LOSS] if self.bf16 else [])
 
     def wsd_decay_flags(self, train_iters: int | None, train_samples: int | None) -> list[str]:
-        """The length of the decay phase for a run of so many steps or, if given, samples."""
+        """Flags for the length of the decay phase of a run of this many steps or, if given, samples."""
         if train_samples is not None:
             return ["--lr-wsd-decay-samples", str(max(1, round(self.decay_fraction * train_samples)))]
         steps = self.train_iters if train_iters is None else train_iters
@@ -68,7 +68,7 @@ class ModelPreset:
     extra_flags: tuple[str, ...] = field(default=())
 
     def with_batch(self, seq_length: int | None, global_batch_size: int | None) -> "ModelPreset":
-        """This size with other sequences (tokens) or another batch (sequences), where one is given."""
+        """This size with another sequence length (tokens) or batch size (sequences), if given."""
         recipe = self.recipe
         return replace(
             self,
@@ -92,7 +92,7 @@ class ModelPreset:
 
     @property
     def kv_size(self) -> int:
-        """Width of the keys (and of the values) of a token, over all groups."""
+        """Width of a token's keys (and of its values), over all groups."""
         return self.hidden_size // self.num_attention_heads * self.num_query_groups
 
     @property

@@ -1,4 +1,4 @@
-"""`--srp-sft`: what its flags mean for a run, worked out without torch or Megatron."""
+"""`--srp-sft`: what its flags mean for a run, without importing torch or Megatron."""
 
 import argparse
 import math
@@ -25,7 +25,7 @@ def conversation_defaults(args: argparse.Namespace, whole: argparse.Namespace, g
 
     Args:
         args: the user's own flags.
-        whole: those with the preset's, which has the lengths of sequences and batches.
+        whole: those with the preset's, which sets the sequence length and the batch size.
     """
     defaults = ["--calculate-per-token-loss"]
     if args.eval_iters is None:  # each evaluation goes through the whole set once
@@ -39,7 +39,7 @@ def conversation_defaults(args: argparse.Namespace, whole: argparse.Namespace, g
 
 
 def check_together(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go with `--srp-sft`, or not without it."""
+    """Refuse flags that do not work with `--srp-sft`, or that need it."""
     if not args.srp_sft:
         given = [f for f in ("--srp-sft-valid", "--srp-sft-epochs") if getattr(args, f[2:].replace("-", "_"))]
         if given:
@@ -47,21 +47,21 @@ def check_together(args: argparse.Namespace) -> None:
         return
     for flag in _OTHER_DATA:
         if getattr(args, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: give one kind of data")
+            raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: pass one kind of data")
     if args.srp_sidecar:
         raise UsageError("--srp-sidecar is for pretraining: conversations have their reflections in the shard already")
     if args.srp_sft_epochs is not None and args.srp_sft_epochs < 1:
-        raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: give a number of 1 or more")
+        raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: must be at least 1")
     if args.srp_sft_epochs is not None and (args.train_iters or args.train_samples):
-        raise UsageError("--srp-sft-epochs and --train-iters (or --train-samples) both say how long: give one")
+        raise UsageError("--srp-sft-epochs and --train-iters (or --train-samples) both set the length: pass one")
     if args.eval_iters and not args.srp_sft_valid:
         raise UsageError(f"--eval-iters {args.eval_iters} needs conversations to evaluate on: --srp-sft-valid PREFIX")
 
 
 def _steps(args: argparse.Namespace, epochs: Iterable[Packs], gpus: int) -> int:
-    """Steps that so many packs take."""
+    """Steps that this many packs take."""
     if args.rampup_batch_size or args.step_batch_size_schedule:
-        raise UsageError("--srp-sft with a growing batch: give --train-samples, and --eval-iters, instead of epochs")
+        raise UsageError("--srp-sft with a growing batch: pass --train-samples and --eval-iters instead of epochs")
     layout = layout_of(args, gpus)
     batch = args.global_batch_size or layout.micro_batch * max(1, gpus // (layout.tensor * layout.pipeline))
     return math.ceil(sum(map(len, epochs)) / batch)
@@ -79,7 +79,7 @@ def validation_set_of(args: argparse.Namespace) -> TrainingSet | None:
 
 def _open(values: tuple[str, ...], flag: str, args: argparse.Namespace) -> TrainingSet:
     if args.seq_length is None:
-        raise UsageError(f"{flag}: give --srp-preset, or --seq-length")
+        raise UsageError(f"{flag}: pass --srp-preset or --seq-length")
     return _open_once(values, flag, args.seq_length, DEFAULT_SEED if args.seed is None else args.seed)
 
 

@@ -1,4 +1,4 @@
-"""What `presets` prints: a preset's flags for so many GPUs, with what they cost and why."""
+"""What `presets` prints: a preset's flags for a number of GPUs, with their cost and the reasons."""
 
 from megatron_srp.training.flags.arguments import format_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
@@ -18,7 +18,7 @@ def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
 
 
 def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | None = None) -> str:
-    """The flags for that many GPUs, one per line, and comments on what they cost and why.
+    """The flags for that many GPUs, one per line, with comments on their cost and the reasons.
 
     Args:
         seq_length: tokens; None for the preset's own.
@@ -45,7 +45,7 @@ def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | N
 
 
 def list_presets() -> str:
-    """All presets, a line each: name, parameters, sequence length, and where the shape comes from."""
+    """All presets, one line each: name, parameters, sequence length, and where the shape comes from."""
     rows = [(p.name, f"{p.num_params:,}", f"{p.recipe.seq_length:,}", p.source_url) for p in PRESETS.values()]
     head = ("preset", "parameters", "sequence", "shape")
     return "\n".join(f"{a:<8}{b:>16}{c:>10}  {d}".rstrip() for a, b, c, d in [head, *rows])

@@ -6,14 +6,14 @@ Per token, forward and backward (the backward pass costs twice the forward):
   + 6 x layers x sequence x hidden      attention scores and their sums over values, the causal half of them
 
 The input embedding is a lookup and costs nothing; tied or not, the output matrix counts once. This is the
-count of PaLM's appendix B (arXiv 2204.02311) with half the attention, as Megatron counts it too. What is
-computed twice to save memory is not counted: MFU is about the model's own work.
+count of PaLM's appendix B (arXiv 2204.02311) with half the attention, as Megatron counts it too. Recomputation
+to save memory is not counted: MFU measures the model's own work.
 """
 
 from megatron_srp.training.flags.model_preset import ModelPreset
 
-# Dense bf16 in FLOP/s, without sparsity, by a part of the device's name as torch gives it: the first
-# that fits counts, so the longer names come first. From NVIDIA's data sheets of each product.
+# Dense bf16 in FLOP/s, without sparsity, by a part of the device's name in torch: the first
+# match counts, so the longer names come first. From NVIDIA's data sheets of each product.
 BF16_PEAK = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,

@@ -1,4 +1,4 @@
-"""How a model is spread over GPUs, and why some ways are impossible. Answers before Megatron is imported.
+"""How a model is spread over GPUs, and why some layouts are impossible. Works before Megatron is imported.
 
     Layout(gpus=64, tensor=2, pipeline=1, micro_batch=4)
     check_layout(preset, layout)      # UsageError: the reason, and the nearest layouts that work
@@ -19,7 +19,7 @@ WHOLE_SEQUENCES = "context parallelism, which spreads a sequence over GPUs, is n
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes of the parallel groups, and what a rank computes at a time."""
+    """Sizes of the parallel groups, and how much a rank computes at a time."""
 
     gpus: int
     tensor: int = 1
@@ -30,11 +30,11 @@ class Layout:
 
     @property
     def data(self) -> int:
-        """Data-parallel size; only whole where `check_layout` passes."""
+        """Data-parallel size; exact only if `check_layout` passes."""
         return self.gpus // (self.tensor * self.pipeline)
 
     def micro_batches(self, preset: ModelPreset) -> int:
-        """Forward passes of a rank in one step."""
+        """Forward passes per rank in one step."""
         batch = preset.recipe.global_batch_size or self.micro_batch * self.data
         return max(1, batch // (self.micro_batch * self.data))
 
@@ -59,7 +59,7 @@ class Layout:
 
 
 def largest_divisor(number: int, most: int) -> int:
-    """Of `number`, not above `most`: of a batch, say, the GPUs that can share it."""
+    """The largest divisor of `number` that is at most `most`: the number of GPUs that can share a batch, say."""
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
@@ -68,12 +68,12 @@ def divisors(number: int) -> list[int]:
 
 
 def possible_tensor(preset: ModelPreset) -> list[int]:
-    """TP sizes that nothing speaks against."""
+    """Valid TP sizes."""
     return [tp for tp in range(1, preset.num_attention_heads + 1) if not _why_not_tensor(preset, tp)]
 
 
 def _why_not_tensor(preset: ModelPreset, tensor: int) -> str:
-    """What of the model cannot be divided among so many ranks; empty if all can."""
+    """Which part of the model cannot be divided among this many ranks; empty if all can."""
     heads, groups, ffn = preset.num_attention_heads, preset.num_query_groups, preset.ffn_hidden_size
     if heads % tensor:
         return f"the {heads} attention heads of {preset.name} cannot be divided by it"
@@ -85,7 +85,7 @@ def _why_not_tensor(preset: ModelPreset, tensor: int) -> str:
 
 
 def possible_pipeline(preset: ModelPreset, virtual: int = 1) -> list[int]:
-    """PP sizes: each stage (of each virtual rank) has the same number of layers."""
+    """Valid PP sizes: each stage (of each virtual rank) has the same number of layers."""
     return [pp for pp in divisors(preset.num_layers) if preset.num_layers % (pp * virtual) == 0]
 
 
@@ -95,7 +95,7 @@ def _nearest(wanted: int, possible: Iterable[int]) -> str:
 
 
 def beside(wanted: int, possible: Iterable[int]) -> list[int]:
-    """The greatest of `possible` below and the least above `wanted`, those of the two that there are."""
+    """The largest of `possible` below `wanted` and the smallest above it, as far as they exist."""
     sizes = sorted(possible)
     return [size for size in sizes if size < wanted][-1:] + [size for size in sizes if size > wanted][:1]
 
@@ -159,7 +159,7 @@ def _check_schedule(preset: ModelPreset, layout: Layout) -> str:
     if layout.virtual > 1 and passes % layout.pipeline:
         return (
             f"the interleaved schedule runs micro-batches in groups of PP {layout.pipeline}, and a step has "
-            f"{passes} on each rank; give a --global-batch-size that makes it a multiple, or no virtual stages"
+            f"{passes} on each rank; pass a --global-batch-size that makes it a multiple, or no virtual stages"
         )
     if layout.tensor > 1 and preset.recipe.seq_length % layout.tensor:
         return (
@@ -179,11 +179,11 @@ _CHECKS: tuple[Callable[[ModelPreset, Layout], str], ...] = (
 
 
 def why_impossible(preset: ModelPreset, layout: Layout) -> str:
-    """The first reason why this layout cannot run, with the nearest that can; empty if it can."""
+    """The first reason why this layout cannot run, with the nearest one that can; empty if it can."""
     return next((reason for check in _CHECKS if (reason := check(preset, layout))), "")
 
 
 def check_layout(preset: ModelPreset, layout: Layout) -> None:
-    """Refuse a layout that Megatron would fail on, later and with a traceback."""
+    """Refuse a layout that Megatron would fail on later with a traceback."""
     if reason := why_impossible(preset, layout):
         raise UsageError(reason)

@@ -1,4 +1,4 @@
-"""The model and the layout that a command line asks for, read from the flags before Megatron is imported."""
+"""The model and the layout of a command line, read from its flags before Megatron is imported."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ import dataclasses
 from megatron_srp.training.flags.model_preset import ModelPreset, TrainingRecipe
 from megatron_srp.training.layout.layouts import Layout
 
-# Flags that the checks of `layouts.py` know nothing of: Megatron decides alone where one is given.
+# Flags that the checks of `layouts.py` do not cover: if one is given, only Megatron checks the layout.
 UNEVEN = (
     "--pipeline-model-parallel-layout",
     "--decoder-first-pipeline-num-layers",
@@ -15,7 +15,7 @@ UNEVEN = (
     "--num-experts",
     "--hybrid-layer-pattern",
 )
-# What is read here and in `precision.py` and `devices.py`, in Megatron's own spelling and types.
+# The flags read here and in `precision.py` and `devices.py`, in Megatron's own spelling and types.
 SHAPE_FLAGS: dict[str, dict[str, object]] = {
     # The model's shape, and how it is spread over GPUs.
     "--num-layers": {"type": int},
@@ -49,7 +49,7 @@ SHAPE_FLAGS: dict[str, dict[str, object]] = {
 
 
 def model_of(args: argparse.Namespace) -> ModelPreset | None:
-    """The model's shape, or None where the flags do not give it or give one of another kind."""
+    """The model's shape, or None if the flags do not set it or describe another kind of model."""
     sizes = (args.num_layers, args.hidden_size, args.num_attention_heads, args.seq_length)
     if not all(sizes) or any(_value(args, flag) for flag in UNEVEN):
         return None
@@ -85,7 +85,7 @@ def _recipe_of(args: argparse.Namespace) -> TrainingRecipe:
 
 
 def layout_of(args: argparse.Namespace, gpus: int) -> Layout:
-    """The layout on `gpus` ranks."""
+    """The layout of the flags on `gpus` ranks."""
     return Layout(
         gpus=gpus,
         tensor=args.tensor_model_parallel_size or 1,
@@ -97,5 +97,5 @@ def layout_of(args: argparse.Namespace, gpus: int) -> Layout:
 
 
 def with_vocabulary(model: ModelPreset, preset: ModelPreset) -> ModelPreset:
-    """`model` with what the flags do not say: the vocabulary of the preset, and whether its matrix is tied."""
+    """`model` with what the flags do not say: the preset's vocabulary, and whether its embedding is tied."""
     return dataclasses.replace(model, vocab_size=preset.vocab_size, tied_embeddings=preset.tied_embeddings)

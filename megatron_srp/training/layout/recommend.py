@@ -1,20 +1,20 @@
-"""The layout that a size should run with on so many H100s, and why.
+"""The recommended layout for a model size on a number of H100s, and why.
 
 Every layout that is possible and fits in memory, with room to spare, gets an estimated step time; of those within
-5% of the shortest, the simplest wins. The estimate is for choosing between layouts, not for planning: what it knows
-is the arithmetic, and the bandwidths of NVIDIA's data sheets for an HGX H100 node with one 400 Gb/s adapter for
-each GPU.
+5% of the shortest, the simplest wins. The estimate is for choosing between layouts, not for planning: it is based
+only on the arithmetic, and on the bandwidths in NVIDIA's data sheets for an HGX H100 node with one 400 Gb/s adapter
+per GPU.
 
 - compute: FLOP of the step over all GPUs; a third more with recomputation; a little for each layer's kernels,
   which is what makes a small micro-batch slow.
 - tensor parallelism: four all-gathers and four reduce-scatters of a micro-batch in every layer, and two
   all-gathers again in the backward pass, not overlapped; inside a node only, hence TP of 8 at most.
 - pipeline: the bubble, (PP - 1) / (micro-batches x VP) of the compute, and what stages send each other.
-- data parallelism: fp32 gradients and bf16 parameters; hidden behind one micro-batch, the rest is added.
+- data parallelism: fp32 gradients and bf16 parameters; overlapped with one micro-batch, the rest is added.
 
 Context parallelism is not among them: at the presets' 2,048 and 4,096 tokens it would only add communication, and the
-trainer has none (`layouts.WHOLE_SEQUENCES`). Where `--seq-length` asks for more, tensor parallelism and recomputation
-make the room, up to a length that is named when it is passed.
+trainer has none (`layouts.WHOLE_SEQUENCES`). If `--seq-length` is larger, tensor parallelism and recomputation
+make room, up to a length that the error message names.
 """
 
 from collections.abc import Iterator
@@ -36,18 +36,18 @@ from megatron_srp.training.layout.memory import H100_MEMORY, MemoryEstimate, est
 
 NVLINK = 450e9  # bytes/s in one direction
 NETWORK = 50e9
-EFFICIENCY = 0.5  # of the bf16 peak, while nothing is waited for
+EFFICIENCY = 0.5  # of the bf16 peak, while a GPU does not wait
 SECONDS_PER_LAYER = 1e-4  # to launch and drain a layer's kernels, forward and backward
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
 MAX_PIPELINE = 16
 TOLERANCE = 1.05
-WORTHWHILE = 0.6  # share of the computation in a step below which GPUs are wasted
-HEADROOM = 0.9  # of the memory: the estimate is one
+WORTHWHILE = 0.6  # share of computation in a step below which GPUs are wasted
+HEADROOM = 0.9  # share of the memory to use, as the estimate is inexact
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step, by what takes them."""
+    """Seconds of one step, by cause."""
 
     compute: float
     tensor: float
@@ -68,7 +68,7 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A layout, its memory, the shares of its step time, and what its neighbours would need."""
+    """A layout, its memory, the parts of its step time, and why it is recommended."""
 
     layout: Layout
     memory: MemoryEstimate
@@ -85,7 +85,7 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
     layers = preset.num_layers / layout.pipeline
     one_pass = tokens * flops_per_token(preset) / (layout.pipeline * layout.tensor) / (peak * EFFICIENCY)
     one_pass = one_pass * (4 / 3 if layout.recompute else 1) + layers * SECONDS_PER_LAYER
-    gathered = 2 * tokens * preset.hidden_size * (layout.tensor - 1) / layout.tensor  # bytes of one collective
+    gathered = 2 * tokens * preset.hidden_size * (layout.tensor - 1) / layout.tensor  # bytes per collective
     one_tensor = layers * 10 * gathered / NVLINK
     params, _ = stage_params(preset, layout)
     bandwidth = NVLINK if layout.gpus <= GPUS_PER_NODE else NETWORK
@@ -104,13 +104,13 @@ def recommend(preset: ModelPreset, gpus: int, precision: str = "bf16", packed: b
     """The fastest layout by the estimate that fits in an H100's memory.
 
     Args:
-        packed: for packed conversations, of which pipeline stages pass one sequence at a time (`sft_batch.py`).
+        packed: whether for packed conversations, which pipeline stages pass one sequence at a time (`sft_batch.py`).
 
     Raises:
         UsageError: if none is possible or fits; the message says what the simplest would need.
     """
     layouts = [layout for layout in _possible(preset, gpus) if _fits(preset, layout, precision)]
-    if precision != "bf16":  # `precision.py` refuses these together
+    if precision != "bf16":  # `precision.py` refuses the combination
         layouts = [layout for layout in layouts if not (layout.recompute and layout.pipeline > 1)]
     if packed:
         layouts = [layout for layout in layouts if layout.pipeline == 1 or layout.micro_batch == 1]
@@ -155,7 +155,7 @@ def _possible_batches(preset: ModelPreset, layout: Layout) -> Iterator[Layout]:
 
 
 def _reason(preset: ModelPreset, best: Layout, precision: str, time: StepTime) -> str:
-    alone = Layout(gpus=best.gpus)  # data parallelism and nothing else, a sequence at a time
+    alone = Layout(gpus=best.gpus)  # data parallelism only, one sequence at a time
     if best.tensor * best.pipeline == 1:
         reason = "data parallelism alone fits, and hides most of its communication"
     elif impossible := why_impossible(preset, alone):
@@ -184,7 +184,7 @@ def _why_none(preset: ModelPreset, gpus: int, precision: str) -> str:
 
 
 def _what_fits(preset: ModelPreset, gpus: int, precision: str) -> str:
-    """More GPUs or shorter sequences, those of the two that would help."""
+    """More GPUs or shorter sequences, whichever would help."""
     advice = []
     if any(_usable(preset, gpus << doublings, precision) for doublings in range(1, 8)):
         advice.append("more GPUs")
@@ -197,7 +197,7 @@ def _what_fits(preset: ModelPreset, gpus: int, precision: str) -> str:
 
 
 def _usable(preset: ModelPreset, gpus: int, precision: str) -> bool:
-    """Whether a layout of so many GPUs is possible and fits."""
+    """Whether a layout of this many GPUs is possible and fits."""
     plain = (
         Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, recompute=recompute)
         for tensor in possible_tensor(preset)

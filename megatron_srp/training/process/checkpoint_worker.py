@@ -1,7 +1,7 @@
-"""Watches over the process that writes a rank's checkpoints with `--async-save`.
+"""Monitors the process that writes a rank's checkpoints with `--async-save`.
 
-Megatron hands each save to it and waits for its answer, but does not look whether it lives. Where it is gone,
-killed as the machine's memory ran out, say, its rank would wait for ever, and all the others for that one.
+Megatron hands each save to it and waits for its answer, but does not check that it is alive. If it is gone
+(killed because the machine ran out of memory, say), its rank would wait forever, and all the others for that one.
 """
 
 import atexit
@@ -29,13 +29,13 @@ SECONDS_TO_CLOSE = 3.0
 
 
 def watch_checkpoint_worker() -> None:
-    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died; and the
-    worker, with all that the rank has forked, when the rank has, and by no SIGTERM."""
+    """From now on this rank ends, with one line and exit code 1, when its checkpoint worker has died. The worker
+    and everything else that the rank has forked end when the rank has, and not on SIGTERM."""
     start: Any = PersistentAsyncCaller._get_process  # bound to the class
     known: list[Any] = []
     leaving = threading.Event()
 
-    def leave() -> None:  # Python would end a worker that is left with a SIGTERM, and wait for its end
+    def leave() -> None:  # at exit Python would send a remaining worker SIGTERM and wait for it
         leaving.set()
         for process in known:
             process.kill()
@@ -59,7 +59,7 @@ def watch_checkpoint_worker() -> None:
 
 def _leave_out_lost_transfers() -> None:
     """A worker may die while it takes over a tensor's memory. Python's thread for that, here in the rank, would add a
-    traceback to the line that says so. Called after torch has put its own hook in."""
+    traceback to the line that reports it. Called after torch has installed its own hook."""
     show = sys.excepthook
 
     def show_others(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -71,7 +71,7 @@ def _leave_out_lost_transfers() -> None:
 
 
 def worker_loop(*args: Any) -> None:
-    """What the worker runs. Megatron's own loop waits for its next save for ever, whatever becomes of the rank."""
+    """What the worker runs. Megatron's own loop waits for its next save forever, whatever happens to the rank."""
     end_with_maker()
     keep_reasons_of_failed_writes()
     _LOOP(*args)
@@ -79,7 +79,7 @@ def worker_loop(*args: Any) -> None:
 
 def _watch(process: Any, leaving: threading.Event) -> None:
     wait([process.sentinel])
-    # Megatron closes its worker after the last save, and forgets it as soon as it has ended.
+    # Megatron closes its worker after the last save, and drops it as soon as it has ended.
     end = time.monotonic() + SECONDS_TO_CLOSE
     while time.monotonic() < end:
         if PersistentAsyncCaller._persistent_process is not process or leaving.is_set():
@@ -90,6 +90,6 @@ def _watch(process: Any, leaving: threading.Event) -> None:
     exit_alone(
         OutputError(
             f"the process that writes this rank's checkpoints has died ({how}): what it had not finished is lost; "
-            "give the same command again, which goes on from the last complete checkpoint"
+            "rerun the command to resume from the last complete checkpoint"
         )
     )

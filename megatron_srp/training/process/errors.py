@@ -1,4 +1,4 @@
-"""What Megatron and torch raise in the middle of a run, in one line that says what to do."""
+"""Turn errors that Megatron and torch raise during a run into one line that says what to do."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.training.process.exits import AnotherRankEnded
 
-# As gloo and NCCL say it; after a node's loss nothing closes the connection.
+# In gloo's and NCCL's words; after a node is lost, nothing closes the connection.
 _CONNECTION_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|remote process exited|Timed out waiting")
 # What Megatron puts before the reason.
 _WORKER_FAILURE = re.compile(r"Worker failure: (An error is caught while starting worker \d+, error: )?")
@@ -19,60 +19,60 @@ _WORKER_FAILURE = re.compile(r"Worker failure: (An error is caught while startin
 def explain_load_errors(load_checkpoint: Callable[..., Any], folder: Callable[[], str]) -> Callable[..., Any]:
     """Megatron's `load_checkpoint`, but with one line for a checkpoint that does not fit or is damaged.
 
-    Megatron has a traceback on each rank for it, or exits with 0.
+    Megatron prints a traceback on each rank, or exits with 0.
 
     Args:
-        folder: gives the value of `--load`.
+        folder: returns the value of `--load`.
     """
 
     def load(*args: Any, **kwargs: Any) -> Any:
         try:
             return load_checkpoint(*args, **kwargs)
-        # torch's is a BaseException that holds the tracebacks of all ranks.
+        # torch's error is a BaseException that holds the tracebacks of all ranks.
         except (Exception, CheckpointException, SystemExit) as error:
-            reason = "it says why above" if isinstance(error, SystemExit) else _reason(error)
-            advice = "give the model and layout flags of the run that wrote it"
+            reason = "see the error above" if isinstance(error, SystemExit) else _reason(error)
+            advice = "pass the model and layout flags of the run that wrote it"
             if "OptimizerParamScheduler" in reason:
-                advice = "keep the schedule's flags, or let the new ones win with --override-opt-param-scheduler"
+                advice = "keep the schedule's flags, or use the new ones with --override-opt-param-scheduler"
             elif "_extra_state" in reason:  # FP8 scales, of Transformer Engine's layers
                 advice = (
-                    "it was written without Transformer Engine, whose layers have no state there: add "
+                    "it was written without Transformer Engine, so it lacks the state of its layers: add "
                     "--dist-ckpt-strictness log_unexpected"
                 )
             elif isinstance(error, CheckpointException):
                 advice += ", or an earlier --ckpt-step if it is damaged"
-            raise UsageError(f"--load {folder()}: Megatron cannot go on from it: {reason}; {advice}") from error
+            raise UsageError(f"--load {folder()}: Megatron cannot load it: {reason}; {advice}") from error
 
     return load
 
 
 @contextmanager
 def explained(save: str | None) -> Iterator[None]:
-    """Around the training: what is not the program's mistake becomes one line.
+    """Around the training: an error that is not a bug becomes one line.
 
     Args:
         save: the value of `--save`.
 
     Raises:
         OutputError: when a checkpoint cannot be written.
-        AnotherRankEnded: when the connection to one is gone.
+        AnotherRankEnded: when the connection to another rank is lost.
     """
     try:
         yield
     except CheckpointException as error:
         raise OutputError(
-            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then give the "
-            "same command again, which resumes from the last complete one"
+            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then rerun "
+            "the command to resume from the last complete one"
         ) from error
     except RuntimeError as error:
         if _CONNECTION_LOST.search(str(error)):
-            raise AnotherRankEnded("another rank has ended; what it said is the cause") from error
+            raise AnotherRankEnded("another rank has ended; see its error") from error
         raise
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of a message without the type of the error; only one rank is told of a failed save."""
+    """The last line of a message without the type of the error; only one rank gets the reason of a failed save."""
     if isinstance(error, CheckpointException) and not error.failures:
-        return "the first rank says why"
+        return "see rank 0's error"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return _WORKER_FAILURE.sub("", re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1]))

@@ -1,4 +1,4 @@
-"""What ranks say to the user, and how one ends for a known reason: one line, an exit code, and no rank left waiting."""
+"""Messages of ranks, and how one ends for a known reason: one line, an exit code, and no rank left waiting."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ _STARTED = time.monotonic()
 
 
 class AnotherRankEnded(OutputError):
-    """This rank cannot go on, and the cause is not here."""
+    """This rank cannot continue, and the cause is elsewhere."""
 
 
 def rank() -> int:
@@ -31,11 +31,11 @@ def print_note(text: str) -> None:
 
 
 def exit_together(error: SrpError) -> NoReturn:
-    """For what all ranks find: exit with the error's code on every rank, and its message on rank 0 only.
+    """For errors that all ranks find: exit with the error's code on every rank, and its message on rank 0 only.
 
-    The ranks find the same mistake at different times, and torchrun stops the others as soon as
-    one has exited: the others wait for rank 0 to have printed. If nothing stops them, rank 0 has
-    not found this mistake (a file missing on one node, say), and they print it themselves.
+    The ranks find the same error at different times, and torchrun stops the others as soon as
+    one has exited, so the others wait until rank 0 has printed. If nothing stops them, rank 0 has
+    not found this error (a file missing on one node, say), and they print it themselves.
     """
     if rank() != 0 or isinstance(error, AnotherRankEnded):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(error.exit_code))
@@ -44,26 +44,26 @@ def exit_together(error: SrpError) -> NoReturn:
 
 
 def _seconds_for_rank_0(error: SrpError) -> float:
-    """As long again as this rank took: on a busy machine the ranks reach a mistake many seconds apart."""
+    """The time this rank has run so far: on a busy machine the ranks reach an error many seconds apart."""
     if isinstance(error, AnotherRankEnded):
         return SECONDS_FOR_RANK_0
     return max(SECONDS_FOR_RANK_0, time.monotonic() - _STARTED)
 
 
 def exit_alone(error: SrpError) -> NoReturn:
-    """For what happens to this rank, from any thread; torchrun stops the others, which may be waiting for it.
+    """For errors of this rank alone, from any thread; torchrun stops the others, which may be waiting for it.
 
-    What the rank has started goes with it: a child that outlives it may hold the GPU's memory.
+    The rank's child processes end with it: a child that outlives it may hold GPU memory.
     """
     _kill_children()
     _exit(error)
 
 
 def exit_with_traceback() -> NoReturn:
-    """For what nobody has foreseen; in an `except`.
+    """For unexpected errors; call it in an `except` block.
 
-    Python's own exit waits for the rank's children, for ever where they pass over its SIGTERM, as Megatron has those
-    do that read data (`--exit-signal-handler`); and with the rank all others would wait.
+    Python's own exit waits for the rank's children, forever if they ignore its SIGTERM, as Megatron's data loader
+    workers do (`--exit-signal-handler`); all other ranks would then wait for this one.
     """
     traceback.print_exc()
     _kill_children()
@@ -81,12 +81,12 @@ def _exit(error: SrpError) -> NoReturn:
     where = f" (rank {rank()})" if rank() else ""
     print(f"error{where}: {error}", file=sys.stderr, flush=True)
     _tell_torchrun(f"error: {error}")
-    # Not sys.exit(): nothing is to be cleaned up, and threads of torch must not hold the exit back.
+    # Not sys.exit(): there is nothing to clean up, and torch's threads must not delay the exit.
     os._exit(error.exit_code)
 
 
 def _tell_torchrun(message: str) -> None:
-    # torchrun ends with a long report of its own: put the cause at its end, where it is seen.
+    # torchrun ends with a long report: put the cause at its end, where it is seen.
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))

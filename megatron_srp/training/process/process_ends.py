@@ -1,8 +1,8 @@
-"""Child processes that end with the process that made them, however that ends, and not before it does.
+"""Child processes that end with the process that started them, however it ends, and not before.
 
-A rank that is killed leaves what it has started behind: with a checkpoint worker, or the manager of its results,
-a node would still hold memory of a GPU when the job is started again. A scheduler that wants the job's end sends
-SIGTERM to all processes at once: the ranks save a last checkpoint then (`--exit-signal-handler`), and need the worker.
+A rank that is killed leaves its child processes running: a checkpoint worker, or the manager of its results, would
+still hold GPU memory when the job is restarted. A scheduler that stops the job sends SIGTERM to all processes at
+once: the ranks then save a last checkpoint (`--exit-signal-handler`), and need the worker.
 """
 
 import ctypes
@@ -20,9 +20,9 @@ _LOOK_EVERY_S = 1.0
 
 
 def end_with_maker() -> None:
-    """For a process of `multiprocessing`: from now on it ends soon after the one that made it.
+    """For a process of `multiprocessing`: from now on it ends soon after the one that started it.
 
-    That one need not be its parent: a fork server is, in between, and lives as long as one of its children.
+    That one need not be its parent: a fork server may be in between, which lives as long as one of its children.
     """
     maker = multiprocessing.parent_process()
     if maker is not None:
@@ -34,12 +34,12 @@ def _end_after(pid: int) -> None:
         time.sleep(_LOOK_EVERY_S)
         try:
             os.kill(pid, 0)
-        except OSError:  # it is gone, or its number is another user's
+        except OSError:  # it is gone, or its pid is another user's
             os._exit(1)
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent has ended (Linux; elsewhere nothing)."""
+    """Have the kernel kill this process when its parent has ended (on Linux; does nothing elsewhere)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -47,11 +47,11 @@ def end_with_parent() -> None:
 
 @contextmanager
 def beyond_sigterm() -> Iterator[None]:
-    """No SIGTERM reaches a process that is started inside, nor what that one starts: they inherit that it is blocked.
+    """Block SIGTERM for a process that is started inside, and for its children, which inherit the signal mask.
 
-    Here it gets through again afterwards, one that came meanwhile included.
+    In this process it is delivered again afterwards, including one that arrived in the meantime.
     """
-    resource_tracker.ensure_running()  # whoever starts it lets the signal through again
+    resource_tracker.ensure_running()  # starting it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -60,9 +60,9 @@ def beyond_sigterm() -> Iterator[None]:
 
 
 def end_forks_with_this_process() -> None:
-    """From now on, all that is forked here does so (what is started as another program does not).
+    """From now on, every fork of this process ends with it (a child that runs another program does not).
 
-    What a thread forks is left out: the kernel's "parent" is the thread, which may end before its process.
+    Forks of other threads are excluded: the kernel's "parent" is the thread, which may end before its process.
     """
     forker: list[threading.Thread] = []
 

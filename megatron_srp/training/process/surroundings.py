@@ -1,4 +1,4 @@
-"""What torchrun and Megatron expect to find in the process, and what they need not say."""
+"""The environment that torchrun and Megatron expect in the process, and warnings that need not be shown."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import warnings
 
 
 def set_environment() -> None:
-    """The variables of a job of one process, where torchrun has set none; the user's own settings win."""
+    """Set the variables of a single-process job if torchrun has set none; the user's own settings win."""
     # Overlapping tensor-parallel communication relies on kernels being launched in order.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     # Data loader workers are forked after the tokenizer's thread pool has started.
@@ -21,7 +21,7 @@ def set_environment() -> None:
 
 
 def ignore_missing_cuda_extensions() -> None:
-    """On a CPU, a dozen warnings that Apex, Transformer Engine and CUDA are missing say nothing new."""
+    """Suppress a dozen warnings that Apex, Transformer Engine and CUDA are missing: no news on a CPU."""
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", category=SyntaxWarning)
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")

@@ -1,6 +1,6 @@
-"""Why a checkpoint could not be written. Of its writer's error Megatron keeps no more than the type.
+"""Why a checkpoint could not be written. Megatron keeps only the type of its writer's error.
 
-A full disk is an OSError under torch's complaint about the position in its archive.
+A full disk is an OSError wrapped in torch's error about the position in its archive.
 """
 
 import functools
@@ -9,14 +9,14 @@ from typing import Any
 
 
 def keep_reasons_of_failed_writes() -> None:
-    """From now on, Megatron reports the reason; in each process that writes, the worker of `--async-save` included."""
+    """Make Megatron report the reason, in each process that writes, including the worker of `--async-save`."""
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
     FileSystemWriterAsync.write_preloaded_data = staticmethod(raise_errors(FileSystemWriterAsync.write_preloaded_data))
 
 
 def raise_errors(write: Callable[..., Any]) -> Callable[..., Any]:
-    """Megatron's `write`, which returns (number, results or error), but raising the error: its text is then kept."""
+    """Megatron's `write`, which returns (number, results or error), but raising the error, so its text is kept."""
 
     @functools.wraps(write)
     def write_or_raise(*args: Any, **kwargs: Any) -> Any:
@@ -29,7 +29,7 @@ def raise_errors(write: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def find_reason(error: BaseException) -> str:
-    """The system's own words if its refusal is among the causes, else the error's."""
+    """The operating system's message if it is among the causes, else the error's own."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
         cause = cause.__cause__ or cause.__context__

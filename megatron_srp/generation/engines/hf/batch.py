@@ -9,8 +9,8 @@ from torch.nn.functional import pad
 
 from megatron_srp.verdict_tree import VerdictTree
 
-# What a token does not see is next to minus infinity: with that itself padding, which sees nothing, would give NaN,
-# and near the least float32 some kernels overflow.
+# The mask value for what a token does not see, close to minus infinity: minus infinity itself would give NaN for
+# padding, which sees nothing, and near the smallest float32 some kernels overflow.
 _HIDDEN = -1e30
 
 
@@ -24,7 +24,7 @@ class CachedBatch:
     """N texts that grow together.
 
     Attributes:
-        logits: float32[N, V] behind each text's last token.
+        logits: float32[N, V] after each text's last token.
     """
 
     def __init__(self, model: Any, n: int) -> None:
@@ -38,7 +38,7 @@ class CachedBatch:
         self.logits = torch.empty(0)
 
     def feed(self, rows: Sequence[Sequence[int]]) -> None:
-        """Append tokens to each text; none at all for some is fine, for each but the first call."""
+        """Append tokens to each text; some may get none, except in the first call."""
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self._device)
         counts = torch.tensor([len(row) for row in rows], device=self._device)
@@ -51,9 +51,9 @@ class CachedBatch:
         self.logits = torch.where(counts[:, None] > 0, logits, self.logits) if len(self.logits) else logits
 
     def verdicts(self, tree: VerdictTree) -> torch.Tensor:
-        """float32[N, 3] probabilities of the verdicts, were each text to go on with a reflection.
+        """float32[N, 3] probabilities of the verdicts, were each text to continue with a reflection.
 
-        One pass over the tree's tokens, if it has any, which are then taken out of the cache again."""
+        One pass over the tree's tokens, if it has any, which are then removed from the cache."""
         last = self.logits.log_softmax(-1)
         read = self._read(tree) if tree.ids else None
         sums = []
@@ -63,7 +63,7 @@ class CachedBatch:
         return torch.stack(sums, 1).softmax(-1)
 
     def _read(self, tree: VerdictTree) -> torch.Tensor:
-        """float32[N, Q, V] log-probabilities behind each of the tree's Q tokens."""
+        """float32[N, Q, V] log-probabilities after each of the tree's Q tokens."""
         q, n = len(tree.ids), len(self._seen)
         sees = torch.zeros(q, q, dtype=torch.bool, device=self._device)
         for i in range(q):
@@ -75,14 +75,14 @@ class CachedBatch:
         return logprobs
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these texts only."""
+        """Keep these texts only."""
         chosen = torch.tensor(rows, device=self._device)
         self._cache.batch_select_indices(chosen)
         self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]
         self._resize(self._seen.shape[1] - int(self._seen.any(0).int().argmax()))
 
     def join(self, other: "CachedBatch") -> None:
-        """Go on with the texts of `other` as well, which come behind these; `other` is used up."""
+        """Append the texts of `other` after these; `other` must not be used afterwards."""
         width = max(self._seen.shape[1], other._seen.shape[1])
         for batch in (self, other):
             batch._resize(width)
@@ -93,7 +93,7 @@ class CachedBatch:
         self.logits = torch.cat([self.logits, other.logits])
 
     def _resize(self, width: int) -> None:
-        """Add slots on the left that hold nothing, or leave out some that hold nothing."""
+        """Add empty slots on the left, or remove some empty ones."""
         more = width - self._seen.shape[1]
         if not more:
             return

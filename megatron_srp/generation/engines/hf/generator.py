@@ -1,7 +1,7 @@
 """transformers as the engine of guarded generation: batched, with a cache of keys and values, on CPU or GPU.
 
-A forced reflection leaves no trace: its tokens are read behind the text and taken out of the cache again,
-so that the text goes on as if nobody had asked. One on the prompt comes before any prefill.
+A forced reflection leaves no trace: its tokens are read after the text and then removed from the cache,
+so that the text continues as if they had never been read. One on the prompt comes before any prefill.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class HFGenerator(GuardedEngine):
 
 
 class HFSession(Session):
-    """A batch whose rows come and go: a new answer is read by itself and then joins those on their way."""
+    """A batch whose rows come and go: a new answer is read by itself and then joins the running ones."""
 
     def __init__(self, model: Any, tree: VerdictTree, opened: OpenedTree | None) -> None:
         self._model, self._tree, self._opened = model, tree, opened
@@ -72,7 +72,7 @@ class HFSession(Session):
     @torch.inference_mode()
     def step(self) -> None:
         """One token for each row, and the forced reflections that are due."""
-        self._drop()  # whose reader has gone
+        self._drop()  # those whose reader is gone
         if any(answer.stopping for answer in self.answers):
             self._reflect([answer for answer in self.answers if answer.stopping])
         if not self.answers:
@@ -97,7 +97,7 @@ class HFSession(Session):
         self._drop()
 
     def _settled(self, last: list[Answer]) -> list[Answer]:
-        """Those of them that have still to be judged, since they end here."""
+        """Those of them that still have to be judged, since they end here."""
         for answer in last:
             answer.settle()
         return [answer for answer in last if answer.due_at_end()]
@@ -121,7 +121,7 @@ class HFSession(Session):
                 answer.force(*probabilities, whole=whole)
 
     def _drop(self, tokens: Sequence[int] = ()) -> list[int]:
-        """Leave out the answers that have ended; returns the tokens of the others."""
+        """Drop the answers that have ended; returns the tokens of the others."""
         going = [i for i, answer in enumerate(self.answers) if not answer.ended]
         if going and len(going) < len(self.answers):
             self._batch.keep(going)

@@ -32,7 +32,7 @@ class GuardedModel(PromptedModel):
         network: transformers' own model.
 
     Raises:
-        UsageError: when something is not there, or does not fit, or the model's cache cannot be rewound.
+        UsageError: when something is missing or does not fit, or the model's cache cannot be rewound.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """Which transformers models can be asked for a forced reflection: those whose cache can be rewound.
 
-A forced reflection is read behind the text and taken out of the cache again. Keys and values of each token
-can be taken out; the state of a recurrent layer (Mamba, linear attention) is changed for good. A layer with
-a sliding or chunked window attends, up to the window's length, as one without: such a model is given texts of
-that length at most, since beyond it its cache has forgotten what a rewind would need.
+A forced reflection is read after the text and then removed from the cache. Keys and values of each token
+can be removed; the state of a recurrent layer (Mamba, linear attention) is changed for good. A layer with
+a sliding or chunked window attends, up to the window's length, like one without: such a model gets texts of
+at most that length, since beyond it the cache has dropped what a rewind would need.
 """
 
 import inspect
@@ -13,10 +13,10 @@ from megatron_srp.errors import UsageError
 
 
 def rewindable_length(model: Any) -> int:
-    """Most tokens of a prompt with its answer, such that everything in the model's cache can be taken out again.
+    """Maximum tokens of a prompt with its answer such that any token can be removed from the model's cache.
 
     Raises:
-        UsageError: when something in its cache cannot be taken out at any length.
+        UsageError: when something in its cache cannot be removed at any length.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -29,7 +29,7 @@ def rewindable_length(model: Any) -> int:
         found = ", ".join(sorted(others)) or "no keys, values and positions of single tokens"
         raise UsageError(
             f"a model of type {config.model_type!r} keeps a state that cannot be rewound ({found}), which guarded "
-            "generation needs; give one with attention in every layer"
+            "generation needs; use one with attention in every layer"
         )
     windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min([int(config.get_text_config(decoder=True).max_position_embeddings), *windows])
