@@ -1,8 +1,8 @@
-"""Guards, the classifiers of segments. A table of names, each imported when it is asked for.
+"""Guards, the classifiers of segments: a table of names, each imported when it is first used.
 
-A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, one's own
-class of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
-`ensemble:FILE.yaml`, several guards as one (`ensemble`).
+A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
+subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
+(`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -40,10 +40,10 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         [SafetyLabel(verdict=<Verdict.UNSAFE: 'Unsafe'>, categories=('Violent',), hint='')]
 
     Args:
-        also: other names that the user might have given, for the message.
+        also: other names that are allowed, for the message.
 
     Raises:
-        UsageError: for an unknown guard, one that is none, and options that it does not take.
+        UsageError: for an unknown guard, a class that is not one, and options that it does not accept.
         GuardError: where it cannot be loaded.
     """
     options = options or GuardOptions()
@@ -67,7 +67,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
 
 
 def _outside_target(name: str, also: Sequence[str]) -> str:
-    """MODULE:CLASS of a guard that is not this package's; raises UsageError for a name that nobody has."""
+    """MODULE:CLASS of a guard that is not this package's; raises UsageError for an unknown name."""
     if name.startswith(PREFIX):
         return own_target(name)
     installed = installed_names(GUARD_GROUP)
@@ -91,7 +91,7 @@ def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
         raise
     except TypeError as error:  # an abstract method is missing, or an option is of the wrong type
         raise UsageError(f"{given}: {describe(error)}") from None
-    except Exception as error:  # the constructor may be anybody's
+    except Exception as error:  # the constructor may be third-party code
         raise GuardError(f"{given} cannot be loaded: {describe(error)}") from error
     if not isinstance(guard, Guard):
         raise UsageError(f"{given} made a {type(guard).__name__}, which is no megatron_srp.Guard")

@@ -1,10 +1,10 @@
-"""Files that are no UTF-8 text, known by their first bytes: read as lines, each would be one bad row."""
+"""Files that are not UTF-8 text, recognized by their first bytes: read as lines, each would be one bad row."""
 
 from pathlib import Path
 
 from megatron_srp.errors import InputError
 
-# First bytes of decompressed content. Those of the formats that are read are of a file compressed twice.
+# First bytes of decompressed content; those of supported formats mean that the file was compressed twice.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -26,7 +26,7 @@ _TAR_AT = 257
 
 
 def refuse_other_kinds(path: Path, head: bytes) -> None:
-    """Raise InputError where content that begins with `head` is no UTF-8 text; the line says what it is."""
+    """Raise InputError where content that begins with `head` is not UTF-8 text; the message says what it is."""
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(f"{path}: holds {name}; decompress it, or compress it once with gzip, zstd, bzip2 or xz")
