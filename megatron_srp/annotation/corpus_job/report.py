@@ -8,7 +8,7 @@ _SHOWN = 10
 
 
 def print_report(job: Annotator) -> None:
-    """Counts of this run, what got no verdict and why, and what is left to be done in the store."""
+    """Counts of this run, segments without a verdict and why, and what is left to do in the store."""
     progress, failures = job.progress, job.failures
     parts = [part for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number])]
     earlier = sum(part.end - part.first for part in parts) - progress.documents - progress.skipped
