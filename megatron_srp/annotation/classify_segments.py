@@ -45,7 +45,7 @@ def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdic
     """The guard's verdicts on all texts, with a reason for those that get none.
 
     Raises:
-        GuardError: when the guard fails on text after text, or returns what is not one result for each text.
+        GuardError: when the guard fails on text after text, or does not return one result for each text.
         SrpError: raised by the guard itself, e.g. because its endpoint does not answer.
     """
     results = list(_results(guard, texts, [_MOST_RAISES]))

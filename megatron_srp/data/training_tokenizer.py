@@ -1,4 +1,4 @@
-"""The tokenizer that a model is trained with, and what a page must not be able to write with it."""
+"""The tokenizer that a model is trained with, and the tokens that a page must not be able to write."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,16 @@ from megatron_srp.tokenization import TextTokenizer
 
 
 def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder: Path) -> TextTokenizer:
-    """What reflections are encoded and a model is trained with: `tokenizer` itself, or, in `folder`, that
-    one with the tokens that `form` adds."""
+    """The tokenizer that reflections are encoded and a model is trained with: `tokenizer` itself, or, written to
+    `folder`, that one with the tokens that `form` adds."""
     return tokenizer.save_with_added_tokens([form.open, form.close], folder) if form.special_tokens else tokenizer
 
 
 def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, shards: bool = False) -> None:
-    """Raises UsageError where a page could write what only we may write: end-of-text, or the tokens of `form`.
+    """Raises UsageError where a page could write reserved tokens: end-of-text, or those of `form`.
 
     Args:
-        shards: the pages are shards of someone else, who may have read any name of a token as that token.
+        shards: the pages come from existing shards, in which a token's name may have been encoded as that token.
     """
     if not shards and tokenizer.text_can_be(tokenizer.eos_text or ""):
         raise UsageError(
@@ -34,7 +34,7 @@ def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, sh
 
 
 def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:
-    """As a manifest names it; `model` is where it will be."""
+    """The tokenizer's record in a manifest; `model` is where it will be."""
     return {
         "type": tokenizer.type,
         "model": str(model.resolve()),

@@ -119,7 +119,7 @@ def at_thresholds(
 
 
 def agreement(one_pass: Sequence[GuardResult], written: Sequence[GuardResult]) -> dict[str, Any]:
-    """How often the verdicts, and the verdicts with categories, of two runs agree; `pairs` counts the differences."""
+    """How often the verdicts, and the verdicts with categories, of two runs agree; `pairs` counts each combination."""
     both = [(a, b) for a, b in zip(one_pass, written, strict=True) if not a.failure and not b.failure]
     pairs = Counter(f"{a.label.verdict} read, {b.label.verdict} written" for a, b in both)
     same = sum(a.label.verdict is b.label.verdict for a, b in both)

@@ -1,4 +1,4 @@
-"""A shard that exists already, a block of sequences at a time."""
+"""Reads an existing shard, a block of sequences at a time."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _BLOCK_SEQUENCES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ShardBlock:
-    """N sequences that lie one behind the other.
+    """N consecutive sequences.
 
     Attributes:
-        shard: number of the shard.
-        first: number of the first sequence in it.
+        shard: index of the shard.
+        first: index of the first sequence in it.
         tokens: uint32[T] of all of them.
-        ends: int64[N], the token behind each sequence.
+        ends: int64[N], the token after each sequence.
         documents: int64[D], the token at which each document begins.
     """
 
@@ -33,16 +33,16 @@ class ShardBlock:
 
     @property
     def end(self) -> int:
-        """The first sequence behind the block."""
+        """The first sequence after the block."""
         return self.first + len(self.ends)
 
 
 def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 0) -> Iterator[ShardBlock]:
-    """Blocks of about BLOCK_TOKENS tokens from sequence `start` on, where a block ended. A document is not
-    divided unless it is longer than that and has several sequences.
+    """Blocks of about BLOCK_TOKENS tokens from sequence `start` on, where a block ended. A document is
+    divided only when it is longer than that and has several sequences.
 
     Raises:
-        InputError: when the index is damaged, or a token is not of the tokenizer.
+        InputError: when the index is damaged, or a token is not one of the tokenizer's.
     """
     boundaries = np.asarray(shard.documents)  # not aligned in memory: np.searchsorted would copy them all
     damaged = InputError(
@@ -53,7 +53,7 @@ def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 
     while start < len(shard):
         lengths = shard.lengths[start : start + _BLOCK_SEQUENCES].astype(np.int64)
         end = start + max(int(np.searchsorted(np.cumsum(lengths), BLOCK_TOKENS, "right")), 1)
-        last = bisect_right(boundaries, end) - 1  # the last boundary that is not behind `end`
+        last = bisect_right(boundaries, end) - 1  # the last boundary that is not after `end`
         if boundaries[last] > start:
             end = int(boundaries[last])
         inside = boundaries[bisect_right(boundaries, start) : last + 1]

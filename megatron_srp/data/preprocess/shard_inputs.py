@@ -1,4 +1,4 @@
-"""Which existing shards a run reads, and what must be true of them and of the names of its output."""
+"""Which existing shards a run reads, and checks of them and of its output names."""
 
 import glob
 from collections import Counter
@@ -45,7 +45,7 @@ def _refuse_reflected(prefix: Path) -> None:
 
 
 def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None) -> TextTokenizer:
-    """The tokenizer named, or the one of the shards' manifest; refuses one the shards were not made with."""
+    """The given tokenizer, or that of the shards' manifest; refuses one that the shards were not made with."""
     manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
     if tokenizer_type is None or model is None:
         if not manifests:

@@ -1,4 +1,4 @@
-"""What a data job prints when it has ended."""
+"""The summary that a data job prints at the end."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from megatron_srp.data.shards.sidecar import sidecar_path
 
 
 def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> None:
-    """Counts of the whole run, and the first of the rows that were left out."""
+    """Counts of the whole run, and the first skipped rows."""
     counts = manifest["counts"]
     added = counts["tokens"] - counts["plain_tokens"]
     share = f" ({added / counts['plain_tokens']:.1%} more)" if counts["plain_tokens"] else ""
@@ -33,7 +33,7 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
 
 
 def _judge(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Who judged: the guard, or the one whose verdicts were joined."""
+    """The source of the labels: the guard, or the one whose verdicts were joined."""
     guard = settings.get("guard") or (settings.get("annotations") or {}).get("guard")
     return [("guard", str(guard))] if guard else []
 
