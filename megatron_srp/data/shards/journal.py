@@ -1,4 +1,4 @@
-"""The journal of a half-done output: its settings, how far it came, and what is left to finish it."""
+"""The journal of a half-done output: its settings, its progress, and what is left to finish it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from megatron_srp.files import digest, write_json
 
 
 def write_journal(path: Path, journal: dict[str, Any]) -> None:
-    """Replace the journal at `path`, whole or not at all, and durably."""
+    """Replace the journal at `path`, atomically and durably."""
     write_json(path, {**journal, "checksum": digest(journal)})
 
 

@@ -1,4 +1,4 @@
-"""Finished outputs that are to be taken together: are they all there, and do they fit?"""
+"""Finished outputs to be used together: checks that all are there and fit together."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from megatron_srp.data.shards.manifest import SUFFIX, manifest_path, read_manife
 from megatron_srp.data.shards.output import WORK_SUFFIX
 from megatron_srp.errors import InputError, UsageError
 
-_NAMED = 8  # of many in one message
+_NAMED = 8  # named in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class Part:
 
 
 def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[Part]:
-    """The outputs that `names` name, in that order, the partitions of a set in theirs.
+    """The outputs with these `names`, in that order, and partitions of a set in partition order.
 
     Args:
-        names: output prefixes (or their manifests); the prefix that partitions were made under stands for
-            all of them.
-        output: where they are to be joined; a name like it means the partitions.
+        names: output prefixes (or their manifests); the common prefix of partitions stands for all of
+            them.
+        output: where they are to be joined; the same name as an input means its partitions.
 
     Raises:
         UsageError: when an output is named twice.
-        InputError: when one is missing or unfinished, a partition of a set above all.
+        InputError: when one is missing or unfinished, or a partition of a set is missing.
     """
     parts: list[Part] = []
     for name in names:
@@ -84,7 +84,7 @@ def _partitions_of(prefix: Path) -> list[Path]:
 
 
 def _in_order(parts: list[Part]) -> list[Part]:
-    """The partitions of each set in order, at the place of the first of them; none may be missing."""
+    """The outputs, with the partitions of each set in order at the position of the first; none may be missing."""
     sets: dict[Any, list[Part]] = {}
     for part in parts:
         name = parse_name(part.prefix)
@@ -123,7 +123,7 @@ def refuse_different(parts: Sequence[Part], names: Iterable[str] | None = None) 
     """Raises UsageError that names the first setting in which two of the parts differ.
 
     Args:
-        names: which settings to compare; all that decide tokens by default.
+        names: which settings to compare; by default all that determine tokens.
     """
     first = _comparable(parts[0])
     for part in parts[1:]:
@@ -137,7 +137,7 @@ def refuse_different(parts: Sequence[Part], names: Iterable[str] | None = None) 
 
 
 def _comparable(part: Part) -> dict[str, Any]:
-    """Everything of the manifest that must be equal, the most telling first."""
+    """The manifest's settings that must be equal, the most informative first."""
     manifest = part.manifest
     named = {
         "tokenizer": {name: manifest["tokenizer"][name] for name in ("fingerprint", "vocab_size", "eos_id")},
@@ -157,7 +157,7 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, A
 
 
 def blends(parts: Sequence[Part]) -> dict[str, list[str]]:
-    """By JSON key, what `--data-path` takes to train on all parts in the measure of their tokens.
+    """By JSON key, the value of `--data-path` to train on all parts in proportion to their tokens.
 
     Raises:
         UsageError: when their tokenizers differ.

@@ -1,11 +1,11 @@
-"""Are finished shards what their manifest says, down to the byte, and do they make sense in themselves?
+"""Checks that finished shards are what their manifest says, down to the byte, and are consistent in themselves.
 
     index       header, lengths, offsets, documents, and the size of the .bin   index.py
-    sidecar     places of reflections, and what their ids mean                  sidecar.py
-    tokens      the vocabulary, ends of documents, reflections in their places  tokens.py
+    sidecar     positions of reflections, and what their ids mean               sidecar.py
+    tokens      the vocabulary, ends of documents, positions of reflections  tokens.py
     manifest    tokenizer, counts, checksums                                    manifest.py
 
-The first three find damage that was there before the checksums were taken, and say which sequence it is in.
+The first three find damage from before the checksums were taken, and say which sequence it is in.
 """
 
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ class Verification:
 
     Attributes:
         quick: read neither tokens nor checksums.
-        tokenizer: instead of the one that a manifest names.
+        tokenizer: used instead of the one that a manifest names.
         findings: what is damaged, and what could not be checked.
         shards: a line about each shard that was read.
     """
@@ -49,7 +49,7 @@ class Verification:
     shards: list[str] = field(default_factory=list)
 
     def manifest(self, path: Path) -> None:
-        """Check everything that the manifest at `path` speaks of."""
+        """Check everything that the manifest at `path` lists."""
         manifest = read_manifest(path)
         tokenizer = described_tokenizer(path, manifest["tokenizer"], self.tokenizer, self.findings)
         known = {name: manifest["tokenizer"].get(name) for name in ("vocab_size", "eos_id")}
@@ -73,7 +73,7 @@ class Verification:
     def _lone_sidecar(
         self, manifest: Path, entry: dict[str, Any], expected: Expected, tokenizer: TextTokenizer | None
     ) -> None:
-        """Check a sidecar for a plain shard, which may lie beside it or elsewhere."""
+        """Check a sidecar for a plain shard, which may be next to it or elsewhere."""
         path = sidecar_path(manifest.with_name(entry["name"]))
         sidecar = load_sidecar(path, self.findings)
         if not sidecar:
@@ -110,7 +110,7 @@ class Verification:
     def _shard(
         self, prefix: Path, sidecar: ReflectionSidecar | None, expected: Expected, tokenizer: TextTokenizer | None
     ) -> tuple[Index | None, ReflectionSidecar | None]:
-        """Check one shard. Returns its index and sidecar as far as they are sound."""
+        """Check one shard. Returns its index and sidecar where they are sound."""
         index, path = verify_index(prefix, self.findings), sidecar_path(prefix)
         if sidecar:
             verify_table(path, sidecar, expected.vocab_size, tokenizer, self.findings)
@@ -144,12 +144,12 @@ def verify_shards(prefix: str | Path, quick: bool = False, tokenizer: TextTokeni
     """Check the shards of a manifest, or one shard.
 
     Args:
-        prefix: of PREFIX.srp.json, or of a shard's .bin and .idx, with or without a manifest.
+        prefix: PREFIX of PREFIX.srp.json, or of a shard's .bin and .idx, with or without a manifest.
         quick: read neither tokens nor checksums, only indices, sidecars and sizes.
-        tokenizer: instead of the one that the manifest names.
+        tokenizer: used instead of the one that the manifest names.
 
     Raises:
-        InputError: when there are no such files, or the manifest is not one.
+        InputError: when there are no such files, or the manifest is invalid.
     """
     path = manifest_path(prefix) if manifest_path(prefix).exists() else find_manifest_path(prefix)
     check = Verification(quick, tokenizer)

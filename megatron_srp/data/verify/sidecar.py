@@ -1,4 +1,4 @@
-"""Does a sidecar hold together, does it fit its shard's lengths, and do its reflections say what they mean?"""
+"""Checks that a sidecar is consistent and fits its shard's lengths, and that its ids encode its reflections."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def verify_places(
 
     Args:
         lengths: int32[N] of the shard's sequences; None where the shard is elsewhere.
-        quick: leave out the fingerprint of the sidecar's content.
+        quick: skip the fingerprint of the sidecar's content.
 
     Returns:
         Whether reflections can be told from text.
@@ -52,7 +52,7 @@ def verify_places(
 
 
 def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
-    """The form its reflections are written in; raises InputError where its `info` names none."""
+    """The form in which its reflections are written; raises InputError where its `info` has no valid one."""
     try:
         return ReflectionFormat.from_description(sidecar.info["reflection"])
     except (KeyError, TypeError, ValueError, UsageError) as error:
@@ -109,7 +109,7 @@ def verify_table(
 
     Args:
         vocab_size: of the tokenizer that encoded the reflections; None where it is not known.
-        tokenizer: that one, or None where it is not there.
+        tokenizer: that one, or None where it is not available.
     """
     form = sidecar_form(sidecar)
     problems = [
