@@ -99,7 +99,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        advice = "; give a shorter one" if error.errno == errno.ENAMETOOLONG else ""
+        advice = "; pass a shorter one" if error.errno == errno.ENAMETOOLONG else ""
         print(f"error: {error.strerror or error}: {error.filename or 'no file named'}{advice}", file=sys.stderr)
         code = 2 if advice else 1
     except KeyboardInterrupt:

@@ -67,20 +67,20 @@ class SafetyLabel:
     def __post_init__(self) -> None:
         if not isinstance(self.verdict, Verdict):  # a string equals its Verdict but is not the same object
             raise ValueError(
-                f"verdict {self.verdict!r}: give one of Verdict.{', Verdict.'.join(v.name for v in Verdict)}"
+                f"verdict {self.verdict!r}: pass one of Verdict.{', Verdict.'.join(v.name for v in Verdict)}"
             )
         if self.hint and (self.verdict is not Verdict.SAFE or self.categories):
             raise ValueError(f"hint {self.hint!r}: only a Safe label without categories has a hint")
         if self.hint != self.hint.strip() or set(self.hint) & _RESERVED_IN_HINTS:
-            raise ValueError(f"hint {self.hint!r}: give words without <, >, line breaks and outer spaces")
+            raise ValueError(f"hint {self.hint!r}: pass words without <, >, line breaks and outer spaces")
         self._check_categories()
 
     def _check_categories(self) -> None:
         if not isinstance(self.categories, tuple) or not all(isinstance(name, str) for name in self.categories):
-            raise ValueError(f"categories {self.categories!r}: give a tuple of strings, such as ('Violent',)")
+            raise ValueError(f"categories {self.categories!r}: pass a tuple of strings, such as ('Violent',)")
         for name in self.categories:
             if not name.strip() == name != "" or set(name) & _RESERVED:
-                raise ValueError(f"category {name!r}: give a name without commas, <, >, line breaks and outer spaces")
+                raise ValueError(f"category {name!r}: pass a name without commas, <, >, line breaks and outer spaces")
 
 
 SAFE = SafetyLabel(Verdict.SAFE)

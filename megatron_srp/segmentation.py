@@ -99,7 +99,7 @@ _LOWERCASE = re.compile("[a-z]")
 def check_max_words(max_words: int) -> int:
     """`max_words` itself when it is in range; raises UsageError otherwise."""
     if not 1 <= max_words <= 100_000:
-        raise UsageError(f"--max-words {max_words}: give a number from 1 to 100000 (the paper's is 100)")
+        raise UsageError(f"--max-words {max_words}: pass a number from 1 to 100000 (the paper's is 100)")
     return max_words
 
 

@@ -47,16 +47,16 @@ def _refuse_existing(out: Path, overwrite: bool, marker: str) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise UsageError(f"{out} exists already; pass --overwrite to replace it, or give another folder")
+        raise UsageError(f"{out} exists already; pass --overwrite to replace it, or pass another folder")
     if not out.is_dir() or (any(out.iterdir()) and not (out / marker).is_file()):
-        raise UsageError(f"{out} holds no {marker}, so --overwrite does not replace it; give another folder")
+        raise UsageError(f"{out} holds no {marker}, so --overwrite does not replace it; pass another folder")
 
 
 def _take_lock(partial: Path, out: Path) -> int:
     descriptor = os.open(partial, os.O_RDONLY)
     if not try_lock(descriptor):
         os.close(descriptor)
-        raise UsageError(f"another run is writing {out}; wait for it, or give another folder")
+        raise UsageError(f"another run is writing {out}; wait for it, or pass another folder")
     return descriptor
 
 

@@ -82,7 +82,7 @@ def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
     make = import_target(target, given)
     if isinstance(make, type) and not issubclass(make, Guard):
         raise UsageError(
-            f"{given}: {make.__name__} is no guard; give python:MODULE:CLASS, a class of megatron_srp.Guard"
+            f"{given}: {make.__name__} is not a guard; pass python:MODULE:CLASS, a subclass of megatron_srp.Guard"
         )
     check_options(make, options, given)
     try:
@@ -94,7 +94,7 @@ def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
     except Exception as error:  # the constructor may be third-party code
         raise GuardError(f"{given} cannot be loaded: {describe(error)}") from error
     if not isinstance(guard, Guard):
-        raise UsageError(f"{given} made a {type(guard).__name__}, which is no megatron_srp.Guard")
+        raise UsageError(f"{given} returned a {type(guard).__name__}, which is not a megatron_srp.Guard")
     if options:
         guard.constructor_options = dict(options)
     _check_settings(guard, given)
@@ -106,7 +106,7 @@ def _check_settings(guard: Guard, given: str) -> None:
     for field in ("name", "revision"):
         value = getattr(guard, field)
         if not isinstance(value, str) or not value or not value.isprintable():
-            raise UsageError(f"{given}: its {field} is {value!r}; give a string of printable characters")
+            raise UsageError(f"{given}: its {field} is {value!r}; pass a string of printable characters")
     try:
         json.dumps(guard.settings)
     except (TypeError, ValueError) as error:

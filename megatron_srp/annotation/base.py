@@ -181,7 +181,9 @@ def _source_hash(kind: type) -> str:
         for file in dict.fromkeys(map(inspect.getfile, bases)):
             found.update(Path(file).read_bytes())
     except (OSError, TypeError):
-        raise UsageError(f"guard {kind.__name__}: it is defined in no file; give the class a `revision`") from None
+        raise UsageError(
+            f"guard {kind.__name__}: its class has no source file; set a `revision` on the class"
+        ) from None
     return found.hexdigest()[:12]
 
 

@@ -119,7 +119,7 @@ def _check_categories(guard: Guard, labels: Iterable[SafetyLabel]) -> None:
     for name in (name for label in labels for name in label.categories):
         if not name.isprintable() or len(name) > _CATEGORY_CHARACTERS:
             raise GuardError(
-                f"guard {guard.name}: category {_shorten(repr(name))}; give a name of at most {_CATEGORY_CHARACTERS} "
+                f"guard {guard.name}: category {_shorten(repr(name))}; use a name of at most {_CATEGORY_CHARACTERS} "
                 "printable characters"
             )
 

@@ -45,15 +45,15 @@ def import_target(target: str, given: str) -> Callable[..., Any]:
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise UsageError(f"{given}: give python:MODULE:CLASS")
+        raise UsageError(f"{given}: pass python:MODULE:CLASS")
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:  # the module may be third-party code
         raise UsageError(
-            f"{given}: {describe(error)}; give python:MODULE:CLASS, with the module in this folder or on PYTHONPATH"
+            f"{given}: {describe(error)}; pass python:MODULE:CLASS, with the module in this folder or on PYTHONPATH"
         ) from None
     if not callable(found):
-        raise UsageError(f"{given}: {attribute} is {type(found).__name__}; give python:MODULE:CLASS")
+        raise UsageError(f"{given}: {attribute} is {type(found).__name__}; pass python:MODULE:CLASS")
     return found
 
 
@@ -69,7 +69,7 @@ def check_options(kind: Callable[..., Any], options: Mapping[str, Any], given: s
             raise UsageError(f"{given} has no option {option!r}; {advice}")
     missing = [p.name for p in parameters if p.name in known and p.default is Parameter.empty and p.name not in options]
     if missing:
-        raise UsageError(f"{given} needs the option {missing[0]!r}; give NAME=VALUE for it")
+        raise UsageError(f"{given} needs the option {missing[0]!r}; pass NAME=VALUE for it")
 
 
 def describe(error: BaseException) -> str:

@@ -32,8 +32,8 @@ def refuse_other_kinds(path: Path, head: bytes) -> None:
             raise InputError(f"{path}: holds {name}; decompress it, or compress it once with gzip, zstd, bzip2 or xz")
     for magic, name in _TABLES.items():
         if head.startswith(magic):
-            raise InputError(f"{path}: holds {name} data; give JSON lines, or Parquet not compressed as a whole")
+            raise InputError(f"{path}: holds {name} data; pass JSON lines, or Parquet not compressed as a whole")
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        raise InputError(f"{path}: holds a tar archive; unpack it and give its files")
+        raise InputError(f"{path}: holds a tar archive; unpack it and pass its files")
     if head.startswith(_BYTE_ORDER_MARKS) or b"\0" in head[:4]:  # JSON begins with ASCII, two or four bytes each
         raise InputError(f"{path}: is UTF-16 or UTF-32, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE")

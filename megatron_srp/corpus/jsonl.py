@@ -113,7 +113,7 @@ def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
     """The texts of one JSON line; raises ValueError with the reason when it lacks one."""
     record = load_json(line)
     if not isinstance(record, dict):
-        raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
+        raise ValueError(f"expected a JSON object, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
     texts = []
     for key in keys:
         text = record.get(key)

@@ -55,10 +55,10 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count < 100_000:
-            raise UsageError(f"--num-partitions {self.count}: give a number from 1 to 99999")
+            raise UsageError(f"--num-partitions {self.count}: pass a number from 1 to 99999")
         if not 0 <= self.index < self.count:
             raise UsageError(
-                f"--partition-index {self.index}: partitions are counted from 0, give 0 to {self.count - 1}"
+                f"--partition-index {self.index}: partitions are counted from 0; pass 0 to {self.count - 1}"
             )
 
     def numbers(self, files: Sequence[Path]) -> range:
@@ -122,13 +122,13 @@ def check_partition_flags(args: argparse.Namespace) -> None:
         Partition(0, count)
     if args.executor == "ray":
         if count is None:
-            raise UsageError("--executor ray: give --num-partitions N, for example twice the number of machines")
+            raise UsageError("--executor ray: pass --num-partitions N, for example twice the number of machines")
         if index is not None:
-            raise UsageError("--executor ray makes all partitions; leave --partition-index out")
+            raise UsageError("--executor ray makes all partitions; drop --partition-index")
         return
     if (count is None) != (index is None):
         given = "--num-partitions" if index is None else "--partition-index"
-        raise UsageError(f"{given} alone: give both --num-partitions N and --partition-index I, or --executor ray")
+        raise UsageError(f"{given} alone: pass both --num-partitions N and --partition-index I, or --executor ray")
     if index is not None:
         Partition(index, count)
     if args.ray_address or args.no_merge:

@@ -78,7 +78,7 @@ def _corpus_files(folder: Path, flag: str) -> list[Path]:
     paths = (path for path in sorted(folder.rglob("*")) if _SUFFIXES.search(path.name) and path.is_file())
     found = [path for path in paths if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
     if not found:
-        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file below this folder; name the files")
+        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file in this folder; pass the files")
     return found
 
 
@@ -124,9 +124,7 @@ def read_batches(
 
 def unreadable(error: OSError, path: Path | None = None) -> InputError:
     """The error for an input file that has disappeared, or a failing disk."""
-    return InputError(
-        f"{error.filename or path}: {error.strerror or error}; bring it back and give the same command again"
-    )
+    return InputError(f"{error.filename or path}: {error.strerror or error}; restore the file and rerun the command")
 
 
 _ADVICE = "fix or remove it, or pass --on-error skip"
@@ -164,7 +162,7 @@ def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
             return
         reason = reason or batch.errors[0]
     if reason:
-        raise InputError(f"{reason}; no other line is better: leave the file out, or name its key with --json-keys")
+        raise InputError(f"{reason}; no other line is usable: drop the file, or pass its key with --json-keys")
 
 
 def require_one_column(path: Path, names: Sequence[str], key: str) -> None:
@@ -186,7 +184,7 @@ def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
         kind = schema.field(key).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise InputError(f"{path}: column {key!r} is {kind}, not a string; name a text column with --json-keys")
+            raise InputError(f"{path}: column {key!r} is {kind}, not a string; pass a text column with --json-keys")
     return file
 
 

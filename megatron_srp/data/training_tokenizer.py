@@ -22,14 +22,14 @@ def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, sh
     """
     if not shards and tokenizer.text_can_be(tokenizer.eos_text or ""):
         raise UsageError(
-            f"the tokenizer {tokenizer.model} reads {tokenizer.eos_text} in a text as its end-of-text token, so that "
+            f"the tokenizer {tokenizer.model} reads {tokenizer.eos_text} in a text as its end-of-text token, so "
             'any page could end a document; make it an added token with "special": true in tokenizer.json'
         )
     for mark in (form.open, form.close) if form and form.special_tokens else ():
         if tokenizer.token_id(mark) is not None if shards else tokenizer.text_can_be(mark):
             raise UsageError(
                 f"--reflection-tokens special: {mark} is a token of {tokenizer.model} already, and any page that "
-                f"contains it could pass for a reflection; give --reflection-tokens text"
+                f"contains it could pass for a reflection; pass --reflection-tokens text"
             )
 
 

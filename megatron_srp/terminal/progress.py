@@ -83,5 +83,5 @@ def _duration(seconds: float) -> str:
 def describe_counts(progress: Progress) -> str:
     """Documents, segments by verdict and bad rows, in one line."""
     verdicts = [f"{verdict} {n:,}" for verdict, n in progress.verdicts.items()]
-    skipped = [f"{progress.skipped:,} rows left out"] if progress.skipped else []
+    skipped = [f"{progress.skipped:,} rows skipped"] if progress.skipped else []
     return "  ".join([f"{progress.documents:,} documents", *verdicts, *skipped])

@@ -134,7 +134,7 @@ class TextTokenizer(ABC):
     def require_eos(self) -> int:
         if self.eos_id is None:
             raise UsageError(
-                f"the tokenizer {self.model} names no end-of-text token, which reflections and --append-eod "
+                f"the tokenizer {self.model} has no end-of-text token, which reflections and --append-eod "
                 "need; set eos_token in its tokenizer_config.json"
             )
         return self.eos_id

@@ -34,7 +34,7 @@ def _find(model: str | Path) -> Path:
         return file
     if path.exists() or len(path.parts) > 2 or path.is_absolute():
         raise UsageError(
-            f"--tokenizer-model {model}: no tokenizer.json there; give a folder that has one (save the "
+            f"--tokenizer-model {model}: it has no tokenizer.json; pass a folder that has one (save the "
             "tokenizer with save_pretrained of a fast tokenizer) or a name on the Hugging Face hub"
         )
     try:
@@ -44,7 +44,7 @@ def _find(model: str | Path) -> Path:
     except Exception as error:  # the hub client raises the errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
-            f"--tokenizer-model {model}: no such folder, and the hub has not given it ({reason})"
+            f"--tokenizer-model {model}: no such folder, and not on the Hugging Face hub ({reason})"
         ) from None
 
 
@@ -52,7 +52,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer anew") from None
+        raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer again") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         byte_level = "ByteLevel" in self._part_types()
         if not (byte_level or self._part_types() & _JOINING_DECODERS):
             raise UsageError(
-                f"the tokenizer {self.model} does not say which bytes of text its tokens stand for; only "
+                f"the tokenizer {self.model} does not define which bytes of text its tokens stand for; only "
                 "byte-level and SentencePiece-like tokenizers do. Preprocess the text itself (--input)"
             )
         byte_of = _byte_of_character()

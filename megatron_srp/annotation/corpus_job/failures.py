@@ -48,5 +48,5 @@ class FailureLog:
             raise GuardError(
                 f"{self.failed:,} of {self.segments:,} segments got no verdict, more than --max-failure-rate "
                 f"{self.max_rate:g}, the first: {self.examples[0]}; finished parts are kept: remove the cause, then "
-                "give the same command again with --retry-failed"
+                "rerun the same command with --retry-failed"
             )

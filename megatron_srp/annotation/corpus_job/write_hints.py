@@ -84,8 +84,8 @@ class HintJob:
         if len(failed) > self.max_failure_rate * max(len(replies.known) + len(failed), 1):
             raise GuardError(
                 f"{len(failed):,} pairs of segments of {file} got no reply, more than --max-failure-rate "
-                f"{self.max_failure_rate:g}, the first: {failed[0]}; the others are kept: remove the cause, then give "
-                "the same command again"
+                f"{self.max_failure_rate:g}, the first: {failed[0]}; the others are kept: remove the cause, then "
+                "rerun the same command"
             )
         write_table(hints.part_path(self.key, fingerprint, summary.first), self._table(part, replies.known))
         replies.path.unlink()

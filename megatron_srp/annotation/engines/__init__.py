@@ -149,5 +149,5 @@ def _outside_class(name: str) -> type[Engine]:
     target = own_target(name) if name.startswith(PREFIX) else installed[name]
     kind = import_target(target, f"--guard-engine {name}")
     if not isinstance(kind, type) or not issubclass(kind, Engine):
-        raise UsageError(f"--guard-engine {name}: no class of megatron_srp.annotation.engines.Engine")
+        raise UsageError(f"--guard-engine {name}: not a subclass of megatron_srp.annotation.engines.Engine")
     return kind

@@ -13,7 +13,7 @@ def check_tokens(**options: int | None) -> None:
     """Raises UsageError for an option that is not a number of tokens."""
     for name, value in options.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f"--guard-option {name}={value}: give a number of tokens, at least 1")
+            raise UsageError(f"--guard-option {name}={value}: pass a number of tokens, at least 1")
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -91,7 +91,7 @@ class EndpointClient:
         except (httpx.InvalidURL, TypeError):
             url = httpx.URL("")
         if url.scheme not in ("http", "https") or not url.host:
-            raise UsageError(f"endpoint {base_url!r}: give its address, such as http://127.0.0.1:8000/v1")
+            raise UsageError(f"endpoint {base_url!r}: pass its address, such as http://127.0.0.1:8000/v1")
         self.url = str(url.copy_with(userinfo=b""))
         self._notes = RetryNotes(self.url)
         self._rng = random.Random()
@@ -162,8 +162,8 @@ class EndpointClient:
         if error.busy or self._missed >= _BROKEN:
             lasting = f"for {self._patience_s:g} s" if error.busy else f"for {_BROKEN} requests in a row"
             raise GuardError(
-                f"{self.url}: {reason}, and no better {lasting}; is it well? Finished parts are kept: give the same "
-                "command again"
+                f"{self.url}: {reason}, and no better {lasting}; is it healthy? Finished parts are kept: rerun the "
+                "same command"
             )
         self.incidents["requests given up"] += 1
         raise RequestFailed(reason)

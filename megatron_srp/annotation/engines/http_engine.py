@@ -227,6 +227,6 @@ class HTTPEngine(Engine):
     def _texts(self) -> PromptText:
         if self._text is None:
             if self._tokenizer_name is None:
-                raise UsageError(f"{self._client.url} speaks text and not token ids; give the guard's --tokenizer")
+                raise UsageError(f"{self._client.url} takes text, not token ids; pass --guard-tokenizer")
             self._text = PromptText(self._tokenizer_name)
         return self._text

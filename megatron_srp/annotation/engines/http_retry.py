@@ -37,13 +37,13 @@ class Limits:
         for name in ("timeout_s", "patience_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise UsageError(f"{name}={value}: give a number of seconds above 0")
+                raise UsageError(f"{name}={value}: pass a number of seconds above 0")
 
 
 def require_whole(name: str, value: Any) -> None:
     """Raises UsageError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name}={value}: give a whole number of at least 1")
+        raise UsageError(f"{name}={value}: pass a whole number of at least 1")
 
 
 @dataclass(slots=True)

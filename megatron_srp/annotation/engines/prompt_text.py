@@ -30,7 +30,7 @@ class PromptText:
             self._tokenizer = AutoTokenizer.from_pretrained(str(model))
         except Exception as error:  # raised by many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name") from None
+            raise UsageError(f"tokenizer {model}: cannot be loaded ({reason}); pass a folder or a hub name") from None
         self._added = {i: token.content for i, token in self._tokenizer.added_tokens_decoder.items()}
         names = sorted(filter(str.strip, self._added.values()), key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names)) or r"(?!)")

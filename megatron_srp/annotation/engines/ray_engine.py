@@ -171,8 +171,8 @@ class RayEngine(Engine):
             self._deaths += 1
             if self._deaths > _MOST_DEATHS:
                 raise GuardError(
-                    f"--guard-engine ray: {self._deaths} actors died one after the other (out of memory?); finished "
-                    "parts are kept: give the same command again"
+                    f"--guard-engine ray: {self._deaths} actors died in a row (out of memory?); finished "
+                    "parts are kept: rerun the same command"
                 )
             self.incidents["actors lost and replaced"] += 1
             worker.life += 1

@@ -56,10 +56,10 @@ def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
     form, _, path = name.partition(":")
     if not path or form not in {*FORMATS, *GENERIC}:
         known = [*FORMATS, *GENERIC]
-        raise UsageError(f"--dataset {name!r}: give FORMAT:PATH; {did_you_mean(form, known)}")
+        raise UsageError(f"--dataset {name!r}: pass FORMAT:PATH; {did_you_mean(form, known)}")
     columns = FORMATS.get(form, columns)
     if columns is None:
-        raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or give the format's name")
+        raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or pass the format's name")
     file = Path(path)
     rows = read_rows(file, form if form in GENERIC else None, columns.text if columns.headless else None)
     examples = [_example(file, number, row, columns) for number, row in enumerate(rows, 1)]

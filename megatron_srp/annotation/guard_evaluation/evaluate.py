@@ -98,7 +98,7 @@ def written_guard(guard: Guard) -> Guard:
     from megatron_srp.annotation.guards.chat_guard import ChatGuard
 
     if not isinstance(guard, ChatGuard) or guard.options.generate_all:
-        raise UsageError("--agreement compares verdicts read in one pass with written ones; give a chat guard")
+        raise UsageError("--agreement compares verdicts read in one pass with written ones; pass a chat guard")
     return guard.writing()
 
 

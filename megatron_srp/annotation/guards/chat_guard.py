@@ -42,10 +42,10 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
 def check_threshold(threshold: float | None, generate_all: bool = False) -> None:
     """Raises UsageError for a value that is not a probability, or for a guard that computes none to compare it with."""
     if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"--guard-threshold {threshold}: give a probability between 0 and 1")
+        raise UsageError(f"--guard-threshold {threshold}: pass a probability between 0 and 1")
     if threshold is not None and generate_all:
         raise UsageError(
-            "--guard-threshold needs probabilities, which --guard-generate-all does not give; leave one out"
+            "--guard-threshold needs probabilities, which --guard-generate-all does not compute; drop one of the two"
         )
 
 
@@ -205,7 +205,7 @@ class ChatGuard(Guard):
 
     def _label(self, verdict: Verdict, answer: Answer) -> SafetyLabel:
         if answer.unknown:
-            self.incidents["categories that the guard's description does not know"] += len(answer.unknown)
+            self.incidents["categories missing from the guard's description"] += len(answer.unknown)
         if verdict is not Verdict.SAFE and not answer.categories:
             self.incidents["verdicts other than Safe without a category"] += 1
         return SafetyLabel(verdict, answer.categories)

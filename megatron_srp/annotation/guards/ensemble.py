@@ -126,11 +126,11 @@ def load_ensemble(path: Path, load_guard: LoadGuard) -> EnsembleGuard:
         raise UsageError(f"--guard {PREFIX}{path}: {error.strerror}") from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{path}: an ensemble has a rule and guards, and this is none ({reason})") from None
+        raise UsageError(f"{path}: not an ensemble, which has a rule and guards ({reason})") from None
     if unknown:
-        raise UsageError(f"{path}: {min(unknown)!r} means nothing there; an ensemble has a rule and guards")
+        raise UsageError(f"{path}: {min(unknown)!r} is not a field of an ensemble, which has a rule and guards")
     if not isinstance(entries, list):
-        raise UsageError(f"{path}: guards is {entries!r}; give a list of at least two, each `- guard: NAME`")
+        raise UsageError(f"{path}: guards is {entries!r}; pass a list of at least two, each `- guard: NAME`")
     members: dict[str, Guard] = {}
     try:
         for entry in entries:

@@ -76,7 +76,7 @@ class GuardSpec:
             data = path.read_bytes()
             tree = yaml.safe_load(data)
         except OSError as error:
-            raise UsageError(f"--guard {path}: {error.strerror}; give the YAML file of a guard") from None
+            raise UsageError(f"--guard {path}: {error.strerror}; pass the YAML file of a guard") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"--guard {path}: not valid YAML ({' '.join(str(error).split())})") from None
         try:

@@ -31,7 +31,7 @@ class GuardTokenizer:
         except Exception as error:  # raised by many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
-                f"guard tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name"
+                f"guard tokenizer {model}: cannot be loaded ({reason}); pass a folder or a hub name"
             ) from None
         if not self._tokenizer.is_fast:
             raise UsageError(f"guard tokenizer {model}: has no tokenizer.json; save a fast tokenizer there")
@@ -54,7 +54,7 @@ class GuardTokenizer:
     def render(self, turns: list[dict[str, str]], template: str | None, generation_prompt: bool) -> str:
         """The text of a conversation rendered by `template`, or by the tokenizer's own."""
         if template is None and not self._tokenizer.chat_template:
-            raise UsageError(f"the tokenizer {self.model} has no chat template; give one in the guard's YAML file")
+            raise UsageError(f"the tokenizer {self.model} has no chat template; add one to the guard's YAML file")
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt
@@ -78,7 +78,7 @@ class GuardTokenizer:
         if not self._checked and len(batch):
             self._checked = True
             if self._fast.reason is None and self._fast.differs(batch) is not None:
-                self._fast.distrust("it gave other ids than the reference tokenizer")
+                self._fast.distrust("its ids differ from the reference tokenizer's")
         return self._fast.encode_batch(batch)
 
     @property

@@ -148,7 +148,7 @@ def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
     )
     if head is None or tail is None or not sound:
         raise UsageError(
-            f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt otherwise than by itself "
+            f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt differently than by itself "
             "(a SentencePiece dummy prefix, say), which chat guards do not support here; use --guard-engine http and "
             "a server that applies the template"
         )

@@ -116,8 +116,7 @@ def write_table(path: Path, table: pa.Table) -> None:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     except OSError as error:
         raise OutputError(
-            f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then give the same "
-            "command again"
+            f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then rerun the same command"
         ) from None
 
 

@@ -86,7 +86,7 @@ class AnnotationStore:
             if settings.get(name) != store.settings.get(name):
                 raise UsageError(
                     f"{folder} was made with other settings: {name} was "
-                    f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
+                    f"{store.settings.get(name)!r}, now {settings.get(name)!r}; pass a new folder"
                 )
         return store
 
@@ -95,8 +95,8 @@ class AnnotationStore:
         """A folder with other files may be a mistake, so refuse it; other nodes may be creating the same store now."""
         if folder.is_dir() and any(not path.name.startswith(cls.HEADER) for path in folder.iterdir()):
             raise UsageError(
-                f"{folder} is no annotation store (no {cls.HEADER}) and not empty; give --store a new folder, or the "
-                "one of a store"
+                f"{folder} is not an annotation store (no {cls.HEADER}) and not empty; pass --store a new folder, or "
+                "that of a store"
             )
 
     def describe(self) -> dict[str, Any]:

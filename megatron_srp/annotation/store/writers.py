@@ -47,7 +47,7 @@ class WriterLock:
         if held:
             self.close()
             raise UsageError(
-                f"another run is writing to {folder}; wait for it, use another --store, or share the files out: the "
+                f"another run is writing to {folder}; wait for it, use another --store, or divide the files: the "
                 "same --input and --num-partitions N for all runs, and another --partition-index for each"
             )
 
@@ -55,7 +55,7 @@ class WriterLock:
         if self._descriptor < 0:
             raise OutputError(f"{error.filename or folder}: {error.strerror}; choose another --store") from None
         self.warning = (
-            f"{folder}: this file system has no locks ({error.strerror}); see to it that no other run with the same "
+            f"{folder}: this file system has no locks ({error.strerror}); make sure that no other run with the same "
             "partition writes there (it would do the same work twice, but spoil nothing)"
         )
 

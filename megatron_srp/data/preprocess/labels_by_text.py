@@ -91,7 +91,7 @@ class HashLabeler:
             row = source.rows[texts[missing[0]]]
             raise InputError(
                 f"{self._names[source.file]}, sequence {row}: {self._folder} has no verdicts for its text; "
-                "annotate the texts the shard was made of, or let a --guard judge"
+                "annotate the texts the shard was made from, or use a --guard"
             )
         return at
 

@@ -170,5 +170,5 @@ def _raise_failures(outcomes: list[Outcome]) -> None:
         kind = OutputError if any(outcome.exit_code == 1 for outcome in failed) else InputError
         raise kind(
             f"{len(failed)} of {len(outcomes)} partitions failed; the others are kept, and nothing committed is "
-            "lost: remove the cause, then give the same command again"
+            "lost: remove the cause, then rerun the same command"
         )

@@ -70,7 +70,7 @@ def _read(shard: IndexedShard, number: int, vocab_size: int, first: int, end: in
     begin = int(shard.pointers[first]) // shard.dtype.itemsize
     pointers = (begin + ends - lengths) * shard.dtype.itemsize
     if (lengths < 0).any() or not np.array_equal(pointers, shard.pointers[first:end]):
-        raise InputError(f"{idx_path(shard.prefix)}: its sequences do not lie one behind the other in the .bin")
+        raise InputError(f"{idx_path(shard.prefix)}: its sequences are not back to back in the .bin")
     tokens = np.asarray(shard.tokens[begin : begin + int(ends[-1])])
     if begin < 0 or len(tokens) != ends[-1]:
         raise InputError(f"{bin_path(shard.prefix)}: ends before sequence {end - 1}; truncated?")
@@ -79,7 +79,7 @@ def _read(shard: IndexedShard, number: int, vocab_size: int, first: int, end: in
         sequence = first + int(np.searchsorted(ends, bad, "right"))
         raise InputError(
             f"{shard.prefix}, sequence {sequence}: token {tokens[bad]} is not one of the tokenizer's {vocab_size}; "
-            "name the tokenizer that the shard was made with"
+            "pass the tokenizer that the shard was made with"
         )
     starts = np.concatenate([[0], ends])
     return ShardBlock(number, first, tokens.astype(np.uint32), ends, starts[np.append(0, documents)])

@@ -86,8 +86,8 @@ class ShardJob:
         at = self.position
         if at and at["verdicts"] != self.labeler.identity(at["file"], at["row"]):
             raise UsageError(
-                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
-                "run had begun with; restore them, or pass --overwrite to begin anew"
+                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those with "
+                "which this run began; restore them, or pass --overwrite to start over"
             )
 
     def _open(self) -> None:

@@ -15,8 +15,8 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
     rows = [
         *_judge(manifest["settings"]),
         ("documents", f"{counts['documents']:,}"),
-        ("empty, left out", f"{counts['empty_documents']:,}"),
-        ("bad rows, left out", f"{manifest['skipped_rows']:,}"),
+        ("empty, skipped", f"{counts['empty_documents']:,}"),
+        ("bad rows, skipped", f"{manifest['skipped_rows']:,}"),
         ("segments", f"{counts['segments']:,}"),
         *((f"  {verdict}", f"{n:,}") for verdict, n in counts["verdicts"].items()),
         *((("  with a hint", f"{counts['hints']:,}"),) if "hints" in counts else ()),
@@ -26,7 +26,7 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
     for name, value in rows:
         print(f"{name:<20} {value}")
     for error in errors:
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
     print_files(prefix, manifest)
     if manifest["settings"].get("append_eod") is False:
         print("note: documents do not end with an end-of-document token; for pretraining, pass --append-eod")

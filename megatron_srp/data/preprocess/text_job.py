@@ -75,7 +75,7 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 
         if len(args.json_keys) > 1:
-            raise UsageError("--store: a store holds the verdicts of one key; give one key with --json-keys")
+            raise UsageError("--store: a store holds the verdicts of one key; pass one key with --json-keys")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
         store = AnnotationStore(args.annotations)
         key = args.json_keys[0]

@@ -17,7 +17,7 @@ from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 _SHOWN_ERRORS = 10
-_OTHER_IDS = "it gave other ids than the reference tokenizer"
+_OTHER_IDS = "its ids differ from the reference tokenizer's"
 
 
 def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
@@ -77,11 +77,9 @@ class Preprocessor:
         now = describe_inputs(self.files)
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
-                raise InputError(f"{file} changed while it was read; pass --overwrite to begin anew")
+                raise InputError(f"{file} changed while it was read; pass --overwrite to start over")
             if file.stat().st_mtime > self.builder.started:
-                self.warn(
-                    f"{file} was written to since this run began, though its size, beginning and end are the same"
-                )
+                self.warn(f"{file} was modified since this run began, though its size, beginning and end are the same")
         return now
 
     def _resume(self) -> tuple[int, int]:
@@ -93,7 +91,7 @@ class Preprocessor:
         if (position.get("verdicts") or "") != self.builder.identity(position["file"], position["row"]):
             raise UsageError(
                 f"{self.builder.plan.prefix}: the verdicts of the documents that were written before this run was "
-                "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
+                "stopped have changed in the annotation store; restore them, or pass --overwrite to start over"
             )
         self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         if position["reference_only"]:
@@ -179,4 +177,4 @@ class Preprocessor:
 def require_documents(manifest: dict[str, Any]) -> None:
     """Raises InputError for shards without any document, which no trainer can read."""
     if not manifest["counts"]["documents"]:
-        raise InputError("the input has no document with text; nothing to train on was written")
+        raise InputError("the input has no document with text; there is nothing to train on")

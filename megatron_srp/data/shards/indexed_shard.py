@@ -134,7 +134,7 @@ class IndexedShard:
         self.prefix = Path(prefix)
         for path in (bin_path(prefix), idx_path(prefix)):
             if not path.is_file():
-                raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, give the PREFIX")
+                raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, pass the PREFIX")
         index = read_index(idx_path(prefix))
         self.dtype, self.lengths = index.dtype, index.lengths
         self.pointers, self.documents = index.pointers, index.documents

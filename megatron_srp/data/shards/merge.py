@@ -112,7 +112,7 @@ def _require_space(parts: Sequence[Part], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, give "
+            f"{folder.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, pass "
             "another output prefix, or train on the parts as they are, with --print-blend"
         )
 
@@ -129,9 +129,9 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
     if sidecar:
         fits = fits and len(sidecar) == len(shard) and (sidecar.hints is not None) == writer.hints
     if not fits or shard.dtype != writer.dtype:
-        raise InputError(f"{prefix}: its files are not those its manifest speaks of; see `srp verify`")
+        raise InputError(f"{prefix}: its files are not those its manifest lists; see `srp verify`")
     if sidecar and not sidecar.materialized:
-        raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and make it anew")
+        raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and rebuild it")
     tokens = 0
     for batch in _batches(shard, sidecar):
         tokens += int(batch.lengths.sum(dtype=np.int64))

@@ -120,8 +120,7 @@ class Output:
         except OSError as error:
             where = error.filename or self.folder
             raise OutputError(
-                f"{where}: {error.strerror}; nothing committed is lost: remove the cause, then "
-                "give the same command again"
+                f"{where}: {error.strerror}; nothing committed is lost: remove the cause, then rerun the same command"
             ) from None
 
     def commit(self, state: dict[str, Any]) -> None:
@@ -188,8 +187,8 @@ class Output:
             path = self.prefix.parent / name
             if not path.is_file() or path.stat().st_size != recorded["bytes"]:
                 raise InputError(
-                    f"{path} is not the file that the run made, which was stopped as it finished; "
-                    "pass --overwrite to begin anew"
+                    f"{path} is not the file that the run made, which was stopped while finishing; "
+                    "pass --overwrite to start over"
                 )
 
     def _empty_folder(self, but: set[str]) -> None:

@@ -49,22 +49,22 @@ def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[
         parts += [Part(prefix, _read(prefix)) for prefix in prefixes]
     places = [part.prefix.resolve() for part in parts]
     if output and output.resolve() in places:
-        raise UsageError(f"{output} is one of the shards to be joined; give another output prefix")
+        raise UsageError(f"{output} is one of the shards to be joined; pass another output prefix")
     for part, place in zip(parts, places, strict=True):
         if places.count(place) > 1:
-            raise UsageError(f"{part.prefix} is named twice; its documents would be in the result twice")
+            raise UsageError(f"{part.prefix} is passed twice; its documents would be in the result twice")
     return _in_order(parts)
 
 
 def _read(prefix: Path) -> dict[str, Any]:
     if not manifest_path(prefix).exists() and Path(f"{prefix}{WORK_SUFFIX}").exists():
-        raise InputError(f"{prefix} is not finished; give the command that makes it again, then join")
+        raise InputError(f"{prefix} is not finished; rerun the command that makes it, then join")
     manifest = read_manifest(manifest_path(prefix))
     if manifest.get("sft"):
-        raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and make the shard anew")
+        raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and rebuild the shard")
     if manifest.get("sidecars"):
         raise UsageError(
-            f"{prefix} holds sidecars for shards that lie elsewhere, and no shards; name those in a blend with "
+            f"{prefix} holds sidecars for shards elsewhere, and no shards; pass those in a blend with "
             "their sidecars in --srp-sidecar, or make shards to join with --materialize"
         )
     return manifest
@@ -77,7 +77,7 @@ def _partitions_of(prefix: Path) -> list[Path]:
     counts = sorted({count for _, _, count in own})
     if len(counts) > 1:
         raise UsageError(
-            f"{prefix} was made in {' and in '.join(map(str, counts))} partitions; name those to join, "
+            f"{prefix} was made in {' and in '.join(map(str, counts))} partitions; pass those to join, "
             f"for example {prefix}-*-of-{counts[0]:05}{SUFFIX}"
         )
     return [prefix.with_name(partition_name(*name)) for name in own]
@@ -108,7 +108,7 @@ def _require_all(members: list[Part]) -> None:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     raise InputError(
         f"{base}: of {first['count']} partitions {len(missing)} are missing: {', '.join(states)}{more}; "
-        f"make them with --partition-index, and name all of the set"
+        f"make them with --partition-index, and pass all of the set"
     )
 
 

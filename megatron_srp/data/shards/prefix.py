@@ -13,7 +13,7 @@ def output_prefix(given: str) -> str:
             which a manifest cannot store; for one with, say, a line feed; and for one that is too long.
     """
     if given.rpartition("/")[2] in ("", ".", ".."):
-        raise UsageError(f"output prefix {given!r}: names a folder; add the beginning of the files' names: FOLDER/NAME")
+        raise UsageError(f"output prefix {given!r}: is a folder; add the start of the file names: FOLDER/NAME")
     if not is_utf8(given):
         raise UsageError(f"output prefix {given!r}: is not UTF-8; choose another name")
     if not given.isprintable():

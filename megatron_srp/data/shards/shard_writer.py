@@ -73,7 +73,7 @@ class ShardWriter:
         path = self._path(stream)
         path.touch()
         if path.stat().st_size < size:
-            raise InputError(f"{path} is shorter than its journal says; pass --overwrite to begin anew")
+            raise InputError(f"{path} is shorter than its journal says; pass --overwrite to start over")
         file = path.open("r+b", buffering=0)
         file.truncate(size)
         file.seek(size)

@@ -82,7 +82,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
-        raise UsageError(f"{prefix} cannot be stripped onto itself; give another output prefix")
+        raise UsageError(f"{prefix} cannot be stripped onto itself; pass another output prefix")
     own = Path(prefix).name
     names = {s["name"]: f"{target.name}_{s['name'].removeprefix(own).removeprefix('_')}" for s in manifest["shards"]}
     finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path, sidecar_path)]

@@ -61,9 +61,9 @@ def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) ->
         explained = _verify_block(prefix, i, size, lengths, starts, ends, gaps, findings)
         end = int(ends[-1])
     if end < size and not explained and n:
-        findings.add(bin_path(prefix), f"{size - end:,} bytes behind the end of the last sequence, {n - 1}")
+        findings.add(bin_path(prefix), f"{size - end:,} bytes after the end of the last sequence, {n - 1}")
     elif not n and size:
-        findings.add(bin_path(prefix), f"{size:,} bytes, but its index names no sequence")
+        findings.add(bin_path(prefix), f"{size:,} bytes, but its index has no sequence")
 
 
 def _verify_block(

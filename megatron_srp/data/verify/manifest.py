@@ -28,7 +28,7 @@ def described_tokenizer(
     try:
         tokenizer = given or load_tokenizer(described["type"], _moved(path, Path(described["model"])))
     except UsageError as error:
-        findings.unchecked.append(f"what the ids of reflections mean ({error}); give --tokenizer-model")
+        findings.unchecked.append(f"what the ids of reflections mean ({error}); pass --tokenizer-model")
         return None
     for name in ("fingerprint", "vocab_size", "eos_id"):
         if described.get(name) != (found := getattr(tokenizer, name)):
@@ -116,7 +116,7 @@ def verify_files(path: Path, files: dict[str, Any] | None, quick: bool, findings
     for name, recorded in files.items():
         file = path.parent / name
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            findings.add(path, f"it lists {name}, which is not beside it")
+            findings.add(path, f"it lists {name}, which is not next to it")
         elif not file.is_file():
             findings.add(file, "no such file")
         elif file.stat().st_size != recorded["bytes"]:

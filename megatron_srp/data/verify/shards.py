@@ -85,7 +85,7 @@ class Verification:
         if index:
             self._made_for(path, prefix, sidecar)
         else:
-            self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not beside it; whether it fits it")
+            self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not next to it; whether it fits")
         if verify_places(path, sidecar, index.lengths if index else None, self.quick, self.findings):
             verify_sidecar_counts(manifest, entry, sidecar, self.findings)
         self.shards.append(f"{path}: {len(sidecar):,} sequences, {len(sidecar.entries):,} reflections")
@@ -95,15 +95,15 @@ class Verification:
         if not bin_path(prefix).exists() and not idx_path(prefix).exists():
             raise InputError(
                 f"{prefix}: neither {manifest_path(prefix).name} nor {bin_path(prefix).name} and "
-                f"{idx_path(prefix).name} are there; give the PREFIX of one of them"
+                f"{idx_path(prefix).name} are there; pass the PREFIX of one of them"
             )
-        self.findings.unchecked.append(f"counts, checksums and settings: no manifest names {prefix}")
+        self.findings.unchecked.append(f"counts, checksums and settings: no manifest lists {prefix}")
         sidecar = load_sidecar(sidecar_path(prefix), self.findings) if _has_sidecar(prefix) else None
         tokenizer = self.tokenizer
         if sidecar and (described := sidecar.info.get("training_tokenizer")):
             tokenizer = described_tokenizer(sidecar_path(prefix), described, tokenizer, self.findings)
         if not tokenizer:
-            self.findings.unchecked.append("the range of tokens: no tokenizer is known; give --tokenizer-model")
+            self.findings.unchecked.append("the range of tokens: no tokenizer is known; pass --tokenizer-model")
         vocab_size = tokenizer.vocab_size if tokenizer else None
         self._shard(prefix, sidecar, Expected(vocab_size, None, None), tokenizer)
 
@@ -115,7 +115,7 @@ class Verification:
         if sidecar:
             verify_table(path, sidecar, expected.vocab_size, tokenizer, self.findings)
         if index is None:
-            self.findings.unchecked.append(f"{prefix}: tokens and places of reflections, for want of a sound index")
+            self.findings.unchecked.append(f"{prefix}: tokens and positions of reflections: the index is damaged")
             return None, None
         if sidecar and not verify_places(path, sidecar, index.lengths, self.quick, self.findings):
             sidecar = None
@@ -158,5 +158,5 @@ def verify_shards(prefix: str | Path, quick: bool = False, tokenizer: TextTokeni
     else:
         check.bare_shard(Path(prefix))
     if quick:
-        check.findings.unchecked.append("tokens and checksums, for want of time: leave out --quick to check them")
+        check.findings.unchecked.append("tokens and checksums, because of --quick")
     return check

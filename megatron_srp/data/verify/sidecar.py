@@ -47,7 +47,7 @@ def verify_places(
         for begin in range(0, len(sidecar), _BLOCK):
             _verify_rows(path, sidecar, lengths, begin, findings)
     if not quick and len(findings) == before and sidecar.fingerprint != sidecar.recorded_fingerprint:
-        findings.add(path, "its content is not what its fingerprint was taken of")
+        findings.add(path, "its content does not match its fingerprint")
     return len(findings) == before
 
 
@@ -56,7 +56,7 @@ def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
     try:
         return ReflectionFormat.from_description(sidecar.info["reflection"])
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise InputError(f"its reflections are of no known form ({error})") from None
+        raise InputError(f"its reflections have an unknown form ({error})") from None
 
 
 def _verify_rows(
@@ -91,15 +91,15 @@ def _verify_rows(
     if unknown.any():
         return
     wrong_hints = own.with_wrong_hints()
-    report("hints", wrong_hints, ", with the ids of a hint where there is none, or the other way round")
+    report("hints", wrong_hints, ", with the ids of a hint where there is no hint, or without where there is one")
     if lengths is None or wrong_hints.any():
         return
     plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     if sidecar.materialized:
         plain -= np.bincount(rows, weights=own.sizes(), minlength=len(plain)).astype(np.int64)
-    report("places", cuts > plain[rows], ", behind its end")
+    report("places", cuts > plain[rows], ", after its end")
     last = np.append(~same, ~none)
-    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but goes on")  # with more than an end-of-text
+    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but continues")  # with more than an end-of-text
 
 
 def verify_table(
@@ -126,9 +126,9 @@ def _problems(
     if entry.label != form.resolve(entry.label):
         yield f"is not written so with controversial={form.controversial}"
     if entry.stop and not form.stops(entry.label):
-        yield "ends with an end-of-text that its verdict does not ask for"
+        yield "ends with an end-of-text that its verdict does not call for"
     if entry.hinted and not form.hints:
-        yield "stands for hints, which the form has not"
+        yield "stands for hints, which the form does not have"
     if entry.hinted:
         return
     if not entry.ids:

@@ -76,7 +76,7 @@ def _verify_reflections(
         problems = (
             f"does not hold {form.render(sidecar.table.entries[entries[i]].label)}"
             f"{', with its hint,' if sidecar.table.entries[entries[i]].hinted else ''} "
-            f"behind {own.cuts[i]} tokens of text, where the sidecar says it is"
+            f"after {own.cuts[i]} tokens of text, where the sidecar says it is"
             for i in broken[once]
         )
         findings.add_sequences(path, "reflections", begin + rows, problems)
@@ -104,7 +104,7 @@ def _verify_stops(
     if not eos or not needs.any():
         return
     at = np.flatnonzero(needs & (np.append(tokens, -1)[np.minimum(behind, len(tokens))] != eos[0]))
-    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text behind it" for i in at)
+    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text after it" for i in at)
     findings.add_sequences(path, "stops", begin + rows[at], problems)
 
 
