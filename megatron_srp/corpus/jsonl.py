@@ -1,6 +1,6 @@
 """Texts from JSON lines, a batch at a time.
 
-msgspec checks each line and finds the wanted strings in it without decoding the rest, and a kernel
+msgspec checks each line and finds the requested strings in it without decoding the rest, and a kernel
 unescapes them into one buffer: no Python string is created per text. Lines in which anything is wrong
 are parsed again by `load_json`, which decides and says what is wrong.
 """

@@ -27,10 +27,10 @@ class InputBatch:
 
     Attributes:
         file: number of the file.
-        rows: int64[N] rows (from 0) of the documents in it; bad rows are left out.
+        rows: int64[N] rows (from 0) of the documents in it; bad rows are skipped.
         end: the first row after the batch.
         texts: by JSON key, the N texts under it.
-        errors: one line for every bad row left out.
+        errors: one line for every bad row skipped.
         consumed: bytes of the file, as stored on disk, read up to here.
     """
 

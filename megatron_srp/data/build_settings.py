@@ -29,7 +29,7 @@ class BuildSettings:
         append_eod: whether documents end with the tokenizer's end-of-document id.
         keys: names of the shards.
         more: other settings that determine the result, to be recorded and compared on resume.
-        labeler: gives the segments their labels; None for plain shards.
+        labeler: labels the segments; None for plain shards.
 
     Raises:
         UsageError: where a page could write reserved tokens, or the tokenizer has no end-of-text token.

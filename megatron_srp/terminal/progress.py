@@ -16,7 +16,7 @@ class Progress:
         consumed: bytes of the files read, including those read by earlier runs.
         resumed: bytes read by earlier runs.
         bytes, documents, tokens, segments: of this run; bytes of text, tokens as written, segments classified.
-        skipped: bad rows left out.
+        skipped: number of bad rows skipped.
         verdicts: segments by verdict, including those of earlier runs.
     """
 
