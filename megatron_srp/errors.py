@@ -3,7 +3,7 @@
 SrpError                 base of all errors raised on purpose; one clear line, no traceback
 ├── UsageError           a flag, name or setting is wrong, or two of them clash      exit 2
 ├── InputError           a file, line or record cannot be used as it is              exit 2
-├── GuardError           a guard cannot do its work, or fails on too many segments   exit 1
+├── GuardError           a guard cannot work, or fails on too many segments          exit 1
 └── OutputError          a result cannot be written                                  exit 1
 
 Each message says what was given, what is allowed and what to do.
@@ -25,7 +25,7 @@ class SrpError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        """One line, whatever a library's message in it holds."""
+        """One line, even where it quotes a library's longer message."""
         return " ".join(line.strip() for line in super().__str__().splitlines())
 
 
@@ -38,7 +38,7 @@ class InputError(SrpError):
 
 
 class GuardError(SrpError):
-    """A guard cannot do its work: its endpoint is gone, or it fails on too many segments."""
+    """A guard cannot work: its endpoint is gone, or it fails on too many segments."""
 
     exit_code = 1
 
@@ -50,14 +50,14 @@ class OutputError(SrpError):
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` when `name` looks like a misspelling, and the choices in any case."""
+    """The choices, and `; did you mean 'x'?` when `name` looks like a misspelling of one."""
     close = get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"choose from {', '.join(sorted(known))}{hint}"
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a string can be written as UTF-8; names of files and JSON's escapes can hold half a character."""
+    """Whether a string can be written as UTF-8; file names and JSON escapes can hold lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -95,11 +95,11 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
     except SrpError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except BrokenPipeError:  # `tool | head`: the reader has gone, which is no error of ours
+    except BrokenPipeError:  # `tool | head`: the reader has gone, which is not our error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        advice = "; give a shorter one" if error.errno == errno.ENAMETOOLONG else ""
+        advice = "; pass a shorter one" if error.errno == errno.ENAMETOOLONG else ""
         print(f"error: {error.strerror or error}: {error.filename or 'no file named'}{advice}", file=sys.stderr)
         code = 2 if advice else 1
     except KeyboardInterrupt:

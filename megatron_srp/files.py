@@ -1,4 +1,4 @@
-"""Files that are still there after the power went, and checksums that say whether they are the same."""
+"""Files durable across power loss, atomic writes, and checksums."""
 
 import fcntl
 import hashlib
@@ -17,7 +17,7 @@ _EDGE = 1 << 16
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's names, to the disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -27,11 +27,11 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Where a write fails (the disk is full), the error has the file's name, which the system leaves out."""
+    """When a write in the block fails (disk full, say), add the file's name, which the system leaves out."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # a library's own, which says what it has to say
+        if error.errno is None:  # a library's own, whose message is complete
             raise
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
 
@@ -47,7 +47,7 @@ def make_folder(path: Path) -> None:
 def try_lock(descriptor: int) -> bool:
     """Lock an open file or folder against other processes; False when another holds it.
 
-    The lock goes with the descriptor, and with the process.
+    The lock is released when the descriptor is closed or the process ends.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +57,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def checksum(path: Path) -> dict[str, int | str]:
-    """A file's `bytes` and `xxh3_128`, as manifests record them. Any size in the same few megabytes."""
+    """A file's `bytes` and `xxh3_128`, as manifests record them. Memory: a few megabytes for any size."""
     digest, size = xxhash.xxh3_128(), 0
     block = memoryview(bytearray(_BLOCK))
     with path.open("rb", buffering=0) as file:
@@ -68,7 +68,7 @@ def checksum(path: Path) -> dict[str, int | str]:
 
 
 def seal(path: Path, name: str) -> dict[str, dict[str, int | str]]:
-    """Bring a file, or all files of a folder, to the disk. Returns their checksums, by names that begin
+    """Flush a file, or all files of a folder, to disk. Returns their checksums, by names that begin
     with `name`."""
     if not path.is_dir():
         sync(path)
@@ -82,11 +82,11 @@ def seal(path: Path, name: str) -> dict[str, dict[str, int | str]]:
 
 @contextmanager
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Write a file whole or not at all: a new one, to be written in the block, then synced and renamed over `path`.
+    """Write a file atomically: the block writes a temporary file, which is then synced and renamed over `path`.
 
     Args:
-        shared: other processes may be writing the same file, on other machines too. The new file then has a name
-            of this process's own, which a kill leaves for the caller to sweep.
+        shared: other processes, on other machines too, may be writing the same file. The temporary file then has a name
+            unique to this process; a kill leaves it behind for the caller to remove.
     """
     new = _own_name(path) if shared else path.with_name(f"{path.name}.tmp")
     try:
@@ -106,14 +106,14 @@ def _own_name(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write `text` as UTF-8, whole or not at all. Returns `path`."""
+    """Write `text` as UTF-8, atomically. Returns `path`."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
     return path
 
 
 def write_text_once(path: Path, text: str) -> None:
-    """`write_text`, unless `path` is there by now: of many processes that start at the same moment, one makes it."""
+    """`write_text`, unless `path` exists by then: of many processes that start at once, exactly one makes it."""
     new = _own_name(path)
     try:
         with naming(path):
@@ -123,7 +123,7 @@ def write_text_once(path: Path, text: str) -> None:
                 os.link(new, path)
             except FileExistsError:
                 pass
-            except OSError:  # a file system without hard links: the last one's text stays
+            except OSError:  # a file system without hard links: the last writer wins
                 new.replace(path)
             sync(path.parent)
     finally:
@@ -137,7 +137,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Of a file's size, beginning and end: equal for copies, whatever their name and date."""
+    """A hash of a file's size, beginning and end: equal for copies, whatever their name and date."""
     size = path.stat().st_size
     with path.open("rb") as file:
         content = xxhash.xxh3_128(file.read(_EDGE))

@@ -1,4 +1,4 @@
-"""A package that a command needs and that is not installed, said by name and with the command that installs it."""
+"""Errors for packages that a command needs and that are not installed, with the command that installs them."""
 
 import re
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def missing_packages_explained(command: str) -> Iterator[None]:
 
 
 def _explain(error: ImportError) -> str | None:
-    """None for an import of ours that is wrong: a bug, whose traceback is wanted."""
+    """The message; None for a failing import of our own: a bug, which should show its traceback."""
     missing = (error.name or "").partition(".")[0]
     if missing == "megatron_srp":
         if not _COMPILED.search(f"{error.name} {error}"):

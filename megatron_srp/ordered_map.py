@@ -1,4 +1,4 @@
-"""A function over a stream on a few threads, with the results in the order of the stream."""
+"""Map a function over a stream on a few threads, yielding the results in the order of the stream."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 def ordered_map[Item, Result](
     pool: Executor, fn: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order. `Executor.map` would read all items first, whatever memory they take.
+    """Each item with its result, in order. `Executor.map` would read all items first, however much memory they take.
 
     Args:
         pool: where `fn` runs.
-        items: read in the thread of the caller, as results are taken.
-        ahead: how many items are read beyond the one whose result is taken.
+        items: read in the caller's thread, as results are taken.
+        ahead: how many items to read beyond the one whose result is taken.
     """
     pending: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
@@ -29,7 +29,7 @@ def ordered_map[Item, Result](
 
 @contextmanager
 def thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `workers` threads; when the block fails, what has not begun is dropped."""
+    """A pool of `workers` threads; when the block fails, work that has not started is dropped."""
     with ThreadPoolExecutor(workers) as pool:
         try:
             yield pool

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, with errors in one line."""
+"""A connection to a Ray cluster, with one-line errors."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ _TRIES = 3
 def ray_cluster(address: str | None) -> Iterator[Any]:
     """Ray, as `start_ray` connects it, until the block is left."""
     ray = start_ray(address)
-    # Ray prints what it thinks of a lost worker, in paragraphs, to stdout.
+    # Ray prints paragraphs about a lost worker to stdout.
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         try:
             yield ray
@@ -26,11 +26,11 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
 
 
 def start_ray(address: str | None) -> Any:
-    """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to one of its own on this machine.
+    """Ray, connected to the cluster at `address` or at $RAY_ADDRESS, else to a new one on this machine.
 
     Raises:
         UsageError: when Ray is not installed, or no cluster answers.
-        OutputError: when Ray does not start here.
+        OutputError: when Ray does not start on this machine.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"  # Ray's own default may find a dead cluster
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -51,7 +51,7 @@ def start_ray(address: str | None) -> Any:
 
 
 def _start(ray: Any, address: str) -> None:
-    """`ray.init`. It gives up on a machine that needs more than half a minute, so a busy one is asked again."""
+    """`ray.init`. It gives up after half a minute, so try again on a busy machine."""
     for left in reversed(range(_TRIES if address == "local" else 1)):
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -63,7 +63,7 @@ def _start(ray: Any, address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError when nobody listens at `host:port`; Ray itself would try for minutes."""
+    """Raises OSError when nothing listens at `host:port`; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

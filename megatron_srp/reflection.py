@@ -22,7 +22,7 @@ DEFAULT_STOP_AFTER = frozenset({Verdict.UNSAFE, Verdict.CONTROVERSIAL})
 
 
 class Encoder(Protocol):
-    """What a reflection needs of a tokenizer."""
+    """What a reflection needs from a tokenizer."""
 
     def encode_inside(self, text: str) -> list[int]: ...
 
@@ -101,12 +101,12 @@ class ReflectionFormat:
             yield match.start(), match.end(), self._label(match)
 
     def text_inside(self, label: SafetyLabel) -> str:
-        """The reflection's text as it stands behind a segment."""
+        """The reflection's text as it is written after a segment."""
         # A text reflection is set off by a space, as the words around it are. Special tokens need none.
         return self.render(label) if self.special_tokens else f" {self.render(label)}"
 
     def encode(self, label: SafetyLabel, tokenizer: Encoder, stop: bool | None = None) -> list[int]:
-        """The reflection as it stands behind a segment, as R token ids.
+        """The reflection as it is written after a segment, as R token ids.
 
         Args:
             stop: whether to append end-of-text; by default where `stops(label)`. False is for the end

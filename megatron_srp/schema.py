@@ -16,7 +16,7 @@ class Segment(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """What a guard says of a segment (the three-way verdict of Qwen3Guard), the worst last.
+    """A guard's verdict on a segment (the three levels of Qwen3Guard), ordered by severity.
 
     >>> from megatron_srp import Verdict
     >>> [str(verdict) for verdict in Verdict], Verdict.from_name("unsafe").badness
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
 
     @property
     def badness(self) -> int:
-        """0 for Safe; of two verdicts the worse has more."""
+        """Severity: 0 for Safe; higher is worse."""
         return list(Verdict).index(self)
 
 
@@ -56,7 +56,7 @@ class SafetyLabel:
         ('Violent', 'PII')
 
     Raises:
-        ValueError: for what is no verdict, and for a category or a hint that could not be read back from a
+        ValueError: for what is not a verdict, and for a category or a hint that could not be read back from a
             reflection's text.
     """
 
@@ -65,22 +65,22 @@ class SafetyLabel:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.verdict, Verdict):  # a string equals its Verdict, and is not the same object
+        if not isinstance(self.verdict, Verdict):  # a string equals its Verdict but is not the same object
             raise ValueError(
-                f"verdict {self.verdict!r}: give one of Verdict.{', Verdict.'.join(v.name for v in Verdict)}"
+                f"verdict {self.verdict!r}: pass one of Verdict.{', Verdict.'.join(v.name for v in Verdict)}"
             )
         if self.hint and (self.verdict is not Verdict.SAFE or self.categories):
             raise ValueError(f"hint {self.hint!r}: only a Safe label without categories has a hint")
         if self.hint != self.hint.strip() or set(self.hint) & _RESERVED_IN_HINTS:
-            raise ValueError(f"hint {self.hint!r}: give words without <, >, line breaks and outer spaces")
+            raise ValueError(f"hint {self.hint!r}: pass words without <, >, line breaks and outer spaces")
         self._check_categories()
 
     def _check_categories(self) -> None:
         if not isinstance(self.categories, tuple) or not all(isinstance(name, str) for name in self.categories):
-            raise ValueError(f"categories {self.categories!r}: give a tuple of strings, such as ('Violent',)")
+            raise ValueError(f"categories {self.categories!r}: pass a tuple of strings, such as ('Violent',)")
         for name in self.categories:
             if not name.strip() == name != "" or set(name) & _RESERVED:
-                raise ValueError(f"category {name!r}: give a name without commas, <, >, line breaks and outer spaces")
+                raise ValueError(f"category {name!r}: pass a name without commas, <, >, line breaks and outer spaces")
 
 
 SAFE = SafetyLabel(Verdict.SAFE)

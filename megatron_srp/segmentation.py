@@ -2,7 +2,7 @@
 
 This is the definition, in plain Python and by a full scan of the text. `corpus/_text.c` computes
 the same cuts about a thousand times faster by looking back from each limit for the nearest sentence
-end; the tests hold the two against each other on random text.
+end; the tests compare the two on random text.
 
 A *word* is a run of non-whitespace. A segment starts where the last one ended and takes at most
 `max_words` words and, from its first word on, `BYTES_PER_WORD * max_words` bytes of UTF-8 (text
@@ -13,7 +13,7 @@ without spaces is a single word). Within that limit it is cut at
 3. the limit itself, between two characters.
 
 A cut lies directly after a word, so that whitespace opens the next segment: byte-level BPE and
-SentencePiece attach a space to the word behind it, and a cut there divides no token.
+SentencePiece attach a space to the word after it, and a cut there splits no token.
 """
 
 import re
@@ -97,9 +97,9 @@ _LOWERCASE = re.compile("[a-z]")
 
 
 def check_max_words(max_words: int) -> int:
-    """`max_words` itself when it can be used; raises UsageError otherwise."""
+    """`max_words` itself when it is in range; raises UsageError otherwise."""
     if not 1 <= max_words <= 100_000:
-        raise UsageError(f"--max-words {max_words}: give a number from 1 to 100000 (the paper's is 100)")
+        raise UsageError(f"--max-words {max_words}: pass a number from 1 to 100000 (the paper's is 100)")
     return max_words
 
 
@@ -147,7 +147,7 @@ def segment_text(text: str, max_words: int = DEFAULT_MAX_WORDS) -> list[Segment]
 
     Args:
         text: the document.
-        max_words: most words in a segment, 1 to 100000.
+        max_words: maximum words per segment, 1 to 100000.
 
     Raises:
         UsageError: when `max_words` is out of range.

@@ -1,12 +1,12 @@
-"""Which tokens stand for the verdicts, for any tokenizer: what a model is read for in a pass or two.
+"""Which tokens represent the verdicts, for any tokenizer: where to read a model's probabilities in a pass or two.
 
-Each verdict is a path of tokens. What all paths begin with is the root, which is given to the model; behind it
-they part. A verdict's probability is the product of the probabilities of its tokens behind the root:
+Each verdict is a path of tokens. The common beginning of all paths is the root, which is passed to the model; after it
+they diverge. A verdict's probability is the product of the probabilities of its tokens after the root:
 
     ` <think> Safe`, ` <think> Unsafe`, ...    forced reflection; ` <think>` is the root
-    ` Safe`, ` Cont`, ` Unsafe`                a guard's answer behind `Safety:`; no root, and one pass
+    ` Safe`, ` Cont`, ` Unsafe`                a guard's answer after `Safety:`; no root, and one pass
 
-A place is a token behind which something is read. A place sees the text, and its own path in the tree.
+A place is a token after which probabilities are read. It attends to the text and to its own path in the tree.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class VerdictTree:
         ids: Q tokens to append; each comes after its parent.
         parents: for each of them, the index of the token before it; -1 is the text's last token.
         reads: for each verdict, pairs of a place (an index into `ids`, or -1) and the token whose probability
-            behind it counts.
+            after it counts.
     """
 
     ids: tuple[int, ...]
@@ -55,7 +55,7 @@ class VerdictTree:
 
     @property
     def depth(self) -> int:
-        """How many tokens in a row a model reads after the text at most."""
+        """The most tokens in a row that a model reads after the text."""
         return max((len(self.ancestors(i)) for i in range(len(self.ids))), default=0)
 
     @property
@@ -67,7 +67,7 @@ class VerdictTree:
         return found
 
     def ancestors(self, i: int) -> list[int]:
-        """Token `i` and those before it on its path, the last first: what it may see of the tree."""
+        """Token `i` and its ancestors on the path, last first: the part of the tree that it may attend to."""
         found = []
         while i >= 0:
             found.append(i)

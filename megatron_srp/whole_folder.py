@@ -1,4 +1,4 @@
-"""A folder written whole or not at all."""
+"""Folders written atomically: complete or absent."""
 
 import os
 import shutil
@@ -12,16 +12,16 @@ from megatron_srp.files import sync, try_lock
 
 @contextmanager
 def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
-    """A folder beside `out` to write into, which gets the name `out` when the block ends well.
+    """A temporary folder next to `out`, renamed to `out` when the block succeeds.
 
     Args:
         out: its final place.
-        overwrite: replace what is there, if it holds `marker` or nothing (so that a slip of the hand
-            removes no other folder).
+        overwrite: replace what is there, if it holds `marker` or nothing (so that a typo
+            cannot remove another folder).
         marker: name of a file that every result has.
 
     Raises:
-        UsageError: when `out` is there and may not be replaced, or another run is writing it.
+        UsageError: when `out` exists and may not be replaced, or another run is writing it.
         OutputError: when writing fails; what was there before is untouched.
     """
     out = out.absolute()
@@ -31,7 +31,7 @@ def whole_folder(out: Path, overwrite: bool, marker: str) -> Iterator[Path]:
         _refuse_existing(out, overwrite, marker)
         partial.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(partial, out)
-        _empty(partial)  # of what a killed run left
+        _empty(partial)  # left by a killed run
         yield partial
         _sync(partial)
         _replace(partial, out)
@@ -47,16 +47,16 @@ def _refuse_existing(out: Path, overwrite: bool, marker: str) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise UsageError(f"{out} exists already; pass --overwrite to replace it, or give another folder")
+        raise UsageError(f"{out} exists already; pass --overwrite to replace it, or pass another folder")
     if not out.is_dir() or (any(out.iterdir()) and not (out / marker).is_file()):
-        raise UsageError(f"{out} holds no {marker}, so --overwrite does not replace it; give another folder")
+        raise UsageError(f"{out} holds no {marker}, so --overwrite does not replace it; pass another folder")
 
 
 def _take_lock(partial: Path, out: Path) -> int:
     descriptor = os.open(partial, os.O_RDONLY)
     if not try_lock(descriptor):
         os.close(descriptor)
-        raise UsageError(f"another run is writing {out}; wait for it, or give another folder")
+        raise UsageError(f"another run is writing {out}; wait for it, or pass another folder")
     return descriptor
 
 

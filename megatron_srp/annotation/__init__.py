@@ -1,8 +1,8 @@
-"""Guards, the classifiers of segments. A table of names, each imported when it is asked for.
+"""Guards, the classifiers of segments: a table of names, each imported when it is first used.
 
-A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, one's own
-class of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict (`guard_spec`); or
-`ensemble:FILE.yaml`, several guards as one (`ensemble`).
+A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
+subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
+(`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -40,10 +40,10 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         [SafetyLabel(verdict=<Verdict.UNSAFE: 'Unsafe'>, categories=('Violent',), hint='')]
 
     Args:
-        also: other names that the user might have given, for the message.
+        also: other names that are allowed, for the message.
 
     Raises:
-        UsageError: for an unknown guard, one that is none, and options that it does not take.
+        UsageError: for an unknown guard, a class that is not one, and options that it does not accept.
         GuardError: where it cannot be loaded.
     """
     options = options or GuardOptions()
@@ -67,7 +67,7 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
 
 
 def _outside_target(name: str, also: Sequence[str]) -> str:
-    """MODULE:CLASS of a guard that is not this package's; raises UsageError for a name that nobody has."""
+    """MODULE:CLASS of a guard that is not this package's; raises UsageError for an unknown name."""
     if name.startswith(PREFIX):
         return own_target(name)
     installed = installed_names(GUARD_GROUP)
@@ -82,7 +82,7 @@ def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
     make = import_target(target, given)
     if isinstance(make, type) and not issubclass(make, Guard):
         raise UsageError(
-            f"{given}: {make.__name__} is no guard; give python:MODULE:CLASS, a class of megatron_srp.Guard"
+            f"{given}: {make.__name__} is not a guard; pass python:MODULE:CLASS, a subclass of megatron_srp.Guard"
         )
     check_options(make, options, given)
     try:
@@ -91,10 +91,10 @@ def _make_guard(target: str, name: str, options: Mapping[str, Any]) -> Guard:
         raise
     except TypeError as error:  # an abstract method is missing, or an option is of the wrong type
         raise UsageError(f"{given}: {describe(error)}") from None
-    except Exception as error:  # the constructor may be anybody's
+    except Exception as error:  # the constructor may be third-party code
         raise GuardError(f"{given} cannot be loaded: {describe(error)}") from error
     if not isinstance(guard, Guard):
-        raise UsageError(f"{given} made a {type(guard).__name__}, which is no megatron_srp.Guard")
+        raise UsageError(f"{given} returned a {type(guard).__name__}, which is not a megatron_srp.Guard")
     if options:
         guard.constructor_options = dict(options)
     _check_settings(guard, given)
@@ -106,7 +106,7 @@ def _check_settings(guard: Guard, given: str) -> None:
     for field in ("name", "revision"):
         value = getattr(guard, field)
         if not isinstance(value, str) or not value or not value.isprintable():
-            raise UsageError(f"{given}: its {field} is {value!r}; give a string of printable characters")
+            raise UsageError(f"{given}: its {field} is {value!r}; pass a string of printable characters")
     try:
         json.dumps(guard.settings)
     except (TypeError, ValueError) as error:

@@ -29,17 +29,17 @@ class StringArray(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GuardResult:
-    """What a guard says of one text.
+    """A guard's result for one text.
 
         >>> from megatron_srp import GuardResult, SafetyLabel, Verdict
         >>> GuardResult(SafetyLabel(Verdict.UNSAFE, ("Violent",)), score=0.97).label.categories
         ('Violent',)
 
     Attributes:
-        label: verdict and categories; meaningless where there is a `failure`.
-        score: probability of the verdict, NaN where the guard gives none.
-        failure: why no verdict could be had, "" where one was.
-        votes: what each member of an ensemble said, in its order; () for a single guard.
+        label: verdict and categories; meaningless where `failure` is set.
+        score: probability of the verdict, NaN where the guard reports none.
+        failure: why there is no verdict; "" where there is one.
+        votes: the result of each member of an ensemble, in order; () for a single guard.
     """
 
     label: SafetyLabel = SAFE
@@ -49,10 +49,10 @@ class GuardResult:
 
 
 class Guard(ABC):
-    """A guard classifies texts one by one and remembers nothing of them, so that batches may come in any
-    order and from several threads.
+    """A guard classifies each text independently and keeps no state, so batches may come in any order and
+    from several threads.
 
-    A guard overrides `classify`, or `results` too where it has scores or may fail, and the forms for Arrow
+    A guard overrides `classify`, and `results` too where it has scores or may fail, and the forms for Arrow
     arrays where it can work on those. In a file my_guard.py, this is all that `--guard python:my_guard:PoisonGuard`
     needs:
 
@@ -70,19 +70,19 @@ class Guard(ABC):
     Arguments of the constructor are options of the guard, NAME=VALUE on the command line.
 
     Attributes:
-        constructor_options: that `load_guard` gave the constructor of a guard from outside the package.
+        constructor_options: that `load_guard` passed to the constructor of a guard from outside the package.
     """
 
     constructor_options: Mapping[str, Any] = MappingProxyType({})
 
     @cached_property
     def name(self) -> str:
-        """Which guard this is, recorded with its verdicts; the name of the class by default."""
+        """Name of this guard, recorded with its verdicts; by default the name of the class."""
         return type(self).__name__
 
     @cached_property
     def revision(self) -> str:
-        """Which version of it, recorded with its verdicts; by default a hash of the files that define the class.
+        """Version of this guard, recorded with its verdicts; by default a hash of the files that define the class.
 
         The whole file and not the class alone: patterns often are constants of the module.
 
@@ -93,26 +93,26 @@ class Guard(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that its verdicts depend on, as JSON values: verdicts with other settings are other verdicts."""
+        """Everything its verdicts depend on, as JSON values; verdicts with other settings are not mixed with them."""
         own: dict[str, Any] = {"guard": self.name, "revision": self.revision}
         return own | ({"options": dict(self.constructor_options)} if self.constructor_options else {})
 
     @cached_property
     def incidents(self) -> Counter[str]:
-        """What else was met and counted, for the report of a run: texts classified in windows, say."""
+        """Counts of events for the report of a run: texts classified in windows, say."""
         return Counter()
 
     @property
     def preferred_workers(self) -> int:
-        """Batches judged at once that keep it busy."""
+        """How many concurrent batches keep it busy."""
         return 1
 
     @abstractmethod
     def classify(self, texts: Sequence[str]) -> list[SafetyLabel]:
-        """A label for each text, in order; raises InputError where no verdict can be had."""
+        """A label for each text, in order; raises InputError where a text gets no verdict."""
 
     def results(self, texts: Sequence[str]) -> list[GuardResult]:
-        """A result for each text, in order. A text that gets no verdict says why and raises nothing."""
+        """A result for each text, in order. A text without a verdict has a `failure`; it does not raise."""
         return [GuardResult(label) for label in checked_labels(self, self.classify(texts), len(texts))]
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
@@ -126,19 +126,19 @@ class Guard(ABC):
         return [GuardResult(label) for label in checked_labels(self, self.classify_array(texts), len(texts))]
 
     def in_mode(self, mode: str) -> "Guard":
-        """This guard as it classifies a "prompt" or "response"; itself where it knows no difference."""
+        """This guard for a "prompt" or "response"; itself where it makes no difference."""
         return self
 
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """float32[N]: how probable it is that each text is not Safe; NaN where the guard cannot say."""
+        """float32[N]: how probable it is that each text is not Safe; NaN where the guard has no probability."""
         return np.full(len(texts), nan, np.float32)
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Give back processes, connections and device memory."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to release)
+        """Release processes, connections and device memory."""
 
 
 def labels_of(results: Sequence[GuardResult]) -> list[SafetyLabel]:
-    """The labels; raises InputError at the first failure, which must not pass for a verdict."""
+    """The labels; raises InputError at the first failure, which must not count as a verdict."""
     for i, result in enumerate(results):
         if result.failure:
             raise InputError(
@@ -149,13 +149,13 @@ def labels_of(results: Sequence[GuardResult]) -> list[SafetyLabel]:
 
 
 def checked_labels(guard: Guard, labels: Any, count: int) -> list[SafetyLabel]:
-    """What a guard returned, if it is one label for each of `count` texts; raises GuardError, as it may be anybody's
-    code."""
+    """The labels a guard returned, checked to be one for each of `count` texts, as it may be third-party code; raises
+    GuardError."""
     return _checked(guard, labels, count, SafetyLabel, "classify")
 
 
 def checked_results(guard: Guard, results: Any, count: int) -> list[GuardResult]:
-    """The same of results."""
+    """The same for results."""
     checked = _checked(guard, results, count, GuardResult, "results")
     _checked(guard, [result.label for result in checked], count, SafetyLabel, "results")
     return checked
@@ -174,20 +174,22 @@ def _checked(guard: Guard, given: Any, count: int, kind: type, method: str) -> l
 
 
 def _source_hash(kind: type) -> str:
-    """Hash of the files of a guard's class and of those it derives from, `Guard` excepted, wherever they are."""
+    """Hash of the files that define a guard's class and its base classes, except `Guard`."""
     bases = [base for base in kind.__mro__ if issubclass(base, Guard) and base is not Guard]
     found = hashlib.sha256()
     try:
         for file in dict.fromkeys(map(inspect.getfile, bases)):
             found.update(Path(file).read_bytes())
     except (OSError, TypeError):
-        raise UsageError(f"guard {kind.__name__}: it is defined in no file; give the class a `revision`") from None
+        raise UsageError(
+            f"guard {kind.__name__}: its class has no source file; set a `revision` on the class"
+        ) from None
     return found.hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class GuardOptions:
-    """How a chat guard is run. A guard from outside the package takes `engine_options`, as its own options.
+    """How a chat guard is run. A guard from outside the package takes only `engine_options`, as its own options.
 
         >>> from megatron_srp import GuardOptions
         >>> GuardOptions(model="Qwen/Qwen3Guard-Gen-0.6B", threshold=0.4).changed()
@@ -196,10 +198,10 @@ class GuardOptions:
     Attributes:
         model: folder or hub name of the weights; the guard's own by default.
         tokenizer: folder or hub name of the tokenizer; the model's by default.
-        engine: what runs the model, of `engines.ENGINES`; `engine_options` are its own.
-        mode: what a text is classified as, of the modes the guard has: "prompt" or "response".
-        user_turn: what a user says before the text, for the response mode; nothing by default.
-        threshold: a text is not safe from this probability on; by default the likeliest verdict is given.
+        engine: what runs the model, of `engines.ENGINES`; `engine_options` are its options.
+        mode: what a text is classified as, one of the guard's modes: "prompt" or "response".
+        user_turn: the user's message before the text, for the response mode; none by default.
+        threshold: a text is not safe from this probability on; by default the likeliest verdict counts.
         generate_all: let the model write its answer in full instead of reading the verdict in one pass.
     """
 
@@ -213,11 +215,11 @@ class GuardOptions:
     generate_all: bool = False
 
     def changed(self) -> list[str]:
-        """Names of what differs from the default."""
+        """Names of the options that differ from the default."""
         default = GuardOptions()
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
 
     def changed_flags(self) -> list[str]:
-        """The same, as the flags that commands have for them."""
+        """The same, as command-line flags."""
         names = {"engine_options": "option"}
         return [f"--guard-{names.get(name, name).replace('_', '-')}" for name in self.changed()]

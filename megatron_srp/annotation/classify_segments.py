@@ -1,7 +1,7 @@
-"""A guard's verdicts on a batch of segments as arrays, whatever the guard does with a segment.
+"""A guard's verdicts on a batch of segments as arrays, even when the guard fails on some.
 
-A segment may get no verdict: the guard says so, or it raises. One that raises is found by halving the
-batch, so that a single text cannot cost the verdicts of its neighbours.
+A segment gets no verdict when the guard returns a failure or raises. A text on which it raises is found by
+halving the batch, so that it does not cost its neighbours their verdicts.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,21 +17,21 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.errors import GuardError, SrpError
 from megatron_srp.schema import SAFE, SafetyLabel
 
-_MOST_RAISES = 16  # in a row; after so many, it is the guard that is broken and not a text
+_MOST_RAISES = 16  # in a row; after that many, the guard is broken, and not a text
 _REASON_CHARACTERS = 200
-_CATEGORY_CHARACTERS = 80  # it is written into the text after every segment that it is given for
+_CATEGORY_CHARACTERS = 80  # characters: it is written after every segment of the category
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentVerdicts:
-    """Of S segments.
+    """The results for S segments.
 
     Attributes:
         codes: int64[S] numbers in `labels`, FAILED where there is no verdict.
         labels: the distinct labels.
         scores: float32[S] probabilities of the verdicts, NaN where there is none.
         failures: by segment, why it has no verdict.
-        votes: by segment, what the members of an ensemble said where they disagree.
+        votes: by segment, the results of an ensemble's members where they disagree.
     """
 
     codes: np.ndarray
@@ -42,11 +42,11 @@ class SegmentVerdicts:
 
 
 def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdicts:
-    """The guard's verdicts on all texts; those that get none say why.
+    """The guard's verdicts on all texts, with a reason for those that get none.
 
     Raises:
-        GuardError: when the guard fails on text after text, or returns what is not one result for each text.
-        SrpError: that the guard itself raises, e.g. because its endpoint is not there.
+        GuardError: when the guard fails on text after text, or does not return one result for each text.
+        SrpError: raised by the guard itself, e.g. because its endpoint does not answer.
     """
     results = list(_results(guard, texts, [_MOST_RAISES]))
     numbers: dict[SafetyLabel, int] = {}
@@ -63,10 +63,10 @@ def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdic
 
 
 def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray, list[SafetyLabel]]:
-    """int64[S] numbers of the texts' labels, and the labels they number, where every text must get one.
+    """int64[S] indices of the texts' labels, and the labels they refer to; every text must get one.
 
     Raises:
-        GuardError: when the guard raises, or returns what is not one label for each text.
+        GuardError: when the guard raises, or does not return one label for each text.
         InputError: where a text gets no verdict.
     """
     with failures_explained(guard):
@@ -78,14 +78,14 @@ def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray
 
 
 def guard_results(guard: Guard, texts: Sequence[str]) -> list[GuardResult]:
-    """`guard.results`; raises GuardError when the guard raises, or returns what is not one result for each text."""
+    """`guard.results`; raises GuardError when the guard raises, or does not return one result for each text."""
     with failures_explained(guard):
         return checked_results(guard, guard.results(texts), len(texts))
 
 
 @contextmanager
 def failures_explained(guard: Guard) -> Iterator[None]:
-    """Turns an exception of the guard, which may be anybody's code, into a GuardError."""
+    """Turns an exception of the guard, which may be third-party code, into a GuardError."""
     try:
         yield
     except SrpError:
@@ -100,7 +100,7 @@ def _results(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -
         raises_left[0] = _MOST_RAISES
     except SrpError:
         raise
-    except Exception as error:  # a guard may be anybody's code
+    except Exception as error:  # a guard may be third-party code
         if len(texts) > 1:
             half = len(texts) // 2
             yield from _results(guard, texts[:half], raises_left)
@@ -115,11 +115,11 @@ def _results(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -
 
 
 def _check_categories(guard: Guard, labels: Iterable[SafetyLabel]) -> None:
-    """Raises GuardError for a category that nobody should train a model to write."""
+    """Raises GuardError for a category that a model should not be trained to write."""
     for name in (name for label in labels for name in label.categories):
         if not name.isprintable() or len(name) > _CATEGORY_CHARACTERS:
             raise GuardError(
-                f"guard {guard.name}: category {_shorten(repr(name))}; give a name of at most {_CATEGORY_CHARACTERS} "
+                f"guard {guard.name}: category {_shorten(repr(name))}; use a name of at most {_CATEGORY_CHARACTERS} "
                 "printable characters"
             )
 

@@ -26,8 +26,8 @@ def installed_names(group: str) -> dict[str, str]:
 
 
 def own_target(name: str) -> str:
-    """MODULE:CLASS of python:MODULE:CLASS. The module may be in the current folder, which a console script does not
-    search by itself."""
+    """MODULE:CLASS of python:MODULE:CLASS. The module may be in the current folder, which is not on a console
+    script's path."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -35,30 +35,30 @@ def own_target(name: str) -> str:
 
 
 def import_target(target: str, given: str) -> Callable[..., Any]:
-    """What `target`, MODULE:CLASS, names.
+    """The object that `target`, MODULE:CLASS, names.
 
     Args:
         given: the flag and its value, for the message.
 
     Raises:
-        UsageError: when the module cannot be imported, or has nothing of that name to call.
+        UsageError: when the module cannot be imported, or has nothing callable of that name.
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise UsageError(f"{given}: give python:MODULE:CLASS")
+        raise UsageError(f"{given}: pass python:MODULE:CLASS")
     try:
         found = getattr(import_module(module), attribute)
-    except Exception as error:  # the module may be anybody's
+    except Exception as error:  # the module may be third-party code
         raise UsageError(
-            f"{given}: {describe(error)}; give python:MODULE:CLASS, with the module in this folder or on PYTHONPATH"
+            f"{given}: {describe(error)}; pass python:MODULE:CLASS, with the module in this folder or on PYTHONPATH"
         ) from None
     if not callable(found):
-        raise UsageError(f"{given}: {attribute} is {type(found).__name__}; give python:MODULE:CLASS")
+        raise UsageError(f"{given}: {attribute} is {type(found).__name__}; pass python:MODULE:CLASS")
     return found
 
 
 def check_options(kind: Callable[..., Any], options: Mapping[str, Any], given: str, skip: int = 0) -> None:
-    """Raise UsageError for an option that the constructor does not take; its first `skip` arguments are no options."""
+    """Raise UsageError for an option that the constructor does not take; its first `skip` arguments are not options."""
     parameters = list(signature(kind).parameters.values())[skip:]
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -69,10 +69,10 @@ def check_options(kind: Callable[..., Any], options: Mapping[str, Any], given: s
             raise UsageError(f"{given} has no option {option!r}; {advice}")
     missing = [p.name for p in parameters if p.name in known and p.default is Parameter.empty and p.name not in options]
     if missing:
-        raise UsageError(f"{given} needs the option {missing[0]!r}; give NAME=VALUE for it")
+        raise UsageError(f"{given} needs the option {missing[0]!r}; pass NAME=VALUE for it")
 
 
 def describe(error: BaseException) -> str:
-    """An exception of somebody's code in one line."""
+    """An exception from third-party code in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -19,7 +19,7 @@ _ABBREVIATIONS = "".join(f"{word}\n" for word in sorted(ABBREVIATIONS))
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """N documents: `text` uint8[B] is their UTF-8, one behind the other; `offsets` int64[N+1]."""
+    """N documents: `text` uint8[B] is their UTF-8, concatenated; `offsets` int64[N+1]."""
 
     text: np.ndarray
     offsets: np.ndarray
@@ -70,7 +70,7 @@ def strings(text: np.ndarray, offsets: np.ndarray) -> pa.LargeStringArray:
 
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64: all integers of the ranges [starts[i], starts[i] + sizes[i]), one range behind the other."""
+    """int64: all integers of the ranges [starts[i], starts[i] + sizes[i]), back to back."""
     return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
 
 
@@ -100,7 +100,7 @@ def segment_ends_in_chars(batch: TextBatch, segments: SegmentBatch) -> np.ndarra
 
 
 def invalid_utf8(strings: pa.LargeStringArray) -> list[int]:
-    """Which of the strings are not UTF-8: neither JSON lines nor Parquet files are always checked before."""
+    """Which of the strings are not UTF-8: not all JSON lines and Parquet files were checked before."""
     try:
         strings.validate(full=True)
         return []

@@ -1,4 +1,4 @@
-"""Files as a stream of decompressed blocks; what is cut short is an error, not an early end."""
+"""Files as a stream of decompressed blocks; truncation is an error, not an early end."""
 
 import bz2
 import gzip
@@ -24,7 +24,7 @@ BLOCK = 1 << 20
 
 @dataclass(slots=True)
 class Consumed:
-    """How many bytes of a file, as it lies on disk, have been read so far."""
+    """How many bytes of a file, as stored on disk, have been read so far."""
 
     bytes: int = 0
 
@@ -35,7 +35,7 @@ def _frames(file: BinaryIO, new: Callable[[], Any], padding: bytes = b"") -> Ite
 
     Args:
         new: makes a decompressor of one frame.
-        padding: bytes that may stand between frames.
+        padding: bytes that may appear between frames.
     """
     frame = None
     while data := file.read(BLOCK):
@@ -81,7 +81,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def read_blocks(path: Path, consumed: Consumed | None = None) -> Iterator[bytes]:
-    """The decompressed content of `path`; the format is told from its first bytes, not its name.
+    """The decompressed content of `path`; the format is detected from its first bytes, not its name.
 
     Args:
         consumed: kept up to date as the file is read.

@@ -1,10 +1,10 @@
-"""Files that are no UTF-8 text, known by their first bytes: read as lines, each would be one bad row."""
+"""Files that are not UTF-8 text, recognized by their first bytes: read as lines, each would be one bad row."""
 
 from pathlib import Path
 
 from megatron_srp.errors import InputError
 
-# First bytes of decompressed content. Those of the formats that are read are of a file compressed twice.
+# First bytes of decompressed content; those of supported formats mean that the file was compressed twice.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -26,14 +26,14 @@ _TAR_AT = 257
 
 
 def refuse_other_kinds(path: Path, head: bytes) -> None:
-    """Raise InputError where content that begins with `head` is no UTF-8 text; the line says what it is."""
+    """Raise InputError where content that begins with `head` is not UTF-8 text; the message says what it is."""
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(f"{path}: holds {name}; decompress it, or compress it once with gzip, zstd, bzip2 or xz")
     for magic, name in _TABLES.items():
         if head.startswith(magic):
-            raise InputError(f"{path}: holds {name} data; give JSON lines, or Parquet not compressed as a whole")
+            raise InputError(f"{path}: holds {name} data; pass JSON lines, or Parquet not compressed as a whole")
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        raise InputError(f"{path}: holds a tar archive; unpack it and give its files")
+        raise InputError(f"{path}: holds a tar archive; unpack it and pass its files")
     if head.startswith(_BYTE_ORDER_MARKS) or b"\0" in head[:4]:  # JSON begins with ASCII, two or four bytes each
         raise InputError(f"{path}: is UTF-16 or UTF-32, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE")

@@ -1,8 +1,8 @@
 """Texts from JSON lines, a batch at a time.
 
-msgspec checks each line and finds the wanted strings in it without decoding the rest, and a kernel
-unescapes them into one buffer: no Python string is made of a text. Lines in which anything is wrong
-are parsed once more by `load_json`, which has the last word and says what it is.
+msgspec checks each line and finds the requested strings in it without decoding the rest, and a kernel
+unescapes them into one buffer: no Python string is created per text. Lines in which anything is wrong
+are parsed again by `load_json`, which decides and says what is wrong.
 """
 
 import json
@@ -69,7 +69,7 @@ class JsonLines:
         return np.array(self.rows, np.int64)[good], self._unescape()[0], errors
 
     def _unescape(self) -> tuple[dict[str, TextBatch], np.ndarray]:
-        """The texts by key, and bool[N]: where one of them is no valid string."""
+        """The texts by key, and bool[N]: where one of them is not a valid string."""
         texts = {}
         bad = np.zeros(len(self._strings[0]), bool)
         for key, strings in zip(self._keys, self._strings, strict=True):
@@ -81,7 +81,7 @@ class JsonLines:
 
 
 def _string_finder(keys: Sequence[str]) -> Callable[[bytes], Sequence[Any]]:
-    """A function that gives the JSON of the values under `keys` in a line, bytes-like; it raises
+    """A function that returns the JSON of the values under `keys` in a line, bytes-like; it raises
     MsgspecError, ValueError or RecursionError for a line that is not an object with these keys."""
     names = [f"key_{i}" for i in range(len(keys))]
     try:
@@ -94,8 +94,8 @@ def _string_finder(keys: Sequence[str]) -> Callable[[bytes], Sequence[Any]]:
 
 
 def load_json(line: bytes) -> Any:
-    """A JSON value as Python's own parser takes it, which writes most corpora: with NaN, Infinity, numbers beyond
-    a double's range and lone surrogates. Whoever uses a string of it must ask `is_utf8`.
+    """A JSON value as Python's own parser takes it, the one that wrote most corpora: with NaN, Infinity, numbers
+    beyond a double's range and lone surrogates. Check a string with `is_utf8` before using it.
 
     Raises:
         ValueError: with orjson's reason.
@@ -110,10 +110,10 @@ def load_json(line: bytes) -> Any:
 
 
 def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:
-    """The texts of one JSON line; raises ValueError with the reason it has none."""
+    """The texts of one JSON line; raises ValueError with the reason when it lacks one."""
     record = load_json(line)
     if not isinstance(record, dict):
-        raise ValueError(f"a JSON object is wanted, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
+        raise ValueError(f"expected a JSON object, e.g. {{{keys[0]!r}: ...}}, not {type(record).__name__}")
     texts = []
     for key in keys:
         text = record.get(key)

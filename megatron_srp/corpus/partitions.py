@@ -1,10 +1,10 @@
-"""One corpus on many machines: which input files each of N partitions takes, and what its shards are called.
+"""One corpus on many machines: which input files each of N partitions takes, and how its shards are named.
 Annotation, hints and preprocessing share the rule, so that one index of an array job serves them all.
 
-The rule: files stay in the order of the input, and each partition takes a run of them. In turn, a
-partition takes its first file, and the next ones as long as that brings its bytes nearer to an even share
-of what is left, leaving a file for every partition after it. So the partitions joined in order are the
-single run, and a partition is without files only where there are more partitions than files.
+The rule: files stay in the order of the input, and each partition takes a contiguous range of them. In turn,
+each partition takes its first file, and further ones as long as that brings its bytes closer to an even share
+of what is left, leaving a file for every partition after it. So the partitions joined in order equal the
+single run, and a partition has no files only where there are more partitions than files.
 """
 
 import argparse
@@ -22,8 +22,8 @@ _ABOUT = """
 Partition I of N takes a contiguous range of the input files, about as large as the others', and writes
 shards, journal and manifest of its own, as PREFIX-0000I-of-0000N. The split depends only on the order and
 the sizes of the files. `srp merge` joins the partitions, and the result is the single run's. With more
-partitions than files the last ones have none; they do nothing and exit with 0. A finished partition is
-skipped: an array job can be submitted again until all of it has gone through.
+partitions than files the last ones have no files; they do nothing and exit with 0. A finished partition is
+skipped: an array job can be resubmitted until all of its tasks have succeeded.
 """
 
 
@@ -44,10 +44,10 @@ def split_by_size(sizes: Sequence[int], count: int) -> list[range]:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Partition `index` of `count`; by default, of one.
+    """Partition `index` of `count`; by default, the only one.
 
     Raises:
-        UsageError: for numbers that no partition has.
+        UsageError: for a count or an index out of range.
     """
 
     index: int = 0
@@ -55,14 +55,14 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not 1 <= self.count < 100_000:
-            raise UsageError(f"--num-partitions {self.count}: give a number from 1 to 99999")
+            raise UsageError(f"--num-partitions {self.count}: pass a number from 1 to 99999")
         if not 0 <= self.index < self.count:
             raise UsageError(
-                f"--partition-index {self.index}: partitions are counted from 0, give 0 to {self.count - 1}"
+                f"--partition-index {self.index}: partitions are counted from 0; pass 0 to {self.count - 1}"
             )
 
     def numbers(self, files: Sequence[Path]) -> range:
-        """Which of `files`, all input files of the job, it takes: their numbers in that list."""
+        """Indices of the files it takes in `files`, the list of all input files of the job."""
         return split_by_size([file.stat().st_size for file in files], self.count)[self.index]
 
     def prefix(self, base: str | Path) -> str:
@@ -70,7 +70,7 @@ class Partition:
         return partition_name(base, self.index, self.count)
 
     def settings(self, files: int) -> dict[str, Any]:
-        """What its manifest says of a job with so many `files`; `merge` tells from it which belong together."""
+        """Its record in the manifest of a job with that many `files`; `merge` finds by it which belong together."""
         return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, files)}}
 
 
@@ -122,13 +122,13 @@ def check_partition_flags(args: argparse.Namespace) -> None:
         Partition(0, count)
     if args.executor == "ray":
         if count is None:
-            raise UsageError("--executor ray: give --num-partitions N, for example twice the number of machines")
+            raise UsageError("--executor ray: pass --num-partitions N, for example twice the number of machines")
         if index is not None:
-            raise UsageError("--executor ray makes all partitions; leave --partition-index out")
+            raise UsageError("--executor ray makes all partitions; drop --partition-index")
         return
     if (count is None) != (index is None):
         given = "--num-partitions" if index is None else "--partition-index"
-        raise UsageError(f"{given} alone: give both --num-partitions N and --partition-index I, or --executor ray")
+        raise UsageError(f"{given} alone: pass both --num-partitions N and --partition-index I, or --executor ray")
     if index is not None:
         Partition(index, count)
     if args.ray_address or args.no_merge:

@@ -23,15 +23,15 @@ _SUFFIXES = re.compile(r"\.(jsonl|ndjson|json|parquet)(\.(gz|zst|bz2|xz))?$", re
 
 @dataclass(slots=True)
 class InputBatch:
-    """Documents that lie one behind the other in one file.
+    """Consecutive documents of one file.
 
     Attributes:
         file: number of the file.
-        rows: int64[N] rows (from 0) of the documents in it; bad rows are left out.
-        end: the first row behind the batch.
+        rows: int64[N] rows (from 0) of the documents in it; bad rows are skipped.
+        end: the first row after the batch.
         texts: by JSON key, the N texts under it.
-        errors: one line for every bad row left out.
-        consumed: bytes of the file, as it lies on disk, that were read up to here.
+        errors: one line for every bad row skipped.
+        consumed: bytes of the file, as stored on disk, read up to here.
     """
 
     file: int
@@ -43,13 +43,13 @@ class InputBatch:
 
 
 def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[Path]:
-    """Files named by paths, folders and glob patterns, in the order given, those of each sorted.
+    """Files named by paths, folders and glob patterns, in the order given; those of each are sorted.
 
     A folder stands for the corpus files below it, by their names; hidden ones and those of Hive and Spark that begin
     with _ are left out.
 
     Args:
-        flag: by which they were given, for the messages.
+        flag: the flag that they come from, for the messages.
 
     Raises:
         UsageError: when a pattern matches nothing or a file is named twice.
@@ -78,7 +78,7 @@ def _corpus_files(folder: Path, flag: str) -> list[Path]:
     paths = (path for path in sorted(folder.rglob("*")) if _SUFFIXES.search(path.name) and path.is_file())
     found = [path for path in paths if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
     if not found:
-        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file below this folder; name the files")
+        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file in this folder; pass the files")
     return found
 
 
@@ -103,13 +103,13 @@ def read_batches(
     """All documents of `files` from row `start[1]` of file `start[0]` on.
 
     Args:
-        keys: JSON keys or Parquet columns whose texts are wanted.
-        most: documents in a batch, which also ends at about BATCH_BYTES of JSON.
-        skip_errors: leave bad rows out and report them, rather than raise.
+        keys: JSON keys or Parquet columns to read.
+        most: maximum documents per batch, which also ends at about BATCH_BYTES of JSON.
+        skip_errors: skip bad rows and report them, rather than raise.
 
     Raises:
-        InputError: for a damaged file, and for a bad row unless `skip_errors`; for JSON lines all of
-            which are bad in any case: the file is of another kind, or the key a wrong one.
+        InputError: for a damaged file, and for a bad row unless `skip_errors`. A JSON-lines file without any good
+            row raises in any case: it is a file of another kind, or the key is wrong.
     """
     for number in range(start[0], len(files)):
         first = start[1] if number == start[0] else 0
@@ -123,10 +123,8 @@ def read_batches(
 
 
 def unreadable(error: OSError, path: Path | None = None) -> InputError:
-    """For an input file that has gone, or a disk that fails."""
-    return InputError(
-        f"{error.filename or path}: {error.strerror or error}; bring it back and give the same command again"
-    )
+    """The error for an input file that has disappeared, or a failing disk."""
+    return InputError(f"{error.filename or path}: {error.strerror or error}; restore the file and rerun the command")
 
 
 _ADVICE = "fix or remove it, or pass --on-error skip"
@@ -156,19 +154,19 @@ def _read_jsonl(
 
 
 def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
-    """Raise InputError for a file that `--on-error skip` would leave out as a whole. Wherever a run resumes in the
-    file, the answer is the same; where the first lines are good, only they are read."""
+    """Raise InputError for a file that `--on-error skip` would skip completely. The answer does not depend on where
+    in the file a run resumes; where the first lines are good, only they are read."""
     reason = ""
     for batch in _read_jsonl(path, 0, keys, 0, skip=True, most=_FIRST_LINES):
         if len(batch.rows):
             return
         reason = reason or batch.errors[0]
     if reason:
-        raise InputError(f"{reason}; no other line is better: leave the file out, or name its key with --json-keys")
+        raise InputError(f"{reason}; no other line is usable: drop the file, or pass its key with --json-keys")
 
 
 def require_one_column(path: Path, names: Sequence[str], key: str) -> None:
-    """Raise InputError where several columns have that name: which one is meant cannot be known."""
+    """Raise InputError where several columns have that name: there is no telling which one is meant."""
     if (count := names.count(key)) > 1:
         raise InputError(f"{path}: {count} columns are called {key!r}; rename all but one")
 
@@ -186,7 +184,7 @@ def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
         kind = schema.field(key).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-            raise InputError(f"{path}: column {key!r} is {kind}, not a string; name a text column with --json-keys")
+            raise InputError(f"{path}: column {key!r} is {kind}, not a string; pass a text column with --json-keys")
     return file
 
 
@@ -218,7 +216,7 @@ def _from_table(
     path: Path, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
 ) -> InputBatch:
     columns: list[pa.LargeStringArray] = []
-    bad: dict[int, str] = {}  # what is wrong with a row first: it is one bad row, whatever else is
+    bad: dict[int, str] = {}  # only the first problem of a row: it counts as one bad row
     for key in keys:
         column = table.column(key).cast(pa.large_string())
         for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)):

@@ -1,4 +1,4 @@
-"""Small tables as dictionaries: CSV, JSON, JSON lines and Parquet. Data sets for evaluation come so."""
+"""Small tables as dictionaries: CSV, JSON, JSON lines and Parquet, the formats of evaluation data sets."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
         headless: a column; a CSV file that does not name it has no header, and every line is its value.
 
     Raises:
-        InputError: for a file that cannot be read or is no such table.
+        InputError: for a file that cannot be read or is not such a table.
     """
     kind = kind or file.suffix.lstrip(".")
     if kind == "parquet":
@@ -31,7 +31,7 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
     try:
         if kind == "csv":
             return _csv_rows(text, headless)
-        lines = (line for line in text.split("\n") if line.strip())  # Unicode knows more ends
+        lines = (line for line in text.split("\n") if line.strip())  # Unicode has more line ends
         parsed = [json.loads(line) for line in lines] if kind == "jsonl" else json.loads(text)
     except (ValueError, csv.Error) as error:
         raise InputError(f"{file}: not valid {kind or 'JSON'} ({error})") from None
@@ -42,7 +42,7 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
 
 
 def _by_role(row: Any) -> Any:
-    """A conversation, which is a list of messages, as a row with what each role says (the last time); or the row."""
+    """A conversation (a list of messages) as a row with the last message of each role; any other row unchanged."""
     said = isinstance(row, list) and all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in row)
     return {str(one["role"]): one["content"] for one in row} if said and row else row
 

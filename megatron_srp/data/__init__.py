@@ -1,1 +1,1 @@
-"""Tokens: shards with reflections, written, described, and turned back."""
+"""Tokens: shards with reflections, written, described, and stripped."""

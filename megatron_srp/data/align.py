@@ -1,8 +1,8 @@
 """From cuts in the text to cuts between its tokens.
 
 The document is tokenised once and whole, so its tokens are what they would be without reflections. A
-cut moves to the first token boundary at or behind it: where a token reaches over the cut (Llama-3's
-tokenizer joins a full stop to the line breaks behind it), the token stays with the segment it began in.
+cut moves to the first token boundary at or after it: where a token spans the cut (Llama-3's tokenizer
+joins a full stop to the line breaks after it), the token stays with the segment in which it begins.
 """
 
 from bisect import bisect_left
@@ -17,7 +17,7 @@ from megatron_srp.tokenization import TextTokenizer, TokenBatch
 
 
 def align_document(ends: Sequence[int], token_bytes: Sequence[int]) -> list[int]:
-    """The definition: for each segment end in bytes, how many tokens lie before it.
+    """The definition: for each segment end in bytes, how many tokens are before it.
 
     Args:
         ends: ascending byte offsets, the last at the end of the document.
@@ -29,10 +29,10 @@ def align_document(ends: Sequence[int], token_bytes: Sequence[int]) -> list[int]
 
 
 def align_batch(batch: TextBatch, segments: SegmentBatch, tokens: TokenBatch, tokenizer: TextTokenizer) -> np.ndarray:
-    """int32[S]: for each segment, how many tokens of its document lie before its end.
+    """int32[S]: for each segment, how many tokens of its document are before its end.
 
-    Documents whose tokens do not add up to their bytes, because the tokenizer changes the text before
-    it cuts it, are aligned by the offsets that the tokenizer itself reports.
+    Documents whose tokens do not add up to their bytes, because the tokenizer normalises the text
+    first, are aligned by the offsets that the tokenizer itself reports.
     """
     cuts = np.empty(len(segments), np.int32)
     exact = np.empty(len(batch), np.uint8)

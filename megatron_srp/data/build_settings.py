@@ -1,4 +1,4 @@
-"""What decides the shards that are made of texts."""
+"""The settings that determine the shards made from texts."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,21 +18,21 @@ from megatron_srp.tokenization import TextTokenizer
 
 @dataclass(slots=True)
 class BuildSettings:
-    """What decides the result of a builder.
+    """The settings that determine the result of a builder.
 
     Attributes:
         prefix: of the files written: PREFIX_KEY_document.{bin,idx,srp} for each key, and PREFIX.srp.json.
         tokenizer: the base tokenizer.
         guard: a classifier, a `Labeler`, or None for plain shards.
         form: how labels are written.
-        max_words: most words in a segment.
+        max_words: maximum words per segment.
         append_eod: whether documents end with the tokenizer's end-of-document id.
         keys: names of the shards.
-        more: whatever else decides the result, to be recorded and compared on resume.
-        labeler: gives the segments their labels; None for plain shards.
+        more: other settings that determine the result, to be recorded and compared on resume.
+        labeler: labels the segments; None for plain shards.
 
     Raises:
-        UsageError: where a page could write what only we may write, or the tokenizer has no end-of-text token.
+        UsageError: where a page could write reserved tokens, or the tokenizer has no end-of-text token.
     """
 
     prefix: Path
@@ -55,7 +55,7 @@ class BuildSettings:
             refuse_forgeable(self.tokenizer, self.form if self.labeler else None)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON, to be recorded and compared on resume."""
+        """The settings as JSON, to be recorded and compared on resume."""
         reflection = {"reflection": self.form.describe(), "max_words": self.max_words} if self.labeler else {}
         return {
             "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
@@ -67,22 +67,22 @@ class BuildSettings:
         }
 
     def name(self, key: str) -> str:
-        """Of the shard of `key`."""
+        """Name of the shard of `key`."""
         return f"{self.prefix.name}_{key}_document"
 
     @property
     def finals(self) -> list[Path]:
-        """Paths of all files that are made, but for the manifest."""
+        """Paths of all output files except the manifest."""
         shards = [self.prefix.with_name(self.name(key)) for key in self.keys]
         return [path(shard) for shard in shards for path in (bin_path, idx_path, sidecar_path)]
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Of the tokenizer with added tokens, if the form adds any."""
+        """Folder name of the tokenizer with added tokens, if the form adds any."""
         return self.prefix.with_name(f"{self.prefix.name}_tokenizer")
 
     def finished(self) -> dict[str, Any] | None:
-        """The manifest of an output that is there, if it was made with the same settings."""
+        """The manifest of an existing output, if it was made with the same settings."""
         path = manifest_path(self.prefix)
         manifest = read_manifest(path) if path.exists() else None
         return manifest if manifest and manifest["settings"] == json.loads(json.dumps(self.describe())) else None

@@ -29,9 +29,9 @@ class Finished:
     """An output with nothing left to do.
 
     Attributes:
-        manifest: of it.
-        kept: it was there, made with the same settings; else a stopped run had only its finish left to do, which
-            is done now.
+        manifest: the output's manifest.
+        kept: it existed already, made with the same settings; else a stopped run was all but finished, and is
+            finished now.
     """
 
     manifest: dict[str, Any]
@@ -43,8 +43,8 @@ class ShardBuilder:
 
     Args:
         plan: what to write, and how.
-        output: of `plan`.
-        threads: how many will call `reflect` at once.
+        output: the open output of `plan`.
+        threads: how many threads will call `reflect` at once.
     """
 
     def __init__(self, plan: BuildSettings, output: Output, threads: int = 1) -> None:
@@ -79,7 +79,7 @@ class ShardBuilder:
 
     @property
     def position(self) -> Any:
-        """What the last `commit` was given; None for a new output."""
+        """The argument of the last `commit`; None for a new output."""
         return self.output.journal["state"].get("position")
 
     @property
@@ -89,16 +89,16 @@ class ShardBuilder:
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why the reference tokenizer encodes all documents, which is exact and slow; None where it need not."""
+        """Why the reference tokenizer encodes all documents, which is exact but slow; None where it does not."""
         return self._reflector.encoder.reason
 
     @property
     def distrusted(self) -> bool:
-        """Whether that is because of `use_reference_tokenizer`."""
+        """Whether `use_reference_tokenizer` is the reason."""
         return self._reflector.encoder.distrusted
 
     def use_reference_tokenizer(self, reason: str) -> None:
-        """From here on, for all documents."""
+        """Use the reference tokenizer for all documents from here on."""
         self._reflector.encoder.distrust(reason)
 
     def first_difference(self, batch: TextBatch, sample: int) -> int | None:
@@ -106,7 +106,7 @@ class ShardBuilder:
         return self._reflector.encoder.differs(batch, sample)
 
     def identity(self, file: int, row: int) -> str:
-        """Of the labels given before `row` of file number `file`, as `Labeler.identity`; empty for plain shards."""
+        """Identity of the labels before `row` of file number `file`, as in `Labeler`; empty for plain shards."""
         return self.plan.labeler.identity(file, row) if self.plan.labeler else ""
 
     def verdict_counts(self) -> dict[str, int]:
@@ -119,7 +119,7 @@ class ShardBuilder:
         self.write(key, self.reflect(source, TextBatch.from_texts(texts)))
 
     def reflect(self, source: Source, batch: TextBatch) -> ReflectedBatch:
-        """Make documents ready to be written, on whatever thread and in any order."""
+        """Prepare documents for writing, on any thread and in any order."""
         return self._reflector(source, batch)
 
     def write(self, key: str, batch: ReflectedBatch) -> None:
@@ -128,7 +128,7 @@ class ShardBuilder:
             self._writers[key].append(batch)
 
     def commit(self, position: Any) -> None:
-        """Make everything durable that was written so far; `position` comes back after a restart."""
+        """Make everything written so far durable; after a restart `position` is available again."""
         with self.output.writing():
             shards = {key: writer.commit() for key, writer in self._writers.items()}
             self.output.commit({"position": position, "shards": shards})
@@ -185,17 +185,17 @@ class ReflectionIndexedDatasetBuilder(ShardBuilder):
         >>> counts["documents"], counts["verdicts"]["Unsafe"]
         (2, 1)
 
-    A document is one sequence; documents without text are left out and counted. A builder that is made
-    again after the process died resumes after the last `commit`.
+    A document is one sequence; documents without text are skipped and counted. A builder created again
+    after the process died resumes after the last `commit`.
 
     Args:
-        output_prefix, tokenizer, guard, form, max_words, append_eod, keys: as `BuildSettings` has them.
-        settings: whatever else decides the result, to be recorded and compared on resume.
-        overwrite: replace what is there.
-        threads: how many will call `reflect` at once.
+        output_prefix, tokenizer, guard, form, max_words, append_eod, keys: as in `BuildSettings`.
+        settings: other settings that determine the result, to be recorded and compared on resume.
+        overwrite: replace an existing output.
+        threads: how many threads will call `reflect` at once.
 
     Raises:
-        UsageError: as `BuildSettings` and `Output` do, and when a stopped run had only its finish left to do.
+        UsageError: as `BuildSettings` and `Output` do, and when a stopped run was all but finished.
         OutputError: as `Output` does.
     """
 
@@ -235,12 +235,12 @@ class ReflectionIndexedDatasetBuilder(ShardBuilder):
 def open_output(
     plan: BuildSettings, *, overwrite: bool = False, threads: int = 1, keep_finished: bool = False
 ) -> Finished | ShardBuilder:
-    """A builder for what is left to do of `plan`, or its manifest when nothing is.
+    """A builder for the remaining work of `plan`, or the finished output when there is none.
 
     Args:
-        overwrite: replace what is there.
+        overwrite: replace an existing output.
         threads: how many will call the builder's `reflect` at once.
-        keep_finished: an output that is there and was made with the same settings counts as this run's.
+        keep_finished: an existing output that was made with the same settings counts as this run's.
 
     Raises:
         UsageError, OutputError: as `Output` does.

@@ -1,4 +1,4 @@
-"""From the tokens of shards back to texts, and from places in a text to places between its tokens."""
+"""From the tokens of shards back to texts, and from positions in a text to positions between its tokens."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow as pa
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch
 from megatron_srp.tokenization import TextTokenizer
 
-_STRAY_BYTES = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape makes of bytes that are not UTF-8
+_STRAY_BYTES = re.compile("[\udc80-\udcff]")  # what Python's surrogateescape turns invalid UTF-8 bytes into
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Spans:
 
     Attributes:
         begins, ends: int64[N], the tokens of each text.
-        before_eod: bool[N], whether an end-of-document id stands behind it.
+        before_eod: bool[N], whether an end-of-document id follows it.
         texts: N texts; bytes that are not valid UTF-8 are replaced by as many control characters.
-        token_ends: int64[T], where in the bytes of all tokens each one ends.
-        left_out: int64[N], bytes of tokens up to the end of each text that no text has (dummy prefixes).
+        token_ends: int64[T], where in the bytes of all tokens each token ends.
+        left_out: int64[N], bytes of tokens, up to the end of each text, that are in no text (dummy prefixes).
     """
 
     begins: np.ndarray
@@ -32,8 +32,8 @@ class Spans:
     left_out: np.ndarray
 
     def cuts(self, segments: SegmentBatch) -> np.ndarray:
-        """int64[S]: how many of the T tokens lie before the end of each segment: up to the first token
-        boundary at or behind it, as `align_document` defines it, and all of the text's for its last one."""
+        """int64[S]: how many of the T tokens are before the end of each segment: up to the first token
+        boundary at or after it, as `align_document` defines it, and all tokens of the text for its last segment."""
         counts = np.diff(segments.offsets)
         in_tokens = segments.ends + np.repeat(self.left_out, counts)
         cuts = np.searchsorted(self.token_ends, in_tokens, "left") + 1
@@ -73,7 +73,7 @@ class Detokenizer:
         return Spans(begins, ends, before_eod, _valid(TextBatch(text, edges)), at[1:], left_out)
 
     def _bounds(self, tokens: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First tokens of all texts, the tokens behind their last, and whether that one is an eod."""
+        """First tokens of all texts, the tokens after their last, and whether that one is an eod."""
         eods = np.flatnonzero(tokens == self.eod)
         begins = np.union1d(documents, eods + 1)
         begins = begins[begins < len(tokens)]
@@ -84,7 +84,7 @@ class Detokenizer:
 
 
 def _valid(batch: TextBatch) -> TextBatch:
-    """The batch with every byte that is not part of valid UTF-8 in its text replaced, so that sizes stay."""
+    """The batch with every byte that is not part of valid UTF-8 in its text replaced, so that sizes do not change."""
     array = batch.to_arrow()
     try:
         array.validate(full=True)

@@ -1,4 +1,4 @@
-"""reflected = interleave(tokens, cuts, reflections): the one operation the whole data plane rests on.
+"""reflected = interleave(tokens, cuts, reflections): the central operation of the data plane.
 
 The builder writes its result, the view computes it when a sample is read, and `strip` inverts it.
 """
@@ -20,7 +20,7 @@ MAX_ENTRIES = 1 << 16  # a table index is a uint16
 class Entry:
     """One distinct reflection: its label as written, whether end-of-text follows, and its R token ids.
 
-    A `hinted` entry has no ids: it stands for all reflections with a hint, whose ids are in `HintIds`.
+    A `hinted` entry has no ids: it represents all reflections with a hint, whose ids are in `HintIds`.
     """
 
     label: SafetyLabel
@@ -67,7 +67,7 @@ class ReflectionTable:
         return len(self.entries)
 
     def add(self, entry: Entry) -> int:
-        """The entry's number, a new one if there is none like it."""
+        """The entry's number; adds the entry if the table lacks it."""
         key = (entry.label, entry.stop, entry.hinted)
         if key not in self._index:
             if len(self.entries) == MAX_ENTRIES:
@@ -77,22 +77,22 @@ class ReflectionTable:
         return self._index[key]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All ids int32[R] one behind the other, and offsets int64[L+1]."""
+        """All ids int32[R], concatenated, and offsets int64[L+1]."""
         offsets = np.zeros(len(self.entries) + 1, np.int64)
         np.cumsum([len(entry.ids) for entry in self.entries], out=offsets[1:])
         return np.array([i for entry in self.entries for i in entry.ids], np.int32), offsets
 
     def hinted(self) -> np.ndarray:
-        """bool[L]: which entries stand for reflections with a hint."""
+        """bool[L]: which entries represent reflections with a hint."""
         return np.array([entry.hinted for entry in self.entries], bool)
 
 
 @dataclass(frozen=True, slots=True)
 class HintIds:
-    """The ids of the reflections with hints, which are as many as the segments: no table could hold them.
+    """The ids of the reflections with hints; there may be as many as segments, too many for a table.
 
     Attributes:
-        offsets: int64[S+1], which of the ids are those of each of S reflections; none where it has no hint.
+        offsets: int64[S+1], which of the ids belong to each of S reflections; an empty range without a hint.
         ids: int32[H].
     """
 
@@ -109,11 +109,11 @@ class HintIds:
 
 @dataclass(frozen=True, slots=True)
 class Reflections:
-    """S reflections in the order in which they stand: the ids of each are its entry's, and those of its hint.
+    """S reflections in the order of the text: the ids of each are its entry's, then those of its hint.
 
     Attributes:
         cuts: int32[S], plain tokens of the sequence before each.
-        entries: uint16[S], numbers in `table`.
+        entries: uint16[S], indices into `table`.
         hints: None where the form has none.
     """
 
@@ -123,25 +123,25 @@ class Reflections:
     hints: HintIds | None = None
 
     def sound(self) -> bool:
-        """Whether they hold together: known entries, no cut below 0, ids of hints where the entry says so."""
+        """Whether they are consistent: known entries, no cut below 0, ids of hints where the entry says so."""
         known = not (self.cuts < 0).any() and not (self.entries >= len(self.table)).any()
         return known and not self.with_wrong_hints().any()
 
     def with_wrong_hints(self) -> np.ndarray:
-        """bool[S]: which have ids of a hint though their entry says otherwise, or none though it says so."""
+        """bool[S]: which have ids of a hint though their entry is not `hinted`, or none though it is."""
         hinted = self.table.hinted()[self.entries]
         own = self.hints.sizes() if self.hints else np.zeros(len(hinted), np.int64)
         return (own < 0) | ((own > 0) != hinted)
 
     def sizes(self) -> np.ndarray:
-        """int64[S]: tokens of each; raises IndexError for numbers beyond the table."""
+        """int64[S]: tokens of each; raises IndexError for indices beyond the table."""
         sizes: np.ndarray = (
             np.diff(self.table.arrays()[1])[self.entries] if len(self.entries) else np.empty(0, np.int64)
         )
         return sizes + self.hints.sizes() if self.hints else sizes
 
     def ids(self) -> np.ndarray:
-        """int32[sum of sizes]: their ids, one behind the other."""
+        """int32[sum of sizes]: their ids, concatenated."""
         flat, offsets = self.table.arrays()
         sizes = np.diff(offsets)[self.entries]
         shared = flat[ranges(offsets[self.entries], sizes)]
@@ -158,7 +158,7 @@ class Reflections:
 def interleave_document(
     tokens: Sequence[int], cuts: Sequence[int], reflections: Sequence[Sequence[int]], eod: int | None = None
 ) -> list[int]:
-    """The definition: `reflections[k]` inserted before `tokens[cuts[k]]`, and `eod` behind it all."""
+    """The definition: `reflections[k]` inserted before `tokens[cuts[k]]`, and `eod` at the end."""
     out: list[int] = []
     begin = 0
     for cut, reflection in zip(cuts, reflections, strict=True):
@@ -177,12 +177,12 @@ def interleave_batch(
     dtype: np.dtype,
     hints: HintIds | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`interleave_document` of N documents.
+    """`interleave_document` for N documents.
 
     Args:
         tokens: N documents, uint16 or uint32.
         cuts: int32[S], ascending within each document.
-        entries: uint16[S], numbers in `table`.
+        entries: uint16[S], indices into `table`.
         segment_offsets: int64[N+1], which cuts belong to which document.
         table: the reflections.
         eod: appended to each document unless None.
@@ -190,14 +190,14 @@ def interleave_batch(
         hints: of the S reflections, where the form has hints.
 
     Returns:
-        The documents' tokens, one behind the other, and their lengths int32[N].
+        The documents' tokens, concatenated, and their lengths int32[N].
 
     Raises:
         ValueError: when the arrays do not fit together.
     """
     flat, offsets = table.arrays()
     entries = entries.astype(np.int32)
-    if hints:  # every reflection is an entry of its own
+    if hints:  # every reflection is a separate entry
         reflections = Reflections(cuts, entries, table, hints)
         flat, sizes = reflections.ids(), reflections.sizes()
         offsets, entries = np.concatenate([[0], np.cumsum(sizes)]), np.arange(len(entries), dtype=np.int32)

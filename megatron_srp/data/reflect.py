@@ -1,7 +1,7 @@
-"""One batch of documents on its way into a shard: cut, classify, tokenise, align, interleave.
+"""From one batch of documents to shard contents: cut, classify, tokenise, align, interleave.
 
 Every step works on flat arrays and releases the GIL, so that threads share the cores; a batch depends
-on nothing but its documents, so that batches may be made in any order.
+only on its documents, so batches may be made in any order.
 """
 
 from dataclasses import dataclass, field
@@ -24,34 +24,34 @@ NO_CUTS = np.empty(0, np.int32), np.empty(0, np.uint16)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the N documents of a batch come from: number of the input file, int64[N] rows in it."""
+    """Where the N documents of a batch come from: index of the input file, int64[N] rows in it."""
 
     file: int
     rows: np.ndarray
 
 
 class Labeler(Protocol):
-    """Gives the S segments of a batch their labels."""
+    """Assigns labels to the S segments of a batch."""
 
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
-        """int64[S] numbers of labels, and the labels they number."""
+        """int64[S] indices of labels, and the labels they refer to."""
 
     def identity(self, file: int, row: int) -> str:
-        """Of the labels given before `row` of file number `file`: a resumed run that finds another one has other
-        labels. Empty where labels are not kept anywhere, so that they cannot change meanwhile."""
+        """A hash of the labels assigned before `row` of file number `file`: if a resumed run finds a different one,
+        the labels have changed. Empty where labels are not stored, so that they cannot change."""
 
 
 class GuardLabeler:
-    """Labels by a guard."""
+    """Labels from a guard."""
 
     def __init__(self, guard: Guard) -> None:
         self.guard = guard
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Which guard, for manifests: two guards whose verdicts may differ are never the same here."""
+        """The guard's record for manifests; it differs for guards whose verdicts may differ."""
         own = {"guard": self.guard.name, "guard_revision": self.guard.revision}
         more = {name: value for name, value in self.guard.settings.items() if name not in ("guard", "revision")}
         return own | ({"guard_settings": more} if more else {})
@@ -74,10 +74,10 @@ class ReflectedBatch:
         lengths: int32[N] tokens of each.
         plain_tokens: how many of the tokens are the documents' own or their end-of-document ids.
         cuts: int32[S] plain tokens before each reflection.
-        entries: uint16[S] numbers in `table`.
+        entries: uint16[S] indices into `table`.
         counts: int32[N] reflections of each document.
         table: this batch's reflections.
-        empty: documents left out because they have no text or no tokens.
+        empty: documents skipped because they have no text or no tokens.
         hints: of the reflections; None where the form has none.
     """
 
@@ -107,9 +107,9 @@ class EntryEncoder:
     def __call__(
         self, codes: np.ndarray, labels: list[SafetyLabel], before_eod: np.ndarray, table: ReflectionTable
     ) -> tuple[np.ndarray, HintIds | None]:
-        """uint16[S], the entries of `table`, which grows, for segments with labels[codes[s]]; and their hints.
+        """uint16[S], the entries of `table`, which may grow, for segments with labels[codes[s]]; and their hints.
 
-        Those of the segments `before_eod` carry no end-of-text token of their own: one stands behind them
+        The reflections of segments `before_eod` have no end-of-text token of their own: one follows
         anyway, and a doubled one would train the model to end an empty document.
         """
         stops = [self.form.stops(label) for label in labels]
@@ -151,10 +151,10 @@ class Reflector:
 
     Attributes:
         tokenizer, encoder: of the documents.
-        written: the tokenizer a model will be trained with, which encodes the reflections; it differs
+        written: the tokenizer that a model will be trained with, which encodes the reflections; it differs
             from `tokenizer` when `form` adds tokens.
-        labeler: None writes plain documents, without reflections.
-        max_words: most words in a segment.
+        labeler: labels the segments; None writes plain documents, without reflections.
+        max_words: maximum words per segment.
         append_eod: whether each document ends with the tokenizer's end-of-document id.
     """
 
@@ -174,7 +174,7 @@ class Reflector:
     def __call__(self, source: Source, batch: TextBatch) -> ReflectedBatch:
         source, batch, empty = _without(source, batch, np.diff(batch.offsets) == 0)
         tokens = self.encoder.encode_batch(batch)
-        if not np.diff(tokens.offsets).all():  # a text of spaces that the tokenizer drops
+        if not np.diff(tokens.offsets).all():  # a text of spaces, which the tokenizer drops
             source, batch, dropped = _without(source, batch, np.diff(tokens.offsets) == 0)
             tokens, empty = self.encoder.encode_batch(batch), empty + dropped
         table = ReflectionTable()
@@ -184,7 +184,7 @@ class Reflector:
             segments = segment_batch(batch, self.max_words)
             offsets = segments.offsets
             cuts = align_batch(batch, segments, tokens, self.tokenizer)
-            # Where the document has its own end-of-document id, its last reflection does without one.
+            # Where the document has its own end-of-document id, its last reflection has none.
             last = segments.offsets[1:] - 1 if self.append_eod else np.empty(0, np.int64)
             entries, hints = self._entries(*self.labeler(source, batch, segments), last, table)
         eod = self.tokenizer.require_eos() if self.append_eod else None
@@ -210,6 +210,6 @@ def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source
     if not dropped:
         return source, batch, 0
     source = Source(source.file, source.rows[~drop])
-    if not np.diff(batch.offsets)[drop].any():  # no text goes with them
+    if not np.diff(batch.offsets)[drop].any():  # they have no text
         return source, TextBatch(batch.text, np.concatenate([[0], batch.offsets[1:][~drop]])), dropped
     return source, TextBatch.from_texts([batch[i] for i in np.flatnonzero(~drop).tolist()]), dropped

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals of 95% for a share, for a difference of two, and for a mean over seeds.
+"""95% confidence intervals for a share, for a difference of two, and for a mean over seeds.
 
 Questions on the same facts in other words tend to be answered alike, so for the interval of a share they count as
 one: its sample size is the number of different facts asked about.
@@ -11,7 +11,7 @@ from typing import Any
 
 from megatron_srp.statistics.wilson import Z95, wilson
 
-# Student's t, two-sided 95%, for 1 to 30 degrees of freedom; beyond those the normal value.
+# Student's t, two-sided 95%, for 1 to 30 degrees of freedom; beyond those the normal quantile.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
     *(2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
@@ -22,7 +22,8 @@ def share(values: Sequence[bool], subjects: Sequence[Hashable]) -> dict[str, Any
     """The share of true values, as JSON: `count` of `of`, in percent, with Wilson's interval `low` to `high`.
 
     Args:
-        subjects: what each value is about; `facts` is the number of different ones. No percentages without any.
+        subjects: what each value is about; `facts` is the number of different ones. Without
+            values there are no percentages.
     """
     facts, count, n = len(set(subjects)), sum(values), len(values)
     found: dict[str, Any] = {"count": count, "of": n, "facts": facts}

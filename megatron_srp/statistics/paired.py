@@ -1,4 +1,4 @@
-"""Intervals, agreement and paired tests, in the plain."""
+"""Intervals, agreement and paired tests, without SciPy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A share, mean or score with its 95% interval; `n` observations. NaN where there are none."""
+    """A share, mean or score with its 95% interval; `n` observations. NaN where there are no observations."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ def bootstrap(values: np.ndarray, score: Callable[[np.ndarray], float], seed: in
 
     Args:
         values: [N, ...] observations; rows are drawn.
-        score: of such an array; NaN where it has none, and such draws are left out.
+        score: function of such an array; draws for which it is NaN are left out.
     """
     if not len(values):
         return Estimate(nan, nan, nan, 0)
@@ -43,7 +43,7 @@ def bootstrap(values: np.ndarray, score: Callable[[np.ndarray], float], seed: in
 
 
 def _drawn(values: np.ndarray, score: Callable[[np.ndarray], float], seed: int) -> np.ndarray:
-    """float[R] scores of so many draws of the rows, without NaN."""
+    """float[R] scores of that many resamples of the rows, without NaN."""
     rng, n = np.random.default_rng(seed), len(values)
     drawn = np.array([score(values[rng.integers(n, size=n)]) for _ in range(RESAMPLES)])
     return drawn[~np.isnan(drawn)]
@@ -63,7 +63,7 @@ def harmonic(pairs: np.ndarray) -> float:
 
 
 def kappa(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Cohen's kappa of two raters; NaN where chance alone would make them agree always."""
+    """Cohen's kappa of two raters; NaN where chance alone would make them always agree."""
     n = len(a)
     if not n:
         return nan
@@ -74,7 +74,7 @@ def kappa(a: Sequence[bool], b: Sequence[bool]) -> float:
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """Two-sided exact p-value that paired outcomes have the same rate (binomial over the pairs that differ)."""
+    """Two-sided exact p-value for paired outcomes having the same rate (binomial over the pairs that differ)."""
     only_a = sum(x and not y for x, y in zip(a, b, strict=True))
     only_b = sum(y and not x for x, y in zip(a, b, strict=True))
     n, least = only_a + only_b, min(only_a, only_b)

@@ -1,1 +1,1 @@
-"""What a user sees of a long run."""
+"""What the user sees during a long run."""

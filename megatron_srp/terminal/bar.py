@@ -1,4 +1,4 @@
-"""A bar on stderr where that is a terminal, and lines that stay; in a log, only the lines."""
+"""A progress bar on stderr where that is a terminal, and permanent lines; in a log, only the lines."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def is_terminal() -> bool:
-    """Whether stderr can show something that moves."""
+    """Whether stderr can show a moving bar."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class Bar:
-    """One task at a time, from `start` to `stop`.
+    """Shows one task at a time, from `start` to `stop`.
 
-    rich is imported only where there is a terminal: that takes longer than a small job.
+    rich is imported only where there is a terminal: importing it takes longer than a small job.
 
     Args:
         columns: from left to right: "bar", "percent", "count" (done of all), "left" (time), or the name of a text
@@ -28,7 +28,7 @@ class Bar:
         self._texts: dict[str, str] = {}
 
     def start(self) -> None:
-        """Take the terminal, where there is one."""
+        """Start the bar, where there is a terminal."""
         if self._quiet or not is_terminal():
             return
         from rich.console import Console
@@ -44,29 +44,29 @@ class Bar:
 
     @property
     def live(self) -> bool:
-        """Whether there is a bar, and not only lines."""
+        """Whether there is a bar, rather than only lines."""
         return self._bar is not None
 
     def begin(self, total: float, **texts: str) -> None:
-        """A new task, in place of the one before."""
+        """Start a new task in place of the previous one."""
         if self._bar:
             if self._task is not None:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task("", total=total, **self._texts | texts)
 
     def show(self, done: float | None = None, **texts: str) -> None:
-        """How much of the task is done, where that has changed, and the texts of columns."""
+        """Update how much of the task is done, where that has changed, and the texts of columns."""
         if self._bar:
             self._bar.update(self._task, completed=done, **texts)
 
     def print(self, line: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         if self._bar:
             self._bar.console.print(line, soft_wrap=True)
         elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._bar:
             self._bar.stop()

@@ -1,4 +1,4 @@
-"""Shows how far a run is, and what it has to say, on stderr."""
+"""Shows a run's progress and messages on stderr."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ class ProgressDisplay:
             self._live.stop()
 
     def note(self, line: str) -> None:
-        """Show a line that stays."""
+        """Print a permanent line."""
         if self._live:
             self._live.print(line)
         else:

@@ -1,4 +1,4 @@
-"""The live view on a terminal. Imported only where there is one: rich takes longer to import than a small job."""
+"""The live view on a terminal. Imported only where there is one: importing rich takes longer than a small job."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class LiveProgress:
         )
 
     def show(self, progress: Progress, speed: dict[str, str]) -> None:
-        """Draw `progress`, with `speed` as `Speed.measure` tells it."""
+        """Draw `progress`, with `speed` as `Speed.measure` reports it."""
         fields: dict[str, Any] = {
             "total": progress.size,
             "completed": progress.consumed,
@@ -43,9 +43,9 @@ class LiveProgress:
             self._live.start()
 
     def print(self, line: str) -> None:
-        """Show a line that stays above the bar."""
+        """Print a permanent line above the bar."""
         self._live.console.print(line, soft_wrap=True)
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._live.stop()

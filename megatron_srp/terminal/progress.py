@@ -1,4 +1,4 @@
-"""What the user of the data job sees: a live view on a terminal, plain lines in a log, a summary."""
+"""Progress of a data job: how far it is, its speed, and the interface that displays it."""
 
 import time
 from collections import Counter
@@ -8,16 +8,16 @@ from typing import Protocol
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. Of several runs at once, the sum is how far they are together.
+    """How far a run is. The sum over several concurrent runs is their combined progress.
 
     Attributes:
-        files, size: input files, and their bytes as they lie on disk.
+        files, size: input files, and their bytes on disk.
         file: how many of them are done.
-        consumed: bytes of the files read, those read by earlier runs with them.
+        consumed: bytes of the files read, including those read by earlier runs.
         resumed: bytes read by earlier runs.
-        bytes, documents, tokens, segments: of this run; bytes of text, tokens as written, segments judged.
-        skipped: bad rows left out.
-        verdicts: segments by verdict, those of earlier runs with them.
+        bytes, documents, tokens, segments: of this run; bytes of text, tokens as written, segments classified.
+        skipped: number of bad rows skipped.
+        verdicts: segments by verdict, including those of earlier runs.
     """
 
     files: int
@@ -39,7 +39,7 @@ class Progress:
 
 
 class Display(Protocol):
-    """Takes what a run has to say: how far it is, and lines for the user."""
+    """Receives a run's progress, and lines for the user."""
 
     def update(self, progress: Progress) -> None: ...
 
@@ -49,7 +49,7 @@ class Display(Protocol):
 
 
 class Speed:
-    """Rates of a run since its first update: what went before was starting, or finding the place again."""
+    """Rates of a run since its first update: the time before was spent starting, or resuming."""
 
     def __init__(self) -> None:
         self._first: tuple[float, Progress] | None = None
@@ -58,7 +58,7 @@ class Speed:
         """`text` and `output` (tokens, or segments) per second and the time `left`, in words; empty where not
         known yet."""
         now = time.monotonic()
-        # The first update is copied: a run updates one object again and again.
+        # The first update is copied: a run keeps updating one object.
         since, first = self._first = self._first or (now, progress + Progress(0, 0))
         seconds = now - since
         read = progress.consumed - progress.resumed - (first.consumed - first.resumed)
@@ -83,5 +83,5 @@ def _duration(seconds: float) -> str:
 def describe_counts(progress: Progress) -> str:
     """Documents, segments by verdict and bad rows, in one line."""
     verdicts = [f"{verdict} {n:,}" for verdict, n in progress.verdicts.items()]
-    skipped = [f"{progress.skipped:,} rows left out"] if progress.skipped else []
+    skipped = [f"{progress.skipped:,} rows skipped"] if progress.skipped else []
     return "  ".join([f"{progress.documents:,} documents", *verdicts, *skipped])

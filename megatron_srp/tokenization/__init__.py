@@ -29,7 +29,7 @@ def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextToke
         'A river <|endoftext|>'
 
     Raises:
-        UsageError: for an unknown type, or a model that is not there or cannot be read.
+        UsageError: for an unknown type, or a model that does not exist or cannot be read.
     """
     if tokenizer_type in SENTENCEPIECE_TYPES:
         from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
@@ -45,5 +45,5 @@ def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextToke
 
 
 def tokenizer_fingerprint(tokenizer_type: str, tokenizer_model: str | Path) -> str:
-    """Equal for two tokenizers that give the same ids and the same end-of-document id."""
+    """A hash that is equal for two tokenizers with the same ids and the same end-of-document id."""
     return load_tokenizer(tokenizer_type, tokenizer_model).fingerprint

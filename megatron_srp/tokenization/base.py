@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and the flat arrays it gives."""
+"""The interface of all tokenizers, and the flat arrays they return."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from megatron_srp.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Tokens of N documents: `tokens` uint32[T], one behind the other; `offsets` int64[N+1]."""
+    """Tokens of N documents: `tokens` uint32[T], concatenated; `offsets` int64[N+1]."""
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -29,22 +29,22 @@ class TokenBatch:
 
     @classmethod
     def from_arrays(cls, rows: list[np.ndarray]) -> "TokenBatch":
-        """Rows of one type, which the batch keeps."""
+        """Rows of one type, stored by the batch."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         return cls(np.concatenate(rows) if rows else np.empty(0, np.uint32), offsets)
 
 
 class TextTokenizer(ABC):
-    """A tokenizer, its vocabulary, and what the data plane must know of it.
+    """A tokenizer, its vocabulary, and what the data plane needs to know about it.
 
     Attributes:
         type, model: as given by `--tokenizer-type` and `--tokenizer-model`.
         vocab_size: one more than the largest id.
         eos_id: the end-of-document id, or None where the tokenizer has none; `eos_text` is its name.
-        fingerprint: equal for tokenizers that give the same ids.
+        fingerprint: equal for tokenizers that produce the same ids.
         token_bytes: uint16[vocab_size], how many bytes of text each token stands for.
-        extra_bytes: bytes that the tokens of a document have more than its text (SentencePiece's
+        extra_bytes: bytes by which the tokens of a document exceed its text (SentencePiece's
             dummy prefix counts as one).
         has_unicode_rules: whether its ids depend on the categories of characters, or on how they normalise.
     """
@@ -64,7 +64,7 @@ class TextTokenizer(ABC):
         """The ids of `text`, without tokens the tokenizer would add around it."""
 
     def encode_inside(self, text: str) -> list[int]:
-        """The ids of `text` as it stands in the middle of a document, without a dummy prefix."""
+        """The ids of `text` in the middle of a document, without a dummy prefix."""
         if not self.extra_bytes:
             return self.encode(text)
         if text.startswith(" "):  # the prefix is such a space
@@ -92,49 +92,49 @@ class TextTokenizer(ABC):
 
     @abstractmethod
     def token_id(self, name: str) -> int | None:
-        """The id of the token of that name; None where there is none."""
+        """The id of the token of that name; None where there is no such token."""
 
     def text_can_be(self, name: str) -> bool:
-        """Whether a text that contains the characters of `name` can get the token of that name for them."""
+        """Whether the characters of `name` in a text may be encoded as the token of that name."""
         token = self.token_id(name)
         return any(token in self.encode(text) for text in (name, f" {name} ", f"a{name}a"))
 
     @abstractmethod
     def token_text(self) -> list[bytes]:
         """The bytes of text that each of the vocab_size tokens stands for; none for special tokens. Those
-        of a document's tokens, one behind the other, are its text (behind a dummy prefix, if any).
+        of a document's tokens, concatenated, are its text (after a dummy prefix, if any).
 
         Raises:
-            UsageError: when this tokenizer is not of that kind.
+            UsageError: when this tokenizer's tokens do not stand for bytes.
         """
 
     @abstractmethod
     def fast_json(self) -> str | None:
         """This tokenizer as a tokenizer.json that gigatoken can run, without its special tokens;
-        None where there is no such form."""
+        None where it has no such form."""
 
     @property
     def splits_digits(self) -> bool:
-        """Whether `fast_json` splits off the digits of ASCII alone, and the tokenizer all numerals."""
+        """Whether `fast_json` splits off only ASCII digits, but the tokenizer all numerals."""
         return False
 
     def unsettled_ids(self) -> set[int]:
-        """Ids with which `fast_json` marks what only the tokenizer itself encodes for certain."""
+        """Ids with which `fast_json` marks text that only the tokenizer itself is certain to encode exactly."""
         return set()
 
     @abstractmethod
     def reading_as_text(self, names: Collection[str]) -> "TextTokenizer":
-        """This tokenizer, but for the added tokens `names`, which a text's characters do not become."""
+        """This tokenizer without the added tokens `names`, so that a text's characters never become them."""
 
     @abstractmethod
     def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "TextTokenizer":
         """Write this tokenizer extended by `tokens`, which it encodes as such, at the next free ids, and load it.
-        One that it has already keeps its id."""
+        A token that it has already keeps its id."""
 
     def require_eos(self) -> int:
         if self.eos_id is None:
             raise UsageError(
-                f"the tokenizer {self.model} names no end-of-text token, which reflections and --append-eod "
+                f"the tokenizer {self.model} has no end-of-text token, which reflections and --append-eod "
                 "need; set eos_token in its tokenizer_config.json"
             )
         return self.eos_id

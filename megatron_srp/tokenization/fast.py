@@ -13,8 +13,8 @@ class FastEncoder:
     """Encodes batches as `tokenizer.encode` would, on the calling thread.
 
     gigatoken does the work where it can run the tokenizer; documents with characters or tokens that it may
-    treat otherwise go to the reference. `reason` says why not when it cannot run it, and `distrust` switches
-    it off after a difference was found.
+    treat differently go to the reference. `reason` says why when it cannot run it, and `distrust` switches
+    it off after a difference is found.
 
     Args:
         tokenizer: the reference.
@@ -53,7 +53,7 @@ class FastEncoder:
         return self._replace(batch, tokens, self._unsettled(batch, tokens))
 
     def _unsettled(self, batch: TextBatch, tokens: TokenBatch) -> np.ndarray:
-        """The documents that only the reference encodes for certain."""
+        """The documents that only the reference is certain to encode exactly."""
         found = np.zeros(len(batch), np.uint8)
         if self._characters is not None:
             _text.find_characters(batch.text, batch.offsets, self._characters, found)

@@ -1,4 +1,4 @@
-"""gigatoken behind flat arrays: an instance for each thread, and a bound on what they remember."""
+"""gigatoken over flat arrays: an instance for each thread, and a bound on the size of their caches."""
 
 import ctypes
 import os
@@ -12,17 +12,17 @@ from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.tokenization.base import TokenBatch
 
 _LONGEST_REASON = 120  # characters
-# gigatoken caches every distinct word it meets, some 90 bytes each, and never lets go: a corpus with many
+# gigatoken caches every distinct word it meets, some 90 bytes each, and never frees it: a corpus with many
 # hashes, numbers or misspellings would fill the memory. An instance is dropped when the process has grown
 # by this much since the first; making a new one and filling its cache again takes 0.2 s.
 _GROWTH = 512 << 20  # bytes
-_GROWTH_PER_THREAD = 64 << 20  # batches in the making
-_LEAST_TEXT = 64 << 20  # bytes encoded between two instances, whatever else uses the memory
+_GROWTH_PER_THREAD = 64 << 20  # batches in progress
+_LEAST_TEXT = 64 << 20  # bytes encoded before an instance is dropped, whatever else uses the memory
 _MANY_THREADS = 4
 
 
 def _reason(error: Exception) -> str:
-    """What it says, in a line: it quotes the tokenizer's regular expressions, which may list a whole vocabulary."""
+    """Its message, shortened to a line: it quotes the tokenizer's regular expressions, which may list a vocabulary."""
     line = str(error).partition("\n")[0]
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 4].rstrip() + " ..."
 
@@ -35,7 +35,7 @@ class GigatokenPool:
         threads: how many will encode at once.
 
     Attributes:
-        dropped: how many instances had outgrown their bound.
+        dropped: number of instances dropped because they outgrew their bound.
 
     Raises:
         ValueError: when gigatoken cannot run this tokenizer.
@@ -58,7 +58,7 @@ class GigatokenPool:
 
             try:
                 own.tokenizer, own.text = gigatoken.Tokenizer.from_json(self._spec), 0
-            except Exception as error:  # it raises what its Rust code meets
+            except Exception as error:  # it raises whatever its Rust code meets
                 raise ValueError(_reason(error)) from None
         return own.tokenizer
 
@@ -84,7 +84,7 @@ class GigatokenPool:
 
 
 def resident_bytes() -> int:
-    """Memory of this process that no file backs, in bytes; 0 where /proc is not Linux's."""
+    """Anonymous memory of this process, in bytes; 0 where /proc is not Linux's."""
     try:
         _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
     except (OSError, ValueError):

@@ -15,36 +15,36 @@ from megatron_srp.files import digest
 from megatron_srp.tokenization.base import TextTokenizer
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-_NAMES_FILE = "special_tokens_map.json"  # of tokenizers saved by transformers 4
+_NAMES_FILE = "special_tokens_map.json"  # written by transformers 4
 _JOINING_DECODERS = {"Metaspace", "ByteFallback"}  # of tokenizers that write a space as `▁`
 
 
 def _byte_of_character() -> dict[str, int]:
-    """Byte-level BPE writes a byte that is a printable Latin-1 character as that, the others as U+0100 on."""
+    """Byte-level BPE writes a byte that is a printable Latin-1 character as that character, others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
 def _find(model: str | Path) -> Path:
-    """The tokenizer.json that `model` names, fetched from the hub when it is no local path."""
+    """The tokenizer.json that `model` names, fetched from the hub when it is not a local path."""
     path = Path(model)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         return file
     if path.exists() or len(path.parts) > 2 or path.is_absolute():
         raise UsageError(
-            f"--tokenizer-model {model}: no tokenizer.json there; give a folder that has one (save the "
+            f"--tokenizer-model {model}: it has no tokenizer.json; pass a folder that has one (save the "
             "tokenizer with save_pretrained of a fast tokenizer) or a name on the Hugging Face hub"
         )
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(str(model), allow_patterns=["tokenizer*", _NAMES_FILE])) / "tokenizer.json"
-    except Exception as error:  # the hub client raises errors of many libraries
+    except Exception as error:  # the hub client raises the errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
-            f"--tokenizer-model {model}: no such folder, and the hub has not given it ({reason})"
+            f"--tokenizer-model {model}: no such folder, and not on the Hugging Face hub ({reason})"
         ) from None
 
 
@@ -52,12 +52,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer anew") from None
+        raise UsageError(f"{file} is not valid JSON ({error}); save the tokenizer again") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json with the special tokens' names as transformers reads them: those of
-    special_tokens_map.json win, unless the configuration lists the added tokens itself."""
+    special_tokens_map.json take precedence, unless the configuration lists the added tokens itself."""
     config, names = folder / "tokenizer_config.json", folder / _NAMES_FILE
     found = _read_json(config) if config.is_file() else {}
     if "added_tokens_decoder" not in found and names.is_file():
@@ -99,7 +99,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
 
     def _make_special(self, names: Collection[str | None]) -> None:
-        """Of the added tokens those; special tokens in a text are text."""
+        """Declare the added tokens `names` special: special tokens in a text are text."""
         ordinary = [t for t in self._spec.get("added_tokens", []) if t["content"] in names and not t["special"]]
         for token in ordinary:
             token["special"] = True
@@ -160,7 +160,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         byte_level = "ByteLevel" in self._part_types()
         if not (byte_level or self._part_types() & _JOINING_DECODERS):
             raise UsageError(
-                f"the tokenizer {self.model} does not say which bytes of text its tokens stand for; only "
+                f"the tokenizer {self.model} does not define which bytes of text its tokens stand for; only "
                 "byte-level and SentencePiece-like tokenizers do. Preprocess the text itself (--input)"
             )
         byte_of = _byte_of_character()
@@ -196,7 +196,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         return json.dumps(spec)
 
     def _missing_bytes(self) -> dict[str, int]:
-        """Of the 256 characters that stand for bytes those that the vocabulary lacks, with ids beyond it. SmolLM2's
+        """The characters, of the 256 that stand for bytes, that the vocabulary lacks, with ids beyond it. SmolLM2's
         lacks 21; the reference leaves them out of a text, and gigatoken refuses such a vocabulary."""
         vocab = self._spec["model"].get("vocab")
         if "ByteLevel" not in self._part_types() or not isinstance(vocab, dict):
@@ -205,7 +205,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         return {character: self.vocab_size + i for i, character in enumerate(missing)}
 
     def unsettled_ids(self) -> set[int]:
-        """Of bytes that the vocabulary lacks, and of added tokens with conditions, which gigatoken does not ask."""
+        """Ids of bytes that the vocabulary lacks, and of added tokens with conditions, which gigatoken ignores."""
         conditions = ("single_word", "lstrip", "rstrip")
         added = self._spec.get("added_tokens", [])
         conditional = {t["id"] for t in added if not t["special"] and any(t.get(name) for name in conditions)}

@@ -1,8 +1,8 @@
-"""Characters for which gigatoken, whose Unicode tables are newer, may give other ids than the reference.
+"""Characters for which gigatoken, whose Unicode tables are newer, may produce ids other than the reference's.
 
-Unicode never changes how assigned characters normalise and hardly ever their category, so that two versions
-of its tables differ in what the older one does not know yet. `tokenizers` has several: its regular expressions
-(Oniguruma) are newer than its normalizers (Unicode 9 or so).
+Unicode never changes how assigned characters normalise and hardly ever their category, so two versions
+of its tables differ only in characters that the older one does not know yet. `tokenizers` has several versions:
+its regular expressions (Oniguruma) are newer than its normalizers (Unicode 9 or so).
 """
 
 import sys
@@ -14,9 +14,9 @@ import numpy as np
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 _ALL = sys.maxunicode + 1
-_PLANES = (range(0xE000), range(0xF900, 0x34000), range(0xE0000, 0xE0200))  # that Unicode has given characters
+_PLANES = (range(0xE000), range(0xF900, 0x34000), range(0xE0000, 0xE0200))  # with assigned characters
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, _ALL))
-# The other two forms have these two's tables.
+# The other two forms use the same tables as these two.
 _FORMS: dict[Literal["NFC", "NFKD"], Any] = {"NFC": normalizers.NFC(), "NFKD": normalizers.NFKD()}
 _LOW, _HIGH = "\u0334", "\u0345"  # marks that go before and after nearly all others
 
@@ -38,8 +38,8 @@ def unsettled_characters() -> np.ndarray:
 
 
 def _otherwise_normalised(characters: str) -> list[int]:
-    """Of the characters those that the reference's normalizers change otherwise than Python's, and the first
-    ones of the pairs that make them up."""
+    """Those of the characters that the reference's normalizers change differently from Python's, and the first
+    characters of the pairs that compose them."""
     found = []
     for c in characters:
         parts = unicodedata.decomposition(c)

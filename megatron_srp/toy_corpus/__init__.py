@@ -1,1 +1,1 @@
-"""A small corpus and tokenizer that `make smoke` makes itself, so that nothing is downloaded."""
+"""A small corpus and tokenizer, generated so that `make smoke` downloads nothing."""

@@ -143,8 +143,8 @@ DAMAGE = {
     "empty .bin": (edit("bin", lambda d: b""), IDX + "sequence 0 is said to have bytes"),
     "truncated .idx": (edit("idx", lambda d: d[:-8]), IDX + "[0-9]+ bytes, but its header promises"),
     ".idx without a header": (edit("idx", lambda d: d[:9]), IDX + "not a Megatron index"),
-    ".bin of another shard": (swap("bin"), r"sequence \d+ is said|behind the end of the last sequence"),
-    ".idx of another shard": (swap("idx"), r"sequence \d+ is said|behind the end of the last sequence"),
+    ".bin of another shard": (swap("bin"), r"sequence \d+ is said|after the end of the last sequence"),
+    ".idx of another shard": (swap("idx"), r"sequence \d+ is said|after the end of the last sequence"),
     "flipped bytes in .bin": (
         edit_tokens(lambda t, s: t.__setitem__(s[17] + 2, 65535)),
         BIN + "sequence 17 has the token 65535, beyond the vocabulary of",
@@ -181,7 +181,7 @@ DAMAGE = {
     "dtype code of no type": (edit("idx", lambda d: d.__setitem__(17, 9)), IDX + "version 1, type code 9"),
     "wrong magic": (edit("idx", lambda d: d.__setitem__(0, 0)), IDX + "not a Megatron index"),
     "wrong version": (edit("idx", lambda d: d.__setitem__(9, 2)), IDX + "version 2"),
-    "trailing bytes in .bin": (edit("bin", lambda d: d + bytes(6)), BIN + f"6 bytes behind .* sequence, {N - 1}"),
+    "trailing bytes in .bin": (edit("bin", lambda d: d + bytes(6)), BIN + f"6 bytes after .* sequence, {N - 1}"),
     "trailing bytes in .idx": (edit("idx", lambda d: d + bytes(6)), IDX + "[0-9]+ bytes, but its header promises"),
     "wrong document index": (
         edit_index(lambda lengths, p, documents: documents.__setitem__(21, 20)),
@@ -191,10 +191,10 @@ DAMAGE = {
         edit_index(lambda lengths, p, documents: documents.__setitem__(-1, N - 1)),
         IDX + f"its document index is 0 to {N - 1}, not from 0 to {N}",
     ),
-    "broken reflection": (break_reflection, BIN + "sequence 9 does not hold <think> .* </think> behind"),
+    "broken reflection": (break_reflection, BIN + "sequence 9 does not hold <think> .* </think> after"),
     "no end-of-text where a verdict asks for one": (
         unstop,
-        BIN + r"sequence \d+ has <think> Unsafe.* </think> without an end-of-text behind it",
+        BIN + r"sequence \d+ has <think> Unsafe.* </think> without an end-of-text after it",
     ),
     "no end of document": (
         edit_tokens(lambda t, s: t.__setitem__(s[24] - 1, 300)),
@@ -203,9 +203,9 @@ DAMAGE = {
     "wrong tokenizer": (edit_manifest(other_tokenizer), JSON + "the tokenizer's fingerprint is .* another one"),
     "sidecar of another shard": (swap("srp"), SRP + r"sequence \d+ has the reflection"),
     "sidecar of another place": (edit_sidecar(cuts=later_cut), BIN + "sequence 11 does not hold <think>"),
-    "sidecar with a cut behind the end": (
+    "sidecar with a cut after the end": (
         edit_sidecar(cuts=lambda s: put(int(s.offsets[12]) - 1, 99999)(s.cuts)),
-        SRP + r"sequence 11 has the reflection \d+ at token 99999, behind its end",
+        SRP + r"sequence 11 has the reflection \d+ at token 99999, after its end",
     ),
     "sidecar with cuts out of order": (
         edit_sidecar(cuts=lambda s: put(int(s.offsets[12]) - 2, s.cuts[s.offsets[12] - 1] + 1)(s.cuts)),
@@ -228,7 +228,7 @@ DAMAGE = {
         edit_sidecar(info=lambda s: s.info | {"reflection": s.info["reflection"] | {"open": "<safety>"}}),
         SRP + "its reflection is not the one that c.srp.json names",
     ),
-    "sidecar of no form": (edit_sidecar(info=lambda s: {}), SRP + "its reflections are of no known form"),
+    "sidecar of no form": (edit_sidecar(info=lambda s: {}), SRP + "its reflections have an unknown form"),
     "no sidecar at all": (edit("srp", lambda d: b"nonsense"), SRP + "not a reflection sidecar"),
     "manifest with other documents": (
         edit_manifest(lambda m: m["shards"][0].update(documents=N + 1)),

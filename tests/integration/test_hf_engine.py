@@ -100,7 +100,7 @@ def test_options_and_mistakes(tiny_guard, tmp_path):
     assert HFEngine(tiny_guard, device="cpu", max_length=100).max_length == 100
     for options, said in (
         ({"device": "gpu"}, "choose cuda"),
-        ({"batch_tokens": "many"}, "batch_tokens=many: give a number"),
+        ({"batch_tokens": "many"}, "batch_tokens=many: pass a number"),
         ({"batch_tokens": -5}, "at least 1"),
         ({"max_length": 0}, "at least 1"),
         ({"device": "cpu", "dtype": "int3"}, "choose from bfloat16"),

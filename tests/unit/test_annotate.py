@@ -157,7 +157,7 @@ def test_a_segment_of_a_hundred_thousand_words(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--num-partitions", "2", "--partition-index", "2"], "partitions are counted from 0, give 0 to 1"),
+        (["--num-partitions", "2", "--partition-index", "2"], "partitions are counted from 0; pass 0 to 1"),
         (["--workers", "0"], "--workers 0"),
         (["--max-failure-rate", "2"], "--max-failure-rate 2: pass a share from 0 to 1"),
         (["--json-keys", "a/b"], "--json-keys 'a/b'"),
@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_store_is_left_alone(write_jsonl, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").touch()
     flags = ["--input", str(write_jsonl(["a"])), "--guard", "heuristic", "--store"]
-    with pytest.raises(UsageError, match=r"thesis is no annotation store \(no store.json\) and not empty"):
+    with pytest.raises(UsageError, match=r"thesis is not an annotation store \(no store.json\) and not empty"):
         main([*flags, str(tmp_path / "thesis")])
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
     (tmp_path / "new").mkdir()

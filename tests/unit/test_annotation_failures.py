@@ -114,7 +114,7 @@ def test_the_report_names_what_has_no_verdict(tmp_path, capsys, write_jsonl, mon
         main(flags)
     shown = " ".join(capsys.readouterr().out.split())
     assert f"no verdict: {path}, row 1, segment 1: nonsense: 'banana'" in shown
-    assert "1 segments of these files have no verdict in the store; try them again with --retry-failed" in shown
+    assert "1 segments of these files have no verdict in the store; retry them with --retry-failed" in shown
     with pytest.raises(InputError, match="not an annotation store"):
         AnnotationStore(tmp_path / "elsewhere")
 

@@ -170,7 +170,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(tokenizer, tmp_path, size)
     reached = (tmp_path / "c.srp-work" / "c_text_document.bin").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (reached + size, unlimited[1]))
     try:
-        with pytest.raises(OutputError, match="give the same command again") as error:
+        with pytest.raises(OutputError, match="rerun the same command") as error:
             builder.add_documents(TEXTS[10:])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)

@@ -121,12 +121,12 @@ def test_a_file_names_the_guards(tmp_path):
         ("rule: majority\nguards: [{guard: heuristic}, {guard: heuristic}]", "two guards are called 'heuristic'"),
         ("rule: majority\nguards: [heuristic]", "begins with `guard: NAME`; got 'heuristic'"),
         ("rule: majority\nguards: [{guard: heuristic, modle: x}]", "no option 'modle'; .*did you mean 'mode'"),
-        ("rule: majority\nguards: []\nrules: 1", "'rules' means nothing there"),
-        ("rule: majority\nguards:", "guards is None; give a list of at least two"),
-        ("rule: majority\nguards: {guard: heuristic}", "guards is {'guard': 'heuristic'}; give a list"),
+        ("rule: majority\nguards: []\nrules: 1", "'rules' is not a field of an ensemble"),
+        ("rule: majority\nguards:", "guards is None; pass a list of at least two"),
+        ("rule: majority\nguards: {guard: heuristic}", "guards is {'guard': 'heuristic'}; pass a list"),
         ("rule:\nguards: [{guard: heuristic}, {guard: heuristic, name: b}]", "ensemble rule 'None'; choose from"),
-        ("- guard", "this is none"),
-        ("a: [", "this is none"),
+        ("- guard", "not an ensemble"),
+        ("a: [", "not an ensemble"),
     ],
 )
 def test_mistakes_in_the_file_get_one_line(text, message, tmp_path):

@@ -115,7 +115,7 @@ def at_batch(monkeypatch):
 def test_an_input_that_vanishes(job, at_batch, tmp_path):
     whole, folder = job(tmp_path / "whole"), tmp_path / "out"
     at_batch(3, lambda: (tmp_path / "b.jsonl").rename(tmp_path / "b.away"))
-    with pytest.raises(InputError, match=r"b\.jsonl: No such file.*; bring it back") as error:
+    with pytest.raises(InputError, match=r"b\.jsonl: No such file.*; restore the file") as error:
         job(folder)
     assert error.value.exit_code == 2 and committed(folder)
     with pytest.raises(UsageError, match=r"b\.jsonl: no such file"):
@@ -140,7 +140,7 @@ def test_an_input_that_changes_as_it_is_read(job, at_batch, tmp_path, capsys):
     moment = (tmp_path / "a.jsonl").stat().st_mtime + 100
     os.utime(tmp_path / "a.jsonl", (moment, moment))
     job(tmp_path / "out", "--overwrite")
-    assert "a.jsonl was written to since this run began, though its size" in capsys.readouterr().err
+    assert "a.jsonl was modified since this run began, though its size" in capsys.readouterr().err
 
 
 def test_verdicts_that_change_between_kill_and_resume(job, at_batch, tmp_path, capsys):

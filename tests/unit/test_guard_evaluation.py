@@ -150,7 +150,7 @@ def test_a_guard_without_probabilities_is_evaluated_and_says_so():
     assert tree["accuracies"]["mine"]["accuracy_on_unsafe"] == 1
     assert tree["calibration"]["error"] is None
     assert tree["categories"] == {"Violent": 1, "PII": 1}
-    with pytest.raises(UsageError, match="give a chat guard"):
+    with pytest.raises(UsageError, match="pass a chat guard"):
         evaluate(KeywordGuard(), {}, with_agreement=True)
 
 

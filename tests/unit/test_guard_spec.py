@@ -94,7 +94,7 @@ def test_names_of_guards_and_engines():
         load_engine("vlm", "x")
     with pytest.raises(UsageError, match="No module named"):
         load_guard("python:no.such.module:Guard")
-    with pytest.raises(UsageError, match="Counter is no guard"):
+    with pytest.raises(UsageError, match="Counter is not a guard"):
         load_guard("python:collections:Counter")
     assert load_guard("python:tests.conftest:KeywordGuard").name == "keyword"
     assert set(GUARDS) >= {"heuristic", "qwen3guard", "llama-guard"}

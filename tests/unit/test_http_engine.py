@@ -155,7 +155,7 @@ def test_an_endpoint_that_only_fails_stops_the_job(fault, engine, endpoint, monk
     engine.next_token_logprobs(prompts([3]), [SAFE, UNSAFE])
     endpoint.fault = fault
     impatient(engine, fault)
-    with pytest.raises(GuardError, match="for 5 requests in a row; is it well"):
+    with pytest.raises(GuardError, match="for 5 requests in a row; is it healthy"):
         engine.next_token_logprobs(prompts(*([i] for i in range(40))), [SAFE, UNSAFE])
 
 
@@ -185,7 +185,7 @@ def test_no_server_no_model_no_address(endpoint):
     with pytest.raises(GuardError, match="no list of models") as error:
         HTTPEngine("tiny", url, tries=1)
     assert "pass" not in str(error.value)
-    with pytest.raises(UsageError, match="endpoint 'localhost': give its address"):
+    with pytest.raises(UsageError, match="endpoint 'localhost': pass its address"):
         load_engine("http", "tiny", base_url="localhost")
     endpoint.server.server_close()
     begun = time.monotonic()
@@ -225,7 +225,7 @@ def test_an_endpoint_that_is_gone_for_a_while_is_waited_for():
     ],
 )
 def test_options_that_are_no_such_number(option, value, allowed, endpoint):
-    with pytest.raises(UsageError, match=f"^{option}={value}: give {allowed}$"):
+    with pytest.raises(UsageError, match=f"^{option}={value}: pass {allowed}$"):
         load_engine("http", "tiny", base_url=endpoint.url, **{option: value})
 
 

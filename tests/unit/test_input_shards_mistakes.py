@@ -43,7 +43,7 @@ def test_mistakes_are_one_line(tokenizer_models, tmp_path, tokenizer):
         (["--input", "x", "--materialize"], "--materialize is for --input-shards"),
         (["--input-shards", str(tmp_path / "nowhere")], "no such file; a shard is PREFIX.bin"),
         (["--input-shards", f"{tmp_path}/nowhere*"], "no shard matches"),
-        (["--input-shards", f"{plain}.bin"], "give the shard's prefix"),
+        (["--input-shards", f"{plain}.bin"], "pass the shard's prefix"),
         (["--input-shards", str(plain), str(plain)], "twice"),
         (["--input-shards", str(reflected)], "contains reflections already"),
         (["--input-shards", str(plain), "--tokenizer-type", kind, "--tokenizer-model", str(model)], "was made with"),
@@ -74,7 +74,7 @@ def test_a_word_level_tokenizer_is_refused(tmp_path):
     write_tokenizer(tmp_path / "words")
     plain = write_shard(tmp_path / "old", [[1, 2, 3]])
     argv = flags(("HuggingFaceTokenizer", tmp_path / "words"))
-    with pytest.raises(UsageError, match="does not say which bytes of text its tokens stand for"):
+    with pytest.raises(UsageError, match="does not define which bytes of text its tokens stand for"):
         main([*argv, "--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")])
 
 

@@ -103,7 +103,7 @@ def test_the_same_documents_twice_are_refused(tokenizer, tmp_path):
         build(tmp_path / name, tokenizer, TEXTS[:5])
     with pytest.raises(InputError, match=r"is in .*a and in .*b"):
         merge_shards(find_parts([tmp_path / "a", tmp_path / "b"]), tmp_path / "m")
-    with pytest.raises(UsageError, match="a is named twice"):
+    with pytest.raises(UsageError, match="a is passed twice"):
         find_parts([tmp_path / "a", f"{tmp_path}/./a"])
     with pytest.raises(UsageError, match="is one of the shards"):
         find_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "a")
@@ -121,7 +121,7 @@ def test_files_that_are_not_the_manifests_are_refused(tokenizer, tmp_path, damag
         damaged.write_bytes(data)
     else:
         shutil.copy(tmp_path / f"x_text_document.{damage}", damaged)
-    with pytest.raises(InputError, match=r"are not those its manifest speaks of|counts .* tokens"):
+    with pytest.raises(InputError, match=r"are not those its manifest lists|counts .* tokens"):
         merge_shards(find_parts([tmp_path / "a", tmp_path / "b"]), tmp_path / "m")
     assert not list(tmp_path.glob("m_*")) and not (tmp_path / "m.srp.json").exists()
 

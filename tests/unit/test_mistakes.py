@@ -19,14 +19,14 @@ NOT_UTF8 = os.fsdecode(b"\xff\xfe")
 
 @pytest.mark.parametrize("given", ["", ".", "/", "out/", "out/..", NOT_UTF8, "out/a\nb", "out/" + 151 * "x"])
 def test_an_output_prefix_must_name_files(given):
-    with pytest.raises(UsageError, match=r"names a folder|not UTF-8|cannot be printed|longer than 150 bytes"):
+    with pytest.raises(UsageError, match=r"is a folder|not UTF-8|cannot be printed|longer than 150 bytes"):
         output_prefix(given)
 
 
 def test_a_name_too_long_for_the_file_system(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_command(lambda: (tmp_path / (300 * "x")).stat() and 0)
-    assert capsys.readouterr().err.endswith("xxx; give a shorter one\n")
+    assert capsys.readouterr().err.endswith("xxx; pass a shorter one\n")
 
 
 def test_all_commands_check_it(tmp_path):
@@ -36,7 +36,7 @@ def test_all_commands_check_it(tmp_path):
         ["preprocess", "--input", "in", "--output-prefix", "out/"],
     ):
         done = srp(*command, cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith("error: output prefix 'out/': names a folder")
+        assert done.returncode == 2 and done.stderr.startswith("error: output prefix 'out/': is a folder")
     assert not list(tmp_path.iterdir())
 
 
@@ -52,7 +52,7 @@ def test_inputs_that_cannot_be_read_twice_or_named(tmp_path):
 def test_an_empty_store_and_a_guard_that_is_no_guard(write_jsonl):
     with pytest.raises(UsageError, match="--store ''"):
         annotate(["--input", str(write_jsonl(["a"])), "--guard", "heuristic", "--store", ""])
-    with pytest.raises(UsageError, match="give python:MODULE:CLASS"):
+    with pytest.raises(UsageError, match="pass python:MODULE:CLASS"):
         load_guard("python:json.decoder:JSONDecodeError")
 
 

@@ -159,7 +159,7 @@ def test_a_class_of_an_interactive_session_needs_a_revision():
     exec(SHORT + "\n\nclass Versioned(PoisonGuard):\n    revision = '2'\n", classes)
     guard = classes["PoisonGuard"]()
     assert label_segments(guard, TEXTS)[0].tolist() == [0, 1] * 20
-    with pytest.raises(UsageError, match="PoisonGuard: it is defined in no file; give the class a `revision`"):
+    with pytest.raises(UsageError, match="PoisonGuard: its class has no source file; set a `revision`"):
         _ = guard.settings
     assert classes["Versioned"]().settings == {"guard": "Versioned", "revision": "2"}
 
@@ -179,13 +179,13 @@ def test_options_reach_the_constructor_and_are_recorded():
     ("name", "kind", "message"),
     [
         ("Abstract", UsageError, "abstract method 'classify'"),
-        ("NoGuard", UsageError, "NoGuard is no guard; give python:MODULE:CLASS, a class of megatron_srp.Guard"),
-        ("NamedThree", UsageError, "its name is 3; give a string"),
+        ("NoGuard", UsageError, "NoGuard is not a guard; pass python:MODULE:CLASS, a subclass of megatron_srp.Guard"),
+        ("NamedThree", UsageError, "its name is 3; pass a string"),
         ("OddSettings", UsageError, "its settings cannot be written as JSON"),
         ("Cannot", GuardError, "cannot be loaded: RuntimeError: CUDA out of memory on device 0"),
-        ("Needs", UsageError, "needs the option 'path'; give NAME=VALUE"),
-        ("Missing", UsageError, "has no attribute 'Missing'; give python:MODULE:CLASS"),
-        ("", UsageError, "give python:MODULE:CLASS"),
+        ("Needs", UsageError, "needs the option 'path'; pass NAME=VALUE"),
+        ("Missing", UsageError, "has no attribute 'Missing'; pass python:MODULE:CLASS"),
+        ("", UsageError, "pass python:MODULE:CLASS"),
     ],
 )
 def test_a_class_that_cannot_be_used(name, kind, message):
@@ -206,8 +206,8 @@ WRONG_RETURNS = [
     ("Strings", "classify returned 'Unsafe' for a text; return a list with one SafetyLabel for each text"),
     ("Nothing", "classify returned NoneType; return a list"),
     ("Raises", "RuntimeError: CUDA out of memory"),
-    ("OddCategory", "ValueError: category 'a, b': give a name without commas"),
-    ("VerdictAsString", "ValueError: verdict 'Unsafe': give one of Verdict.SAFE"),
+    ("OddCategory", "ValueError: category 'a, b': pass a name without commas"),
+    ("VerdictAsString", "ValueError: verdict 'Unsafe': pass one of Verdict.SAFE"),
 ]
 
 
@@ -235,7 +235,7 @@ def test_wrong_results_are_one_line(name, message):
 
 @pytest.mark.parametrize("categories", [("",), (" a",), ("a\n",), (3,), ["Violent"], "Violent"])
 def test_categories_that_cannot_be_read_back(categories):
-    with pytest.raises(ValueError, match="give a"):
+    with pytest.raises(ValueError, match="pass a"):
         SafetyLabel(Verdict.UNSAFE, categories)
 
 
@@ -243,7 +243,7 @@ def test_categories_that_cannot_be_read_back(categories):
 def test_categories_that_no_model_should_write(name):
     guard = load_guard(f"python:broken_guards:{name}")
     for use in (label_segments, classify_segments):
-        with pytest.raises(GuardError, match=f"guard {name}: category 'a.*give a name of at most 80 printable"):
+        with pytest.raises(GuardError, match=f"guard {name}: category 'a.*use a name of at most 80 printable"):
             use(guard, TEXTS)
 
 
@@ -266,7 +266,7 @@ def test_guards_and_engines_of_installed_packages(tmp_path, monkeypatch):
         load_guard("poisson")
     with pytest.raises(UsageError, match="did you mean 'turbo'"):
         load_engine("turbos", "model")
-    with pytest.raises(UsageError, match="no class of megatron_srp"):
+    with pytest.raises(UsageError, match="not a subclass of megatron_srp"):
         load_engine("turbo", "model")
 
 

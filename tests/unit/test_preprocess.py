@@ -98,7 +98,7 @@ def bad(tmp_path, name, content):
             "choose from heuristic, llama-guard, none, qwen3guard; did you mean 'heuristic'",
         ),
         (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2': choose from GPTSentencePieceTokenizer, "),
-        (lambda d: {"--tokenizer-model": str(d / "nothing")}, "no tokenizer.json there"),
+        (lambda d: {"--tokenizer-model": str(d / "nothing")}, "it has no tokenizer.json"),
         (lambda d: {"--max-words": "0"}, "--max-words 0"),
         (lambda d: {"--max-words": "ten"}, "--max-words: invalid int value: 'ten'"),
         (lambda d: {"--workers": "0"}, "--workers 0: pass a number of at least 1"),
@@ -143,7 +143,7 @@ def test_skipping_bad_rows_counts_and_shows_them(flags, tmp_path, capsys):
     main(["--input", source, *flags, "--guard", "none", "--on-error", "skip", "--output-prefix", str(prefix)])
     manifest = json.loads((tmp_path / "o.srp.json").read_text())
     assert (manifest["counts"]["documents"], manifest["skipped_rows"]) == (2, 2)
-    assert "left out: " in (shown := capsys.readouterr().out)
+    assert "skipped: " in (shown := capsys.readouterr().out)
     assert "line 3: 'text' is int" in shown
 
 

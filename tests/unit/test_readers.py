@@ -176,7 +176,7 @@ def test_damaged_files_give_one_clear_line(tmp_path, name, damage):
         (b'{"text": "x', "not valid JSON"),
         (b'{"text": "\xff\xfe"}', "not valid JSON"),
         (b'{"text": "\\ud800"}', "not valid JSON"),
-        (b'["text"]', "a JSON object is wanted"),
+        (b'["text"]', "expected a JSON object"),
         (b'{"txt": "x"}', "no key 'text'; it has 'txt'"),
         (b'{"text": 7}', "'text' is int, not a string"),
         (b'{"text": null}', "'text' is NoneType, not a string"),
@@ -305,7 +305,7 @@ def test_a_folder_stands_for_the_corpus_files_below_it(tmp_path):
     assert expand_inputs([str(tmp_path)]) == found
     assert expand_inputs([f"{tmp_path}/lang=*"]) == found  # a pattern of folders
     assert expand_inputs([f"{tmp_path}/lang=*/*.parquet"]) == found[:1]
-    with pytest.raises(UsageError, match=r"--harmful .*: no \.jsonl, \.json or \.parquet file below this folder"):
+    with pytest.raises(UsageError, match=r"--harmful .*: no \.jsonl, \.json or \.parquet file in this folder"):
         expand_inputs([str(tmp_path / "empty")], "--harmful")
     with pytest.raises(UsageError, match=r"no file matches; for folders inside folders write 'FOLDER/\*\*/"):
         expand_inputs([f"{tmp_path}/*.parquet"])

@@ -130,7 +130,7 @@ def test_a_page_cannot_write_the_tokens_of_a_reflection(tokenizer, tmp_path):
         builder.finalize()
         (tokens,) = IndexedShard(tmp_path / f"{name}_text_document")
         assert tokens.tolist().count(own.token_id("<think>")) == 1  # ours, behind the page's only segment
-    with pytest.raises(UsageError, match="could pass for a reflection; give --reflection-tokens text"):
+    with pytest.raises(UsageError, match="could pass for a reflection; pass --reflection-tokens text"):
         refuse_forgeable(special, form, shards=True)
 
 
@@ -192,7 +192,7 @@ def test_fingerprints_tell_tokenizers_apart(tokenizer_models):
 @pytest.mark.parametrize(
     ("kind", "model", "message"),
     [
-        ("HuggingFaceTokenizer", "/no/such/folder", "no tokenizer.json there"),
+        ("HuggingFaceTokenizer", "/no/such/folder", "it has no tokenizer.json"),
         ("HuggingfaceTokenizer", "x", "did you mean 'HuggingFaceTokenizer'"),
         ("SentencePieceTokenizer", "/no/such.model", "no such file"),
     ],

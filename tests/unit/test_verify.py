@@ -111,7 +111,7 @@ def test_stray_marks_among_special_tokens(folder):
 def test_a_moved_tokenizer(folder, tokenizer_models):
     edit_manifest(lambda manifest: manifest["tokenizer"].update(model="/nowhere/tokenizer"))(folder)
     check = verify_shards(folder / "c")
-    assert not check.findings and "give --tokenizer-model" in check.findings.unchecked[0]
+    assert not check.findings and "pass --tokenizer-model" in check.findings.unchecked[0]
     tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
     assert not verify_shards(folder / "c", tokenizer=tokenizer).findings.unchecked
     assert verify_shards(folder / "c", tokenizer=load_tokenizer(*tokenizer_models["llama3"])).findings
@@ -195,7 +195,7 @@ def test_a_sidecar_beside_a_plain_shard(folder, manifest):
     assert "has the reflection" in lines(offsets=other.offsets, cuts=other.cuts, entries=other.entries)[0]
     assert "for 59 sequences" in lines(offsets=sidecar.offsets[:-1])[0]
     assert (
-        "as its last one, but goes on"
+        "as its last one, but continues"
         in lines(cuts=put(int(sidecar.offsets[12]) - 1, sidecar.cuts[sidecar.offsets[12] - 2])(sidecar.cuts))[0]
     )
     made_for = {"shard": {"name": "moved", "bin": "1-a", "idx": "1-b"}}
@@ -221,7 +221,7 @@ def test_a_manifest_with_anything_in_it(folder, value):
 def test_quick_reads_no_tokens(folder):
     break_reflection(folder)
     check = verify_shards(folder / "c", quick=True)
-    assert not check.findings and "leave out --quick" in check.findings.unchecked[0]
+    assert not check.findings and "because of --quick" in check.findings.unchecked[0]
     edit("bin", lambda data: data[:-2])(folder)
     assert verify_shards(folder / "c", quick=True).findings
 

@@ -1,7 +1,7 @@
 """Classify a corpus once: input files in, an annotation store out.
 
 Batches are classified on a few threads and written in the order of the input, a part at a time. A part is the
-unit of work: what a killed run had not written is classified again, and nothing that it had.
+unit of work: after a kill, parts that were not written are classified again, and no others.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,13 +35,13 @@ class Annotator:
     """Fills a store with a guard's verdicts on every segment of the files.
 
     Attributes:
-        chunk_documents: write a part after so many documents.
-        workers: batches that are classified at once; a batch more is kept ready.
+        chunk_documents: number of documents per part.
+        workers: number of batches classified at once; one more is kept ready.
         partition: which of the files are this run's.
-        failures: of this run; stops the run when there are too many.
+        failures: of this run; too many of them stop it.
         report: called after every batch.
-        errors: one line for every bad row that was left out.
-        own: numbers of the files of this run's partition.
+        errors: one line for every bad row that was skipped.
+        own: indices of the files in this run's partition.
     """
 
     files: list[Path]
@@ -85,7 +85,7 @@ class Annotator:
         self.failures.check_at_end()
 
     def _sweep(self) -> None:
-        """Remove what killed writers left of this run's own files."""
+        """Remove temporary files that killed writers left for this run's files."""
         for number in self.own:
             for folder in (self.store.folder, self.store.folder / DISAGREEMENTS):
                 for path in (folder / self.key / self.fingerprints[number]).glob("*.tmp"):
@@ -151,7 +151,7 @@ class Annotator:
     def _write(self, number: int, piece: Piece, classified: list[Classified]) -> None:
         fingerprint = self.fingerprints[number]
         part = join_parts([part for part, _ in classified], piece.last)
-        # The part comes last: where it is, everything about its chunk is.
+        # The part comes last: where it exists, everything about its chunk does.
         write_disagreements(self.store.folder, self.key, fingerprint, piece.first, self.guard, classified)
         write_part(self.store.part_path(self.key, fingerprint, piece.first), part)
 
@@ -170,7 +170,7 @@ def join_parts(parts: list[Part], last: bool = False) -> Part:
     codes = []
     for part in parts:
         numbers = np.array([*(labels.index(label) for label in part.labels), -1], np.int64)
-        codes.append(numbers[part.codes])  # FAILED is -1, and picks the last, which is -1
+        codes.append(numbers[part.codes])  # FAILED is -1, and selects the last entry, which is -1
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     return Part(
         rows=np.concatenate([part.rows for part in parts]),

@@ -1,6 +1,6 @@
 """The input of the annotator: batches of documents, grouped into the chunks that become parts of a store.
 
-Where a chunk ends depends on its first row and the file alone, so that a chunk that is made again, after a
+Where a chunk ends depends only on its first row and the file, so that a chunk that is made again, after a
 kill or by another node, becomes the same part.
 """
 

@@ -9,19 +9,19 @@ from megatron_srp.errors import GuardError
 
 DEFAULT_MAX_FAILURE_RATE = 0.001
 _EXAMPLES = 10
-# Before so many failures a rate says little: one in the first batch of a billion segments is no reason to stop.
+# Below this many failures a rate says little: one in the first batch of a billion segments is no reason to stop.
 _ENOUGH = 10
 
 
 @dataclass(slots=True)
 class FailureLog:
-    """Of one run.
+    """The failures of one run.
 
     Attributes:
-        max_rate: failed segments among all, at most.
-        segments, failed: how many there were.
-        examples: the first, with file, row and segment counted from 1.
-        reasons: how often each reason was given.
+        max_rate: maximum share of failed segments.
+        segments, failed: their numbers so far.
+        examples: the first few, with file, row and segment counted from 1.
+        reasons: how often each reason occurred.
     """
 
     max_rate: float = DEFAULT_MAX_FAILURE_RATE
@@ -48,5 +48,5 @@ class FailureLog:
             raise GuardError(
                 f"{self.failed:,} of {self.segments:,} segments got no verdict, more than --max-failure-rate "
                 f"{self.max_rate:g}, the first: {self.examples[0]}; finished parts are kept: remove the cause, then "
-                "give the same command again with --retry-failed"
+                "rerun the same command with --retry-failed"
             )

@@ -1,4 +1,4 @@
-"""The texts that a part of a store was made for, read again from the input."""
+"""The texts that a part of a store was made for, read from the input again."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,7 +14,7 @@ _MOST_DOCUMENTS = 20_000  # in a batch
 
 
 class Document(NamedTuple):
-    """Number of a document in its part, number of its first segment there, and the texts of its segments."""
+    """Index of a document in its part, index of its first segment there, and the texts of its segments."""
 
     number: int
     first: int

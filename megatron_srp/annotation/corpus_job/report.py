@@ -8,7 +8,7 @@ _SHOWN = 10
 
 
 def print_report(job: Annotator) -> None:
-    """Counts of this run, what got no verdict and why, and what is left to be done in the store."""
+    """Counts of this run, segments without a verdict and why, and what is left to do in the store."""
     progress, failures = job.progress, job.failures
     parts = [part for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number])]
     earlier = sum(part.end - part.first for part in parts) - progress.documents - progress.skipped
@@ -17,7 +17,7 @@ def print_report(job: Annotator) -> None:
     rows = [
         *([("rows of earlier runs", earlier)] if earlier > 0 else []),
         ("documents", progress.documents),
-        ("bad rows, left out", len(job.errors)),
+        ("bad rows, skipped", len(job.errors)),
         ("segments", progress.segments),
         *((f"  {verdict}", count) for verdict, count in sorted(progress.verdicts.items())),
         ("  no verdict", failures.failed),
@@ -26,9 +26,9 @@ def print_report(job: Annotator) -> None:
     for name, count in rows:
         print(f"{name:<24} {count:,}")
     for error in job.errors[:_SHOWN]:
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
     for example in failures.examples:
         print(f"no verdict: {example}")
     waiting = sum(part.failed for part in parts)
     if waiting:
-        print(f"{waiting:,} segments of these files have no verdict in the store; try them again with --retry-failed")
+        print(f"{waiting:,} segments of these files have no verdict in the store; retry them with --retry-failed")

@@ -14,7 +14,7 @@ from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part
 
 
 def retry_failed(store: AnnotationStore, guard: Guard, file: Path, key: str, fingerprint: str) -> Iterator[Part]:
-    """Replace the parts of an input file that have failures by parts with the new verdicts, which are yielded."""
+    """Replace the parts of an input file that have failures by parts with the new verdicts; yields the new parts."""
     for summary in store.summaries(key, fingerprint):
         if summary.failed:
             part = read_part(summary.path)

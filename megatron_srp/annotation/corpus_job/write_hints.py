@@ -1,8 +1,8 @@
-"""Write hints for a store: where a Safe segment is followed by a Safe one, what leads from one to the other.
+"""Write hints for a store: where a Safe segment follows a Safe one, a hint leads from one to the other.
 
-Segments beside one that is not Safe get none: their reflection is a warning, and a hint must not lead on to
-what the warning is about. A file of hints is the unit of work, as a part is for verdicts; within it every
-reply is journalled, so that a killed run pays for no reply twice but those in flight.
+A segment that is not Safe gets no hint, nor does the one before it: a hint must not lead to what the
+warning is about. A file of hints is the unit of work, as a part is for verdicts; within it every
+reply is journalled, so a killed run pays twice only for the replies in flight.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from megatron_srp.files import file_fingerprint
 
 
 class Pair(NamedTuple):
-    """Two segments that follow each other: number of the first in its part, and their texts."""
+    """Two segments that follow each other: index of the first in its part, and their texts."""
 
     segment: int
     this: str
@@ -41,7 +41,7 @@ class HintJob:
 
     Attributes:
         store: with verdicts on all of `files`.
-        max_failure_rate: pairs that may stay without a reply; more of them in a part stop the job.
+        max_failure_rate: share of pairs that may get no reply; a higher share in a part stops the job.
         counts: of this run: hints written, and replies dropped, by reason.
     """
 
@@ -57,7 +57,7 @@ class HintJob:
         """Write what is missing.
 
         Raises:
-            UsageError: when files have no verdicts yet, or the hints there were made otherwise.
+            UsageError: when files have no verdicts yet, or its hints were made with other settings.
             GuardError: when the endpoint fails. Replies are kept, as for any error.
         """
         fingerprints = [file_fingerprint(file) for file in self.files]
@@ -84,14 +84,14 @@ class HintJob:
         if len(failed) > self.max_failure_rate * max(len(replies.known) + len(failed), 1):
             raise GuardError(
                 f"{len(failed):,} pairs of segments of {file} got no reply, more than --max-failure-rate "
-                f"{self.max_failure_rate:g}, the first: {failed[0]}; the others are kept: remove the cause, then give "
-                "the same command again"
+                f"{self.max_failure_rate:g}, the first: {failed[0]}; the others are kept: remove the cause, then "
+                "rerun the same command"
             )
         write_table(hints.part_path(self.key, fingerprint, summary.first), self._table(part, replies.known))
         replies.path.unlink()
 
     async def _ask(self, pairs: list[Pair], replies: Replies) -> list[str]:
-        """Ask for all of them; why some got no reply."""
+        """Ask for the hints of all pairs; returns why some got no reply."""
         failed: list[str] = []
         waiting = iter(pairs)
 

@@ -1,4 +1,4 @@
-"""Engines run a language model for a guard. A table of names, each imported when it is asked for.
+"""Engines run a language model for a guard: a table of names, each imported when it is first used.
 
 Installed packages may add engines (`extensions`). A new engine of this package is a class in a module of its own and
 one line in `ENGINES`.
@@ -37,9 +37,9 @@ ENGINES = {
 
 @dataclass(frozen=True, slots=True)
 class Prompts(Sequence[np.ndarray]):
-    """N prompts with a common beginning: `prefix` int32[P], and the rest of each, `rests` int32, flat.
+    """N prompts with a common prefix: `prefix` int32[P], and the rest of each, `rests` int32, flat.
 
-    As a sequence it holds the whole prompts, int32 each. An engine that can share work on the prefix
+    As a sequence it yields the whole prompts, int32 each. An engine that can share work on the prefix
     reads the two parts.
     """
 
@@ -61,7 +61,7 @@ class Prompts(Sequence[np.ndarray]):
         return Prompts(self.prefix, TokenBatch.from_arrays([self.rests[int(row)] for row in rows]))
 
     def followed_by(self, ids: Sequence[int] | np.ndarray) -> "Prompts":
-        """Every prompt with these tokens after it."""
+        """Every prompt followed by these tokens."""
         n, s = len(self), len(ids)
         offsets = self.rests.offsets + s * np.arange(n + 1)
         tokens = np.empty(offsets[-1], np.int32)
@@ -77,10 +77,10 @@ class Engine(ABC):
     """A language model that continues prompts of token ids. Calls may come from several threads.
 
     Attributes:
-        requires: packages it imports beside the project's own, of the pip extra `annotate`.
-        max_length: most tokens in a prompt together with what is generated behind it.
-        revision: of the weights, as far as it is known.
-        callers: threads that keep it busy: some wait for it while another makes the next prompts.
+        requires: packages it imports besides the project's own, from the pip extra `annotate`.
+        max_length: most tokens in a prompt together with what is generated after it.
+        revision: of the weights, where known.
+        callers: number of threads that keep it busy: some wait for it while another builds the next prompts.
     """
 
     requires: ClassVar[tuple[str, ...]] = ()
@@ -90,28 +90,28 @@ class Engine(ABC):
 
     @cached_property
     def incidents(self) -> Counter[str]:
-        """What went wrong and passed, or cost a prompt its answer: counted, for the report of a run."""
+        """Counts of errors that passed or cost a prompt its answer, for the report of a run."""
         return Counter()
 
     @abstractmethod
     def next_token_logprobs(self, prompts: Prompts, candidates: Sequence[int]) -> np.ndarray:
-        """float32[N, C]: log-probabilities, over the whole vocabulary, of C tokens directly behind each of
+        """float32[N, C]: log-probabilities, over the whole vocabulary, of C tokens directly after each of
         the N prompts. A row of NaN is a prompt that got no answer. An engine that knows only which candidate
-        the model would write gives that one 0 and the others -inf."""
+        the model would write returns 0 for that one and -inf for the others."""
 
     @abstractmethod
     def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: Sequence[int]) -> list[np.ndarray]:
-        """int32 ids of the greedy continuation of each prompt, up to and without the first stop token."""
+        """int32 ids of the greedy continuation of each prompt, up to but not including the first stop token."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Give back processes, connections and device memory."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to release)
+        """Release processes, connections and device memory."""
 
 
 def load_engine(name: str, model: str, tokenizer: str | None = None, **options: Any) -> Engine:
     """The engine of that name, with `model` loaded: a folder, or a name that the engine knows.
 
     Args:
-        tokenizer: folder or hub name of the guard's tokenizer, for engines that speak text.
+        tokenizer: folder or hub name of the guard's tokenizer, for engines that exchange text.
         options: of the engine.
 
     Raises:
@@ -149,5 +149,5 @@ def _outside_class(name: str) -> type[Engine]:
     target = own_target(name) if name.startswith(PREFIX) else installed[name]
     kind = import_target(target, f"--guard-engine {name}")
     if not isinstance(kind, type) or not issubclass(kind, Engine):
-        raise UsageError(f"--guard-engine {name}: no class of megatron_srp.annotation.engines.Engine")
+        raise UsageError(f"--guard-engine {name}: not a subclass of megatron_srp.annotation.engines.Engine")
     return kind

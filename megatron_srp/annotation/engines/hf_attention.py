@@ -1,4 +1,4 @@
-"""Attention over segments packed one behind the other, with a beginning that all share.
+"""Attention over segments packed back to back, with a prefix that all share.
 
 The tokens of a batch are one row [1, T] without padding; the model's dense layers do not care where one
 segment ends. Attention does: the keys of segment i are those of the shared prefix, computed once, followed
@@ -30,7 +30,7 @@ class Packing:
         gather: int64[K], for each key its row in the pool followed by the batch's own T rows.
         most_queries, most_keys: of one segment.
         pool: per layer, keys and values [R, G, D] from earlier calls; empty at first.
-        kept: where the batch's own keys and values go; None throws them away.
+        kept: where the batch's own keys and values are stored; None discards them.
     """
 
     query_ends: torch.Tensor
@@ -43,7 +43,7 @@ class Packing:
 
 
 def pack(queries: np.ndarray, keys: list[np.ndarray], device: torch.device) -> Packing:
-    """The packing of N segments with int64[N] `queries`, each the last of the `keys` it sees."""
+    """The packing of N segments with int64[N] `queries`, which are the last of the `keys` they see."""
     counts = np.array([len(k) for k in keys])
     return Packing(
         to_device(_ends(queries), device),
@@ -66,12 +66,12 @@ def _ends(counts: np.ndarray) -> np.ndarray:
 
 
 def round_up(n: int) -> int:
-    """To a power of two: lengths of a few sizes only, so that a compiled model is compiled a few times."""
+    """Round up to a power of two: only a few different lengths, so that a model is compiled only a few times."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The array there; to a GPU from pinned memory, without waiting for it."""
+    """The array on `device`; to a GPU from pinned memory, without waiting for the copy."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
@@ -109,7 +109,7 @@ def _flash(
     most_keys: int,
     scale: float,
 ) -> torch.Tensor:
-    # Causal is aligned at the last query and the last key, as it must be for a prefix in front.
+    # Causal is aligned at the last query and the last key, as a leading prefix requires.
     return torch.ops.aten._flash_attention_forward(
         query, key, value, query_ends, key_ends, most_queries, most_keys, 0.0, True, False, scale=scale
     )[0]
@@ -123,7 +123,7 @@ def _padded(
     key_ends: torch.Tensor,
     scale: float,
 ) -> torch.Tensor:
-    """The same by padding the segments to the longest, a few at a time, and masking."""
+    """The same, by padding the segments to the longest, a few at a time, and masking."""
     out = query.new_empty(query.shape)
     queries, keys = query_ends.diff(), key_ends.diff()
     at = 0
@@ -150,7 +150,7 @@ _flash_found: dict[int, bool] = {}
 
 
 def flash_works(device: int) -> bool:
-    """Whether this GPU and this PyTorch give the padded result by FlashAttention; tried once."""
+    """Whether FlashAttention of this PyTorch on this GPU matches the padded result; tried once."""
     if device not in _flash_found:
         _flash_found[device] = _try_flash(torch.device("cuda", device))
     return _flash_found[device]
@@ -201,7 +201,7 @@ def packed_attention(
 
 
 def register() -> None:
-    """Make the attention known to transformers as `NAME`."""
+    """Register the attention with transformers as `NAME`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)

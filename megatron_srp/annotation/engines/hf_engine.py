@@ -38,9 +38,9 @@ class HFEngine(Engine):
         model: a folder or a name on the hub, or a loaded model (for benchmarks, with random weights).
         device: "cuda", "cuda:1" or "cpu"; by default a GPU where there is one.
         dtype: "bfloat16" or "float32"; by default bfloat16 on a GPU and float32 on CPU.
-        batch_tokens: tokens in a forward pass at most, the shared prefix not counted. It is halved when
-            the GPU's memory does not suffice.
-        max_length: tokens in a prompt and its answer at most; by default what the model was made for.
+        batch_tokens: maximum tokens per forward pass, not counting the shared prefix. It is halved when
+            the GPU runs out of memory.
+        max_length: maximum tokens in a prompt and its answer; by default the model's context length.
         compile: compile the model with torch.compile, which takes a minute at the start.
     """
 
@@ -105,7 +105,7 @@ class HFEngine(Engine):
         """Rows of the prompts and `run` of them, for batches of at most `batch_tokens` tokens."""
         queued = []
         lengths = np.diff(prompts.rests.offsets)
-        order = np.argsort(-lengths, kind="stable")  # equal lengths together even out the GPU's work
+        order = np.argsort(-lengths, kind="stable")  # sorting by length evens out the GPU's work
         at = 0
         while at < len(order):
             fits = np.cumsum(lengths[order[at:]]) <= self.batch_tokens
@@ -125,7 +125,7 @@ class HFEngine(Engine):
         self.batch_tokens //= 2
 
     def _prefix_pool(self, prefix: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of the prefix for each layer, computed when the prefix is a new one."""
+        """Keys and values of the prefix for each layer, computed when the prefix changes."""
         key = prefix.tobytes()
         if key != self._prefix[0]:
             length = np.array([len(prefix)])
@@ -136,7 +136,7 @@ class HFEngine(Engine):
         return self._prefix[1]
 
     def _prefill(self, prompts: Prompts, rows: np.ndarray, keep: bool) -> tuple[torch.Tensor, "_Decoding"]:
-        """Logits float32[N, V] behind each of the prompts, and what decoding goes on from."""
+        """Logits float32[N, V] after each of the prompts, and the state from which decoding continues."""
         p = len(prompts.prefix)
         lengths = np.diff(prompts.rests.offsets)[rows]
         starts = np.cumsum(lengths) - lengths
@@ -146,7 +146,7 @@ class HFEngine(Engine):
         packing.kept = [] if keep else None
         ids = np.concatenate([prompts.rests[row] for row in rows.tolist()])
         positions = np.arange(len(ids)) - np.repeat(starts, lengths) + p
-        forward = self.model if keep else self._forward  # what is kept leaves the model by the side door
+        forward = self.model if keep else self._forward  # `kept` collects keys and values as a side effect
         logits = self._run(ids, positions, packing, starts + lengths - 1, forward)
         return logits, _Decoding(packing, keys, p + lengths)
 
@@ -164,7 +164,7 @@ class HFEngine(Engine):
         return found.logits[0].float()
 
     def _write(self, prompts: Prompts, rows: np.ndarray, max_new_tokens: int, stop_ids: Sequence[int]) -> torch.Tensor:
-        """int64[N, at most max_new_tokens] greedy tokens; what follows a stop token means nothing."""
+        """int64[N, at most max_new_tokens] greedy tokens; what follows a stop token is meaningless."""
         logits, state = self._prefill(prompts, rows, keep=True)
         stops = to_device(np.array(stop_ids, np.int64), self.device)
         written = [logits.argmax(-1)]
@@ -180,7 +180,7 @@ class HFEngine(Engine):
 
 @dataclass(slots=True)
 class _Decoding:
-    """A batch that is being written on: its packing, int64 rows of each prompt's keys in pool and batch,
+    """The decoding state of a batch: its packing, int64 rows of each prompt's keys in pool and batch,
     and int64[N] positions of the next tokens."""
 
     packing: Packing

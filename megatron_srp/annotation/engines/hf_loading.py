@@ -1,4 +1,4 @@
-"""What the hf engine is given: a device, a type of numbers, and weights."""
+"""What the hf engine runs with: a device, a number type, and weights."""
 
 import hashlib
 from pathlib import Path
@@ -10,16 +10,16 @@ from megatron_srp.errors import UsageError
 
 
 def check_tokens(**options: int | None) -> None:
-    """Raises UsageError for an option that is no number of tokens."""
+    """Raises UsageError for an option that is not a number of tokens."""
     for name, value in options.items():
         if value is not None and (type(value) is not int or value < 1):
-            raise UsageError(f"--guard-option {name}={value}: give a number of tokens, at least 1")
+            raise UsageError(f"--guard-option {name}={value}: pass a number of tokens, at least 1")
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU where there is one; raises UsageError for what is not here.
+    """The device of that name, by default a GPU where there is one; raises UsageError for one that is missing here.
 
-    On a GPU attention is not left to cuDNN, which PyTorch may prefer on Hopper: it plans anew for each shape, and
+    On a GPU attention is not left to cuDNN, which PyTorch may prefer on Hopper: it plans again for each shape, and
     here every token brings a new one; and its gradients have been NaN with masks (PyTorch issue 196678).
     """
     try:
@@ -58,7 +58,7 @@ def load_model(model: Any, dtype: torch.dtype) -> Any:
 
 
 def weights_revision(model: str | Path) -> str:
-    """A short hash of what tells weights apart without reading them: config, file names, sizes and heads."""
+    """A short hash that distinguishes weights without reading them all: config, file names, sizes and first bytes."""
     folder = Path(model)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download

@@ -1,11 +1,11 @@
-"""What the answers of `/v1/completions` say of a prompt, in the ways of different servers."""
+"""Reading the answers of `/v1/completions`, in the formats of different servers."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-_NEVER = -9999.0  # a log-probability that JSON has, as -inf is none
+_NEVER = -9999.0  # stands for -inf, which JSON lacks
 _LESS = 1e-3
 
 
@@ -13,11 +13,11 @@ def read_logprobs(choice: dict[str, Any], names: dict[str, int], count: int) -> 
     """Log-probabilities of the candidates from one choice.
 
     Args:
-        names: how the server may call the candidates, and which each is.
-        count: of candidates.
+        names: what the server may call the candidates, and the index of each.
+        count: number of candidates.
 
     Raises:
-        ValueError: when they are those of no distribution.
+        ValueError: when they do not form a distribution.
     """
     row = [-np.inf] * count
     top = ((choice.get("logprobs") or {}).get("top_logprobs") or [{}])[0] or {}
@@ -26,7 +26,7 @@ def read_logprobs(choice: dict[str, Any], names: dict[str, int], count: int) -> 
         unlisted = _unlisted([float(value) for value in top.values()], count - len(listed))
         return [max(listed.get(c, unlisted), _NEVER) for c in range(count)]
     if top:
-        return [_NEVER] * count  # the model would say something else, and which verdict is likelier is not told
+        return [_NEVER] * count  # the model writes something else, and nothing says which verdict is likelier
     text = as_text(choice["text"])
     found = next((c for name, c in names.items() if name.strip() == text.strip()), None)
     if found is not None:
@@ -36,8 +36,8 @@ def read_logprobs(choice: dict[str, Any], names: dict[str, int], count: int) -> 
 
 
 def _unlisted(listed: list[float], count: int) -> float:
-    """At most how likely each of `count` candidates beyond the list is: less than the last on it, since a tie would
-    pick a verdict that nobody gave, and no more than the list leaves for them together."""
+    """Upper bound on the probability of each of `count` candidates beyond the list: less than its last, since a tie
+    would pick a verdict that the model did not choose, and at most what the list leaves for them together."""
     total = sum(math.exp(min(value, 1.0)) for value in listed)  # exp(1000) would overflow
     if not total < 1.01:
         raise ValueError(f"the probabilities of the first token come to {total:.3g}")
@@ -46,7 +46,7 @@ def _unlisted(listed: list[float], count: int) -> float:
 
 
 def same_model(served: str, asked: str) -> bool:
-    """Servers add a revision or a date to a name (`name@main`)."""
+    """Whether two names mean the same model; servers add a revision or a date (`name@main`)."""
     return str(served).startswith(asked)
 
 

@@ -1,9 +1,9 @@
 """JSON over HTTP to an OpenAI-compatible endpoint, for jobs that run for days.
 
-Many requests at once, but never more than a fixed number; what may pass (429, 5xx, time-outs, broken
-connections, garbage) is tried again, later and later and not all at the same moment; what will not pass
-stops the job at once with a clear line. The API key comes from the environment and goes into one header:
-no log line, error message or store ever has it.
+Many requests at once, but never more than a fixed number; errors that may pass (429, 5xx, time-outs, broken
+connections, garbage) are retried with exponential backoff and jitter; errors that will not pass stop the
+job at once with a clear line. The API key comes from the environment and goes into one header: no log line,
+error message or store ever contains it.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _BUSY = {429, 503, 529}  # "later": worth waiting for as long as `patience_s` sa
 _TRANSIENT = {408, 409, 425, 500, 502, 504}
 _HOPELESS = {401, 403, 404, 405}  # no other request will fare better
 _FIRST_PATIENCE_S = 20.0  # for an endpoint that has not answered once
-_BROKEN = 20  # requests given up one behind the other: it is the endpoint, and not a text
+_BROKEN = 20  # requests given up in a row: it is the endpoint, and not a text
 _MOST_BYTES = 64 << 20
 _SHOWN = 160
 
@@ -41,11 +41,11 @@ class RequestFailed(Exception):
 
     def __init__(self, reason: str, refused: bool = False) -> None:
         super().__init__(reason)
-        self.refused = refused  # the server read it and will not have it (400, 413, 422)
+        self.refused = refused  # the server read it and refuses it (400, 413, 422)
 
 
 class EndpointRefuses(GuardError):
-    """The server wants no request of this kind from us; `status` is its HTTP status."""
+    """The server refuses all requests of this kind; `status` is its HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class EndpointRefuses(GuardError):
 
 
 class _Passing(Exception):
-    """A failed try that is worth another; `after_s` is the server's own wish."""
+    """A failed try worth repeating; `after_s` is how long the server asks to wait."""
 
     def __init__(self, reason: str, busy: bool = False, after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ class _Passing(Exception):
 
 
 def api_key() -> str | None:
-    """The key in the environment, if there is one."""
+    """The API key in the environment, if there is one."""
     return next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), None)
 
 
@@ -69,13 +69,13 @@ class EndpointClient:
     """Talks to `base_url` from a thread of its own, so that any thread may call it.
 
     Args:
-        base_url: up to and with the `/v1`.
+        base_url: including `/v1`.
 
     Attributes:
-        incidents: what went wrong and passed, counted.
+        incidents: counts of errors that passed.
 
     Raises:
-        UsageError: for something that is no address.
+        UsageError: for something that is not an address.
     """
 
     def __init__(self, base_url: str, limits: Limits | None = None) -> None:
@@ -91,7 +91,7 @@ class EndpointClient:
         except (httpx.InvalidURL, TypeError):
             url = httpx.URL("")
         if url.scheme not in ("http", "https") or not url.host:
-            raise UsageError(f"endpoint {base_url!r}: give its address, such as http://127.0.0.1:8000/v1")
+            raise UsageError(f"endpoint {base_url!r}: pass its address, such as http://127.0.0.1:8000/v1")
         self.url = str(url.copy_with(userinfo=b""))
         self._notes = RetryNotes(self.url)
         self._rng = random.Random()
@@ -101,14 +101,14 @@ class EndpointClient:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         bounds = httpx.Limits(max_connections=self.limits.concurrency, max_keepalive_connections=None)
         timeout = httpx.Timeout(self.limits.timeout_s, pool=None)
-        here = url.host in ("127.0.0.1", "localhost", "::1")  # where no proxy of the environment is meant
+        here = url.host in ("127.0.0.1", "localhost", "::1")  # no proxy from the environment applies
         self._client = httpx.AsyncClient(
             base_url=f"{url}/", headers=headers, limits=bounds, timeout=timeout, trust_env=not here
         )
         self._slots = asyncio.Semaphore(self.limits.concurrency)
 
     def run[T](self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` on the client's loop and wait for it; interrupted, it is cancelled."""
+        """Run `work` on the client's loop and wait for it; an interrupt cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -123,18 +123,18 @@ class EndpointClient:
             self._thread.join(10)
 
     async def request[T](self, method: str, path: str, body: dict[str, Any] | None, read: Callable[[Any], T]) -> T:
-        """`read` of the JSON answer, with as many tries as it takes.
+        """The result of `read` on the JSON answer, after as many tries as it takes.
 
         Args:
-            read: takes what is wanted from the answer; its ValueError, KeyError, TypeError or IndexError
+            read: extracts the result from the answer; its ValueError, KeyError, TypeError or IndexError
                 says that the answer is garbage.
 
         Raises:
             RequestFailed: when this request gets no usable answer.
-            GuardError: when none would.
+            GuardError: when no request would.
         """
         async with self._slots:
-            attempt, failing_since = 0, 0.0  # time in the queue is no sign of a busy endpoint
+            attempt, failing_since = 0, 0.0  # time in the queue does not mean a busy endpoint
             while True:
                 try:
                     answer = await self._try(method, path, body, read)
@@ -153,7 +153,7 @@ class EndpointClient:
 
     @property
     def _patience_s(self) -> float:
-        """An endpoint that was never there is more likely a wrong address than one that comes back."""
+        """An endpoint that never answered is more likely a wrong address than one that comes back."""
         return self.limits.patience_s if self._reached else min(self.limits.patience_s, _FIRST_PATIENCE_S)
 
     def _give_up(self, error: _Passing, attempts: int) -> None:
@@ -162,8 +162,8 @@ class EndpointClient:
         if error.busy or self._missed >= _BROKEN:
             lasting = f"for {self._patience_s:g} s" if error.busy else f"for {_BROKEN} requests in a row"
             raise GuardError(
-                f"{self.url}: {reason}, and no better {lasting}; is it well? Finished parts are kept: give the same "
-                "command again"
+                f"{self.url}: {reason}, and no better {lasting}; is it healthy? Finished parts are kept: rerun the "
+                "same command"
             )
         self.incidents["requests given up"] += 1
         raise RequestFailed(reason)
@@ -172,7 +172,7 @@ class EndpointClient:
         import httpx
 
         try:
-            async with asyncio.timeout(self.limits.timeout_s):  # httpx's own starts anew with every byte
+            async with asyncio.timeout(self.limits.timeout_s):  # httpx's own timeout restarts with every byte
                 async with self._client.stream(method, path, json=body) as response:
                     self._reached = True
                     content = await _read(response)

@@ -1,8 +1,8 @@
 """Any server with an OpenAI-compatible `/v1/completions`: vLLM serve, SGLang, transformers serve.
 
 Prompts go out as token ids where the server takes them, several to a request, and the log-probabilities of
-the verdicts come back. A server that takes only text gets text (`prompt_text`), and one that gives no
-log-probabilities says which verdict it would write: then that one has 0 and the others -inf.
+the verdicts come back. A server that takes only text gets text (`prompt_text`). One that returns no
+log-probabilities returns only the verdict it would write: then that one has 0 and the others -inf.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ from megatron_srp.errors import GuardError, UsageError, did_you_mean
 
 Form = Literal["auto", "ids", "text"]
 _TOP_OF_TEXT = 5  # the API's own limit
-# What the API itself has. A server that takes no token ids may also refuse fields that it does not know.
+# The fields of the API itself. A server that takes no token ids may also refuse fields that it does not know.
 _STANDARD = {"model", "prompt", "max_tokens", "temperature", "logprobs"}
 _DEFAULT_LENGTH = 32_768
 
 
 class HTTPEngine(Engine):
-    """A model behind an endpoint.
+    """A model served at an endpoint.
 
     Args:
-        model: the name under which the server has it.
-        base_url: of the endpoint, up to and with the `/v1`.
-        tokenizer: folder or hub name; needed where the server takes or gives text.
+        model: the name under which the server lists it.
+        base_url: of the endpoint, including `/v1`.
+        tokenizer: folder or hub name; needed where the server takes or returns text.
         form: how prompts are sent; "auto" asks the server.
         prompts_per_request: with ids.
-        max_length: of the model; the server's own figure by default, where it tells.
+        max_length: of the model; by default the server's figure, where it reports one.
         concurrency, timeout_s, tries, patience_s: see `Limits`.
 
     Raises:
         UsageError: when the server has no such model.
-        GuardError: when there is no server.
+        GuardError: when no server answers.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("httpx",)
@@ -103,7 +103,7 @@ class HTTPEngine(Engine):
             names |= {self._texts().decode([int(i)]): c for c, i in enumerate(candidates)}
         extra = {
             "max_tokens": 1,
-            "logprobs": len(candidates),  # vLLM wants it so; older servers give as many of the likeliest
+            "logprobs": len(candidates),  # vLLM requires this; older servers return as many of the likeliest tokens
             "allowed_token_ids": [int(i) for i in candidates],
             "logprob_token_ids": [int(i) for i in candidates],
             "return_tokens_as_token_ids": True,
@@ -133,11 +133,11 @@ class HTTPEngine(Engine):
     # ---- sending
 
     def _complete[T](self, prompts: Prompts, extra: dict[str, Any], read: Callable[[dict], T]) -> list[T | None]:
-        """`read` of the choice for each prompt; None where there was no answer."""
+        """`read` of the choice for each prompt; None where there is no answer."""
         if not len(prompts):
             return []
         try:
-            with self._lock:  # the first caller finds out for all
+            with self._lock:  # the first caller finds out for all callers
                 if self._form == "auto":
                     self._form = self._probe(prompts[0])
             size = self._per_request if self._form == "ids" else 1
@@ -163,7 +163,7 @@ class HTTPEngine(Engine):
                 for row, value in zip(rows, answer, strict=True):
                     results[row] = value
             except RequestFailed as error:
-                if len(rows) > 1:  # it may be one of them that the server dislikes or chokes on
+                if len(rows) > 1:  # one of them may be what the server refuses or fails on
                     for row in rows:
                         await ask([row])
                 else:
@@ -227,6 +227,6 @@ class HTTPEngine(Engine):
     def _texts(self) -> PromptText:
         if self._text is None:
             if self._tokenizer_name is None:
-                raise UsageError(f"{self._client.url} speaks text and not token ids; give the guard's --tokenizer")
+                raise UsageError(f"{self._client.url} takes text, not token ids; pass --guard-tokenizer")
             self._text = PromptText(self._tokenizer_name)
         return self._text

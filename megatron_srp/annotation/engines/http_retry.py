@@ -1,4 +1,4 @@
-"""How hard an endpoint is pressed, and what its errors say."""
+"""Limits on the requests to an endpoint, retries, and reports of its errors."""
 
 import email.utils
 import json
@@ -16,14 +16,14 @@ _LONGEST_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How hard an endpoint is pressed; raises UsageError for what is no such number.
+    """Limits on the requests to an endpoint; raises UsageError for a value that is not allowed.
 
     Attributes:
-        concurrency: most requests at once.
+        concurrency: maximum concurrent requests.
         timeout_s: for one try, from connecting to the last byte.
-        tries: of a request that fails by itself.
-        patience_s: how long to wait, from a request's first failure, for an endpoint that is busy or does not
-            answer its door.
+        tries: maximum tries of a request that fails by itself.
+        patience_s: how long to wait, from a request's first failure, for an endpoint that is busy or
+            unreachable.
     """
 
     concurrency: int = 64
@@ -37,20 +37,20 @@ class Limits:
         for name in ("timeout_s", "patience_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise UsageError(f"{name}={value}: give a number of seconds above 0")
+                raise UsageError(f"{name}={value}: pass a number of seconds above 0")
 
 
 def require_whole(name: str, value: Any) -> None:
     """Raises UsageError unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name}={value}: give a whole number of at least 1")
+        raise UsageError(f"{name}={value}: pass a whole number of at least 1")
 
 
 @dataclass(slots=True)
 class RetryNotes:
-    """Says on stderr that requests fail and are tried again: at once, then no more than once in `every_s`.
+    """Reports on stderr that requests fail and are tried again: at once, then at most once in `every_s` seconds.
 
-    A live progress display takes what is written to stderr and shows it above itself.
+    A live progress display captures what is written to stderr and shows it above itself.
     """
 
     url: str
@@ -59,7 +59,7 @@ class RetryNotes:
     _told: float = field(default=float("-inf"), init=False)
 
     def tell(self, reason: str) -> None:
-        """A try has failed."""
+        """Count a failed try."""
         self._failed += 1
         if time.monotonic() - self._told < self.every_s:
             return
@@ -69,7 +69,7 @@ class RetryNotes:
 
 
 def backoff_s(attempt: int, after_s: float, rng: random.Random) -> float:
-    """How long to wait after try `attempt`, from 0: doubling, with jitter, and not before the server's wish."""
+    """How long to wait after try `attempt`, from 0: doubling, with jitter, and at least what the server asks for."""
     return after_s + min(_LONGEST_WAIT_S, 0.5 * 2**attempt) * rng.uniform(0.5, 1.0)
 
 
@@ -84,7 +84,7 @@ def error_message(content: bytes) -> str:
 
 
 def retry_after_s(retry_after: str | None) -> float:
-    """Of a Retry-After header: seconds or a date."""
+    """Seconds to wait, from a Retry-After header: seconds or a date."""
     if not retry_after:
         return 0.0
     try:
@@ -98,6 +98,6 @@ def retry_after_s(retry_after: str | None) -> float:
 
 
 def kind_of(error: Exception) -> str:
-    """An error without what differs from one to the next."""
+    """An error's text without the parts that differ from one to the next."""
     words = str(error).split(":")[0].split("(")[0].split()
     return " ".join(words[:2] if words[0] == "HTTP" else words)

@@ -1,9 +1,9 @@
 """Prompts as text, for servers that take no token ids.
 
-Such a server reads every `<|im_end|>` as the special token, whoever wrote it. So in what the prompt has as
-plain text, each name of an added token gets a ZERO WIDTH SPACE behind its first character: `<|im_end|>`
-becomes `<\\u200b|im_end|>`. It looks the same, and is not that token. Every prompt is then tokenised as the
-server will, and refused unless its added tokens are exactly those that it had as ids.
+Such a server reads every `<|im_end|>` as the special token, whoever wrote it. So in the prompt's
+plain text, each name of an added token gets a ZERO WIDTH SPACE after its first character: `<|im_end|>`
+becomes `<\\u200b|im_end|>`. It looks the same but is not that token. Every prompt is then tokenised as the
+server will do, and refused unless its added tokens are exactly those that it had as ids.
 """
 
 import re
@@ -28,15 +28,15 @@ class PromptText:
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(model))
-        except Exception as error:  # of many libraries
+        except Exception as error:  # raised by many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name") from None
+            raise UsageError(f"tokenizer {model}: cannot be loaded ({reason}); pass a folder or a hub name") from None
         self._added = {i: token.content for i, token in self._tokenizer.added_tokens_decoder.items()}
         names = sorted(filter(str.strip, self._added.values()), key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def render(self, ids: np.ndarray) -> str:
-        """The prompt's text; raises ValueError where text could not be kept apart from added tokens."""
+        """The prompt's text; raises ValueError where text cannot be kept apart from added tokens."""
         pieces: list[str] = []
         run: list[int] = []
         for i in [*ids.tolist(), None]:
@@ -53,7 +53,7 @@ class PromptText:
         return text
 
     def neutralise(self, text: str) -> str:
-        """`text` in which no name of an added token stands any more."""
+        """`text` without any name of an added token."""
         return self._names.sub(lambda match: f"{match[0][0]}{_BREAK}{match[0][1:]}", text)
 
     def decode(self, ids: list[int]) -> str:

@@ -1,7 +1,7 @@
 """One engine per GPU, on as many machines as a Ray cluster has.
 
-The prompts of a call are cut into pieces, and the actors take one after the other; results come back in
-order. An actor that is lost is replaced by a new one, and its piece goes back to the queue. Prompts are made
+The prompts of a call are cut into pieces, which the actors take in turn; results come back in
+order. A lost actor is replaced by a new one, and its piece goes back to the queue. Prompts are built
 by the callers' threads (`--workers`), ahead of the actors, so that a GPU never waits for a tokenizer.
 """
 
@@ -19,20 +19,20 @@ from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.errors import GuardError, SrpError, UsageError
 from megatron_srp.ray_cluster import start_ray
 
-_AHEAD = 2  # pieces at an actor: one in work, one that waits there
-_PROMPTS_OF_A_CALL = 4096  # about those of one batch of text
-_MOST_LOST = 3  # actors that one piece may cost; then it is the piece
-_MOST_DEATHS = 5  # of actors one behind the other, without a result between them; then it is the engine
+_AHEAD = 2  # pieces at an actor: one in progress, one waiting
+_PROMPTS_OF_A_CALL = 4096  # about as many as one batch of text has
+_MOST_LOST = 3  # actors that one piece may cost; after that the piece is to blame
+_MOST_DEATHS = 5  # actors lost in a row without a result; after that the engine is to blame
 
 
 class _Host:
-    """What an actor runs: an engine of this project."""
+    """The actor: it runs an engine of this project."""
 
     def __init__(self, engine: str, model: str, options: dict[str, Any]) -> None:
         self._engine = load_engine(engine, model, **options)
 
     def describe(self) -> tuple[int, str, int]:
-        """Greatest length, revision, and the process's id."""
+        """Maximum length, revision, and process id."""
         return self._engine.max_length, self._engine.revision, os.getpid()
 
     def next_token_logprobs(self, prompts: Prompts, candidates: list[int]) -> np.ndarray:
@@ -61,11 +61,11 @@ class RayEngine(Engine):
 
     Args:
         model: folder or hub name, the same on all machines.
-        ray_engine: what an actor runs: "hf" or "vllm".
-        actors: how many; by default one per GPU of the cluster, or one where it has none.
-        gpus_per_actor: of each actor, on a cluster with GPUs.
-        address: of the cluster; by default that of RAY_ADDRESS, or one on this machine is started.
-        prompts_per_piece: what an actor takes at a time.
+        ray_engine: the engine an actor runs: "hf" or "vllm".
+        actors: how many; by default one per GPU of the cluster, or one where it has no GPU.
+        gpus_per_actor: GPUs of each actor, on a cluster with GPUs.
+        address: of the cluster; by default RAY_ADDRESS, else a new cluster on this machine.
+        prompts_per_piece: how many an actor takes at a time.
         options: of `ray_engine`.
 
     Raises:
@@ -132,7 +132,7 @@ class RayEngine(Engine):
             self._ray.shutdown()
 
     def _spread(self, prompts: Prompts, method: str, *arguments: Any) -> list[tuple[np.ndarray, Any]]:
-        """`method` of all prompts but those that cost too many actors: rows, and what it gave for them."""
+        """Calls `method` on all prompts but those that cost too many actors: their rows and results."""
         size = self._piece_size
         waiting = deque(_Piece(np.arange(i, min(i + size, len(prompts)))) for i in range(0, len(prompts), size))
         running: dict[Any, tuple[_Piece, _Worker, int]] = {}
@@ -166,13 +166,13 @@ class RayEngine(Engine):
 
     def _replace(self, worker: _Worker, life: int) -> None:
         with self._lock:
-            if worker.life != life:  # another of its pieces has told already
+            if worker.life != life:  # already reported by another of its pieces
                 return
             self._deaths += 1
             if self._deaths > _MOST_DEATHS:
                 raise GuardError(
-                    f"--guard-engine ray: {self._deaths} actors died one after the other (out of memory?); finished "
-                    "parts are kept: give the same command again"
+                    f"--guard-engine ray: {self._deaths} actors died in a row (out of memory?); finished "
+                    "parts are kept: rerun the same command"
                 )
             self.incidents["actors lost and replaced"] += 1
             worker.life += 1
@@ -197,7 +197,7 @@ class RayEngine(Engine):
 
 
 def _loading_error(engine: str, error: Exception) -> SrpError:
-    """What an actor said that could not load its engine."""
+    """The error of an actor that could not load its engine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no reason given")
     return GuardError(f"--guard-engine ray: an actor with {engine} did not start: {last[:300]}")

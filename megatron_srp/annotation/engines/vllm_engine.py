@@ -19,12 +19,12 @@ class VLLMEngine(Engine):
 
     Args:
         model: folder or hub name of the weights.
-        batch_tokens: most tokens in one step of the scheduler; longer prompts are prefilled in chunks.
-        max_num_seqs: most prompts in one step.
-        max_length: of a prompt with what is generated; the model's own by default.
+        batch_tokens: maximum tokens per scheduler step; longer prompts are prefilled in chunks.
+        max_num_seqs: maximum prompts per step.
+        max_length: maximum tokens in a prompt and its answer; by default the model's context length.
         dtype: of the weights.
         tensor_parallel: GPUs that share one copy of the model.
-        gpu_memory: share of a GPU's memory that is used.
+        gpu_memory: fraction of a GPU's memory to use.
 
     Raises:
         GuardError: when vLLM cannot load the model.
@@ -59,7 +59,7 @@ class VLLMEngine(Engine):
                 max_model_len=max_length,
                 logprobs_mode="raw_logprobs",  # over the whole vocabulary, not the allowed tokens
             )
-        except Exception as error:  # of many libraries
+        except Exception as error:  # raised by many libraries
             reason = " ".join(str(error).split())[:200]
             raise GuardError(
                 f"--guard-engine vllm: {model} cannot be loaded ({type(error).__name__}: {reason})"

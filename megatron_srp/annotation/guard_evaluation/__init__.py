@@ -1,1 +1,1 @@
-"""How good a guard is, on labelled texts."""
+"""Evaluation of guards on labelled texts."""

@@ -1,4 +1,4 @@
-"""Labelled texts to hold a guard against: the files of known benchmarks, and one's own by naming the columns."""
+"""Labelled texts to evaluate a guard on: the files of known benchmarks, and other tables with named columns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ LABELS = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A text, whether it is harmful, and the kind that the data set says it is of ("" for none)."""
+    """A text, whether it is harmful, and its sub-category in the data set ("" for none)."""
 
     text: str
     harmful: bool
@@ -21,12 +21,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a file has what.
+    """The columns of a file.
 
     Attributes:
         text, label, kind: names of columns or keys; no `label` means that all texts have `constant`.
         constant: "safe" or "unsafe".
-        headless: a CSV file may lack its header, and then has nothing but the text.
+        headless: a CSV file may lack its header, and then has only the text.
     """
 
     text: str
@@ -50,16 +50,16 @@ def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
     """The examples of `FORMAT:PATH`, where the format is one of `FORMATS`, or csv, json or jsonl with `columns`.
 
     Raises:
-        UsageError: for an unknown format, or one without columns that needs them.
+        UsageError: for an unknown format, or a format that needs columns without them.
         InputError: for a file that cannot be read, or has other columns or labels.
     """
     form, _, path = name.partition(":")
     if not path or form not in {*FORMATS, *GENERIC}:
         known = [*FORMATS, *GENERIC]
-        raise UsageError(f"--dataset {name!r}: give FORMAT:PATH; {did_you_mean(form, known)}")
+        raise UsageError(f"--dataset {name!r}: pass FORMAT:PATH; {did_you_mean(form, known)}")
     columns = FORMATS.get(form, columns)
     if columns is None:
-        raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or give the format's name")
+        raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or pass the format's name")
     file = Path(path)
     rows = read_rows(file, form if form in GENERIC else None, columns.text if columns.headless else None)
     examples = [_example(file, number, row, columns) for number, row in enumerate(rows, 1)]

@@ -1,4 +1,4 @@
-"""Hold a guard against labelled texts, and say how it did."""
+"""Evaluate a guard on labelled texts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,15 +28,15 @@ THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        settings: of the guard. controversial: as what that verdict counted.
-        accuracies: of each data set, and of all under "all".
+        settings: of the guard. controversial: what that verdict counts as.
+        accuracies: of each data set, and of all together under "all".
         confusion: for each data set, verdicts by kind of text.
         categories: how often the guard named each.
         thresholds: accuracies over all texts from each probability of harm on.
-        agreement: of verdicts read in one pass with written ones, where that was asked for.
+        agreement: of verdicts read in one pass with written ones, where requested.
         failures: a few of the texts that got no verdict, and why.
     """
 
@@ -65,7 +65,7 @@ def evaluate(
     thresholds: Sequence[float] = THRESHOLDS,
     with_agreement: bool = False,
 ) -> Evaluation:
-    """Classify all texts; raises UsageError where agreement is asked of a guard that has but one way to classify."""
+    """Classify all texts; raises UsageError where agreement is asked of a guard with only one mode."""
     other = written_guard(guard) if with_agreement else None
     examples = [example for data in datasets.values() for example in data]
     texts = [example.text for example in examples]
@@ -98,7 +98,7 @@ def written_guard(guard: Guard) -> Guard:
     from megatron_srp.annotation.guards.chat_guard import ChatGuard
 
     if not isinstance(guard, ChatGuard) or guard.options.generate_all:
-        raise UsageError("--agreement compares verdicts read in one pass with written ones; give a chat guard")
+        raise UsageError("--agreement compares verdicts read in one pass with written ones; pass a chat guard")
     return guard.writing()
 
 

@@ -1,1 +1,1 @@
-"""Guards: the embedded one, chat models described by YAML files, and several together."""
+"""Guards: the built-in one, chat models described by YAML files, and ensembles."""

@@ -1,8 +1,8 @@
-"""Guards that are chat models: the verdict is read in one forward pass, the categories are written.
+"""Guards that are chat models: the verdict is read in one forward pass, the categories are generated.
 
 A prompt ends with the beginning of the answer ("Safety:"), and the probabilities of the few tokens that may
-follow are the verdict (`verdict_tokens`). Only a text that is not safe costs more: the model then goes on to name the
-categories. So the share of generated tokens falls from about ten for every text to a few for few texts.
+follow are the verdict (`verdict_tokens`). Only a text that is not safe costs more: the model then continues with the
+categories. So instead of about ten tokens for every text, it generates a few tokens for few texts.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from megatron_srp.annotation.guards.windows import Windows, join_windows
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
-_SHOWN = 80  # characters of a nonsense answer
+_SHOWN = 80  # characters of a nonsense answer to quote
 
 
 def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
@@ -34,24 +34,24 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
     builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn)
     check_threshold(options.threshold, options.generate_all)
     if not options.generate_all:
-        _ = builder.verdict_tokens  # a mistake shows before the model is loaded
+        _ = builder.verdict_tokens  # report a mistake before the model is loaded
     engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
     return ChatGuard(builder, engine, options)
 
 
 def check_threshold(threshold: float | None, generate_all: bool = False) -> None:
-    """Raises UsageError for no probability, or where there will be none to compare with."""
+    """Raises UsageError for a value that is not a probability, or for a guard that computes none to compare it with."""
     if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"--guard-threshold {threshold}: give a probability between 0 and 1")
+        raise UsageError(f"--guard-threshold {threshold}: pass a probability between 0 and 1")
     if threshold is not None and generate_all:
         raise UsageError(
-            "--guard-threshold needs probabilities, which --guard-generate-all does not give; leave one out"
+            "--guard-threshold needs probabilities, which --guard-generate-all does not compute; drop one of the two"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenVerdicts:
-    """N verdicts: `chosen` int64[N] numbers in the spec's verdicts, `scores` float32[N] their probability
+    """N verdicts: `chosen` int64[N] indices into the spec's verdicts, `scores` float32[N] their probability
     among the verdicts, `mass` float32[N] the probability of all verdicts among all tokens."""
 
     chosen: np.ndarray
@@ -62,8 +62,8 @@ class ChosenVerdicts:
 def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold: float | None) -> ChosenVerdicts:
     """Verdicts from log-probabilities float32[N, C] of the C `verdicts`.
 
-    Without a threshold the likeliest. With one, a text is Safe where P(not Safe) stays below it, and else
-    the likeliest of the others."""
+    Without a threshold, the likeliest verdict. With one, Safe where P(not Safe) is below it, else the likeliest
+    of the others."""
     probabilities = np.exp(logprobs)
     mass = probabilities.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -75,7 +75,7 @@ def choose_verdicts(logprobs: np.ndarray, verdicts: Sequence[Verdict], threshold
         of = np.where(safe[None, :] == harmful[:, None], -1.0, shares)
         chosen = of.argmax(1)
     scores = shares[np.arange(len(shares)), chosen]
-    scores[np.isneginf(logprobs).any(1)] = nan  # the engine knew what the model would write, and no more
+    scores[np.isneginf(logprobs).any(1)] = nan  # the engine only knows what the model would write
     return ChosenVerdicts(chosen, scores, mass)
 
 
@@ -83,7 +83,7 @@ class ChatGuard(Guard):
     """A chat model as a guard.
 
     A text longer than the model's context is classified in windows, and its worst verdict counts; `incidents`
-    says how many there were.
+    counts such texts.
     """
 
     def __init__(self, builder: PromptBuilder, engine: Engine, options: GuardOptions | None = None) -> None:
@@ -124,7 +124,7 @@ class ChatGuard(Guard):
         return self.results_array(pa.array(texts, pa.large_string()))
 
     def writing(self) -> "ChatGuard":
-        """The same guard, with the same model, that writes its answers in full."""
+        """The same guard, with the same model, but with answers generated in full."""
         return ChatGuard(self.builder, self.engine, replace(self.options, generate_all=True, threshold=None))
 
     def in_mode(self, mode: str) -> "ChatGuard":
@@ -176,7 +176,7 @@ class ChatGuard(Guard):
         return results
 
     def _labels(self, prompts: Prompts, rows: np.ndarray, chosen: np.ndarray) -> list[SafetyLabel]:
-        """Labels of prompts that got these verdicts, other than Safe: the model names the categories."""
+        """Labels of prompts that got these verdicts other than Safe: the model names the categories."""
         texts = list(self.spec.verdicts)
         if not len(rows) or not self.spec.categories:
             return [SafetyLabel(self._verdicts[v]) for v in chosen]
@@ -188,7 +188,7 @@ class ChatGuard(Guard):
         return [self._label(self._verdicts[v], answer) for v, answer in zip(chosen, answers, strict=True)]
 
     def _generate(self, prompts: Prompts) -> list[GuardResult]:
-        """Results from answers that the model writes in full."""
+        """Results from answers that the model generates in full."""
         if not len(prompts):
             return []
         written = self.engine.generate(prompts, self.spec.max_new_tokens, self.builder.stop_ids)
@@ -205,7 +205,7 @@ class ChatGuard(Guard):
 
     def _label(self, verdict: Verdict, answer: Answer) -> SafetyLabel:
         if answer.unknown:
-            self.incidents["categories that the guard's description does not know"] += len(answer.unknown)
+            self.incidents["categories missing from the guard's description"] += len(answer.unknown)
         if verdict is not Verdict.SAFE and not answer.categories:
             self.incidents["verdicts other than Safe without a category"] += 1
         return SafetyLabel(verdict, answer.categories)

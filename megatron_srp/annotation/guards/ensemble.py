@@ -10,9 +10,9 @@
         engine: http
         engine_options: {base_url: "http://127.0.0.1:8000/v1"}
 
-any-unsafe: the worst verdict that a member gives. majority: the verdict of more than half of the members,
-and where none has that, the worst of those that have most. What members said where they disagree is
-written beside the store (`disagreements`).
+any-unsafe: the worst verdict of any member. majority: the verdict of more than half of the members; without
+one, the worst of the most frequent verdicts. Where members disagree, their results are written to the
+store (`disagreements`).
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ LoadGuard = Callable[[str, GuardOptions], Guard]
 
 
 def worst(votes: list[GuardResult], members: int) -> Verdict | None:
-    """The worst verdict given; None where a missing vote could change it."""
+    """The worst verdict; None where a missing vote could change it."""
     found = max((vote.label.verdict for vote in votes), key=attrgetter("badness"), default=None)
     return found if len(votes) == members or found is Verdict.UNSAFE else None
 
@@ -53,11 +53,11 @@ RULES: dict[str, Choose] = {"any-unsafe": worst, "majority": majority}
 
 
 class EnsembleGuard(Guard):
-    """Classifies by what its members say.
+    """Classifies by the votes of its members.
 
     Args:
         members: by name, in order.
-        rule: of `RULES`.
+        rule: one of `RULES`.
     """
 
     name = "ensemble"
@@ -98,7 +98,7 @@ class EnsembleGuard(Guard):
 
     @property
     def incidents(self) -> Counter[str]:
-        """Those of the members together."""
+        """The incidents of all members."""
         return sum((guard.incidents for guard in self.guards.values()), Counter())
 
     def _join(self, results: list[list[GuardResult]]) -> list[GuardResult]:
@@ -126,11 +126,11 @@ def load_ensemble(path: Path, load_guard: LoadGuard) -> EnsembleGuard:
         raise UsageError(f"--guard {PREFIX}{path}: {error.strerror}") from None
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"{path}: an ensemble has a rule and guards, and this is none ({reason})") from None
+        raise UsageError(f"{path}: not an ensemble, which has a rule and guards ({reason})") from None
     if unknown:
-        raise UsageError(f"{path}: {min(unknown)!r} means nothing there; an ensemble has a rule and guards")
+        raise UsageError(f"{path}: {min(unknown)!r} is not a field of an ensemble, which has a rule and guards")
     if not isinstance(entries, list):
-        raise UsageError(f"{path}: guards is {entries!r}; give a list of at least two, each `- guard: NAME`")
+        raise UsageError(f"{path}: guards is {entries!r}; pass a list of at least two, each `- guard: NAME`")
     members: dict[str, Guard] = {}
     try:
         for entry in entries:

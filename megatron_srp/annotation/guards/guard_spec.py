@@ -12,8 +12,8 @@ modes:                                                 # the conversation that i
 answer: "Safety:"                                      # how every answer begins
 verdicts: {" Safe": Safe, " Unsafe": Unsafe}           # what may follow
 verdict_pattern: 'Safety: (Safe|Unsafe)'               # finds them in a whole answer
-category_lead: "\\nCategories:"                         # what stands between verdict and categories
-category_pattern: 'Categories: (.*)'                   # a list with commas, behind the verdict
+category_lead: "\\nCategories:"                         # what is between verdict and categories
+category_pattern: 'Categories: (.*)'                   # a list with commas, after the verdict
 categories: {Violent: Violent}                         # what the guard writes: the category's name
 max_new_tokens: 64                                     # of an answer that names all categories
 min_mass: 0.5                                          # least probability of all verdicts together
@@ -43,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a guard wrote: verdict (None where there is none) and categories; `unknown` names no one mapped."""
+    """A guard's answer: verdict (None where it has none) and categories; `unknown`: names missing from the spec."""
 
     verdict: Verdict | None
     categories: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class GuardSpec:
-    """A chat guard; the module says what each field is. `revision` is a hash of the file."""
+    """A chat guard; the module's docstring explains the fields. `revision` is a hash of the file."""
 
     name: str
     model: str
@@ -71,12 +71,12 @@ class GuardSpec:
 
     @classmethod
     def load(cls, path: Path) -> "GuardSpec":
-        """Raises UsageError when the file is not there, or is no such description."""
+        """Raises UsageError when the file does not exist, or is not such a description."""
         try:
             data = path.read_bytes()
             tree = yaml.safe_load(data)
         except OSError as error:
-            raise UsageError(f"--guard {path}: {error.strerror}; give the YAML file of a guard") from None
+            raise UsageError(f"--guard {path}: {error.strerror}; pass the YAML file of a guard") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"--guard {path}: not valid YAML ({' '.join(str(error).split())})") from None
         try:
@@ -100,7 +100,7 @@ class GuardSpec:
         return [turn | {"content": _fill(turn["content"], values)} for turn in turns]
 
     def read(self, answer: str) -> Answer:
-        """Verdict and categories of a whole answer that the model wrote."""
+        """Verdict and categories of a complete answer."""
         found = self.verdict_pattern.search(answer)
         verdict = {text.strip(): v for text, v in self.verdicts.items()}.get(found[1].strip()) if found else None
         if verdict in (None, Verdict.SAFE):

@@ -1,4 +1,4 @@
-"""A guard's tokenizer: its chat template, whose special tokens count, and texts, in which none do."""
+"""A guard's tokenizer: special tokens are tokens in its chat template, and plain text in the texts."""
 
 import json
 from functools import cached_property
@@ -19,7 +19,7 @@ class GuardTokenizer:
     """The tokenizer in a folder, or of that name on the hub.
 
     Raises:
-        UsageError: when there is none, or it is no fast tokenizer.
+        UsageError: when there is none, or it is not a fast tokenizer.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -28,10 +28,10 @@ class GuardTokenizer:
         self.model = model
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(model))
-        except Exception as error:  # of many libraries
+        except Exception as error:  # raised by many libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
-                f"guard tokenizer {model}: cannot be loaded ({reason}); give a folder or a hub name"
+                f"guard tokenizer {model}: cannot be loaded ({reason}); pass a folder or a hub name"
             ) from None
         if not self._tokenizer.is_fast:
             raise UsageError(f"guard tokenizer {model}: has no tokenizer.json; save a fast tokenizer there")
@@ -52,9 +52,9 @@ class GuardTokenizer:
             return HuggingFaceTextTokenizer("HuggingFaceTokenizer", path)
 
     def render(self, turns: list[dict[str, str]], template: str | None, generation_prompt: bool) -> str:
-        """The text of a conversation by `template`, or the tokenizer's own."""
+        """The text of a conversation rendered by `template`, or by the tokenizer's own."""
         if template is None and not self._tokenizer.chat_template:
-            raise UsageError(f"the tokenizer {self.model} has no chat template; give one in the guard's YAML file")
+            raise UsageError(f"the tokenizer {self.model} has no chat template; add one to the guard's YAML file")
         try:
             rendered: str = self._tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt
@@ -65,7 +65,7 @@ class GuardTokenizer:
         return rendered
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of a piece of the template, special tokens and all."""
+        """Ids of a piece of the template, including special tokens."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
@@ -74,16 +74,16 @@ class GuardTokenizer:
         return self._text.encode(text)
 
     def encode_texts(self, batch: TextBatch) -> TokenBatch:
-        """`encode_plain` of each text, at the fast encoder's speed where it gives the same ids."""
+        """`encode_plain` of each text, at the fast encoder's speed where that produces the same ids."""
         if not self._checked and len(batch):
             self._checked = True
             if self._fast.reason is None and self._fast.differs(batch) is not None:
-                self._fast.distrust("it gave other ids than the reference tokenizer")
+                self._fast.distrust("its ids differ from the reference tokenizer's")
         return self._fast.encode_batch(batch)
 
     @property
     def encoder_name(self) -> str:
-        """What encodes the texts."""
+        """The software that encodes the texts."""
         return "gigatoken" if self._fast.reason is None else f"tokenizers ({self._fast.reason})"
 
     def decode(self, ids: np.ndarray) -> str:
@@ -91,7 +91,7 @@ class GuardTokenizer:
         return text
 
     def plain_end(self, text: str) -> int:
-        """Where the characters behind the last added token in `text` begin."""
+        """Where the characters after the last added token in `text` begin."""
         return max((text.rfind(token) + len(token) for token in self._markup if token in text), default=0)
 
     def plain_begin(self, text: str) -> int:

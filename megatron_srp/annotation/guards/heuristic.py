@@ -1,12 +1,12 @@
-"""The guard that comes with the project: a small lexicon of rare words and of patterns around them.
+"""The built-in guard: a small lexicon of rare words and of patterns around them.
 
-It is for demos and tests, not for training real models: it knows words and not what is meant by
-them, so it flags a history of the slave trade and overlooks a threat in unusual words. Use a
-real classifier (the paper's is Qwen3Guard-Gen-0.6B) for a model that matters.
+It is for demos and tests, not for training real models: it matches words without understanding
+them, so it flags a history of the slave trade and misses a threat in unusual words. For real models,
+use a real classifier (the paper's is Qwen3Guard-Gen-0.6B).
 
-Speed is why it works in two stages, both on RE2, which takes time linear in the text. All trigger words
-of the lexicon are one pattern that runs over a whole Arrow array of segments, without Python and without
-the interpreter's lock. Only the few segments with a trigger are normalised and matched against all
+For speed it works in two stages, both on RE2, which takes time linear in the text. All trigger words
+of the lexicon are one pattern that runs over a whole Arrow array of segments, outside Python and without
+the GIL. Only the few segments with a trigger are normalised and matched against all
 patterns of the lexicon at once.
 """
 
@@ -32,7 +32,7 @@ _RE2_MEMORY = 64 << 20  # bytes for the automaton of all patterns, which needs m
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One category of harm: the words that call for a look, and the pattern of each verdict."""
+    """One category of harm: the trigger words, and the pattern of each verdict."""
 
     name: str
     triggers: tuple[str, ...]
@@ -75,9 +75,9 @@ def _between_words(lines: str, sets: dict[str, str]) -> str:
 
 
 class HeuristicGuard(Guard):
-    """Labels by a lexicon, deterministically. For demos and tests, not for training real models.
+    """Classifies by a lexicon, deterministically. For demos and tests, not for training real models.
 
-    A label's verdict is the worst that a category gives; its categories are those with that verdict,
+    A label's verdict is the worst of any category; its categories are those with that verdict,
     in the lexicon's order.
     """
 

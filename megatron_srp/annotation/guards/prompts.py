@@ -1,12 +1,12 @@
 """Prompts of a chat guard as token ids, thousands at a time.
 
-The tokenizer's own chat template is rendered once, around a sentinel; what stands before the sentinel is
-the prefix of every prompt, what follows its suffix. The text itself is encoded apart, as plain text: no
-name of a special token in it becomes that token, so that no document can end its turn, forge an answer
+The tokenizer's own chat template is rendered once, around a sentinel; what precedes the sentinel is
+the prefix of every prompt, what follows it the suffix. The text itself is encoded separately, as plain
+text: no name of a special token in it becomes that token, so no document can end its turn, forge an answer
 or otherwise change the structure of the prompt.
 
 A tokenizer merges across the places where text meets template ("USER: " and "The" give " The", "." and
-"\\n\\n" give ".\\n\\n"). So a few characters of the template are encoded with the text, as many as it takes:
+"\\n\\n" give ".\\n\\n"). So a few characters of the template are encoded with the text, as many as necessary:
 `_Seams` finds them when the builder is made.
 """
 
@@ -27,7 +27,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.tokenization.base import TokenBatch
 
 _SENTINEL = "\ue000segment\ue000"
-_WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())  # what str.strip, Jinja's trim, takes off
+_WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())  # what str.strip, Jinja's trim, removes
 # Texts that begin and end in all the ways that tokenizers treat differently.
 _EDGES = (
     "a",
@@ -100,7 +100,7 @@ class PromptBuilder:
 
     @cached_property
     def verdict_tokens(self) -> VerdictTokens:
-        """What reading the verdicts takes; written answers need none of it.
+        """The tokens for reading verdicts; generated answers do not need them.
 
         Raises:
             UsageError: when the tokens do not tell the verdicts apart.
@@ -108,7 +108,7 @@ class PromptBuilder:
         return VerdictTokens.of(self.spec, self.tokenizer, self._rest)
 
     def build(self, texts: pa.LargeStringArray, answer: bool = True) -> Prompts:
-        """A prompt for each text, up to and with `spec.answer` and what all verdicts begin with, or without."""
+        """A prompt for each text, with or without `spec.answer` and the common beginning of all verdicts."""
         if self.frame.strip_left:
             texts = pc.utf8_ltrim(texts, _WHITE)
         if self.frame.strip_right:
@@ -120,7 +120,7 @@ class PromptBuilder:
         return Prompts(self.prefix, middle).followed_by(self.verdict_tokens.asked if answer else self._open)
 
     def with_verdicts(self, prompts: Prompts, rows: np.ndarray, verdicts: np.ndarray) -> Prompts:
-        """The prompts `rows`, each continued by its verdict (a number in `spec.verdicts`) up to its categories."""
+        """The prompts `rows`, each continued by its verdict (an index into `spec.verdicts`) up to its categories."""
         leads = self.verdict_tokens.leads
         rests = [np.concatenate([prompts.rests[r], leads[v]]) for r, v in zip(rows, verdicts, strict=True)]
         return Prompts(prompts.prefix, TokenBatch.from_arrays(rests))
@@ -128,7 +128,7 @@ class PromptBuilder:
 
 def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
     """The shortest end of `before` and beginning of `after` that must be encoded with the text, so that the
-    ids are those of the whole prompt; raises UsageError where there are none."""
+    ids equal those of the whole prompt; raises UsageError where there are none."""
     begin, end = tokenizer.plain_end(frame.before), tokenizer.plain_begin(frame.after)
     run, rest = frame.before[begin:], frame.after[:end]
     whole = [tokenizer.encode_plain(run + probe + rest) for probe in _PROBES]
@@ -148,7 +148,7 @@ def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
     )
     if head is None or tail is None or not sound:
         raise UsageError(
-            f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt otherwise than by itself "
+            f"the tokenizer {tokenizer.model} encodes a text in the middle of a prompt differently than by itself "
             "(a SentencePiece dummy prefix, say), which chat guards do not support here; use --guard-engine http and "
             "a server that applies the template"
         )

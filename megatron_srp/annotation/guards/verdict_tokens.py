@@ -1,8 +1,8 @@
 """The tokens of a guard's verdicts, one or several each, and their probabilities after a prompt.
 
 " Controversial" is three tokens in the vocabularies of Qwen3 and Llama 3, five in that of Llama 2. A verdict is
-read at the first of its tokens that no other verdict shares: as a rule all of them part at their first, and one
-pass suffices. Where some begin alike, one more pass follows for each place where they part.
+read at the first of its tokens that no other verdict shares: usually all of them differ in their first, and one
+pass suffices. Where some begin alike, one more pass follows for each place where they diverge.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from megatron_srp.verdict_tree import VerdictTree, common_beginning, until_apart
 
 @dataclass(frozen=True, slots=True)
 class VerdictTokens:
-    """What follows the template in a guard's answer, in ids.
+    """The token ids of a guard's answer, after the template.
 
     Attributes:
-        asked: int32, the rest of the template, the beginning of the answer, and what all verdicts begin with.
-        tree: where each verdict of the spec is read behind that.
-        leads: int32 for each verdict, all its tokens behind `asked` and the beginning of its categories.
+        asked: int32, the rest of the template, the beginning of the answer, and the common beginning of all verdicts.
+        tree: where each verdict of the spec is read after that.
+        leads: int32 for each verdict, all its tokens after `asked` and the beginning of its categories.
     """
 
     asked: np.ndarray
@@ -32,7 +32,7 @@ class VerdictTokens:
 
     @classmethod
     def of(cls, spec: GuardSpec, tokenizer: GuardTokenizer, rest: str) -> "VerdictTokens":
-        """Of a guard whose template ends with `rest`.
+        """For a guard whose template ends with `rest`.
 
         Raises:
             UsageError: when the tokens do not tell the verdicts apart.
@@ -53,14 +53,14 @@ class VerdictTokens:
 
     @property
     def longest_lead(self) -> int:
-        """Tokens of an answer that are given at most before the model names its categories."""
+        """Maximum number of answer tokens before the model names its categories."""
         return max(map(len, self.leads))
 
 
 def verdict_logprobs(engine: Engine, prompts: Prompts, tree: VerdictTree) -> np.ndarray:
-    """float32[N, C] log-probabilities of the tree's C verdicts behind N prompts, as an engine gives those of tokens.
+    """float32[N, C] log-probabilities of the tree's C verdicts after N prompts, as an engine returns those of tokens.
 
-    A pass for each place of the tree, over the prompts after which the model may get there at all."""
+    A pass for each place of the tree, over the prompts after which the model may get there."""
     sums = np.zeros((len(prompts), len(tree.reads)), np.float32)
     for at, tokens in tree.tokens_at.items():
         through = {verdict: dict(reads)[at] for verdict, reads in enumerate(tree.reads) if at in dict(reads)}

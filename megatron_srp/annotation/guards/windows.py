@@ -17,12 +17,12 @@ from megatron_srp.tokenization.base import TokenBatch
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Prompts of N texts, M >= N of them where some texts were divided.
+    """Prompts of N texts; M >= N prompts, as some texts may be divided.
 
     Attributes:
-        prompts: M prompts, those of a text one behind the other.
+        prompts: M prompts, those of a text in a row.
         owners: int64[M], the text of each; None where every text has one prompt.
-        divided: the texts with more than one.
+        divided: the texts with more than one prompt.
     """
 
     prompts: Prompts
@@ -31,7 +31,7 @@ class Windows:
 
     @classmethod
     def cut(cls, texts: pa.LargeStringArray, build: Callable[[pa.LargeStringArray], Prompts], room: int) -> "Windows":
-        """Prompts of at most `room` tokens by `build`. A text whose prompt is longer is halved at the white
+        """Prompts of at most `room` tokens, made by `build`. A text whose prompt is longer is halved at the white
         space nearest its middle, and its halves likewise, until all fit."""
         prompts = build(texts)
         room -= len(prompts.prefix)
@@ -59,7 +59,7 @@ def _fitting(text: str, build: Callable[[pa.LargeStringArray], Prompts], room: i
 
 
 def halves(text: str) -> tuple[str, str]:
-    """`text` cut at the white space nearest its middle within a quarter of its length, or else there."""
+    """`text` cut at the white space nearest its middle within a quarter of its length, or else in its middle."""
     middle, reach = len(text) // 2, len(text) // 4
     near = (middle + step for d in range(reach) for step in (d, -d))
     at = next((i for i in near if text[i].isspace()), middle)
@@ -67,8 +67,8 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def join_windows(results: Sequence[GuardResult], owners: np.ndarray) -> list[GuardResult]:
-    """One result for each text: the worst verdict of its windows, and the categories and the highest score of
-    those with that verdict; of Safe ones the lowest, as the text is no safer than any window. A failed window
+    """One result for each text: the worst verdict of its windows, with the categories and the highest score of
+    the windows with that verdict; for Safe the lowest score, as the text is no safer than any window. A failed window
     fails the text, unless another window is Unsafe already."""
     groups = groupby(zip(owners.tolist(), results, strict=True), key=lambda pair: pair[0])
     return [_worst([one for _, one in group]) for _, group in groups]

@@ -20,7 +20,7 @@ class Corpus:
     """The verdicts of a store on one input file.
 
     Attributes:
-        file: where the file is now; None where the user did not say.
+        file: where the file is now; None where the user did not pass it.
     """
 
     store: AnnotationStore
@@ -38,8 +38,8 @@ class StoredVerdict:
     """A segment's verdict.
 
     Attributes:
-        row, segment: of the document in its file, and of the segment in it, both from 0.
-        label: None where the guard gave none; `failure` says why.
+        row, segment: indices of the document in its file and of the segment in the document, both from 0.
+        label: None where the guard returned none; `failure` says why.
         score: probability of the verdict, NaN where there is none.
         text: None where the file is not known.
     """
@@ -69,7 +69,7 @@ def find_corpora(store: AnnotationStore, files: Sequence[Path] = (), key: str | 
     """The input files of a store: `files`, or all that have verdicts.
 
     Raises:
-        UsageError: for a key, or a file, that the store knows nothing of.
+        UsageError: for a key or a file without verdicts in the store.
     """
     known = [(k, fingerprint) for k, fingerprint in store.inputs() if key in (None, k)]
     if not known:
@@ -91,7 +91,7 @@ def read_verdicts(
     """The verdicts on a file, in its order.
 
     Args:
-        verdicts: only these, where None stands for a segment that got none; all by default.
+        verdicts: only these, where None selects segments without a verdict; all by default.
         row: only this one, from 0.
     """
     for summary in corpus.store.summaries(corpus.key, corpus.fingerprint):
@@ -111,7 +111,7 @@ def _pick(part: Part, verdicts: Sequence[Verdict | None], row: int | None) -> np
     """int64[K] numbers of segments."""
     wanted = np.ones(len(part.codes), bool)
     if verdicts:
-        # A failed segment's code, -1, picks the last.
+        # A failed segment's code, -1, selects the last entry.
         named = [label.verdict in verdicts for label in part.labels]
         wanted = np.array([*named, None in verdicts])[part.codes]
     if row is not None:

@@ -1,9 +1,9 @@
-"""Where the members of an ensemble disagree: a Parquet file beside each part of the store.
+"""Where the members of an ensemble disagree: one Parquet file per part of the store.
 
     STORE/disagreements/KEY/FINGERPRINT/000000000000.parquet
 
-A row is a segment: its row in the input file, its character offsets there, the verdict that was given, and
-what each member said, as columns `MEMBER` (its verdict; null where it had none) and `MEMBER score`.
+A row is a segment: its row in the input file, its character offsets there, the ensemble's verdict, and
+each member's, as columns `MEMBER` (its verdict; null where it had none) and `MEMBER score`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def write_disagreements(
     guard: Guard,
     classified: Sequence[tuple[Part, SegmentVerdicts]],
 ) -> None:
-    """Write the chunk's file, whole or not at all; none for a guard without members."""
+    """Write the chunk's file atomically; a guard without members has no file."""
     members: Sequence[str] = getattr(guard, "members", ())
     if not members:
         return

@@ -1,7 +1,7 @@
 """A verdict changed by hand.
 
-A change is recorded in the store, with who made it and when, before the verdict is replaced: no verdict differs from
-what the guard said without a trace.
+A change is recorded in the store, with its author and time, before the verdict is replaced: no verdict differs from
+the guard's without a record.
 """
 
 import getpass
@@ -29,15 +29,15 @@ def set_verdict(
 
     Args:
         row, segment: from 0.
-        who: the name of the system's user by default.
+        who: the author; by default the name of the system user.
 
     Raises:
-        UsageError: when the store has no such segment, the verdict is that already, or a run is writing there.
-        OutputError: when the store cannot be written to; the verdict is the old one then.
+        UsageError: when the store has no such segment, it has that verdict already, or a run is writing to the store.
+        OutputError: when the store cannot be written to; then the old verdict remains.
     """
     store = corpus.store
     with WriterLock(store.folder, [corpus.fingerprint], corpus.key, Partition()):
-        store = AnnotationStore(store.folder)  # another edit may have been recorded meanwhile
+        store = AnnotationStore(store.folder)  # another edit may have been recorded in the meantime
         summary, part, at = _locate(corpus, row, segment)
         changed = _with_label(part, at, label)
         before = None if part.codes[at] == FAILED else part.labels[part.codes[at]]
@@ -81,7 +81,7 @@ def _locate(corpus: Corpus, row: int, segment: int) -> tuple[PartSummary, Part, 
 
 
 def _with_label(part: Part, segment: int, label: SafetyLabel) -> Part:
-    """`part` with another label of one segment, which loses its score and its failure: they were the guard's."""
+    """`part` with another label for one segment, which loses its score and failure, as they were the guard's."""
     labels = list(dict.fromkeys([*part.labels, label]))
     codes, scores = part.codes.copy(), part.scores.copy()
     codes[segment], scores[segment] = labels.index(label), np.nan
@@ -90,7 +90,7 @@ def _with_label(part: Part, segment: int, label: SafetyLabel) -> Part:
 
 
 def _drop_hints(store: AnnotationStore, summary: PartSummary, part: Part) -> None:
-    """Remove the hints that lead to, or stand at, what is Safe no longer."""
+    """Remove the hints that belong to, or lead to, a segment that is no longer Safe."""
     path = store.folder / "hints" / summary.path.relative_to(store.folder)
     if not path.exists():
         return

@@ -1,8 +1,8 @@
-"""Hints from one segment to the next (SRP-Hint): asked of a chat model, and kept beside the verdicts.
+"""Hints from one segment to the next (SRP-Hint): asked of a chat model, and stored with the verdicts.
 
     STORE/hints/hints.json                             who wrote them, and what was asked
     STORE/hints/KEY/FINGERPRINT/000000000000.parquet   one file per part of the store
-    STORE/hints/KEY/FINGERPRINT/000000000000.jsonl     replies of a file in the making
+    STORE/hints/KEY/FINGERPRINT/000000000000.jsonl     replies of an unfinished file
 
 A row is a document: its row in the input file and a list over its segments, null where there is no hint.
 """
@@ -39,8 +39,8 @@ class HintPrompt:
     user: str
 
     def messages(self, this: str, following: str) -> list[dict[str, str]]:
-        """The messages for two segments. They are put in where the template says and read no further; a name
-        of a special token in them gets a ZERO WIDTH SPACE, as the server would take it for the token."""
+        """The messages for two segments. They are inserted verbatim, without placeholders of their own; a name
+        of a special token in them gets a ZERO WIDTH SPACE, as the server would read it as the token."""
         words = {"this": this.strip(), "next": following.strip()}
         user = _PLACE.sub(lambda match: words[match[1]].replace("<|", "<\u200b|"), self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
@@ -53,7 +53,7 @@ def load_prompt() -> HintPrompt:
 
 def clean_hint(reply: str) -> tuple[str, str]:
     """The hint in a model's reply, and why there is none: "empty", "overlong" or "unusable"; one of the two."""
-    text = " ".join(reply.rpartition("</think>")[2].split())  # what a reasoning model thought comes first
+    text = " ".join(reply.rpartition("</think>")[2].split())  # a reasoning model's thoughts come first
     text = _LABEL.sub("", text).strip(_QUOTES)
     if not text:
         return "", "empty"
@@ -63,14 +63,14 @@ def clean_hint(reply: str) -> tuple[str, str]:
 
 
 def is_hint(text: str) -> bool:
-    """Whether a stored text is one that `clean_hint` lets pass."""
+    """Whether a stored text is one that `clean_hint` accepts."""
     words = len(text.split())
     return 0 < words <= MAX_WORDS and text == text.strip() and not set(text) & set("<>") and text.isprintable()
 
 
 def hintable(part: Part) -> np.ndarray:
     """bool[S]: which segments are Safe, and followed by a Safe one of the same document."""
-    # A failed segment's code, -1, picks the last, which is not Safe.
+    # A failed segment's code, -1, selects the last entry, which is not Safe.
     safe = np.array([*(label.verdict is Verdict.SAFE for label in part.labels), False])[part.codes]
     follows = np.append(safe[1:], False)[: len(safe)]
     follows[part.offsets[1:][np.diff(part.offsets) > 0] - 1] = False
@@ -81,9 +81,9 @@ class HintWriter:
     """A chat model that writes hints.
 
     Args:
-        client: of its endpoint.
-        model: the name under which the endpoint has it.
-        max_tokens: of a reply; a model that thinks aloud needs more.
+        client: client of its endpoint.
+        model: the name under which the endpoint lists it.
+        max_tokens: maximum tokens per reply; a reasoning model needs more.
     """
 
     def __init__(self, client: EndpointClient, model: str, max_tokens: int = 256) -> None:
@@ -92,7 +92,7 @@ class HintWriter:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the hints depend on."""
+        """Everything the hints depend on."""
         return {"model": self.model, "prompt_version": self.prompt.version, "max_tokens": self.max_tokens}
 
     async def ask(self, this: str, following: str) -> str:
@@ -105,14 +105,14 @@ def _content(answer: dict[str, Any]) -> str:
     content = answer["choices"][0]["message"].get("content")
     if not isinstance(content, str | None):
         raise ValueError(f"content is {type(content).__name__}")
-    return content or ""  # all tokens went into thinking
+    return content or ""  # all tokens were spent on thinking
 
 
 class Replies:
-    """The replies of one file in the making: each is on disk before it counts, and none is asked for twice.
+    """The replies of one unfinished file: each is on disk before it counts, and none is asked for twice.
 
     Args:
-        path: of the journal; it is read, and appended to.
+        path: of the journal, which is read and appended to.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,7 +142,7 @@ class Replies:
 
 
 class HintStore(AnnotationStore):
-    """Hints beside the verdicts of a store; `create` refuses other settings as it does for verdicts."""
+    """The hints of a store; `create` refuses other settings as it does for verdicts."""
 
     HEADER = "hints.json"
 

@@ -2,9 +2,9 @@
 
 A row is a document: its row in the input file, a hash of its text, and lists over its segments: ends
 (character offsets), verdicts, categories (joined by ", "), scores (probability of the verdict; null where
-the guard gives none) and failures (why there is no verdict; null where there is one). The file's metadata
+the guard reports none) and failures (why there is no verdict; null where there is one). The file's metadata
 says where the chunk ends in the input, whether it is the file's last, and how many segments failed, so
-that a resumed run reads footers and not verdicts.
+that a resumed run reads only footers.
 """
 
 from dataclasses import dataclass, field
@@ -44,9 +44,9 @@ class Part:
         codes: int64[S] numbers in `labels`, FAILED where there is no verdict.
         labels: the distinct labels.
         scores: float32[S], NaN where there is none.
-        end: the first row behind the part.
+        end: the first row after the part.
         failures: by segment, why it has no verdict.
-        last: whether the file has no documents behind `end`.
+        last: whether the file has no documents after `end`.
     """
 
     rows: np.ndarray
@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """What a part's footer says: rows [first, end) of the input, and how many segments failed."""
+    """A part's footer: rows [first, end) of the input, and how many segments failed."""
 
     path: Path
     first: int
@@ -104,10 +104,10 @@ def _table(part: Part) -> pa.Table:
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all.
+    """Write a Parquet file atomically.
 
     Raises:
-        OutputError: when it cannot be written; nothing of that name is left then.
+        OutputError: when it cannot be written; then no file of that name is left.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,13 +116,12 @@ def write_table(path: Path, table: pa.Table) -> None:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     except OSError as error:
         raise OutputError(
-            f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then give the same "
-            "command again"
+            f"{path}: {error.strerror or error}; finished parts are kept: remove the cause, then rerun the same command"
         ) from None
 
 
 def write_part(path: Path, part: Part) -> None:
-    """`write_table` of `part`; the same part always gives the same bytes."""
+    """`write_table` of `part`; the same part always produces the same bytes."""
     write_table(path, _table(part))
 
 

@@ -1,12 +1,12 @@
-"""The annotation store: verdicts on disk, beside the corpus and without its text.
+"""The annotation store: verdicts on disk, separate from the corpus and without its text.
 
-    STORE/store.json                          which guard, with which settings, and what was changed by hand (`edits`)
+    STORE/store.json                          the guard, its settings, and changes by hand (`edits`)
     STORE/KEY/FINGERPRINT/000000000000.parquet  one part per chunk of an input file, named by its first row
     STORE/writers/*.lock                      who is writing (`writers.py`)
 
-Parts (`part.py`) are written whole or not at all, and are readable by anything that reads Parquet. A part
-depends on the input, the guard and the settings alone, so that a store filled by many nodes, or in many
-runs, is the store of one undisturbed run. (The last bits of a model's scores also depend on its arithmetic: on
+Parts (`part.py`) are written atomically, and any Parquet reader can read them. A part depends only on the
+input, the guard and the settings, so a store filled by many nodes, or in many runs, equals the store of one
+uninterrupted run. (The last bits of a model's scores also depend on its arithmetic: on
 another GPU, or with another OMP_NUM_THREADS on a CPU, they differ by some 1e-7.)
 """
 
@@ -43,8 +43,8 @@ class AnnotationStore:
         ('heuristic', 100)
 
     Attributes:
-        settings: `guard`, `revision`, `max_words` and whatever else decides a verdict, as recorded.
-        edits: verdicts that were changed by hand, in order: `when`, `who`, which, `before`, `after`, `reason`.
+        settings: `guard`, `revision`, `max_words` and whatever else determines a verdict, as recorded.
+        edits: verdicts that were changed by hand, in order: `when`, `who`, which segment, `before`, `after`, `reason`.
     """
 
     HEADER: ClassVar[str] = "store.json"
@@ -65,10 +65,10 @@ class AnnotationStore:
 
     @classmethod
     def create(cls, folder: str | Path, settings: dict[str, Any]) -> Self:
-        """Open the store to write to it, making it if need be.
+        """Open the store for writing, creating it if necessary.
 
         Raises:
-            UsageError: when it holds verdicts with other settings; the message names the difference.
+            UsageError: when it contains verdicts with other settings; the message names the difference.
             OutputError: when the folder cannot be written to.
         """
         path = Path(folder) / cls.HEADER
@@ -86,21 +86,21 @@ class AnnotationStore:
             if settings.get(name) != store.settings.get(name):
                 raise UsageError(
                     f"{folder} was made with other settings: {name} was "
-                    f"{store.settings.get(name)!r}, now {settings.get(name)!r}; give a new folder"
+                    f"{store.settings.get(name)!r}, now {settings.get(name)!r}; pass a new folder"
                 )
         return store
 
     @classmethod
     def _check_new(cls, folder: Path) -> None:
-        """A folder that has something else in it is somebody's own; other nodes may be making the same store now."""
+        """A folder with other files may be a mistake, so refuse it; other nodes may be creating the same store now."""
         if folder.is_dir() and any(not path.name.startswith(cls.HEADER) for path in folder.iterdir()):
             raise UsageError(
-                f"{folder} is no annotation store (no {cls.HEADER}) and not empty; give --store a new folder, or the "
-                "one of a store"
+                f"{folder} is not an annotation store (no {cls.HEADER}) and not empty; pass --store a new folder, or "
+                "that of a store"
             )
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest of what is made of its verdicts: the settings, and that there are edits."""
+        """For the manifests of outputs made with its verdicts: the settings, and that there are edits."""
         if not self.edits:
             return self.settings
         last = self.edits[-1]
@@ -133,11 +133,11 @@ class AnnotationStore:
         return sorted((int(path.stem), path) for path in (self.folder / key / fingerprint).glob("*.parquet"))
 
     def summaries(self, key: str, fingerprint: str) -> list[PartSummary]:
-        """What the footers of an input file's parts say, in order."""
+        """The footers of an input file's parts, in order."""
         return [read_summary(path) for _, path in self.parts(key, fingerprint)]
 
     def missing(self, key: str, fingerprint: str) -> list[Span]:
-        """The rows of an input file that no part speaks of: gaps between parts, and what comes after them."""
+        """The rows of an input file that no part covers: gaps between parts, and what comes after them."""
         spans, end, last = [], 0, False
         for part in self.summaries(key, fingerprint):
             if part.first > end:

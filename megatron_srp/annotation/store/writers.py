@@ -1,8 +1,8 @@
-"""Who may write to a store: one run, or many that share out the input files among them.
+"""Who may write to a store: one run, or many that divide the input files among them.
 
 Each run holds a lock on `STORE/writers/DIGEST-N-I.lock`, where DIGEST stands for the list of input files
-and the key, N for the number of partitions and I for its own. Runs exclude each other unless they have
-the same list and the same N, and another I: then no input file belongs to two of them.
+and the key, N for the number of partitions and I for its index. Runs exclude each other unless they have
+the same list and the same N, but different I: then no input file belongs to two of them.
 """
 
 import os
@@ -16,7 +16,7 @@ from megatron_srp.files import digest, try_lock
 
 
 class WriterLock:
-    """Held while a run writes to the store; let go of when the process ends, however it ends.
+    """Held while a run writes to the store; released when the process ends, however it ends.
 
     Args:
         folder: of the store.
@@ -24,7 +24,7 @@ class WriterLock:
         key: the JSON key of the texts.
 
     Attributes:
-        warning: why the lock could not be had where the file system has none, else None.
+        warning: why there is no lock, on a file system without locks; else None.
 
     Raises:
         UsageError: when another run is writing what this one might write.
@@ -47,7 +47,7 @@ class WriterLock:
         if held:
             self.close()
             raise UsageError(
-                f"another run is writing to {folder}; wait for it, use another --store, or share the files out: the "
+                f"another run is writing to {folder}; wait for it, use another --store, or divide the files: the "
                 "same --input and --num-partitions N for all runs, and another --partition-index for each"
             )
 
@@ -55,7 +55,7 @@ class WriterLock:
         if self._descriptor < 0:
             raise OutputError(f"{error.filename or folder}: {error.strerror}; choose another --store") from None
         self.warning = (
-            f"{folder}: this file system has no locks ({error.strerror}); see to it that no other run with the same "
+            f"{folder}: this file system has no locks ({error.strerror}); make sure that no other run with the same "
             "partition writes there (it would do the same work twice, but spoil nothing)"
         )
 

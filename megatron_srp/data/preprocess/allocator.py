@@ -1,18 +1,18 @@
-"""The C library's allocator, told to keep what a batch has freed for the next one."""
+"""Makes the C library's allocator keep the memory that a batch frees for the next one."""
 
 import ctypes
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_KEPT = 256 << 20  # bytes; above the few batches that are in the making at any time
+_KEPT = 256 << 20  # bytes; above the size of the few batches in progress at any time
 _STEP = 32 << 20
 
 
 def keep_freed_memory() -> None:
-    """Call once, early, in a process that goes through the same few megabytes again and again.
+    """Call once, early, in a process that allocates the same few megabytes again and again.
 
-    By default every array of some megabytes is mapped anew and its pages are cleared by the kernel, which
-    takes a third of the time in which a JSON file is read. Does nothing where the C library is not glibc.
+    By default every array of a few megabytes is newly mapped and its pages cleared by the kernel, which
+    takes a third of the time of reading a JSON file. Does nothing where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Verdicts from an annotation store, joined to the documents they were given for."""
+"""Verdicts from an annotation store, joined to their documents by file and row."""
 
 from bisect import bisect_right
 from functools import lru_cache
@@ -16,19 +16,19 @@ from megatron_srp.schema import SafetyLabel, Verdict
 
 
 class StoreLabeler:
-    """Labels by verdicts made earlier; refuses where they were made for other text or other segments.
+    """Labels from stored verdicts; raises an error where they were made for other text or other segments.
 
     Args:
         store: where the verdicts are.
         key: the JSON key of the texts.
         names, fingerprints: of the input files, in order.
-        max_words: of the segments asked for.
-        failed_as: the verdict of segments that got none; None refuses such segments.
-        hints: whether Safe labels get the hints that the store has for them.
+        max_words: of the requested segments.
+        failed_as: the verdict for segments without one; None raises an error for such segments.
+        hints: whether Safe labels get the store's hints.
 
     Raises:
-        UsageError: when the store was made with another `max_words`, or knows nothing of an input file, or
-            its hints are not finished.
+        UsageError: when the store was made with another `max_words`, or has no verdicts for an input file,
+            or its hints are not finished.
     """
 
     def __init__(
@@ -55,8 +55,7 @@ class StoreLabeler:
         self._fingerprint = lru_cache(maxsize=None)(file_fingerprint)
 
     def identity(self, file: int, row: int) -> str:
-        """As `Labeler` has it. Verdicts that were added after `row` do not count, so that annotating can continue
-        meanwhile."""
+        """As in `Labeler`. Verdicts after `row` do not count, so that annotation can continue in the meantime."""
         used = [
             parts if number < file else [p for p in parts if p[0] < row] for number, parts in enumerate(self._parts)
         ]
@@ -64,7 +63,7 @@ class StoreLabeler:
         return digest([self._fingerprint(path) for path in self._verdicts.files(paths)])
 
     def _part(self, file: int, row: int) -> tuple[Path, Part] | None:
-        """The part that holds `row`, if there is one, and its file."""
+        """The part that contains `row`, if there is one, and its file."""
         parts = self._parts[file]
         i = bisect_right([first for first, _ in parts], row) - 1
         if i < 0:

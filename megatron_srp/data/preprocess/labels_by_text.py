@@ -1,5 +1,5 @@
-"""Verdicts from an annotation store for texts that come from somewhere else than the files it was made
-from: a shard made of them, whose documents may lie in another order. They are found by their text."""
+"""Verdicts from an annotation store for texts that do not come from its input files, but from a shard made
+from them, perhaps in another order. They are matched by text."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +15,17 @@ from megatron_srp.schema import SafetyLabel, Verdict
 
 
 class HashLabeler:
-    """Labels by verdicts made earlier for the same text. Memory: 24 bytes for each document of the store.
+    """Labels from stored verdicts on the same text. Memory: 24 bytes for each document of the store.
 
-    Fast where the texts come in about the store's order; shuffled ones have parts read again and again.
+    Fast where the texts are in about the store's order; for shuffled ones, parts are read repeatedly.
 
     Args:
         store: where the verdicts are.
         key: the JSON key of the texts in it.
         names: of the shards, for messages.
-        max_words: of the segments asked for.
-        failed_as: the verdict of segments that got none; None refuses such segments.
-        hints: whether Safe labels get the hints that the store has for them.
+        max_words: of the requested segments.
+        failed_as: the verdict for segments without one; None raises an error for such segments.
+        hints: whether Safe labels get the store's hints.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has nothing under `key`.
@@ -57,7 +57,7 @@ class HashLabeler:
         self._row = np.concatenate([np.arange(size) for size in sizes])[order]
 
     def identity(self, file: int, row: int) -> str:
-        """As `Labeler` has it, of all verdicts and hints in the store: any of them may have been used."""
+        """As in `Labeler`, but of all verdicts and hints in the store: any of them may have been used."""
         return self._identity
 
     def __call__(
@@ -91,7 +91,7 @@ class HashLabeler:
             row = source.rows[texts[missing[0]]]
             raise InputError(
                 f"{self._names[source.file]}, sequence {row}: {self._folder} has no verdicts for its text; "
-                "annotate the texts the shard was made of, or let a --guard judge"
+                "annotate the texts the shard was made from, or use a --guard"
             )
         return at
 

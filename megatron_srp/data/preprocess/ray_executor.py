@@ -1,7 +1,7 @@
-"""All partitions of a data job on a Ray cluster, which may be this machine alone, and then joined.
+"""Makes all partitions of a data job on a Ray cluster, which may be this machine alone, and joins them.
 
-Each partition is one Ray task. One whose machine or process is lost is started again and goes on from its
-journal; one that meets an error of its input is not, and does not stop the others.
+Each partition is one Ray task. One whose machine or process is lost is restarted and resumes from its
+journal; one that fails on its input is not restarted, and does not stop the others.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _REPORT_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a partition: its manifest and the first rows left out, or its error in one line."""
+    """The outcome of a partition: its manifest and the first skipped rows, or its error in one line."""
 
     manifest: dict[str, Any] | None = None
     skipped: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Outcome:
 
 
 class Board:
-    """The actor on which the partitions report."""
+    """The actor to which the partitions report."""
 
     def __init__(self) -> None:
         self._progress: dict[int, Progress] = {}
@@ -50,13 +50,13 @@ class Board:
         self._lines.append(line)
 
     def read(self) -> tuple[dict[int, Progress], list[str]]:
-        """How far the partitions are, and the lines that came since it was read last."""
+        """The progress of the partitions, and the lines since the last call."""
         lines, self._lines = self._lines, []
         return self._progress, lines
 
 
 class RemoteDisplay:
-    """A partition's `Display`: passes on to the board what there is to show."""
+    """A partition's `Display`: forwards everything to the board."""
 
     def __init__(self, board: Any, index: int) -> None:
         self._board, self._index, self._sent = board, index, 0.0
@@ -76,7 +76,7 @@ class RemoteDisplay:
 def make_partition(
     args: argparse.Namespace, partition: Partition, files: list[Path], files_of_all: int, board: Any
 ) -> Outcome:
-    """The task: make one partition, on whatever machine."""
+    """The task: make one partition, on any machine."""
     try:
         return Outcome(*run_job(args, files, RemoteDisplay(board, partition.index), partition, files_of_all))
     except SrpError as error:
@@ -86,7 +86,7 @@ def make_partition(
 
 
 def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
-    """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` say. Returns the exit code.
+    """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` ask. Returns the exit code.
 
     Raises:
         UsageError: when Ray is not installed, or the cluster does not answer.
@@ -124,9 +124,9 @@ def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
 def _run(
     ray: Any, args: argparse.Namespace, parts: dict[Partition, list[Path]], display: ProgressDisplay
 ) -> list[Outcome]:
-    """What became of each partition."""
+    """The outcome of each partition."""
     most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    cpus = min(args.workers, most)  # a task that no machine has the cores for would wait for ever
+    cpus = min(args.workers, most)  # a task for which no machine has enough cores would wait forever
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     make = ray.remote(make_partition).options(num_cpus=cpus, max_retries=_RETRIES, retry_exceptions=False)
     total = sum(map(len, parts.values()))
@@ -170,5 +170,5 @@ def _raise_failures(outcomes: list[Outcome]) -> None:
         kind = OutputError if any(outcome.exit_code == 1 for outcome in failed) else InputError
         raise kind(
             f"{len(failed)} of {len(outcomes)} partitions failed; the others are kept, and nothing committed is "
-            "lost: remove the cause, then give the same command again"
+            "lost: remove the cause, then rerun the same command"
         )

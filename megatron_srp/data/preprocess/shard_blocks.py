@@ -1,4 +1,4 @@
-"""A shard that exists already, a block of sequences at a time."""
+"""Reads an existing shard, a block of sequences at a time."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ _BLOCK_SEQUENCES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ShardBlock:
-    """N sequences that lie one behind the other.
+    """N consecutive sequences.
 
     Attributes:
-        shard: number of the shard.
-        first: number of the first sequence in it.
+        shard: index of the shard.
+        first: index of the first sequence in it.
         tokens: uint32[T] of all of them.
-        ends: int64[N], the token behind each sequence.
+        ends: int64[N], the token after each sequence.
         documents: int64[D], the token at which each document begins.
     """
 
@@ -33,16 +33,16 @@ class ShardBlock:
 
     @property
     def end(self) -> int:
-        """The first sequence behind the block."""
+        """The first sequence after the block."""
         return self.first + len(self.ends)
 
 
 def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 0) -> Iterator[ShardBlock]:
-    """Blocks of about BLOCK_TOKENS tokens from sequence `start` on, where a block ended. A document is not
-    divided unless it is longer than that and has several sequences.
+    """Blocks of about BLOCK_TOKENS tokens from sequence `start` on, where a block ended. A document is
+    divided only when it is longer than that and has several sequences.
 
     Raises:
-        InputError: when the index is damaged, or a token is not of the tokenizer.
+        InputError: when the index is damaged, or a token is not one of the tokenizer's.
     """
     boundaries = np.asarray(shard.documents)  # not aligned in memory: np.searchsorted would copy them all
     damaged = InputError(
@@ -53,7 +53,7 @@ def read_blocks(shard: IndexedShard, number: int, vocab_size: int, start: int = 
     while start < len(shard):
         lengths = shard.lengths[start : start + _BLOCK_SEQUENCES].astype(np.int64)
         end = start + max(int(np.searchsorted(np.cumsum(lengths), BLOCK_TOKENS, "right")), 1)
-        last = bisect_right(boundaries, end) - 1  # the last boundary that is not behind `end`
+        last = bisect_right(boundaries, end) - 1  # the last boundary that is not after `end`
         if boundaries[last] > start:
             end = int(boundaries[last])
         inside = boundaries[bisect_right(boundaries, start) : last + 1]
@@ -70,7 +70,7 @@ def _read(shard: IndexedShard, number: int, vocab_size: int, first: int, end: in
     begin = int(shard.pointers[first]) // shard.dtype.itemsize
     pointers = (begin + ends - lengths) * shard.dtype.itemsize
     if (lengths < 0).any() or not np.array_equal(pointers, shard.pointers[first:end]):
-        raise InputError(f"{idx_path(shard.prefix)}: its sequences do not lie one behind the other in the .bin")
+        raise InputError(f"{idx_path(shard.prefix)}: its sequences are not back to back in the .bin")
     tokens = np.asarray(shard.tokens[begin : begin + int(ends[-1])])
     if begin < 0 or len(tokens) != ends[-1]:
         raise InputError(f"{bin_path(shard.prefix)}: ends before sequence {end - 1}; truncated?")
@@ -79,7 +79,7 @@ def _read(shard: IndexedShard, number: int, vocab_size: int, first: int, end: in
         sequence = first + int(np.searchsorted(ends, bad, "right"))
         raise InputError(
             f"{shard.prefix}, sequence {sequence}: token {tokens[bad]} is not one of the tokenizer's {vocab_size}; "
-            "name the tokenizer that the shard was made with"
+            "pass the tokenizer that the shard was made with"
         )
     starts = np.concatenate([[0], ends])
     return ShardBlock(number, first, tokens.astype(np.uint32), ends, starts[np.append(0, documents)])

@@ -1,4 +1,4 @@
-"""Which existing shards a run reads, and what must be true of them and of the names of its output."""
+"""Which existing shards a run reads, and checks of them and of its output names."""
 
 import glob
 from collections import Counter
@@ -23,7 +23,7 @@ def expand_shards(patterns: Sequence[str]) -> list[Path]:
     prefixes: list[Path] = []
     for pattern in patterns:
         if pattern.endswith((".bin", ".idx")):
-            raise UsageError(f"{_FLAG} {pattern}: give the shard's prefix, {pattern[:-4]}")
+            raise UsageError(f"{_FLAG} {pattern}: pass the shard's prefix, {pattern[:-4]}")
         found = sorted(glob.glob(f"{pattern}.idx")) if glob.has_magic(pattern) else [f"{pattern}.idx"]
         if not found:
             raise UsageError(f"{_FLAG} {pattern}: no shard matches; is the pattern quoted against the shell?")
@@ -45,12 +45,12 @@ def _refuse_reflected(prefix: Path) -> None:
 
 
 def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None) -> TextTokenizer:
-    """The tokenizer named, or the one of the shards' manifest; refuses one the shards were not made with."""
+    """The given tokenizer, or that of the shards' manifest; refuses one that the shards were not made with."""
     manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
     if tokenizer_type is None or model is None:
         if not manifests:
             raise UsageError(
-                f"{prefixes[0]} has no manifest to take the tokenizer from; give --tokenizer-type and --tokenizer-model"
+                f"{prefixes[0]} has no manifest to take the tokenizer from; pass --tokenizer-type and --tokenizer-model"
             )
         known = next(iter(manifests.values()))["tokenizer"]
         tokenizer_type, model = tokenizer_type or known["type"], model or known["model"]
@@ -72,7 +72,7 @@ def output_names(output_prefix: Path, shards: Sequence[Path], materialize: bool)
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
         raise UsageError(
-            f"{_FLAG}: two shards would become {twice[0]}; give each a run and an --output-prefix of its own"
+            f"{_FLAG}: two shards would become {twice[0]}; process each in a separate run with its own --output-prefix"
         )
     here = {shard.name for shard in shards if shard.parent.resolve() == output_prefix.parent.resolve()}
     target = manifest_path(output_prefix)

@@ -1,4 +1,4 @@
-"""The data job for shards that exist already: their tokens stay, a sidecar or a new shard is made for each."""
+"""The data job for existing shards: it keeps their tokens and makes a sidecar or a new shard for each."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,14 +25,14 @@ from megatron_srp.terminal.progress import Progress
 
 
 class ShardJob:
-    """Reads, judges and writes; a stopped run goes on when it is made again with the same settings.
+    """Reads, labels and writes; a new job with the same settings resumes a stopped run.
 
     Args:
         settings: what to do.
-        labeler: gives the segments their labels; a `Source` names the shard and the sequence.
-        workers: threads that cut and judge, beside the one that reads and writes.
-        chunk_documents: commit to disk after so many sequences; the result does not depend on it.
-        overwrite: replace what is there.
+        labeler: labels the segments; a `Source` names the shard and the sequence.
+        workers: threads that cut and label, in addition to the one that reads and writes.
+        chunk_documents: sequences between commits to disk; the result does not depend on it.
+        overwrite: replace an existing output.
         report: called after every block.
 
     Raises:
@@ -61,11 +61,11 @@ class ShardJob:
 
     @property
     def position(self) -> dict[str, Any] | None:
-        """Shard (`file`) and sequence (`row`) at which a stopped run goes on, and which `verdicts` it had."""
+        """Shard (`file`) and sequence (`row`) at which a stopped run resumes, and the identity of its `verdicts`."""
         return self.output.journal["state"].get("position")
 
     def run(self) -> dict[str, Any]:
-        """Do what is left to do. Returns the manifest."""
+        """Do the remaining work. Returns the manifest."""
         if self.output.finished:
             return self.output.finished
         try:
@@ -86,8 +86,8 @@ class ShardJob:
         at = self.position
         if at and at["verdicts"] != self.labeler.identity(at["file"], at["row"]):
             raise UsageError(
-                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those that this "
-                "run had begun with; restore them, or pass --overwrite to begin anew"
+                f"{self.settings.output_prefix}: the verdicts or hints in the annotation store are not those with "
+                "which this run began; restore them, or pass --overwrite to start over"
             )
 
     def _open(self) -> None:
@@ -100,7 +100,7 @@ class ShardJob:
             self.writers.append(writer)
 
     def _dtype(self, shard: IndexedShard) -> np.dtype:
-        """Of new shards: the old one's, unless the tokenizer has outgrown it."""
+        """Token type of new shards: that of the old ones, unless the tokenizer has outgrown it."""
         fits = shard.dtype == np.uint16 and self.written.vocab_size <= 1 << 16
         return np.dtype(np.uint16 if fits else np.int32)
 
@@ -145,7 +145,7 @@ class ShardJob:
                 since_commit = 0
 
     def _progress(self) -> Progress:
-        """How far earlier runs came."""
+        """The progress of earlier runs."""
         progress = Progress(len(self.inputs), sum(shard.tokens.nbytes for shard in self.inputs))
         if at := self.position:
             part = self.inputs[at["file"]]

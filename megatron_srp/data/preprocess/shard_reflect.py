@@ -1,6 +1,6 @@
-"""One block of a shard on its way into a sidecar: detokenise, cut, judge, and find the cuts in its tokens.
+"""From one block of a shard to sidecar contents: detokenise, cut, label, and find the cuts in its tokens.
 
-The tokens are never made anew. A text is what lies between end-of-document ids, so that a sequence into
+The text is never tokenised again. A text is what is between end-of-document ids, so that a sequence into
 which several documents were packed is cut as those documents would be.
 """
 
@@ -23,7 +23,7 @@ class ShardReflector:
     Attributes:
         detokenizer: of the shard's tokenizer.
         entries: encodes the reflections.
-        max_words: most words in a segment.
+        max_words: maximum words per segment.
         dtype: of the tokens with reflections; None leaves them out, for a sidecar.
     """
 
@@ -43,7 +43,7 @@ class ShardReflector:
         labels = self.labeler(source, spans.texts, segments)
         entries, hints = self.entries(*labels, before_eod, table)
         cuts = spans.cuts(segments)
-        # A cut between two sequences belongs to the first: the reflection is on what came before it.
+        # A cut between two sequences belongs to the first: a reflection is about the text before it.
         rows = np.searchsorted(block.ends, cuts, "left")
         starts = np.concatenate([[0], block.ends])
         local = (cuts - starts[rows]).astype(np.int32)

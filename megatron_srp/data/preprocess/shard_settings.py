@@ -1,4 +1,4 @@
-"""What a run over existing shards is to do."""
+"""The settings of a run over existing shards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from megatron_srp.tokenization import TextTokenizer
 
 @dataclass(frozen=True, slots=True)
 class ShardJobSettings:
-    """What decides the result of a `ShardJob`.
+    """The settings that determine the result of a `ShardJob`.
 
     Attributes:
         shards: prefixes of the plain shards.
         output_prefix: of the files written: PREFIX_SHARD.srp for each shard, and PREFIX.srp.json.
         tokenizer: the shards'.
         form, max_words: of the reflections.
-        judge: who judges, as the manifest is to say it.
+        judge: the source of the labels, for the manifest.
         materialize: write new shards with reflections rather than sidecars.
     """
 
@@ -34,22 +34,22 @@ class ShardJobSettings:
 
     @property
     def names(self) -> list[str]:
-        """Of the sidecars or shards that are made; raises UsageError where they would be those of the input."""
+        """Names of the sidecars or shards to make; raises UsageError where they would replace the input's."""
         return output_names(self.output_prefix, self.shards, self.materialize)
 
     @property
     def finals(self) -> list[Path]:
-        """Paths of all files that are made, but for the manifest."""
+        """Paths of all output files except the manifest."""
         files = (bin_path, idx_path, sidecar_path) if self.materialize else (sidecar_path,)
         return [path(self.output_prefix.with_name(name)) for name in self.names for path in files]
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Of the tokenizer with added tokens, if the form adds any."""
+        """Folder name of the tokenizer with added tokens, if the form adds any."""
         return self.output_prefix.with_name(f"{self.output_prefix.name}_tokenizer")
 
     def describe(self) -> dict[str, Any]:
-        """As JSON, to be recorded and compared on resume."""
+        """The settings as JSON, to be recorded and compared on resume."""
         return {
             "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
             "reflection": self.form.describe(),

@@ -17,10 +17,10 @@ from megatron_srp.schema import SafetyLabel, Verdict
 
 
 class StoredHints:
-    """Reads the hints beside the verdicts of a store.
+    """Reads the hints of a store.
 
     Attributes:
-        settings: who wrote them.
+        settings: what wrote them.
 
     Raises:
         UsageError: when the store has none.
@@ -35,22 +35,22 @@ class StoredHints:
         self._read = lru_cache(maxsize=4)(_read)
 
     def path(self, part: Path) -> Path:
-        """Where the hints are for the verdicts in the file `part`."""
+        """The file of the hints for the verdicts in the file `part`."""
         return self._hints / part.relative_to(self._store)
 
     def require(self, name: str, parts: Iterable[Path]) -> None:
-        """Raises UsageError when there are no hints yet for some of the verdicts on `name`."""
+        """Raises UsageError when some of the verdicts on `name` have no hints yet."""
         if any(not self.path(part).exists() for part in parts):
             raise UsageError(f"{self._hints} has no hints for all of {name}; finish `srp hints` first")
 
     def label(
         self, name: str, file: Path, part: Part, picked: np.ndarray, labels: dict[SafetyLabel, int], codes: np.ndarray
     ) -> None:
-        """Put the numbers of labels with hints into `codes` int64[K], for those of the segments `picked` of
-        `part` that have a hint; `labels` grows. What is no hint is left out, as one that is missing is.
+        """Put the indices of labels with hints into `codes` int64[K], for those of the segments `picked` of
+        `part` that have a hint; `labels` grows. An unusable hint is ignored, like a missing one.
 
         Raises:
-            InputError: when the hints were written for other segments or verdicts; names the first document.
+            InputError: when the hints were written for other segments or verdicts; it names the first document.
         """
         with self._lock:
             offsets, rows, hints = self._read(self.path(file))
@@ -63,7 +63,7 @@ class StoredHints:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, pa.Array]:
-    """int64[N+1] which segments are whose, int64[N] rows, and a hint or null for each segment."""
+    """int64[N+1] offsets of each document's segments, int64[N] rows, and a hint or null for each segment."""
     try:
         table = pq.read_table(path)
         rows, lists = table.column("row").to_numpy(), table.column("hints").combine_chunks()

@@ -1,4 +1,4 @@
-"""What an annotation store says of segments that were found in it, however they were found."""
+"""The labels that an annotation store has for segments, once they are found in it."""
 
 import threading
 from collections.abc import Iterable
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def open_hints(store: AnnotationStore) -> "StoredHints":
-    """The hints of a store; what writes them, an HTTP client, is only imported where they are asked for."""
+    """The hints of a store; their module, which needs an HTTP client, is only imported where they are requested."""
     from megatron_srp.data.preprocess.stored_hints import StoredHints
 
     return StoredHints(store)
 
 
 class StoredVerdicts:
-    """The verdicts of a store, and the hints with them.
+    """The verdicts of a store, with their hints.
 
     Args:
         store: where they are.
-        max_words: of the segments asked for.
-        failed_as: the verdict of segments that got none; None refuses such segments.
-        hints: whether Safe labels get the hints that the store has for them.
+        max_words: of the requested segments.
+        failed_as: the verdict for segments without one; None raises an error for such segments.
+        hints: whether Safe labels get the store's hints.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has no hints.
@@ -47,12 +47,12 @@ class StoredVerdicts:
         self._read = lru_cache(maxsize=4)(read_part)
 
     def require_hints(self, name: str, parts: Iterable[Path]) -> None:
-        """Raises UsageError when hints are asked for and some of the `parts` have none; `name` says of what."""
+        """Raises UsageError when hints are requested and some of the `parts`, which are of `name`, have none."""
         if self._hints:
             self._hints.require(name, parts)
 
     def files(self, parts: list[Path]) -> list[Path]:
-        """The files that decide the labels of `parts`: these, then those of their hints."""
+        """The files that determine the labels of `parts`: these, then those of their hints."""
         return [*parts, *(map(self._hints.path, parts) if self._hints else ())]
 
     def read(self, path: Path) -> Part:
@@ -63,20 +63,20 @@ class StoredVerdicts:
     def codes(
         self, name: str, path: Path, part: Part, picked: np.ndarray, labels: dict[SafetyLabel, int]
     ) -> np.ndarray:
-        """int64[K] numbers of the labels of the segments `picked` of `part`; `labels`, which have them, grows.
+        """int64[K] indices into `labels`, which may grow, for the segments `picked` of `part`.
 
         Args:
             name: of what the part is about, for messages.
             path: of the part.
 
         Raises:
-            InputError: for a segment without a verdict where that is refused, and for hints that do not fit.
+            InputError: for a segment without a verdict unless `failed_as` replaces it, and for hints that do not fit.
         """
         numbers = [labels.setdefault(label, len(labels)) for label in part.labels]
         if part.failures and (part.codes[picked] == FAILED).any():
             label = self._failed_label(name, part, picked)
             numbers.append(labels.setdefault(label, len(labels)))
-        codes = np.array(numbers, np.int64)[part.codes[picked]]  # FAILED, -1, picks the last
+        codes = np.array(numbers, np.int64)[part.codes[picked]]  # FAILED, -1, selects the last entry
         if self._hints:
             self._hints.label(name, path, part, picked, labels, codes)
         return codes

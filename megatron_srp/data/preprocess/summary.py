@@ -1,4 +1,4 @@
-"""What a data job prints when it has ended."""
+"""The summary that a data job prints at the end."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from megatron_srp.data.shards.sidecar import sidecar_path
 
 
 def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> None:
-    """Counts of the whole run, and the first of the rows that were left out."""
+    """Counts of the whole run, and the first skipped rows."""
     counts = manifest["counts"]
     added = counts["tokens"] - counts["plain_tokens"]
     share = f" ({added / counts['plain_tokens']:.1%} more)" if counts["plain_tokens"] else ""
     rows = [
         *_judge(manifest["settings"]),
         ("documents", f"{counts['documents']:,}"),
-        ("empty, left out", f"{counts['empty_documents']:,}"),
-        ("bad rows, left out", f"{manifest['skipped_rows']:,}"),
+        ("empty, skipped", f"{counts['empty_documents']:,}"),
+        ("bad rows, skipped", f"{manifest['skipped_rows']:,}"),
         ("segments", f"{counts['segments']:,}"),
         *((f"  {verdict}", f"{n:,}") for verdict, n in counts["verdicts"].items()),
         *((("  with a hint", f"{counts['hints']:,}"),) if "hints" in counts else ()),
@@ -26,14 +26,14 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
     for name, value in rows:
         print(f"{name:<20} {value}")
     for error in errors:
-        print(f"left out: {error}")
+        print(f"skipped: {error}")
     print_files(prefix, manifest)
     if manifest["settings"].get("append_eod") is False:
         print("note: documents do not end with an end-of-document token; for pretraining, pass --append-eod")
 
 
 def _judge(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Who judged: the guard, or the one whose verdicts were joined."""
+    """The source of the labels: the guard, or the one whose verdicts were joined."""
     guard = settings.get("guard") or (settings.get("annotations") or {}).get("guard")
     return [("guard", str(guard))] if guard else []
 

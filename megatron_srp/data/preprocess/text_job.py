@@ -19,10 +19,10 @@ def run_job(
     partition: Partition | None = None,
     files_of_all: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Make the shards of `files`, which are all of a job or, of `files_of_all`, those of `partition`.
+    """Make the shards of `files`: all files of a job, or those of `partition` among `files_of_all`.
 
     Returns:
-        The manifest, and the first rows left out.
+        The manifest, and the first skipped rows.
     """
     from megatron_srp.data.build_settings import BuildSettings
     from megatron_srp.data.builder import Finished, open_output
@@ -47,7 +47,7 @@ def run_job(
         ),
         overwrite=args.overwrite,
         threads=args.workers,
-        keep_finished=partition is not None,  # an array job that is given again goes through
+        keep_finished=partition is not None,  # a resubmitted array job succeeds
     )
     if isinstance(builder, Finished):
         if builder.kept:
@@ -75,7 +75,7 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 
         if len(args.json_keys) > 1:
-            raise UsageError("--store: a store holds the verdicts of one key; give one key with --json-keys")
+            raise UsageError("--store: a store holds the verdicts of one key; pass one key with --json-keys")
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
         store = AnnotationStore(args.annotations)
         key = args.json_keys[0]
@@ -88,7 +88,7 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
 
 
 def judge_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Who judged, for the manifest."""
+    """The source of the labels, for the manifest."""
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
         from megatron_srp.data.preprocess.stored_verdicts import open_hints

@@ -17,11 +17,11 @@ from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.terminal.progress import Progress
 
 _SHOWN_ERRORS = 10
-_OTHER_IDS = "it gave other ids than the reference tokenizer"
+_OTHER_IDS = "its ids differ from the reference tokenizer's"
 
 
 def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
-    """What a run is recorded to have read: names and fingerprints.
+    """The record of a run's input: names and fingerprints.
 
     Raises:
         InputError: for a file that cannot be read.
@@ -39,9 +39,9 @@ class Preprocessor:
     Attributes:
         files: input files, in order.
         builder: of the output.
-        workers: threads that cut and tokenise, beside the one that reads and writes.
-        chunk_documents: commit to disk after so many documents; the result does not depend on it.
-        skip_errors: leave bad rows out and count them.
+        workers: threads that cut and tokenise, in addition to the one that reads and writes.
+        chunk_documents: documents between commits to disk; the result does not depend on it.
+        skip_errors: skip bad rows and count them.
         report: called after every batch.
         warn: called with a line of text for the user.
     """
@@ -73,15 +73,13 @@ class Preprocessor:
             raise
 
     def _unchanged_inputs(self) -> list[dict[str, str]]:
-        """The files as they are recorded; raises InputError where one is not what it was at the start."""
+        """The record of the files; raises InputError where one has changed since the start."""
         now = describe_inputs(self.files)
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
-                raise InputError(f"{file} changed while it was read; pass --overwrite to begin anew")
+                raise InputError(f"{file} changed while it was read; pass --overwrite to start over")
             if file.stat().st_mtime > self.builder.started:
-                self.warn(
-                    f"{file} was written to since this run began, though its size, beginning and end are the same"
-                )
+                self.warn(f"{file} was modified since this run began, though its size, beginning and end are the same")
         return now
 
     def _resume(self) -> tuple[int, int]:
@@ -93,19 +91,19 @@ class Preprocessor:
         if (position.get("verdicts") or "") != self.builder.identity(position["file"], position["row"]):
             raise UsageError(
                 f"{self.builder.plan.prefix}: the verdicts of the documents that were written before this run was "
-                "stopped have changed in the annotation store; restore them, or pass --overwrite to begin anew"
+                "stopped have changed in the annotation store; restore them, or pass --overwrite to start over"
             )
         self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         if position["reference_only"]:
             self.builder.use_reference_tokenizer(_OTHER_IDS)
-        if position["row"]:  # sampled at its beginning; the result must not depend on where a run stopped
+        if position["row"]:  # sampled at its beginning, as the result must not depend on where a run stopped
             self._sampled.add(position["file"])
         return position["file"], position["row"]
 
     def _reflected(
         self, pool: Executor, start: tuple[int, int]
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
-        """Batches in the order of the input, by gigatoken up to the first one for which it differs."""
+        """Batches in the order of the input, encoded by gigatoken up to the first one for which it differs."""
         batches = read_batches(self.files, self.builder.plan.keys, start, self.skip_errors, self.chunk_documents)
         differing: list[InputBatch] = []
 
@@ -117,7 +115,7 @@ class Preprocessor:
                 yield batch
 
         yield from ordered_map(pool, self._reflect, agreeing(), self.workers + 1)
-        if differing:  # only now: what came before is gigatoken's, however fast the threads are
+        if differing:  # only now: earlier batches are gigatoken's, however fast the threads are
             self.builder.use_reference_tokenizer(_OTHER_IDS)
             yield from ordered_map(pool, self._reflect, chain(differing, batches), self.workers + 1)
 
@@ -139,7 +137,7 @@ class Preprocessor:
                 since_commit = 0
 
     def _position(self, batch: InputBatch) -> dict[str, Any]:
-        """Where a run goes on that finds everything up to `batch` written."""
+        """Where a run resumes when everything up to `batch` is written."""
         return {
             "file": batch.file,
             "row": batch.end,
@@ -160,7 +158,7 @@ class Preprocessor:
         self.report(progress)
 
     def _differs(self, batch: InputBatch) -> bool:
-        """Whether a file's first documents show that gigatoken and the reference tokenizer differ."""
+        """Whether gigatoken and the reference tokenizer differ on a file's first documents."""
         if batch.file in self._sampled or not len(batch.rows) or self.builder.fallback_reason:
             return False
         self._sampled.add(batch.file)
@@ -179,4 +177,4 @@ class Preprocessor:
 def require_documents(manifest: dict[str, Any]) -> None:
     """Raises InputError for shards without any document, which no trainer can read."""
     if not manifest["counts"]["documents"]:
-        raise InputError("the input has no document with text; nothing to train on was written")
+        raise InputError("the input has no document with text; there is nothing to train on")

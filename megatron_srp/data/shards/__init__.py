@@ -1,1 +1,1 @@
-"""Shards on disk: Megatron's two files, the sidecar, the manifest, and what is done with whole shards."""
+"""Shards on disk: Megatron's two files, the sidecar, the manifest, and operations on whole shards."""

@@ -1,4 +1,4 @@
-"""Bytes from file to file in the kernel, of any size in no memory."""
+"""Copies bytes from file to file in the kernel, without using memory."""
 
 import errno
 import os
@@ -8,12 +8,12 @@ from typing import BinaryIO
 
 _CHUNK = 1 << 28
 _BLOCK = 4 << 20
-# What kernels and file systems answer that cannot do it: across file systems, over some networks.
+# Errors of kernels and file systems that cannot do it: across file systems, over some networks.
 _CANNOT = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO}
 
 
 def append_file(source: Path, target: BinaryIO) -> None:
-    """Append `source` to `target`, an unbuffered file that stands at its end; holes stay holes.
+    """Append `source` to `target`, an unbuffered file positioned at its end; holes stay holes.
 
     File systems that can share blocks between files (XFS, btrfs) do so, and copy nothing.
     """
@@ -27,7 +27,7 @@ def append_file(source: Path, target: BinaryIO) -> None:
 
 
 def allocated(path: Path) -> int:
-    """The bytes that a file takes on its disk; fewer than its size where it has holes."""
+    """The bytes that a file occupies on disk; fewer than its size where it has holes."""
     status = path.stat()
     return min(status.st_size, status.st_blocks * 512)
 
@@ -47,7 +47,7 @@ def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _copy(source: int, target: int, begin: int, end: int, shift: int) -> None:
-    """Bytes begin..end of `source` to begin + shift of `target`."""
+    """Copy bytes begin..end of `source` to begin + shift of `target`."""
     while begin < end:
         try:
             copied = os.copy_file_range(source, target, min(end - begin, _CHUNK), begin, begin + shift)

@@ -1,7 +1,7 @@
-"""Megatron's indexed dataset on disk: PREFIX.bin (tokens) and PREFIX.idx (where each sequence lies).
+"""Megatron's indexed dataset on disk: PREFIX.bin (tokens) and PREFIX.idx (where each sequence is).
 
 Written and read here without torch, whose import takes longer than preparing a small corpus; the
-tests hold the files against those of `megatron.core.datasets.indexed_dataset`.
+tests compare the files with those of `megatron.core.datasets.indexed_dataset`.
 
 PREFIX.idx, little-endian: 9 bytes magic, u64 version 1, u8 type code, u64 number of sequences N, u64
 number of document boundaries D+1, int32[N] lengths in tokens, int64[N] byte offsets into PREFIX.bin,
@@ -21,7 +21,7 @@ from megatron_srp.errors import InputError
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 _TYPES = ((np.uint8, 1), (np.int8, 2), (np.int16, 3), (np.int32, 4), (np.int64, 5), (np.uint16, 8))
-TYPE_CODES = {np.dtype(t): code for t, code in _TYPES}  # of those that can be token ids
+TYPE_CODES = {np.dtype(t): code for t, code in _TYPES}  # type codes of those that can be token ids
 _BLOCK = 1 << 20  # sequences at a time
 _BLOCK_TOKENS = 1 << 22
 
@@ -64,17 +64,17 @@ def write_index(file: BinaryIO, lengths: np.ndarray, dtype: np.dtype, documents:
 
 
 def write_all(file: BinaryIO, data: memoryview) -> None:
-    """Write `data` to an unbuffered file, which may take only a part of what it is given."""
+    """Write all of `data` to an unbuffered file, whose `write` may write only a part."""
     rest = data.cast("B") if data.nbytes else memoryview(b"")
     while len(rest):
         rest = rest[file.write(rest) :]
 
 
 def sequence_blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges [begin, end) of sequences of about four million tokens each; a longer sequence has its own.
+    """Ranges [begin, end) of sequences of about four million tokens each; a longer sequence has a range of its own.
 
     Args:
-        lengths: int32[N], none negative; may be memory-mapped, it is read in blocks.
+        lengths: int32[N], none negative; may be memory-mapped, as it is read in blocks.
     """
     for first in range(0, len(lengths), _BLOCK):
         ends = np.cumsum(lengths[first : first + _BLOCK], dtype=np.int64)
@@ -88,7 +88,7 @@ def sequence_blocks(lengths: np.ndarray) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an .idx says, mapped.
+    """The content of an .idx, memory-mapped.
 
     Attributes:
         dtype: of the tokens.
@@ -134,7 +134,7 @@ class IndexedShard:
         self.prefix = Path(prefix)
         for path in (bin_path(prefix), idx_path(prefix)):
             if not path.is_file():
-                raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, give the PREFIX")
+                raise InputError(f"{path}: no such file; a shard is PREFIX.bin and PREFIX.idx, pass the PREFIX")
         index = read_index(idx_path(prefix))
         self.dtype, self.lengths = index.dtype, index.lengths
         self.pointers, self.documents = index.pointers, index.documents
@@ -159,10 +159,10 @@ class IndexedShard:
         return self.tokens[begin:end]
 
     def run(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens, flat, and lengths int64 of sequences begin..end, which must lie one behind the other.
+        """Tokens, flat, and lengths int64 of sequences begin..end, which must be back to back.
 
         Raises:
-            InputError: when they do not, or not all of them lie in the .bin.
+            InputError: when they are not, or not all of them are in the .bin.
         """
         lengths = self.lengths[begin:end].astype(np.int64)
         size, ends = self.dtype.itemsize, np.cumsum(lengths)

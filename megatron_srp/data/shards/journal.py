@@ -1,4 +1,4 @@
-"""The journal of a half-done output: its settings, how far it came, and what is left to finish it."""
+"""The journal of a half-done output: its settings, its progress, and what is left to finish it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from megatron_srp.files import digest, write_json
 
 
 def write_journal(path: Path, journal: dict[str, Any]) -> None:
-    """Replace the journal at `path`, whole or not at all, and durably."""
+    """Replace the journal at `path`, atomically and durably."""
     write_json(path, {**journal, "checksum": digest(journal)})
 
 
@@ -23,7 +23,7 @@ def read_journal(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError):
         intact = False
     if not intact:
-        raise InputError(f"{path}: the journal of this half-done run is damaged; pass --overwrite to begin anew")
+        raise InputError(f"{path}: the journal of this half-done run is damaged; pass --overwrite to start over")
     return journal
 
 
@@ -32,7 +32,7 @@ def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]
     for name, before, now in _differences(old, new):
         raise UsageError(
             f"{folder} holds a half-done run with other settings: {name} was {_short(before)}, "
-            f"now {_short(now)}; use the old settings, or pass --overwrite to begin anew"
+            f"now {_short(now)}; use the old settings, or pass --overwrite to start over"
         )
 
 

@@ -1,4 +1,4 @@
-"""One run at a time on an output prefix, also while one of them takes its work folder away."""
+"""One run at a time per output prefix, even while another run removes its work folder."""
 
 import os
 from contextlib import suppress
@@ -9,10 +9,10 @@ from megatron_srp.files import try_lock
 
 
 def take_lock(prefix: Path, folder: Path) -> int:
-    """Make the work folder of `prefix` and lock it; the lock goes with the process that holds it.
+    """Make the work folder of `prefix` and lock it; the lock ends with the process that holds it.
 
     Returns:
-        A descriptor of FOLDER/lock; closing it lets go.
+        A descriptor of FOLDER/lock; closing it releases the lock.
 
     Raises:
         UsageError: when another run holds it.
@@ -20,7 +20,7 @@ def take_lock(prefix: Path, folder: Path) -> int:
     path = folder / "lock"
     while True:
         folder.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # a run that has just finished takes its folder away
+        with suppress(FileNotFoundError):  # a run that has just finished removes its folder
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             if not try_lock(descriptor):
                 os.close(descriptor)
@@ -31,7 +31,7 @@ def take_lock(prefix: Path, folder: Path) -> int:
 
 
 def _is(descriptor: int, path: Path) -> bool:
-    """Whether the lock is still that of the folder, and not of a file that was removed meanwhile."""
+    """Whether the lock is still the folder's, and not that of a file removed in the meantime."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False

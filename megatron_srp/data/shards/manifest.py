@@ -1,8 +1,8 @@
-"""PREFIX.srp.json: what a run wrote, from what, and with which settings. Written last: a shard that no
-manifest names was not finished.
+"""PREFIX.srp.json: what a run wrote, from what, and with which settings. Written last: a shard without a
+manifest is not finished.
 
     format_version, shards[], sidecars[], counts, tokenizer, reflection, settings, software   what was made, and how
-    files{}    every file beside the manifest: its `bytes` and `xxh3_128`, by its name
+    files{}    every file next to the manifest: its `bytes` and `xxh3_128`, by its name
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ def manifest_path(output_prefix: str | Path) -> Path:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of the packages that decide the bytes of a shard."""
+    """Versions of the packages that determine the bytes of a shard."""
     return token_software() | _versions("numpy", "pyarrow")
 
 
 def token_software() -> dict[str, str]:
-    """Versions of the packages that decide which tokens a shard holds."""
+    """Versions of the packages that determine which tokens a shard contains."""
     return {"megatron-srp": __version__} | _versions("gigatoken", "tokenizers", "sentencepiece")
 
 
@@ -44,7 +44,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest at `path`; raises InputError when it is missing or not one."""
+    """The manifest at `path`; raises InputError when it is missing or invalid."""
     try:
         manifest = orjson.loads(path.read_bytes())
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def _has(record: Any, **kinds: type | tuple[type, ...]) -> bool:
 
 
 def _are_named(files: Any) -> bool:
-    """Whether they are records of files beside the manifest."""
+    """Whether they are records of files next to the manifest."""
     return isinstance(files, list) and all(_has(f, name=str) and Path(f["name"]).name == f["name"] for f in files)
 
 
@@ -86,7 +86,7 @@ _FORM: dict[str, Callable[[Any], bool]] = {
 
 
 def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts of all shards together."""
+    """The sums of the counts of all shards."""
     total: dict[str, Any] = {}
     for name in ("documents", "empty_documents", "segments", "plain_tokens", "tokens"):
         total[name] = sum(shard.get(name, 0) for shard in shards)
@@ -98,7 +98,7 @@ def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def find_manifest_path(data_path: str | Path) -> Path | None:
-    """Where the manifest lies that names the shard `data_path` (as `--data-path` takes it), or None."""
+    """The path of the manifest that lists the shard `data_path` (as `--data-path` takes it), or None."""
     shard = Path(data_path)
     for path in sorted(shard.parent.glob(f"*{SUFFIX}")):
         if shard.name.startswith(path.name.removesuffix(SUFFIX)):
@@ -109,6 +109,6 @@ def find_manifest_path(data_path: str | Path) -> Path | None:
 
 
 def find_manifest(data_path: str | Path) -> dict[str, Any] | None:
-    """The manifest that names the shard `data_path`, or None."""
+    """The manifest that lists the shard `data_path`, or None."""
     path = find_manifest_path(data_path)
     return read_manifest(path) if path else None

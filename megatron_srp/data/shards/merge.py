@@ -1,4 +1,4 @@
-"""Shards joined into one: what a single run over all their inputs would have written, byte for byte."""
+"""Joins shards into one: byte for byte what a single run over all their inputs would have written."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -30,16 +30,16 @@ def merge_shards(
 ) -> dict[str, Any]:
     """Join the shards of `parts`, in that order, under `output_prefix`. Returns the manifest.
 
-    Memory does not grow with the tokens. A merge that was stopped goes on when it is started again.
+    Memory does not grow with the tokens. A stopped merge resumes when it is rerun.
 
     Args:
-        overwrite: replace what is there.
-        report: called with the number of parts that are copied, after each.
+        overwrite: replace an existing output.
+        report: called after each part with the number of parts copied so far.
 
     Raises:
         UsageError: when the parts differ in a setting, or an input file is in two of them.
-        InputError: when a part's files do not fit its manifest, or there is no document in any.
-        OutputError: when the disk has not enough room.
+        InputError: when a part's files do not fit its manifest, or no part has a document.
+        OutputError: when the disk has too little room.
     """
     refuse_different(parts)
     _refuse_repeated(parts)
@@ -106,19 +106,19 @@ def _join(
 def _require_space(parts: Sequence[Part], folder: Path) -> None:
     files = [part.prefix.with_name(shard["name"]) for part in parts for shard in part.manifest["shards"]]
     needed = sum(allocated(bin_path(file)) for file in files if bin_path(file).exists())
-    # Index and sidecar are there twice for a moment: as the streams they are made from.
+    # Index and sidecar briefly exist twice, the second time as the streams they are made from.
     small = [path(file) for file in files for path in (idx_path, sidecar_path)]
     needed += 2 * sum(allocated(path) for path in small if path.exists())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{folder.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, give "
+            f"{folder.parent}: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free; make room, pass "
             "another output prefix, or train on the parts as they are, with --print-blend"
         )
 
 
 def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
-    """Write one part's shard behind what is in `writer`."""
+    """Append one part's shard to `writer`."""
     prefix = part.prefix.with_name(entry["name"])
     shard = IndexedShard(prefix)
     sidecar = ReflectionSidecar.load(sidecar_path(prefix)) if part.manifest["reflection"] else None
@@ -129,9 +129,9 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
     if sidecar:
         fits = fits and len(sidecar) == len(shard) and (sidecar.hints is not None) == writer.hints
     if not fits or shard.dtype != writer.dtype:
-        raise InputError(f"{prefix}: its files are not those its manifest speaks of; see `srp verify`")
+        raise InputError(f"{prefix}: its files are not those its manifest lists; see `srp verify`")
     if sidecar and not sidecar.materialized:
-        raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and make it anew")
+        raise InputError(f"{sidecar_path(prefix)} belongs to a plain shard; join the plain shards, and rebuild it")
     tokens = 0
     for batch in _batches(shard, sidecar):
         tokens += int(batch.lengths.sum(dtype=np.int64))
@@ -143,7 +143,7 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
 
 
 def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator[ReflectedBatch]:
-    """The shard in blocks, without its tokens, which go from file to file."""
+    """The shard in blocks, without its tokens, which are copied from file to file."""
     none = np.empty(0, shard.dtype)
     for begin in range(0, len(shard), _BLOCK):
         lengths = shard.lengths[begin : begin + _BLOCK]
@@ -166,14 +166,14 @@ def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator
 
 
 def _sidecar_info(part: Part) -> dict[str, Any]:
-    """What the sidecars of a run say of its settings."""
+    """The `info` of a run's sidecars: its settings."""
     if not part.manifest["reflection"]:
         return {}
     return ReflectionSidecar.load(sidecar_path(part.prefix.with_name(part.manifest["shards"][0]["name"]))).info
 
 
 def _tokenizer(part: Part, target: Path, folder: Path, moves: dict[Path, Path]) -> dict[str, Any]:
-    """The manifest's `tokenizer`; one that was extended for the shards, and lies beside them, is copied."""
+    """The manifest's `tokenizer`; one that was extended for the shards, and is stored with them, is copied."""
     described = part.manifest["tokenizer"]
     beside, model = part.prefix.with_name(f"{part.prefix.name}_tokenizer"), Path(described["model"])
     if beside.name not in model.parts:
@@ -186,7 +186,7 @@ def _tokenizer(part: Part, target: Path, folder: Path, moves: dict[Path, Path]) 
 
 
 def _manifest(parts: Sequence[Part], writers: dict[str, ShardWriter], tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """That of a single run over all inputs, and `merged`: where its shards come from."""
+    """The manifest of a single run over all inputs, and `merged`: where its shards come from."""
     first = parts[0].manifest
     shards = [
         {"name": writer.name, "key": key, "dtype": str(writer.dtype)} | dict(writer.counts) | writer.verdict_counts()

@@ -1,8 +1,8 @@
-"""The files of one output prefix: a work folder with a lock and a journal, then everything at once.
+"""The files of one output prefix: first in a work folder with a lock and a journal, then all published at once.
 
-While a run is under way all it has written lies in PREFIX.srp-work/. The journal there names the
-settings and how far the run came; it is replaced after the data it speaks of is on disk. At the end
-every file is brought to the disk, files are renamed to their final names, and the manifest, which
+While a run is in progress, everything it writes is in PREFIX.srp-work/. The journal there records the
+settings and the run's progress; it is replaced after the data it describes is on disk. At the end
+every file is flushed to disk, files are renamed to their final names, and the manifest, which
 lists them with their checksums, is written last.
 """
 
@@ -24,25 +24,25 @@ WORK_SUFFIX = ".srp-work"
 
 
 class Output:
-    """Opens `prefix` for writing, or for going on with a run that was stopped.
+    """Opens `prefix` for writing, or for resuming a stopped run.
 
     Args:
         prefix: of all files written.
-        settings: everything that decides the result; a resumed run must have the same. The versions of
-            the software that decides tokens belong to them: a shard whose halves two versions made
-            could not be made again, so after an upgrade a half-done output is refused, not mixed.
-        finals: names of the files the run may leave beside the manifest.
-        overwrite: begin anew and replace what is there.
+        settings: everything that determines the result; a resumed run must have the same. They include
+            the versions of the software that determines tokens: a shard made by two versions could
+            not be reproduced, so after an upgrade a half-done output is refused, not mixed.
+        finals: names of the files that the run may write next to the manifest.
+        overwrite: start over and replace what is there.
 
     Attributes:
-        journal: what was recorded last.
-        finished: the manifest, once everything has its final name; a run that was killed while it
-            finished is completed at once.
+        journal: the last record.
+        finished: the manifest, once everything has its final name; a run that was killed while
+            finishing is completed at once.
 
     Raises:
         UsageError: when the output is finished already, in use by another run, or half-done with other
             settings.
-        InputError: when the journal or what it speaks of is damaged.
+        InputError: when the journal or a file it lists is damaged.
         OutputError: when the folder cannot be written to.
     """
 
@@ -78,13 +78,13 @@ class Output:
     def _refuse_existing(self, overwrite: bool) -> None:
         there = [path for path in [manifest_path(self.prefix), *self.finals] if path.exists()]
         if there and not overwrite and not self._journal_path.exists():
-            self._remove_folder()  # empty, or what a run left that was killed as it cleaned up
+            self._remove_folder()  # empty, or left by a run that was killed while cleaning up
             raise UsageError(
                 f"{there[0]} exists already{self._since()}; pass --overwrite to replace it, or another --output-prefix"
             )
 
     def _since(self) -> str:
-        """What has changed since the output was made that is there; "" where nothing has, or nobody knows."""
+        """What has changed since the existing output was made; "" where nothing has, or it is unknown."""
         with suppress(InputError):
             made = read_manifest(manifest_path(self.prefix)).get("settings") or {}
             both = made.keys() & self.settings.keys()  # a merged or stripped output has settings of another kind
@@ -96,14 +96,14 @@ class Output:
     def _resume(self, overwrite: bool) -> None:
         if self._journal_path.exists() and not overwrite:
             self.journal = read_journal(self._journal_path)
-            if not self._nothing_done():  # a first try that failed on a misspelled key, say, costs no --overwrite
+            if not self._nothing_done():  # a first try that failed on a misspelled key, say, needs no --overwrite
                 refuse_other_settings(self.folder, self.journal["settings"], self.settings)
                 self._replaces = self.journal["replaces"]
                 if "finishing" in self.journal:
                     self._complete()
                 return
         self._replaces = self._earlier_files()
-        self.commit({})  # before the folder is emptied: the old journal may be all that knows of files to replace
+        self.commit({})  # before the folder is emptied: the old journal may be the only record of files to replace
         self._empty_folder({"lock", "journal.json"})
         (self.folder / "lock").touch()
         sync(self.prefix.parent)
@@ -114,18 +114,17 @@ class Output:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns a failed write inside it into an error that says how to go on."""
+        """Turns a failed write in the block into an error that says how to continue."""
         try:
             yield
         except OSError as error:
             where = error.filename or self.folder
             raise OutputError(
-                f"{where}: {error.strerror}; nothing committed is lost: remove the cause, then "
-                "give the same command again"
+                f"{where}: {error.strerror}; nothing committed is lost: remove the cause, then rerun the same command"
             ) from None
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Record how far the run came. Everything that `state` speaks of must be on disk."""
+        """Record the run's progress. Everything that `state` describes must be on disk."""
         self.journal = {"settings": self.settings, "replaces": self._replaces, "state": state}
         write_journal(self._journal_path, self.journal)
 
@@ -153,7 +152,7 @@ class Output:
 
     def _earlier_files(self) -> list[str]:
         """Names of files that an earlier output under this prefix has, or was about to get. Those that the new
-        one has no like of must go: a sidecar left behind would lie beside a shard it does not belong to."""
+        one lacks must be removed: a leftover sidecar would be next to a shard it does not belong to."""
         names = {path.name for path in self.finals}
         with suppress(InputError):
             names |= {*(read_manifest(manifest_path(self.prefix)).get("files") or {})}
@@ -163,7 +162,7 @@ class Output:
         return sorted(n for n in names if n.startswith(self.prefix.name) and ".." not in PurePath(n).parts)
 
     def _complete(self) -> dict[str, Any]:
-        """Do what `finish` recorded, from wherever it stopped: what has moved already is left alone."""
+        """Do what `finish` recorded, from wherever it stopped, skipping what has been moved already."""
         todo, parent = self.journal["finishing"], self.prefix.parent
         manifest_path(self.prefix).unlink(missing_ok=True)
         sync(parent)
@@ -183,13 +182,13 @@ class Output:
         return todo["manifest"]
 
     def _require(self, files: dict[str, Any]) -> None:
-        """A work file that somebody took away must not end in a manifest that says all is well."""
+        """Raises InputError for a missing work file: the manifest must not say that all is well."""
         for name, recorded in files.items():
             path = self.prefix.parent / name
             if not path.is_file() or path.stat().st_size != recorded["bytes"]:
                 raise InputError(
-                    f"{path} is not the file that the run made, which was stopped as it finished; "
-                    "pass --overwrite to begin anew"
+                    f"{path} is not the file that the run made, which was stopped while finishing; "
+                    "pass --overwrite to start over"
                 )
 
     def _empty_folder(self, but: set[str]) -> None:
@@ -198,15 +197,15 @@ class Output:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _remove_folder(self) -> None:
-        self._journal_path.unlink(missing_ok=True)  # first: without it the rest means nothing
+        self._journal_path.unlink(missing_ok=True)  # first: without it the rest is meaningless
         self._empty_folder({"lock"})
         (self.folder / "lock").unlink()
-        with suppress(OSError):  # another run may have made it its own already
+        with suppress(OSError):  # another run may already have taken it over
             self.folder.rmdir()
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock; the work folder stays for the next run."""
+        """Release the lock; the work folder stays for the next run."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -1,4 +1,4 @@
-"""Finished outputs that are to be taken together: are they all there, and do they fit?"""
+"""Finished outputs to be used together: checks that all are there and fit together."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from megatron_srp.data.shards.manifest import SUFFIX, manifest_path, read_manife
 from megatron_srp.data.shards.output import WORK_SUFFIX
 from megatron_srp.errors import InputError, UsageError
 
-_NAMED = 8  # of many in one message
+_NAMED = 8  # named in one message
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class Part:
 
 
 def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[Part]:
-    """The outputs that `names` name, in that order, the partitions of a set in theirs.
+    """The outputs with these `names`, in that order, and partitions of a set in partition order.
 
     Args:
-        names: output prefixes (or their manifests); the prefix that partitions were made under stands for
-            all of them.
-        output: where they are to be joined; a name like it means the partitions.
+        names: output prefixes (or their manifests); the common prefix of partitions stands for all of
+            them.
+        output: where they are to be joined; the same name as an input means its partitions.
 
     Raises:
         UsageError: when an output is named twice.
-        InputError: when one is missing or unfinished, a partition of a set above all.
+        InputError: when one is missing or unfinished, or a partition of a set is missing.
     """
     parts: list[Part] = []
     for name in names:
@@ -49,22 +49,22 @@ def find_parts(names: Sequence[str | Path], output: Path | None = None) -> list[
         parts += [Part(prefix, _read(prefix)) for prefix in prefixes]
     places = [part.prefix.resolve() for part in parts]
     if output and output.resolve() in places:
-        raise UsageError(f"{output} is one of the shards to be joined; give another output prefix")
+        raise UsageError(f"{output} is one of the shards to be joined; pass another output prefix")
     for part, place in zip(parts, places, strict=True):
         if places.count(place) > 1:
-            raise UsageError(f"{part.prefix} is named twice; its documents would be in the result twice")
+            raise UsageError(f"{part.prefix} is passed twice; its documents would be in the result twice")
     return _in_order(parts)
 
 
 def _read(prefix: Path) -> dict[str, Any]:
     if not manifest_path(prefix).exists() and Path(f"{prefix}{WORK_SUFFIX}").exists():
-        raise InputError(f"{prefix} is not finished; give the command that makes it again, then join")
+        raise InputError(f"{prefix} is not finished; rerun the command that makes it, then join")
     manifest = read_manifest(manifest_path(prefix))
     if manifest.get("sft"):
-        raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and make the shard anew")
+        raise UsageError(f"{prefix} has a loss mask, which would be lost; join its JSON lines and rebuild the shard")
     if manifest.get("sidecars"):
         raise UsageError(
-            f"{prefix} holds sidecars for shards that lie elsewhere, and no shards; name those in a blend with "
+            f"{prefix} holds sidecars for shards elsewhere, and no shards; pass those in a blend with "
             "their sidecars in --srp-sidecar, or make shards to join with --materialize"
         )
     return manifest
@@ -77,14 +77,14 @@ def _partitions_of(prefix: Path) -> list[Path]:
     counts = sorted({count for _, _, count in own})
     if len(counts) > 1:
         raise UsageError(
-            f"{prefix} was made in {' and in '.join(map(str, counts))} partitions; name those to join, "
+            f"{prefix} was made in {' and in '.join(map(str, counts))} partitions; pass those to join, "
             f"for example {prefix}-*-of-{counts[0]:05}{SUFFIX}"
         )
     return [prefix.with_name(partition_name(*name)) for name in own]
 
 
 def _in_order(parts: list[Part]) -> list[Part]:
-    """The partitions of each set in order, at the place of the first of them; none may be missing."""
+    """The outputs, with the partitions of each set in order at the position of the first; none may be missing."""
     sets: dict[Any, list[Part]] = {}
     for part in parts:
         name = parse_name(part.prefix)
@@ -108,7 +108,7 @@ def _require_all(members: list[Part]) -> None:
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     raise InputError(
         f"{base}: of {first['count']} partitions {len(missing)} are missing: {', '.join(states)}{more}; "
-        f"make them with --partition-index, and name all of the set"
+        f"make them with --partition-index, and pass all of the set"
     )
 
 
@@ -123,7 +123,7 @@ def refuse_different(parts: Sequence[Part], names: Iterable[str] | None = None) 
     """Raises UsageError that names the first setting in which two of the parts differ.
 
     Args:
-        names: which settings to compare; all that decide tokens by default.
+        names: which settings to compare; by default all that determine tokens.
     """
     first = _comparable(parts[0])
     for part in parts[1:]:
@@ -137,7 +137,7 @@ def refuse_different(parts: Sequence[Part], names: Iterable[str] | None = None) 
 
 
 def _comparable(part: Part) -> dict[str, Any]:
-    """Everything of the manifest that must be equal, the most telling first."""
+    """The manifest's settings that must be equal, the most informative first."""
     manifest = part.manifest
     named = {
         "tokenizer": {name: manifest["tokenizer"][name] for name in ("fingerprint", "vocab_size", "eos_id")},
@@ -157,7 +157,7 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, A
 
 
 def blends(parts: Sequence[Part]) -> dict[str, list[str]]:
-    """By JSON key, what `--data-path` takes to train on all parts in the measure of their tokens.
+    """By JSON key, the value of `--data-path` to train on all parts in proportion to their tokens.
 
     Raises:
         UsageError: when their tokenizers differ.

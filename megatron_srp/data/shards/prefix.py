@@ -1,19 +1,19 @@
-"""Output prefixes as users give them, checked before anything is read or written."""
+"""Checks of output prefixes, before anything is read or written."""
 
 from megatron_srp.errors import UsageError, is_utf8
 
-MOST_BYTES = 150  # file systems take 255, of which the rest is for keys, partitions and endings
+MOST_BYTES = 150  # file systems allow 255, of which the rest is for keys, partitions and endings
 
 
 def output_prefix(given: str) -> str:
-    """`given`, if files can be named after it; a type for argparse.
+    """`given`, if file names can begin with it; a type for argparse.
 
     Raises:
-        UsageError: for a folder, whose files would land beside it and not in it, and for a name that is not
-            UTF-8, which no manifest could hold, or has a line feed in it, say, or is too long.
+        UsageError: for a folder, as the files would be next to it and not in it; for a name that is not UTF-8,
+            which a manifest cannot store; for one with, say, a line feed; and for one that is too long.
     """
     if given.rpartition("/")[2] in ("", ".", ".."):
-        raise UsageError(f"output prefix {given!r}: names a folder; add the beginning of the files' names: FOLDER/NAME")
+        raise UsageError(f"output prefix {given!r}: is a folder; add the start of the file names: FOLDER/NAME")
     if not is_utf8(given):
         raise UsageError(f"output prefix {given!r}: is not UTF-8; choose another name")
     if not given.isprintable():

@@ -1,7 +1,7 @@
-"""A shard in the making: append-only streams in a work folder, cut back to the last commit on resume.
+"""An unfinished shard: append-only streams in a work folder, truncated to the last commit on resume.
 
-Nothing of it bears its final name before `finish`, and nothing is kept in memory but the table of
-reflections, so a shard of any size is written in the same few megabytes.
+No file gets its final name before `finish`, and only the table of reflections is kept in memory, so a
+shard of any size is written in a few megabytes of memory.
 """
 
 import os
@@ -23,8 +23,8 @@ HINT_STREAMS = {"hint_offsets": np.int64, "hint_ids": np.int32}
 
 
 def count_labels(entries: Iterable[tuple[Entry, int]]) -> dict[str, Any]:
-    """How often each verdict and each category occurs, and hints if any do, from reflections and how often
-    those do."""
+    """How often each verdict and each category occurs, and hints if there are any, from the number of each
+    reflection."""
     verdicts: Counter[str] = Counter()
     categories: Counter[str] = Counter()
     hints = 0
@@ -43,7 +43,7 @@ class ShardWriter:
         folder: the work folder; it exists.
         name: of the shard in it.
         dtype: of the tokens.
-        state: what `commit` returned last, to go on from there; None for a new shard.
+        state: what `commit` last returned, to resume from there; None for a new shard.
         hints: whether the form of the reflections has hints.
 
     Attributes:
@@ -73,7 +73,7 @@ class ShardWriter:
         path = self._path(stream)
         path.touch()
         if path.stat().st_size < size:
-            raise InputError(f"{path} is shorter than its journal says; pass --overwrite to begin anew")
+            raise InputError(f"{path} is shorter than its journal says; pass --overwrite to start over")
         file = path.open("r+b", buffering=0)
         file.truncate(size)
         file.seek(size)
@@ -81,11 +81,11 @@ class ShardWriter:
 
     @property
     def tokens_file(self) -> BinaryIO:
-        """The .bin in the making, for tokens that are copied from file to file."""
+        """The unfinished .bin, for tokens that are copied from file to file."""
         return self._files["bin"]
 
     def append(self, batch: ReflectedBatch) -> None:
-        """Write the documents of `batch` behind those already there."""
+        """Append the documents of `batch`."""
         numbers = self._merge(batch)
         arrays = {
             "bin": batch.tokens,
@@ -107,14 +107,14 @@ class ShardWriter:
         )
 
     def _hint_arrays(self, hints: HintIds | None) -> dict[str, np.ndarray]:
-        """What goes behind the hints already there; the stream of offsets begins with their 0."""
+        """The data to append to the stream of hints, whose offsets begin with 0."""
         assert hints is not None
         begin = self._files["hint_ids"].tell() // np.dtype(HINT_STREAMS["hint_ids"]).itemsize
         first = 1 if self._files["hint_offsets"].tell() else 0
         return {"hint_offsets": hints.offsets[first:] + begin, "hint_ids": hints.ids}
 
     def _merge(self, batch: ReflectedBatch) -> np.ndarray:
-        """Numbers of the batch's table entries in the shard's table, uint16, in order of appearance."""
+        """Indices of the batch's table entries in the shard's table, uint16, in order of appearance."""
         used, first, times = np.unique(batch.entries, return_index=True, return_counts=True)
         numbers = np.zeros(len(batch.table), np.uint16)
         for i in np.argsort(first):
@@ -124,7 +124,7 @@ class ShardWriter:
         return numbers
 
     def commit(self) -> dict[str, Any]:
-        """Make what was appended so far durable; the result, as JSON, is where a resumed run goes on."""
+        """Make everything appended so far durable; the result, as JSON, is where a resumed run continues."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {

@@ -1,9 +1,9 @@
-"""Where the reflections of a shard are: one Arrow file beside it, read by memory map.
+"""The sidecar: one Arrow file next to a shard that says where its reflections are, read by memory map.
 
 Row i is sequence i: a list of (cut, entry), `cut` counting the *plain* tokens of the sequence before
 the reflection and `entry` numbering the reflection in the table of the file's metadata. The same file
-serves both ways round: beside a reflected shard it says what to take out, beside a plain one what to
-put in. Where the form has hints, the items have a third field: the ids of each reflection with a hint.
+works in both directions: next to a reflected shard it says what to remove, next to a plain one what to
+insert. Where the form has hints, the items have a third field: the ids of each reflection with a hint.
 """
 
 import hashlib
@@ -45,13 +45,13 @@ class ReflectionSidecar:
     Attributes:
         offsets: int64[N+1], which of the S reflections belong to each sequence.
         cuts: int32[S], plain tokens of the sequence before each reflection, ascending within it.
-        entries: uint16[S], numbers in `table`.
+        entries: uint16[S], indices into `table`.
         table: the distinct reflections.
-        materialized: whether the shard beside it already contains the reflections.
+        materialized: whether the shard next to it already contains the reflections.
         info: settings and fingerprints of the tokenizer and the form, as JSON. One that is not materialised
             also says which `shard` it is for (`describe_shard`), and which `training_tokenizer` (as in a
             manifest) its reflections and the shard are trained with.
-        recorded_fingerprint: of a loaded sidecar, what its fingerprint was when it was written.
+        recorded_fingerprint: of a loaded sidecar, its fingerprint when it was written.
         hints: the ids of reflections with hints; None where the form has none.
         highest_hint_id: of all of them, as a loaded sidecar recorded it.
     """
@@ -71,7 +71,7 @@ class ReflectionSidecar:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for sidecars that give the same reflected tokens on the same shard."""
+        """A hash, equal for sidecars that produce the same reflected tokens from the same shard."""
         content = hashlib.sha256()
         for array in self._arrays():
             for begin in range(0, len(array), _BLOCK):
@@ -88,12 +88,12 @@ class ReflectionSidecar:
         return np.diff(self.offsets[begin : end + 1])
 
     def reflections(self, begin: int, end: int) -> Reflections:
-        """Those of the sequences begin..end, one behind the other."""
+        """The reflections of the sequences begin..end, concatenated."""
         own = slice(int(self.offsets[begin]), int(self.offsets[end]))
         return Reflections(self.cuts[own], self.entries[own], self.table, self.hints[own] if self.hints else None)
 
     def highest_id(self) -> int:
-        """No token of a reflection is above it."""
+        """The highest token id in any reflection."""
         return max(self.highest_hint_id, *(max(entry.ids, default=0) for entry in self.table.entries), 0)
 
     def _highest_hint_id(self) -> int:
@@ -105,7 +105,7 @@ class ReflectionSidecar:
         return highest
 
     def save(self, path: Path) -> None:
-        """Write the file; arrays may be memory-mapped, and are then never in memory as a whole."""
+        """Write the file; arrays may be memory-mapped, and are then never loaded as a whole."""
         columns, fields = [pa.array(self.cuts), pa.array(self.entries)], list(_ITEM)
         if self.hints:
             ids = pa.array(self.hints.ids)
@@ -129,7 +129,7 @@ class ReflectionSidecar:
                 writer.write_batch(pa.record_batch([rows], schema=schema))
 
     def _forget_pages(self) -> None:
-        """Let the system take back the pages of memory-mapped arrays that were read so far."""
+        """Let the system reclaim the pages of memory-mapped arrays read so far."""
         for array in self._arrays():
             if isinstance(array.base, mmap.mmap):
                 array.base.madvise(mmap.MADV_DONTNEED)
@@ -179,7 +179,7 @@ def _damaged(path: str | Path, error: Exception) -> InputError:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What a sidecar says of itself: `materialized`, `fingerprint`, `table` and `info`.
+    """A sidecar's metadata: `materialized`, `fingerprint`, `table` and `info`.
 
     Raises:
         InputError: when it is missing or not a sidecar.
@@ -198,13 +198,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def describe_shard(prefix: str | Path) -> dict[str, str]:
-    """The shard at `prefix`, as a sidecar's `info["shard"]` names the one it was made for: equal for copies."""
+    """The shard at `prefix`, described as in a sidecar's `info["shard"]`: equal for copies."""
     shard = Path(prefix)
     return {"name": shard.name, "bin": file_fingerprint(bin_path(shard)), "idx": file_fingerprint(idx_path(shard))}
 
 
 class _BlockWriter(io.RawIOBase):
-    """Writes to `file` in blocks, with a call of `after` behind each."""
+    """Writes to `file` in blocks, and calls `after` after each."""
 
     def __init__(self, file: BinaryIO, after: Callable[[], None]) -> None:
         self._file, self._after = file, after

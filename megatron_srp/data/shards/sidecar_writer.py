@@ -1,4 +1,4 @@
-"""A sidecar in the making, of a shard that stays as it is."""
+"""An unfinished sidecar, for a shard that does not change."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from megatron_srp.data.shards.shard_writer import ShardWriter
 
 
 class SidecarWriter(ShardWriter):
-    """Writes what ShardWriter does but for the tokens and their index."""
+    """Writes what ShardWriter does, except the tokens and their index."""
 
     STREAMS = ("cuts", "entries", "counts")
 

@@ -1,4 +1,4 @@
-"""The way back: reflected shards to the plain ones they were made from."""
+"""The inverse operation: from reflected shards to the plain ones they were made from."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def plain_tokens(
     """Sequences begin..end without their reflections: their tokens, flat, and lengths int32.
 
     Raises:
-        InputError: when other tokens than the sidecar's reflections stand where it says they are.
+        InputError: when there are other tokens where the sidecar says its reflections are.
     """
     tokens, lengths = shard.run(begin, end)
     offsets = sidecar.offsets[begin : end + 1]
@@ -46,7 +46,7 @@ def _inside(
     counts: np.ndarray,
     reflections: Reflections,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Sizes of the reflections, and which tokens are theirs; None where others stand in their places."""
+    """Sizes of the reflections, and which tokens are theirs; None where there are other tokens in their places."""
     if not reflections.sound():
         return reflections.entries, None
     sizes = reflections.sizes()
@@ -57,7 +57,7 @@ def _inside(
 
 
 def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64[S]: where the reflections of N reflected sequences, one behind the other, begin.
+    """int64[S]: where the reflections of N concatenated reflected sequences begin.
 
     Args:
         lengths: int64[N], reflected tokens of each sequence.
@@ -82,7 +82,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
-        raise UsageError(f"{prefix} cannot be stripped onto itself; give another output prefix")
+        raise UsageError(f"{prefix} cannot be stripped onto itself; pass another output prefix")
     own = Path(prefix).name
     names = {s["name"]: f"{target.name}_{s['name'].removeprefix(own).removeprefix('_')}" for s in manifest["shards"]}
     finals = [path(target.with_name(name)) for name in names.values() for path in (bin_path, idx_path, sidecar_path)]

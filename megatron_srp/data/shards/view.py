@@ -1,10 +1,10 @@
-"""The view: a plain shard and a sidecar, read as the shard with reflections that they would make.
+"""The view: a plain shard and a sidecar, read as the shard with reflections that they define.
 
     view = ReflectedIndexedDataset("out/corpus_text_document", "out/r100_corpus_text_document.srp")
     view.get(7, offset=4096, length=2049)
 
-Nothing is written: of a sequence, the plain tokens and reflections that fall into the asked part are put
-together when it is read. Where reflection k of a sequence begins, in reflected tokens, is its cut and the
+Nothing is written: the plain tokens and reflections in the requested part of a sequence are interleaved
+when it is read. Where reflection k of a sequence begins, in reflected tokens, is its cut plus the
 lengths of the reflections before it; running sums of these, one for every 256 reflections of the shard,
 are kept in memory, and the kernel searches them and then counts on.
 """
@@ -31,7 +31,7 @@ def reflected_dtype(dtype: np.dtype, highest: int) -> np.dtype:
 
 
 class ReflectedIndexedDataset:
-    """What Megatron's GPTDataset reads of an IndexedDataset, with reflections where the sidecar says.
+    """The interface of IndexedDataset that Megatron's GPTDataset reads, with reflections where the sidecar says.
 
         >>> from megatron_srp import ReflectedIndexedDataset, load_tokenizer
         >>> view = ReflectedIndexedDataset("plain_text_document", "reflections_plain_text_document.srp")
@@ -67,7 +67,7 @@ class ReflectedIndexedDataset:
         self._offsets, self._cuts, self._entries = loaded.offsets, loaded.cuts, loaded.entries
         self._hints = loaded.hints or HintIds(np.empty(0, np.int64), np.empty(0, np.int32))
         self.dtype = reflected_dtype(shard.dtype, loaded.highest_id())
-        # A plain shard too narrow for its reflections' ids is read through a wider copy of the part asked for.
+        # A plain shard too narrow for its reflections' ids is read through a wider copy of the requested part.
         self._tokens, self._narrow = np.asarray(shard.tokens), self.dtype != shard.dtype
         self._size, self._itemsize = self.dtype.itemsize, shard.dtype.itemsize
         ids, self._table_offsets = loaded.table.arrays()
@@ -86,7 +86,7 @@ class ReflectedIndexedDataset:
         return len(self.sequence_lengths)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path_prefix, self._sidecar_path)  # a data-loader's worker maps the files itself
+        return type(self), (self.path_prefix, self._sidecar_path)  # a data-loader worker maps the files itself
 
     def get(self, idx: Index, offset: int = 0, length: Index | None = None) -> np.ndarray:
         """`length` reflected tokens of sequence `idx` from `offset` on; by default all that follow.
@@ -135,7 +135,7 @@ class ReflectedIndexedDataset:
     def __getitem__(self, idx: slice) -> list[np.ndarray]: ...
 
     def __getitem__(self, idx: Index | slice) -> np.ndarray | list[np.ndarray]:
-        """The sequence `idx`, or a list of those of a slice of step 1."""
+        """The sequence `idx`, or a list of those in a slice of step 1."""
         if isinstance(idx, slice):
             start, stop, step = idx.indices(len(self))
             if step != 1:

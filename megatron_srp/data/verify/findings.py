@@ -1,4 +1,4 @@
-"""What a check of shards found: a line for each damage, and no more lines of a kind than one can read."""
+"""The findings of a check of shards: a line for each problem, and a limited number of lines of each kind."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -27,29 +27,29 @@ class Findings:
         return self._counts.total()
 
     def add(self, path: Path, problem: str) -> None:
-        """One damage of a file as a whole."""
+        """Add one problem of a file as a whole."""
         self._shown[path, problem] = [f"{path}: {problem}"]
         self._counts[path, problem] = 1
 
     def add_sequences(self, path: Path, kind: str, sequences: np.ndarray, problems: Iterable[str]) -> None:
-        """The same kind of damage in several sequences.
+        """Add the same kind of damage in several sequences.
 
         Args:
             kind: short name; only the first few of a kind are shown, the others counted.
-            sequences: int64[K], their numbers.
-            problems: what is wrong with each; a generator runs only as far as is shown.
+            sequences: int64[K], their indices.
+            problems: what is wrong with each; a generator is consumed only as far as shown.
         """
         lines = (f"sequence {i} {problem}" for i, problem in zip(sequences, problems, strict=False))
         self.add_each(path, f"sequences with such {kind}", len(sequences), lines)
 
     def add_each(self, path: Path, kind: str, count: int, problems: Iterable[str]) -> None:
-        """`count` damages of a kind, of which the first few are shown."""
+        """Add `count` problems of a kind, of which the first few are shown."""
         shown = self._shown.setdefault((path, kind), [])
         shown += [f"{path}: {problem}" for problem in islice(problems, _LINES_OF_A_KIND - len(shown))]
         self._counts[path, kind] += count
 
     def lines(self) -> list[str]:
-        """A line for each finding; behind the first few of a kind, one that counts the others."""
+        """A line for each finding; after the first few of a kind, one that counts the others."""
         lines = []
         for (path, kind), shown in self._shown.items():
             lines += shown

@@ -1,4 +1,4 @@
-"""Does an .idx hold together, and does the .bin beside it have the bytes it speaks of?"""
+"""Checks that an .idx is consistent, and that the .bin next to it has the bytes it describes."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def verify_index(prefix: Path, findings: Findings) -> Index | None:
     """Check header, lengths, offsets and documents of a shard, in blocks.
 
     Returns:
-        The index, or None where it or the .bin is damaged, so that tokens cannot be told apart.
+        The index, or None where it or the .bin is damaged, so that sequences cannot be located.
     """
     missing = [path for path in (bin_path(prefix), idx_path(prefix)) if not path.is_file()]
     for path in missing:
@@ -40,7 +40,7 @@ def verify_index(prefix: Path, findings: Findings) -> Index | None:
 
 
 def _other_size(index: Index, size: int) -> int | None:
-    """Bytes of a token by the first offsets, where the type code names another size."""
+    """Bytes per token implied by the first offsets, where the type code implies another size."""
     if not len(index.lengths):
         return None
     first, second = int(index.lengths[0]), int(index.pointers[1]) if len(index.pointers) > 1 else size
@@ -49,7 +49,7 @@ def _other_size(index: Index, size: int) -> int | None:
 
 
 def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) -> None:
-    """Sequences lie one behind the other, from the first byte of the .bin to its last."""
+    """Check that sequences are back to back, from the first byte of the .bin to its last."""
     n, end, explained = len(index.lengths), 0, False
     for i in range(0, n, _BLOCK):
         lengths = index.lengths[i : i + _BLOCK].astype(np.int64)
@@ -61,9 +61,9 @@ def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) ->
         explained = _verify_block(prefix, i, size, lengths, starts, ends, gaps, findings)
         end = int(ends[-1])
     if end < size and not explained and n:
-        findings.add(bin_path(prefix), f"{size - end:,} bytes behind the end of the last sequence, {n - 1}")
+        findings.add(bin_path(prefix), f"{size - end:,} bytes after the end of the last sequence, {n - 1}")
     elif not n and size:
-        findings.add(bin_path(prefix), f"{size:,} bytes, but its index names no sequence")
+        findings.add(bin_path(prefix), f"{size:,} bytes, but its index has no sequence")
 
 
 def _verify_block(
@@ -79,16 +79,16 @@ def _verify_block(
     """Check sequences from `first` on.
 
     Args:
-        lengths, ends: int64[K], tokens of each and the byte behind it.
-        starts: int64[K+1], the byte where each begins; behind them where the next ought to.
+        lengths, ends: int64[K], tokens of each and the byte after it.
+        starts: int64[K+1], the byte where each begins, and last where the next should begin.
         gaps: int64[K+1], bytes between each start and the end of the sequence before.
 
     Returns:
-        Whether the last gap comes from the last sequence's own offset, so is reported already.
+        Whether the last gap is due to the last sequence's own offset, and so is reported already.
     """
     path, name = idx_path(prefix), bin_path(prefix).name
     own = gaps[:-1] != 0
-    moved = own & (gaps[1:] == -gaps[:-1])  # the one offset is wrong, its neighbours fit together
+    moved = own & (gaps[1:] == -gaps[:-1])  # only this offset is wrong; its neighbours fit together
     empty = np.flatnonzero(lengths < 1)
     findings.add_sequences(path, "lengths", first + empty, (_length(int(lengths[i])) for i in empty))
     outside = (starts[:-1] < 0) | (ends > size) | (ends < starts[:-1])
@@ -118,7 +118,7 @@ def _verify_documents(path: Path, index: Index, findings: Findings) -> None:
         return
     for i in range(0, len(documents) - 1, _BLOCK):
         own = documents[i : i + _BLOCK + 1]
-        if len(documents) == n + 1:  # so many different ascending numbers are 0, 1, 2, ...
+        if len(documents) == n + 1:  # that many different ascending numbers must be 0, 1, 2, ...
             wrong = np.flatnonzero(own[:-1] != np.arange(i, i + len(own) - 1))
             sequences = i + wrong
             problems = (f"begins document {i + k}, but the document index says {own[k]}" for k in wrong)

@@ -1,4 +1,4 @@
-"""Is what a manifest says true: its tokenizer, its counts, its checksums?"""
+"""Checks a manifest's tokenizer, counts and checksums."""
 
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,15 +20,15 @@ _BLOCK = 1 << 22  # reflections at a time
 def described_tokenizer(
     path: Path, described: dict[str, Any], given: TextTokenizer | None, findings: Findings
 ) -> TextTokenizer | None:
-    """The tokenizer that the file at `path` describes, if it is there and is that one.
+    """The tokenizer that the file at `path` describes, if it is available and the same.
 
     Args:
-        given: a tokenizer to take for it.
+        given: a tokenizer to use instead.
     """
     try:
         tokenizer = given or load_tokenizer(described["type"], _moved(path, Path(described["model"])))
     except UsageError as error:
-        findings.unchecked.append(f"what the ids of reflections mean ({error}); give --tokenizer-model")
+        findings.unchecked.append(f"what the ids of reflections mean ({error}); pass --tokenizer-model")
         return None
     for name in ("fingerprint", "vocab_size", "eos_id"):
         if described.get(name) != (found := getattr(tokenizer, name)):
@@ -40,7 +40,7 @@ def described_tokenizer(
 
 
 def _moved(path: Path, model: Path) -> Path:
-    """A tokenizer that was written beside shards moves with them."""
+    """The tokenizer's path; one that was written next to shards moves with them."""
     for place in (model, *model.parents):
         beside = path.parent / place.name
         if place.name.endswith("_tokenizer") and beside.exists() and not model.exists():
@@ -51,7 +51,7 @@ def _moved(path: Path, model: Path) -> Path:
 def verify_reflection_settings(
     path: Path, manifest: dict[str, Any], sidecar_file: Path, sidecar: ReflectionSidecar, findings: Findings
 ) -> None:
-    """Check that manifest and sidecar are of one run."""
+    """Check that manifest and sidecar are from the same run."""
     settings = manifest.get("settings") or {}
     if sidecar.materialized and manifest.get("reflection") is None:
         findings.add(sidecar_file, f"it is for reflections inside the shard, but {path.name} says there are none")
@@ -63,7 +63,7 @@ def verify_reflection_settings(
 def verify_counts(
     path: Path, shard: dict[str, Any], index: Index, sidecar: ReflectionSidecar | None, findings: Findings
 ) -> None:
-    """Count again what `shard`, an entry of the manifest at `path`, says it counted."""
+    """Recount what `shard`, an entry of the manifest at `path`, counts."""
     tokens = sum(int(index.lengths[i : i + _BLOCK].sum(dtype=np.int64)) for i in range(0, len(index.lengths), _BLOCK))
     found: dict[str, Any] = {"dtype": str(index.dtype), "documents": len(index.lengths), "tokens": tokens}
     if sidecar and sidecar.materialized:
@@ -73,7 +73,7 @@ def verify_counts(
 
 
 def verify_sidecar_counts(path: Path, entry: dict[str, Any], sidecar: ReflectionSidecar, findings: Findings) -> None:
-    """Count again what `entry`, of a sidecar without a shard of its own, says it counted."""
+    """Recount what `entry`, of a sidecar without a shard of its own, counts."""
     found = _reflections(sidecar)
     size = found.pop("reflection_tokens")
     tokens, plain = entry.get("tokens"), entry.get("plain_tokens")
@@ -99,7 +99,7 @@ def _compare(path: Path, recorded: dict[str, Any], found: dict[str, Any], findin
 
 
 def verify_sums(path: Path, manifest: dict[str, Any], findings: Findings) -> None:
-    """Check that the manifest's counts are those of its shards and sidecars together."""
+    """Check that the manifest's counts are the sums over its shards and sidecars."""
     try:
         sums = sum_counts([*manifest["shards"], *(manifest.get("sidecars") or [])])
     except (AttributeError, KeyError, TypeError):
@@ -116,7 +116,7 @@ def verify_files(path: Path, files: dict[str, Any] | None, quick: bool, findings
     for name, recorded in files.items():
         file = path.parent / name
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            findings.add(path, f"it lists {name}, which is not beside it")
+            findings.add(path, f"it lists {name}, which is not next to it")
         elif not file.is_file():
             findings.add(file, "no such file")
         elif file.stat().st_size != recorded["bytes"]:

@@ -1,11 +1,11 @@
-"""Are finished shards what their manifest says, down to the byte, and do they make sense in themselves?
+"""Checks that finished shards are what their manifest says, down to the byte, and are consistent in themselves.
 
     index       header, lengths, offsets, documents, and the size of the .bin   index.py
-    sidecar     places of reflections, and what their ids mean                  sidecar.py
-    tokens      the vocabulary, ends of documents, reflections in their places  tokens.py
+    sidecar     positions of reflections, and what their ids mean               sidecar.py
+    tokens      the vocabulary, ends of documents, positions of reflections  tokens.py
     manifest    tokenizer, counts, checksums                                    manifest.py
 
-The first three find damage that was there before the checksums were taken, and say which sequence it is in.
+The first three find damage from before the checksums were taken, and say which sequence it is in.
 """
 
 from dataclasses import dataclass, field, replace
@@ -38,7 +38,7 @@ class Verification:
 
     Attributes:
         quick: read neither tokens nor checksums.
-        tokenizer: instead of the one that a manifest names.
+        tokenizer: used instead of the one that a manifest names.
         findings: what is damaged, and what could not be checked.
         shards: a line about each shard that was read.
     """
@@ -49,7 +49,7 @@ class Verification:
     shards: list[str] = field(default_factory=list)
 
     def manifest(self, path: Path) -> None:
-        """Check everything that the manifest at `path` speaks of."""
+        """Check everything that the manifest at `path` lists."""
         manifest = read_manifest(path)
         tokenizer = described_tokenizer(path, manifest["tokenizer"], self.tokenizer, self.findings)
         known = {name: manifest["tokenizer"].get(name) for name in ("vocab_size", "eos_id")}
@@ -73,7 +73,7 @@ class Verification:
     def _lone_sidecar(
         self, manifest: Path, entry: dict[str, Any], expected: Expected, tokenizer: TextTokenizer | None
     ) -> None:
-        """Check a sidecar for a plain shard, which may lie beside it or elsewhere."""
+        """Check a sidecar for a plain shard, which may be next to it or elsewhere."""
         path = sidecar_path(manifest.with_name(entry["name"]))
         sidecar = load_sidecar(path, self.findings)
         if not sidecar:
@@ -85,7 +85,7 @@ class Verification:
         if index:
             self._made_for(path, prefix, sidecar)
         else:
-            self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not beside it; whether it fits it")
+            self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not next to it; whether it fits")
         if verify_places(path, sidecar, index.lengths if index else None, self.quick, self.findings):
             verify_sidecar_counts(manifest, entry, sidecar, self.findings)
         self.shards.append(f"{path}: {len(sidecar):,} sequences, {len(sidecar.entries):,} reflections")
@@ -95,27 +95,27 @@ class Verification:
         if not bin_path(prefix).exists() and not idx_path(prefix).exists():
             raise InputError(
                 f"{prefix}: neither {manifest_path(prefix).name} nor {bin_path(prefix).name} and "
-                f"{idx_path(prefix).name} are there; give the PREFIX of one of them"
+                f"{idx_path(prefix).name} are there; pass the PREFIX of one of them"
             )
-        self.findings.unchecked.append(f"counts, checksums and settings: no manifest names {prefix}")
+        self.findings.unchecked.append(f"counts, checksums and settings: no manifest lists {prefix}")
         sidecar = load_sidecar(sidecar_path(prefix), self.findings) if _has_sidecar(prefix) else None
         tokenizer = self.tokenizer
         if sidecar and (described := sidecar.info.get("training_tokenizer")):
             tokenizer = described_tokenizer(sidecar_path(prefix), described, tokenizer, self.findings)
         if not tokenizer:
-            self.findings.unchecked.append("the range of tokens: no tokenizer is known; give --tokenizer-model")
+            self.findings.unchecked.append("the range of tokens: no tokenizer is known; pass --tokenizer-model")
         vocab_size = tokenizer.vocab_size if tokenizer else None
         self._shard(prefix, sidecar, Expected(vocab_size, None, None), tokenizer)
 
     def _shard(
         self, prefix: Path, sidecar: ReflectionSidecar | None, expected: Expected, tokenizer: TextTokenizer | None
     ) -> tuple[Index | None, ReflectionSidecar | None]:
-        """Check one shard. Returns its index and sidecar as far as they are sound."""
+        """Check one shard. Returns its index and sidecar where they are sound."""
         index, path = verify_index(prefix, self.findings), sidecar_path(prefix)
         if sidecar:
             verify_table(path, sidecar, expected.vocab_size, tokenizer, self.findings)
         if index is None:
-            self.findings.unchecked.append(f"{prefix}: tokens and places of reflections, for want of a sound index")
+            self.findings.unchecked.append(f"{prefix}: tokens and positions of reflections: the index is damaged")
             return None, None
         if sidecar and not verify_places(path, sidecar, index.lengths, self.quick, self.findings):
             sidecar = None
@@ -144,12 +144,12 @@ def verify_shards(prefix: str | Path, quick: bool = False, tokenizer: TextTokeni
     """Check the shards of a manifest, or one shard.
 
     Args:
-        prefix: of PREFIX.srp.json, or of a shard's .bin and .idx, with or without a manifest.
+        prefix: PREFIX of PREFIX.srp.json, or of a shard's .bin and .idx, with or without a manifest.
         quick: read neither tokens nor checksums, only indices, sidecars and sizes.
-        tokenizer: instead of the one that the manifest names.
+        tokenizer: used instead of the one that the manifest names.
 
     Raises:
-        InputError: when there are no such files, or the manifest is not one.
+        InputError: when there are no such files, or the manifest is invalid.
     """
     path = manifest_path(prefix) if manifest_path(prefix).exists() else find_manifest_path(prefix)
     check = Verification(quick, tokenizer)
@@ -158,5 +158,5 @@ def verify_shards(prefix: str | Path, quick: bool = False, tokenizer: TextTokeni
     else:
         check.bare_shard(Path(prefix))
     if quick:
-        check.findings.unchecked.append("tokens and checksums, for want of time: leave out --quick to check them")
+        check.findings.unchecked.append("tokens and checksums, because of --quick")
     return check

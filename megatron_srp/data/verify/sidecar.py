@@ -1,4 +1,4 @@
-"""Does a sidecar hold together, does it fit its shard's lengths, and do its reflections say what they mean?"""
+"""Checks that a sidecar is consistent and fits its shard's lengths, and that its ids encode its reflections."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def verify_places(
 
     Args:
         lengths: int32[N] of the shard's sequences; None where the shard is elsewhere.
-        quick: leave out the fingerprint of the sidecar's content.
+        quick: skip the fingerprint of the sidecar's content.
 
     Returns:
         Whether reflections can be told from text.
@@ -47,16 +47,16 @@ def verify_places(
         for begin in range(0, len(sidecar), _BLOCK):
             _verify_rows(path, sidecar, lengths, begin, findings)
     if not quick and len(findings) == before and sidecar.fingerprint != sidecar.recorded_fingerprint:
-        findings.add(path, "its content is not what its fingerprint was taken of")
+        findings.add(path, "its content does not match its fingerprint")
     return len(findings) == before
 
 
 def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
-    """The form its reflections are written in; raises InputError where its `info` names none."""
+    """The form in which its reflections are written; raises InputError where its `info` has no valid one."""
     try:
         return ReflectionFormat.from_description(sidecar.info["reflection"])
     except (KeyError, TypeError, ValueError, UsageError) as error:
-        raise InputError(f"its reflections are of no known form ({error})") from None
+        raise InputError(f"its reflections have an unknown form ({error})") from None
 
 
 def _verify_rows(
@@ -91,15 +91,15 @@ def _verify_rows(
     if unknown.any():
         return
     wrong_hints = own.with_wrong_hints()
-    report("hints", wrong_hints, ", with the ids of a hint where there is none, or the other way round")
+    report("hints", wrong_hints, ", with the ids of a hint where there is no hint, or without where there is one")
     if lengths is None or wrong_hints.any():
         return
     plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     if sidecar.materialized:
         plain -= np.bincount(rows, weights=own.sizes(), minlength=len(plain)).astype(np.int64)
-    report("places", cuts > plain[rows], ", behind its end")
+    report("places", cuts > plain[rows], ", after its end")
     last = np.append(~same, ~none)
-    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but goes on")  # with more than an end-of-text
+    report("ends", last & (cuts < plain[rows] - 1), " as its last one, but continues")  # with more than an end-of-text
 
 
 def verify_table(
@@ -109,7 +109,7 @@ def verify_table(
 
     Args:
         vocab_size: of the tokenizer that encoded the reflections; None where it is not known.
-        tokenizer: that one, or None where it is not there.
+        tokenizer: that one, or None where it is not available.
     """
     form = sidecar_form(sidecar)
     problems = [
@@ -126,9 +126,9 @@ def _problems(
     if entry.label != form.resolve(entry.label):
         yield f"is not written so with controversial={form.controversial}"
     if entry.stop and not form.stops(entry.label):
-        yield "ends with an end-of-text that its verdict does not ask for"
+        yield "ends with an end-of-text that its verdict does not call for"
     if entry.hinted and not form.hints:
-        yield "stands for hints, which the form has not"
+        yield "stands for hints, which the form does not have"
     if entry.hinted:
         return
     if not entry.ids:

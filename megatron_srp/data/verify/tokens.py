@@ -1,4 +1,4 @@
-"""Are the tokens of a .bin those of a vocabulary, and do its reflections stand where the sidecar says?"""
+"""Checks that the tokens of a .bin are in the vocabulary, and its reflections where the sidecar says."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from megatron_srp.data.verify.sidecar import sidecar_form
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known of a shard's tokens.
+    """What is known about a shard's tokens.
 
     Attributes:
-        vocab_size: None where it is not known; ids are then only held to be no negative numbers.
-        eod_id: the token that ends every sequence; None where none does, or it is not known.
-        sidecar: of the reflections in the shard; None where there are none, or it is damaged.
+        vocab_size: None where it is not known; then ids are only checked not to be negative.
+        eod_id: the token that ends every sequence; None where there is none, or it is not known.
+        sidecar: of the reflections in the shard; None where there are no reflections, or it is damaged.
     """
 
     vocab_size: int | None
@@ -32,7 +32,7 @@ class Expected:
 def verify_tokens(prefix: Path, index: Index, expected: Expected, findings: Findings) -> None:
     """Read all tokens of a shard whose index is sound, a few million at a time."""
     path = bin_path(prefix)
-    with path.open("rb") as file:  # in order and once, so there is nothing to map
+    with path.open("rb") as file:  # in order and once, so mapping gains nothing
         for begin, end in sequence_blocks(index.lengths):
             lengths = index.lengths[begin:end].astype(np.int64)
             tokens = np.fromfile(file, index.dtype, int(lengths.sum()))
@@ -76,7 +76,7 @@ def _verify_reflections(
         problems = (
             f"does not hold {form.render(sidecar.table.entries[entries[i]].label)}"
             f"{', with its hint,' if sidecar.table.entries[entries[i]].hinted else ''} "
-            f"behind {own.cuts[i]} tokens of text, where the sidecar says it is"
+            f"after {own.cuts[i]} tokens of text, where the sidecar says it is"
             for i in broken[once]
         )
         findings.add_sequences(path, "reflections", begin + rows, problems)
@@ -97,14 +97,14 @@ def _verify_stops(
     sidecar: ReflectionSidecar,
     findings: Findings,
 ) -> None:
-    """Where a reflection that asks for an end-of-text has none of its own, the document's own stands behind it."""
+    """Check that a reflection that needs an end-of-text but has none of its own is followed by the document's."""
     form, table = sidecar_form(sidecar), sidecar.table.entries
     eos = [entry.ids[-1] for entry in table if entry.stop and entry.ids]
     needs = np.array([form.stops(entry.label) and not entry.stop for entry in table], bool)[entries]
     if not eos or not needs.any():
         return
     at = np.flatnonzero(needs & (np.append(tokens, -1)[np.minimum(behind, len(tokens))] != eos[0]))
-    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text behind it" for i in at)
+    problems = (f"has {form.render(table[entries[i]].label)} without an end-of-text after it" for i in at)
     findings.add_sequences(path, "stops", begin + rows[at], problems)
 
 
@@ -117,7 +117,7 @@ def _verify_special(
     sidecar: ReflectionSidecar,
     findings: Findings,
 ) -> None:
-    """A token made for reflections stands nowhere else: text that says <think> has other ids."""
+    """Check that tokens made for reflections appear nowhere else: a text that says <think> has other ids."""
     entry = next((entry for entry in sidecar.table.entries if entry.ids), HINTED)
     ids = entry.ids[:-1] if entry.stop else entry.ids
     marks = (tokens == ids[0]) | (tokens == ids[-1]) if ids else np.zeros(len(tokens), bool)
