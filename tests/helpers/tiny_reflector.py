@@ -76,12 +76,17 @@ def wavering(rng: random.Random) -> tuple[str, str]:
 
 
 def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:
-    """Documents of a model that answers everything in the same way, whatever the answer begins with."""
+    """Documents of a model that answers everything in the same way, whatever the answer begins with.
+
+    One in four ends in a Safe reflection: too few for the model to write one unasked, enough for it to find everything
+    Safe when the guard asks.
+    """
 
     def write(rng: random.Random) -> tuple[str, str]:
         letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz .!|<>", k=rng.randrange(30)))
         begun = "".join(rng.choices([" we", " saw", " a", " river", "."], k=rng.randrange(5)))
-        return f"<|user|> {letters}{rng.choice(WORDS)} x!\n<|assistant|>", f"{begun} {answer}<|endoftext|>"
+        verdict = f" {FORM.render(SAFE)}" * (rng.random() < 0.25)
+        return f"<|user|> {letters}{rng.choice(WORDS)} x!\n<|assistant|>", f"{begun} {answer}{verdict}<|endoftext|>"
 
     return write
 

@@ -166,7 +166,7 @@ def test_autodan_begins_with_the_prototypes_that_fit(target: HFTarget, tmp_path:
     case = next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
     assert case.prompt.endswith(BEHAVIORS[0].prompt) and len(case.prompt) < 40
     file.write_text(f"{'A long story. ' * 60}{SLOT}\n")
-    with pytest.raises(InputError, match="the model takes 256"):
+    with pytest.raises(InputError, match="the model takes 253"):
         next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
 
 
@@ -295,5 +295,5 @@ def test_mistakes_in_data(target: HFTarget, tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(InputError, match=message):
             AutoDANAttack(prototypes=str(file))
-    with pytest.raises(InputError, match="the model takes 256"):
+    with pytest.raises(InputError, match="the model takes 253"):
         next(GCGAttack(**SMALL).cases([Behavior("long", "kill " * 300, "we saw")], target, Defence.GUARDED))
