@@ -281,13 +281,13 @@ def test_a_damaged_checkpoint(exported: Path, tmp_path: Path) -> None:
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.path.insert(0, "tools")
-import export_hf, megatron_srp.checkpoints.megatron_checkpoint, transformers
+import megatron_srp.checkpoints.megatron_checkpoint, transformers
+from megatron_srp.cli import export as export_command
 from megatron_srp.errors import run_command
 
 def export():
     try:
-        run_command(lambda: export_hf.main(sys.argv[1:]))
+        run_command(lambda: export_command.main(sys.argv[1:]))
     except SystemExit as exit:
         print("exit", exit.code, flush=True)
 

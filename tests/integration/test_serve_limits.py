@@ -45,9 +45,10 @@ def make_endless(folder: Path, tokenizer: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tiny_reflector, tmp_path_factory):
-    """One that is never done."""
+    """One that is never done, and whose noise no guard stops."""
     model = make_endless(tmp_path_factory.mktemp("endless"), tiny_reflector)
     flags = ["--batch-size", "1", "--queue", "1", "--timeout", "120", "--grace", "1.5", "--max-new-tokens", "90000"]
+    flags += ["--on-unsafe", "off"]
     with Served(model, *flags, key=KEY) as server:
         yield server.wait()
 
@@ -110,7 +111,7 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
     from megatron_srp.reflection import ReflectionFormat
 
     model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
-    request = model.complete("x", Options(GuardPolicy(), Sampling(), 90_000))
+    request = model.complete("x", Options(GuardPolicy("off"), Sampling(), 90_000))
     worker, texts, ends, now = module.Worker(model.generator, 1, 1), [], [], [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for deadline in (2.5, 0.3):
