@@ -251,7 +251,7 @@ def test_a_port_that_another_job_has(corpus: Corpus) -> None:
     ("settings", "message"),
     [
         ({"DATA": ""}, "error: DATA is not set"),
-        ({"NNODES": "two"}, "error: NNODES=two: a whole number"),
+        ({"NNODES": "two"}, "error: NNODES=two: must be a whole number"),
         ({"NNODES": "2", "NODE_RANK": "2"}, "error: NODE_RANK=2: 0 to 1"),
         ({"NNODES": "2", "DATA": "x"}, "error: MASTER_ADDR is not set"),
     ],

@@ -300,4 +300,7 @@ def test_the_command_that_shows(tmp_path: Path, tokenizer: TextTokenizer) -> Non
     shown = srp("show", prefix, "--count", "2")
     assert shown.stdout.count("⟦ <think>") == 2
     wrong = srp("show", prefix, "--index", "40")
-    assert (wrong.returncode, wrong.stderr) == (2, "error: --index 40 --count 1: there are 40, from 0\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: --index 40 --count 1: the shard has 40 conversations, from 0\n",
+    )
