@@ -43,7 +43,7 @@ def make_wheel(folder: Path, name: str, files: dict[str, str], tag: str = "py3-n
 
 
 def test_libraries_are_found_and_nothing_is_left(tmp_path: Path) -> None:
-    make_wheel(tmp_path / "wheels", "looks", {"sitecustomize.py": LOOK})
+    make_wheel(tmp_path / "wheels", "looks", {"sitecustomize.py": LOOK}, requires="not_here")
     (tmp_path / "tmp").mkdir()
     environment = os.environ | {
         "PYTHON": sys.executable,
@@ -60,6 +60,7 @@ def test_libraries_are_found_and_nothing_is_left(tmp_path: Path) -> None:
     ]
     done = subprocess.run([*command, "--minutes", "0.01"], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
+    assert "note: the wheels also require not_here, which is not here; it may not matter" in done.stdout
     purelib, libraries, installed = json.loads((tmp_path / "seen").read_text())
     assert purelib == sysconfig.get_path("purelib")  # of the Python that has PyTorch, and not of one made for the check
     if (cudnn := Path(purelib) / "nvidia" / "cudnn" / "lib").exists():

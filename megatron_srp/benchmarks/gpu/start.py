@@ -144,13 +144,25 @@ def last_line(text: str) -> str:
 
 
 def check_packages(site: Path) -> None:
-    """Refuse a machine on which a package is missing that this one requires, or that a wheel requires in turn."""
+    """Refuse a machine on which a package is missing that this one requires, or that a wheel requires in turn.
+
+    What the other wheels require is only mentioned: Transformer Engine loads without some of it, and the rest of the
+    check runs without Transformer Engine.
+    """
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    wanted = plain_names(config["options"]["install_requires"].splitlines())
-    missing, seen = [], set(_NOT_NEEDED)
-    while wanted:
-        name = wanted.pop(0)
+    if missing := missing_packages(site, plain_names(config["options"]["install_requires"].splitlines())):
+        raise UsageError(f"packages that are missing here: {', '.join(missing)}; put their wheels into --wheels FOLDER")
+    wheels = [wheel.metadata["Name"] for wheel in Distribution.discover(path=[str(site)])]
+    if missing := missing_packages(site, wheels):
+        print(f"note: the wheels also require {', '.join(missing)}, which is not here; it may not matter", flush=True)
+
+
+def missing_packages(site: Path, wanted: list[str]) -> list[str]:
+    """Those of `wanted`, and of what the wheels among them require, that are not installed."""
+    missing, seen, left = [], set(_NOT_NEEDED), list(wanted)
+    while left:
+        name = left.pop(0)
         if name in seen:
             continue
         seen.add(name)
@@ -158,9 +170,8 @@ def check_packages(site: Path) -> None:
         if found is None:
             missing.append(name)
         elif Path(str(found.locate_file(""))) == site:
-            wanted += plain_names(found.requires or [])
-    if missing:
-        raise UsageError(f"packages that are missing here: {', '.join(missing)}; put their wheels into --wheels FOLDER")
+            left += plain_names(found.requires or [])
+    return missing
 
 
 def plain_names(requirements: list[str]) -> list[str]:
