@@ -22,7 +22,7 @@ The flags below are this project's; every flag of Megatron works too, and overri
 
 def build_parser() -> argparse.ArgumentParser:
     """This project's flags; Megatron's parser has the others."""
-    from megatron_srp.training.flags.arguments import add_srp_arguments
+    from megatron_srp.training.flags.srp_flags import add_srp_arguments
 
     parser = Parser(
         prog="srp train",

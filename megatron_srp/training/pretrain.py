@@ -82,9 +82,9 @@ def _run(plan: "RunPlan") -> None:
     else:
         plan = _fuse_gradients(plan)
 
-    from megatron_srp.training import megatron_api
+    from megatron_srp.training.trainer.run import run
 
-    megatron_api.run(plan, on_cpu)
+    run(plan, on_cpu)
 
 
 def _fuse_gradients(plan: "RunPlan") -> "RunPlan":

@@ -64,7 +64,7 @@ def check_devices(args: argparse.Namespace, devices: Devices, no_engine: str | N
     """Refuse what these devices cannot run.
 
     Args:
-        args: of `arguments.look_at`, presets expanded.
+        args: of `command_line.look_at`, presets expanded.
         no_engine: what keeps Transformer Engine from serving, as `extensions.engine_failure` says it.
     """
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
