@@ -71,7 +71,7 @@ def check_devices(args: argparse.Namespace, devices: Devices, no_engine: str | N
     if 0 < devices.count < local_ranks:
         raise UsageError(
             f"{local_ranks} ranks on this machine and {devices.count} GPUs visible: start at most one rank for each "
-            f"GPU (torchrun --nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
+            f"GPU (--nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
         )
     if args.fp8 is not None:
         _check_fp8(args, devices, no_engine)

@@ -22,7 +22,7 @@ from megatron_srp.training.flags.srp_flags import add_srp_arguments
 def prepare_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add our flags to Megatron's parser, and make its errors and its help readable."""
     add_srp_arguments(parser)
-    parser.usage = "[torchrun ...] -m megatron_srp train [--srp-preset NAME] [any Megatron flag]"
+    parser.usage = "srp train [--nproc-per-node N] [--srp-preset NAME] [any Megatron flag]"
     parser._action_groups.insert(0, parser._action_groups.pop())  # ours first: Megatron's fill 2,000 lines
     if os.environ.get("RANK", "0") != "0":
         parser.print_help = lambda file=None: None  # type: ignore[method-assign]
