@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The common part of all training scripts, which source this with their arguments: the Python to use, the GPUs and
-# nodes, and `launch`, which starts the trainer with torchrun. PRESET is set before.
+# nodes, and `launch`, which starts the trainer. PRESET is set before.
 #
 # OUT              folder for checkpoints, logs and the cache of sample indices, on storage that all nodes share
 # GPUS_PER_NODE    default: those nvidia-smi lists, else 8; 1 with PRESET=debug
@@ -8,7 +8,7 @@
 # WANDB_PROJECT    log to Weights & Biases too
 # EXIT_MINUTES     save and stop after this time, before the scheduler does
 #
-# At SIGTERM (scancel, preemption) the job saves and stops as well, in the 30 s that torchrun gives its ranks.
+# At SIGTERM (scancel, preemption) the job saves and stops as well, in the 30 s that its ranks get.
 #
 # --dry-run checks all flags with Megatron's own parser, needs no GPU and starts nothing; --print-command only prints.
 # shellcheck disable=SC2034  # mock_data and cluster are used by the scripts that source this
@@ -84,14 +84,11 @@ cluster=(
 )
 
 launch() {
-    local command=("$python" -m megatron_srp.training.launch --nproc-per-node "$gpus_per_node")
-    if [ "$nnodes" -eq 1 ]; then
-        command+=(--standalone) # takes a free port
-    else
+    local command=("$python" -m megatron_srp train --nproc-per-node "$gpus_per_node")
+    if [ "$nnodes" -gt 1 ]; then
         command+=(--nnodes "$nnodes" --node-rank "$node_rank")
         command+=(--master-addr "${MASTER_ADDR:-}" --master-port "${MASTER_PORT:-29500}")
     fi
-    command+=(-m megatron_srp train)
 
     if compgen -G "$root/megatron_srp/corpus/_text*.so" >/dev/null; then # this copy is built; else the installed one
         export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}

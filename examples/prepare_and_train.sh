@@ -14,6 +14,6 @@ shift 2
 
 srp preprocess --input "$@" --tokenizer-type HuggingFaceTokenizer \
     --tokenizer-model "$tokenizer" --guard heuristic --append-eod --output-prefix "$output"
-torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug \
+srp train --nproc-per-node 2 --srp-preset debug \
     --tensor-model-parallel-size 2 --data-path "${output}_text_document" \
     --save "$output-checkpoints" --tensorboard-dir "$output-tensorboard"

@@ -1,6 +1,6 @@
 """`python -m megatron_srp NAME ...`, the same as `srp NAME ...`.
 
-Under `torchrun ... -m megatron_srp train --async-save` the process that writes checkpoints imports this file again:
+In a rank of `srp train --async-save` the process that writes checkpoints imports this file again:
 nothing may happen outside the guard, and nothing heavy may be imported.
 """
 

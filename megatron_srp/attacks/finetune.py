@@ -183,11 +183,11 @@ class FineTuningAttack:
         gpus = largest_divisor(self.settings["batch_size"], max(gpus, 1))
         flags = ["--bf16", *flags] if torch.cuda.is_available() else flags
         flags = [*layer_flags(flags), *flags]
-        command = [sys.executable, "-m"]
+        command = [sys.executable, "-m", "megatron_srp", "train"]
         if gpus > 1:
-            command += ["megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus), "-m"]
+            command += ["--nproc-per-node", str(gpus)]
             flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
-        command += ["megatron_srp", "train", *flags]
+        command += flags
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
         log = work / "training.log"

@@ -37,7 +37,7 @@ COMMANDS = {
     "verify": Command("verify", "shards", "check finished shards for damage"),
     "merge": Command("merge", "shards", "join finished shards, or print the blend that trains on them as they are"),
     "strip": Command("strip", "shards", "turn reflected shards back into plain ones"),
-    "train": Command("train", "training", "pretrain or post-train with Megatron's trainer (start it with torchrun)"),
+    "train": Command("train", "training", "pretrain or post-train with Megatron's trainer, on one or many GPUs"),
     "presets": Command("presets", "training", "print a model size's flags, memory and layout for a number of GPUs"),
     "export": Command("export", "training", "turn a Megatron checkpoint into a Hugging Face model"),
     "import": Command("import_", "training", "turn a Hugging Face Llama into a checkpoint to train from"),
@@ -54,8 +54,7 @@ COMMANDS = {
     "completion": Command("completion", "this machine", "print a script that completes srp in bash or zsh"),
 }
 
-EPILOG = """`srp NAME --help` explains a command, `srp --version` names what is installed.
-Training runs under torchrun: `torchrun --nproc-per-node 8 -m megatron_srp train ...`."""
+EPILOG = "`srp NAME --help` explains a command, `srp --version` names what is installed."
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

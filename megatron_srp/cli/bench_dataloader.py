@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from megatron_srp.cli.parser import Parser, require_at_least
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
 
 DESCRIPTION = "How long a training step waits for its batch: Megatron's own loader compared with --srp-dataloader dali."
 
@@ -31,3 +31,4 @@ def main(argv: list[str]) -> None:
     check_installed()
     settings = Settings(args.seq_length, args.micro_batch_size, args.num_workers, args.step_ms, args.steps)
     print(table(settings, compare(settings, args.data_path)))
+    next_step("srp train --srp-dataloader megatron|dali ... trains with the faster one")

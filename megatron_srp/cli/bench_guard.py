@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 from megatron_srp.cli.guard_flags import ENGINES, engine_options
-from megatron_srp.cli.parser import Parser, require_at_least
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
@@ -76,3 +76,6 @@ def main(argv: list[str]) -> None:
     if results:
         print(to_markdown(results))
         print(f"wrote {args.out.with_suffix('.json')} and {args.out.with_suffix('.md')}")
+        next_step(
+            f"srp annotate --guard-engine {args.guard_engine} --guard-option ... with the options of the fastest row"
+        )

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from megatron_srp.benchmarks import SECTIONS
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError, did_you_mean
 
 DESCRIPTION = "Measure side by side and write the figures into BENCHMARKS.md, a section for each benchmark."
@@ -50,3 +50,4 @@ def main(argv: list[str]) -> None:
             print(f"left out section {name!r}: {error}")
         else:
             print(f"wrote section {name!r} of {args.out}")
+    next_step("srp bench guard and srp bench dataloader measure a GPU's share")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,3 +27,9 @@ def main(argv: list[str]) -> None:
     if args.json:
         args.json.write_text(to_json(found, left_out, names), encoding="utf-8")
         print(f"wrote {args.json}")
+    pages = " and ".join(str(_folder(path) / "report.html") for path in (args.a, args.b))
+    next_step(f"open {pages} in a browser, which show the cases")
+
+
+def _folder(evaluation: Path) -> Path:
+    return evaluation.parent if evaluation.suffix == ".json" else evaluation

@@ -3,7 +3,7 @@
 import argparse
 
 from megatron_srp.cli import COMMANDS
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.cli.tree import tree_parser
 
 DESCRIPTION = """
@@ -27,3 +27,4 @@ def main(argv: list[str]) -> None:
     import shtab
 
     print(shtab.complete(tree_parser("srp", COMMANDS), shell=args.shell))
+    next_step("start a new shell; srp and the Tab key show the commands", to_stderr=True)

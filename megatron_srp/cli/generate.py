@@ -49,3 +49,5 @@ def main(argv: list[str]) -> None:
     )
     if args.reflect_every and args.on_unsafe == "off":
         next_step("srp threshold --harmful FILE --benign FILE chooses --unsafe-threshold from such answers")
+    else:
+        next_step(f"srp serve --model {args.model} ... serves such answers")

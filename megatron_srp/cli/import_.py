@@ -37,6 +37,4 @@ def main(argv: list[str]) -> None:
         print(f"note: {note}", file=sys.stderr)
     print(f"wrote         {done.folder}")
     flags = shlex.join(done.flags)
-    next_step(
-        f"torchrun --nproc-per-node N -m megatron_srp train {flags} --data-path PREFIX --train-iters N --save DIR"
-    )
+    next_step(f"srp train --nproc-per-node N {flags} --data-path PREFIX --train-iters N --save DIR")

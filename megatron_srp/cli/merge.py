@@ -42,6 +42,7 @@ def main(argv: list[str]) -> None:
     if args.print_blend:
         for blend in blends(find_parts([args.output_prefix, *args.prefixes])).values():
             print(" ".join(blend))
+        next_step("srp train --data-path BLEND ... trains on it", to_stderr=True)
         return
     if not args.prefixes:
         raise UsageError(f"nothing to merge into {args.output_prefix}; pass OUT PREFIX [PREFIX ...]")

@@ -64,6 +64,6 @@ def require_at_least(least: int, args: argparse.Namespace, *flags: str) -> None:
             raise UsageError(f"{flag} {value}: pass a number of at least {least}")
 
 
-def next_step(command: str) -> None:
-    """Print the command that usually comes next."""
-    print(f"next: {command}")
+def next_step(command: str, to_stderr: bool = False) -> None:
+    """Print the command that usually comes next; to stderr where stdout is for another program to read."""
+    print(f"next: {command}", file=sys.stderr if to_stderr else sys.stdout)

@@ -29,11 +29,15 @@ def main(argv: list[str]) -> int:
     if args.executor == "ray":
         from megatron_srp.data.preprocess.ray_executor import run_on_ray
 
-        return run_on_ray(args, files)
+        run_on_ray(args, files)
+        joined = f"srp inspect {args.output_prefix} shows the verdicts"
+        next_step(f"srp merge JOINED {args.output_prefix}" if args.no_merge else joined)
+        return 0
     partition = Partition(args.partition_index, args.num_partitions) if args.num_partitions else None
     own = [files[number] for number in partition.numbers(files)] if partition else files
     if partition and not own:
         print(f"{len(files)} input files in {partition.count} partitions: none is left for partition {partition.index}")
+        next_step(f"when all partitions are made, srp merge JOINED {args.output_prefix}")
         return 0
     with ProgressDisplay() as display:
         manifest, errors = run_job(args, own, display, partition, len(files))
@@ -51,4 +55,4 @@ def _training(prefix: str, manifest: dict[str, Any]) -> str:
     shard = manifest["shards"][0]["name"]
     folder = prefix.rpartition("/")[0]
     path = f"{folder}/{shard}" if folder else shard
-    return f"srp inspect {prefix} shows the verdicts; torchrun ... -m megatron_srp train --data-path {path} ..."
+    return f"srp inspect {prefix} shows the verdicts; srp train --data-path {path} ..."

@@ -55,7 +55,7 @@ def _print_next(prefix: str, shards: list[Path], manifest: dict[str, Any]) -> No
         data = f"--data-path {shards[0]} --srp-sidecar {sidecar_path(Path(paths[0]))}"
     else:
         data = f"--data-path {paths[0]}"
-    next_step(f"srp inspect {paths[0]} shows the verdicts; torchrun ... -m megatron_srp train {data} ...")
+    next_step(f"srp inspect {paths[0]} shows the verdicts; srp train {data} ...")
 
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:

@@ -38,4 +38,4 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"unknown preset {args.preset!r}; {did_you_mean(args.preset, list(PRESETS))}")
     print(describe(PRESETS[args.preset], args.gpus, args.precision, args.seq_length))
     flags = f"--srp-preset {args.preset} --srp-layout auto --srp-precision {args.precision}"
-    next_step(f"torchrun ... -m megatron_srp train {flags} --srp-dry-run {args.gpus} checks them without a GPU")
+    next_step(f"srp train {flags} --srp-dry-run {args.gpus} checks them without a GPU")

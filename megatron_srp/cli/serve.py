@@ -8,12 +8,13 @@ import shlex
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags
-from megatron_srp.cli.parser import Parser, require_at_least
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -82,14 +83,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: str) -> None:
-    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds."""
+def serve(
+    listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds. `ready` is called when it listens."""
     import uvicorn
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            print(ready, flush=True)
+            ready()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             worker.drain(grace_s)
@@ -132,7 +135,7 @@ def _example(listener: socket.socket, settings: "Settings") -> str:
     key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if settings.api_key else ""
     body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
     data = f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    return f"next: curl http://{address}:{port}/v1/chat/completions{key} {data}"
+    return f"curl http://{address}:{port}/v1/chat/completions{key} {data}"
 
 
 def settings_from_args(args: argparse.Namespace, options: "Options") -> "Settings":
@@ -159,5 +162,10 @@ def main(argv: list[str]) -> None:
     model = generation_flags.load_from_args(args)
     worker = Worker(model.generator, args.batch_size, args.queue)
     app = Endpoint(model, worker, settings).app
-    ready = f"{describe(listener, settings)}\n{_example(listener, settings)}"
+
+    def ready() -> None:
+        print(describe(listener, settings))
+        next_step(_example(listener, settings))
+        sys.stdout.flush()
+
     serve(listener, app, worker, args.grace, ready)

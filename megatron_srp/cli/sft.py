@@ -22,6 +22,6 @@ def main(argv: list[str]) -> int:
         next_step(f"srp sft --input {result.wrote} --format srp --mode reflection --output-prefix ... writes the shard")
     else:
         print(f"wrote {result.wrote}.bin, .idx and .mask")
-        train = f"torchrun ... -m megatron_srp train --srp-sft {result.wrote}"
+        train = f"srp train --srp-sft {result.wrote}"
         next_step(f"srp show {result.wrote} prints what is learned; {train}")
     return 0

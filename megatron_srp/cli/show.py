@@ -37,4 +37,4 @@ def main(argv: list[str]) -> None:
         ids, mask = shard[i]
         print(f"--- {i}: {len(ids)} tokens, {int(mask.sum())} learned")
         print(show_sample(ids, mask, tokenizer, sys.stdout.isatty() and not args.no_color))
-    next_step(f"torchrun ... -m megatron_srp train --srp-sft {args.prefix} --pretrained-checkpoint DIR ...")
+    next_step(f"srp train --srp-sft {args.prefix} --pretrained-checkpoint DIR ...")

@@ -72,5 +72,7 @@ def main(argv: list[str]) -> None:
     best = recommend(curve, args.max_false_stops)
     print(f"{len(harmful)} harmful and {len(benign)} benign answers\n")
     print(to_text(curve, best, args.max_false_stops))
-    if best is not None:
+    if best is None:
+        next_step("the same command with a larger --max-false-stops, or a model that has seen more reflections")
+    else:
         next_step("srp serve --model ... --reflect-every N --unsafe-threshold P with this model alone")

@@ -4,7 +4,7 @@ import argparse
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 
@@ -93,6 +93,9 @@ def _list(args: argparse.Namespace, corpora: list["Corpus"]) -> None:
             print(f"    {_one_line(verdict)}")
     if next(found, None):
         print(f"more than {args.limit}; --limit 0 lists all")
+    next_step(
+        f"srp verdicts {args.store} show --input FILE --row N prints a document with its verdicts", to_stderr=True
+    )
 
 
 def _one_line(verdict: "StoredVerdict") -> str:
@@ -110,6 +113,10 @@ def _show(args: argparse.Namespace, corpus: "Corpus") -> None:
         print(verdict.describe())
         if verdict.text is not None:
             print(verdict.text.strip(), end="\n\n")
+    file = f" --input {corpus.file}" if corpus.file else ""
+    next_step(
+        f"srp verdicts {args.store} set{file} --row {args.row} --segment N --verdict NAME changes one", to_stderr=True
+    )
 
 
 def _set(args: argparse.Namespace, corpus: "Corpus") -> None:
@@ -120,7 +127,7 @@ def _set(args: argparse.Namespace, corpus: "Corpus") -> None:
     except ValueError as error:
         raise UsageError(f"--categories: {error}") from None
     print(describe_edit(set_verdict(corpus, args.row - 1, args.segment - 1, label, args.reason, args.who)))
-    print(f"next: srp preprocess --store {corpus.store.folder} --overwrite ... makes its shards again")
+    next_step(_again(corpus.store))
 
 
 def _print_edits(store: "AnnotationStore") -> None:
@@ -129,3 +136,8 @@ def _print_edits(store: "AnnotationStore") -> None:
     for edit in store.edits:
         print(describe_edit(edit))
     print(f"changed by hand: {len(store.edits):,}")
+    next_step(_again(store), to_stderr=True)
+
+
+def _again(store: "AnnotationStore") -> str:
+    return f"srp preprocess --store {store.folder} --overwrite ... makes its shards again"

@@ -3,7 +3,7 @@
 import argparse
 
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 
 DESCRIPTION = """
 Check finished shards: indices, offsets, tokens, reflections, counts and checksums. Exit code 0: clean; 2: damaged.
@@ -40,5 +40,10 @@ def main(argv: list[str]) -> int:
         print(f"not checked: {line}")
     for line in check.findings.lines():
         print(f"damaged: {line}")
-    print(f"{len(check.findings):,} findings" if check.findings else "no damage found")
-    return 2 if check.findings else 0
+    if check.findings:
+        print(f"{len(check.findings):,} findings")
+        next_step("srp preprocess --overwrite ... writes them again, with the settings that their .srp.json states")
+        return 2
+    print("no damage found")
+    next_step(f"srp inspect {args.prefix} shows the verdicts; srp train --data-path SHARD ... trains on them")
+    return 0

@@ -91,6 +91,7 @@ def _run(experiment: Any, args: argparse.Namespace, command: str) -> int:
     if args.dry_run:
         for step in steps:
             print(f"{step.name}\n    {' '.join((*step.command, *step.free))}")
+        next_step("the same command without --dry-run")
         return 0
 
     from megatron_srp.medsafetyworld.experiment.progress import StepProgress

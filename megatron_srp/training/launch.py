@@ -1,18 +1,41 @@
-"""torchrun with a short error report: the failed rank's line is the last one on the screen.
+"""Start a run's ranks with torchrun, such that the failed rank's line is the last one on the screen.
 
-    python -m megatron_srp.training.launch [torchrun's flags] -m megatron_srp.training.pretrain [flags]
+    srp train --nproc-per-node 8 [flags]
+    python -m megatron_srp.training.launch [torchrun's flags] -m MODULE [flags]
 
 torchrun itself prints a traceback and a table after it, and exits with 1 whatever its ranks' exit codes.
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from megatron_srp.errors import UsageError
+from megatron_srp.training.flags.rank_flags import Ranks
 
-def main() -> int:
+ENTRY_POINT = ("-m", "megatron_srp", "train")
+
+
+def train_on(ranks: Ranks, flags: list[str]) -> int:
+    """Start the ranks of this node and wait for their end; returns the exit code, as `torchrun` does.
+
+    Raises:
+        UsageError, InputError: for a mistake in the flags or the shards, before anything starts.
+    """
+    from megatron_srp.training.plan import plan_run
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError("--nproc-per-node: torchrun has started this process as a rank; leave the flag out")
+    plan_run(flags, ranks.total)
+    if ranks.per_node > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice, which it would explain in three lines
+    return torchrun([*ranks.to_torchrun(), *ENTRY_POINT, *flags])
+
+
+def torchrun(argv: list[str]) -> int:
     """Run torchrun; returns the exit code of the rank that failed first, 128 + N for signal N as shells have it."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -21,7 +44,7 @@ def main() -> int:
     # This is how torchrun ends the other ranks: nothing to act on.
     logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
     try:
-        run(parse_args(sys.argv[1:]))
+        run(parse_args(argv))
     except ChildFailedError as error:
         return end_like(find_cause(error.failures.items()))
     except SignalException as error:
@@ -51,4 +74,4 @@ def end_like(failed: tuple[int, int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(torchrun(sys.argv[1:]))

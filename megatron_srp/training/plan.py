@@ -11,9 +11,11 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.checks.data import check_shards
 from megatron_srp.training.checks.splits import check_parts
 from megatron_srp.training.flags import sft_flags
-from megatron_srp.training.flags.arguments import add_defaults, check_flags, decay_defaults, look_at, preset_defaults
+from megatron_srp.training.flags.command_line import look_at
+from megatron_srp.training.flags.defaults import add_defaults, decay_defaults, preset_defaults
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.flags.precision import check_precision
+from megatron_srp.training.flags.refused import check_flags
 from megatron_srp.training.layout.layouts import Layout, check_layout
 from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 
@@ -23,7 +25,7 @@ class RunPlan:
     """What a run does, decided once; all later steps read it from here.
 
     Attributes:
-        args: those of `flags` that decide whether and how the run starts (`arguments.look_at`).
+        args: those of `flags` that decide whether and how the run starts (`command_line.look_at`).
         flags: the command line for Megatron, the user's own flags last.
         model: its shape; None if only Megatron knows it.
         layout: how it is spread over the GPUs.

@@ -1,10 +1,10 @@
 """Pretrain with Megatron's own trainer on shards with (or without) reflections.
 
-    torchrun --nproc-per-node 2 -m megatron_srp train --srp-preset debug --tensor-model-parallel-size 2 \\
+    srp train --nproc-per-node 2 --srp-preset debug --tensor-model-parallel-size 2 \\
         --data-path out/corpus_text_document [any Megatron flag]
 
-Without torchrun it is one process; with `python -m megatron_srp.training.launch` in its place, an error is the last
-line on the screen. If no GPU is visible it runs on the CPU over gloo.
+This is one rank: started by `training/launch.py`, by torchrun, or alone. If no GPU is visible it runs on the CPU over
+gloo.
 The imports are inside the functions on purpose: with `--async-save` the checkpoint writer's process
 imports the main module again, and a mistake in a flag is reported before Megatron is imported.
 """
@@ -82,9 +82,9 @@ def _run(plan: "RunPlan") -> None:
     else:
         plan = _fuse_gradients(plan)
 
-    from megatron_srp.training import megatron_api
+    from megatron_srp.training.trainer.run import run
 
-    megatron_api.run(plan, on_cpu)
+    run(plan, on_cpu)
 
 
 def _fuse_gradients(plan: "RunPlan") -> "RunPlan":

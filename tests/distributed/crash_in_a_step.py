@@ -10,16 +10,16 @@ def main() -> None:
     from megatron_srp.training.cpu import backend as cpu_backend
 
     cpu_backend.install()
-    from megatron_srp.training import megatron_api
+    from megatron_srp.training.trainer import run as trainer
 
-    plain, calls = megatron_api.forward_step, itertools.count(1)
+    plain, calls = trainer.forward_step, itertools.count(1)
 
     def forward_step(*args: Any) -> Any:
         if next(calls) == 7:
             raise ValueError("nobody foresaw this")
         return plain(*args)
 
-    vars(megatron_api)["forward_step"] = forward_step
+    vars(trainer)["forward_step"] = forward_step
     pretrain.main()
 
 

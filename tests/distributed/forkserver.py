@@ -91,7 +91,7 @@ def main() -> None:
     import torch.utils.tensorboard  # noqa: F401
     import transformers  # noqa: F401
 
-    from megatron_srp.training import megatron_api  # noqa: F401
+    import megatron_srp.training.trainer.run  # noqa: F401
 
     print("[]", file=answers, flush=True)  # ready
     for line in sys.stdin:

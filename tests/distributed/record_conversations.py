@@ -10,11 +10,12 @@ import torch
 
 def main() -> None:
     """`record_conversations FILE [flags of a run]`, for a single rank; writes a dictionary of `experiments`."""
-    from megatron_srp.training import megatron_api, pretrain
+    from megatron_srp.training import pretrain
+    from megatron_srp.training.trainer import run as trainer
 
     file = sys.argv.pop(1)
     recorded: list[str] = []
-    forward_step = megatron_api.forward_step
+    forward_step = trainer.forward_step
 
     def recording(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
         sample = next(data_iterator)
@@ -23,7 +24,7 @@ def main() -> None:
             recorded.append(file)
         return forward_step(iter([sample]), model)
 
-    megatron_api.forward_step = recording
+    trainer.forward_step = recording
     pretrain.main()
 
 
@@ -72,9 +73,9 @@ def with_other_labels(sample: dict[str, torch.Tensor], where: torch.Tensor) -> d
 
 def loss_and_gradients(sample: dict[str, torch.Tensor], model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss of the trainer's own forward step, and its gradients by all weights."""
-    from megatron_srp.training import megatron_api
     from megatron_srp.training.datasets.sft_batch import get_packed_batch
+    from megatron_srp.training.trainer.forward import loss_function
 
     batch = get_packed_batch(iter([sample]), flat=False)
-    loss, _, _ = megatron_api.loss_function(batch["loss_mask"], model(**batch))
+    loss, _, _ = loss_function(batch["loss_mask"], model(**batch))
     return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))

@@ -9,11 +9,12 @@ import torch
 
 def main() -> None:
     """`record_logits FILE [flags of a run]`, for a single rank."""
-    from megatron_srp.training import megatron_api, pretrain
+    from megatron_srp.training import pretrain
+    from megatron_srp.training.trainer import run as trainer
 
     file = sys.argv.pop(1)
     recorded: list[str] = []
-    forward_step = megatron_api.forward_step
+    forward_step = trainer.forward_step
 
     def recording(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
         if recorded:
@@ -25,5 +26,5 @@ def main() -> None:
         recorded.append(file)
         return forward_step(iter([sample]), model)
 
-    megatron_api.forward_step = recording
+    trainer.forward_step = recording
     pretrain.main()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.distributed.checkpoints import largest_difference, load_tensors
 from tests.distributed.jobs import NUM_STEPS, SAVE_INTERVAL, Corpus, Forkserver, Run, torchrun
+from tests.helpers.commands import srp
 
 LAYOUTS = {
     "TP2": (2, ["--tensor-model-parallel-size", "2"]),
@@ -70,6 +71,13 @@ def stopped(codes: list[int]) -> bool:
 
 def errors(log: str) -> list[str]:
     return [line for line in log.splitlines() if line.startswith("error")]
+
+
+def test_a_mistake_is_the_last_line_where_srp_starts_the_ranks(corpus: Corpus) -> None:
+    done = srp("train", "--nproc-per-node", "2", *corpus.flags, "--overlap-param-gather", timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: Megatron refuses these flags: --overlap-param-gather only")
+    assert len(errors(done.stderr)) == 1 and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from megatron_srp.training.flags.precision import PRECISIONS
 from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.flags.rank_flags import split_rank_flags
 from tests.distributed.jobs import ASYNC, REPOSITORY, SAVE_INTERVAL, Corpus, Forkserver, Run, environment
 from tests.helpers.commands import SRP
 from tests.helpers.sft_shards import chat_shard
@@ -59,7 +60,9 @@ def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserve
     done = script(name, "--print-command", NNODES=str(nodes), MASTER_ADDR="node0", WANDB_PROJECT="p", EXIT_MINUTES="9")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
-    log = dry_run(forkserver, command[command.index("train") + 1 :], 8 * nodes)
+    ranks, flags = split_rank_flags(command[command.index("train") + 1 :])
+    assert ranks is not None and ranks.total == 8 * nodes
+    log = dry_run(forkserver, flags, ranks.total)
     assert "--wandb-project p" in log
     assert "--exit-duration-in-mins 9" in log
 

@@ -44,7 +44,7 @@ warnings.filterwarnings("ignore")
 import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.get_device_name = lambda: "NVIDIA H100 80GB HBM3"
-from megatron_srp.training import megatron_api
+from megatron_srp.training.trainer import run as trainer
 from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.plan import plan_run
 from megatron.core import optimizer
@@ -58,10 +58,10 @@ def state():
             training.set_jit_fusion_options, training.build_pretraining_data_loader, torch.compile)
 class Reached(Exception): pass
 def stop(argv): raise Reached
-megatron_api.parse_arguments = stop
+trainer.parse_arguments = stop
 before = state()
 try:
-    megatron_api.run(plan_run(["--mock-data"], 1), on_cpu)
+    trainer.run(plan_run(["--mock-data"], 1), on_cpu)
 except Reached:
     assert state() == before
     print("unchanged")

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.flags.arguments import check_flags, look_at
+from megatron_srp.training.flags.command_line import look_at
+from megatron_srp.training.flags.refused import check_flags
 
 
 def test_one_line_where_it_is_not_installed(monkeypatch) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from megatron_srp.training import pretrain
 from megatron_srp.training.checks.devices import UNFUSED_GRADIENTS
-from megatron_srp.training.flags.arguments import look_at
+from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.layout.layouts import Layout
 from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import fused_gradients

@@ -18,8 +18,10 @@ import pytest
 import megatron_srp
 from megatron_srp.errors import CommandParser
 from megatron_srp.training.cpu import backend as cpu_backend
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import LOOKED_AT
+from megatron_srp.training.flags.defaults import add_defaults
 from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.flags.srp_flags import add_srp_arguments
 from megatron_srp.training.layout.flops import flops_per_token
 from megatron_srp.training.layout.layouts import Layout
 from megatron_srp.training.layout.memory import estimate_memory, padded_vocab_size
@@ -148,7 +150,7 @@ def imports_of_megatron() -> list[str]:
 @pytest.fixture(scope="module")
 def parser() -> argparse.ArgumentParser:
     add_arguments: Callable[..., argparse.ArgumentParser] = find("megatron.training.arguments.add_megatron_arguments")
-    return arguments.add_srp_arguments(add_arguments(CommandParser()))
+    return add_srp_arguments(add_arguments(CommandParser()))
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +158,13 @@ def defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return vars(parser.parse_args([]))
 
 
-def test_only_two_files_of_ours_know_the_trainer() -> None:
+def test_only_one_folder_of_ours_knows_the_trainer() -> None:
     users = {
         name
         for name, tree in zip(USERS_OF_MEGATRON, syntax_trees(), strict=True)
         if any(path.startswith("megatron.training") for path in aliases(tree).values())
     }
-    assert users == {"training/megatron_api.py", "training/cpu/backend.py"}
+    assert {str(Path(name).parent) for name in users - {"training/cpu/backend.py"}} == {"training/trainer"}
 
 
 @pytest.mark.parametrize("path", imports_of_megatron())
@@ -237,11 +239,11 @@ def test_arguments_read_exist(defaults: dict[str, Any]) -> None:
     assert read <= set(defaults)
 
 
-@pytest.mark.parametrize("flag", sorted(set(arguments._LOOKED_AT) - {"--help"}))
+@pytest.mark.parametrize("flag", sorted(set(LOOKED_AT) - {"--help"}))
 def test_flags_looked_at_early_are_megatrons(flag: str, parser: argparse.ArgumentParser) -> None:
-    """`arguments.look_at` reads them as Megatron's own parser does."""
+    """`command_line.look_at` reads them as Megatron's own parser does."""
     ours = argparse.ArgumentParser()
-    action = ours.add_argument(flag, **arguments._LOOKED_AT[flag])  # type: ignore[arg-type]
+    action = ours.add_argument(flag, **LOOKED_AT[flag])  # type: ignore[arg-type]
     theirs = parser._option_string_actions[flag]
     assert action.dest == theirs.dest
     assert (action.nargs == 0) == (theirs.nargs == 0)
@@ -252,7 +254,7 @@ def test_flags_looked_at_early_are_megatrons(flag: str, parser: argparse.Argumen
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_megatrons_flags(name: str, parser: argparse.ArgumentParser) -> None:
     preset = PRESETS[name]
-    argv = arguments.add_defaults(cpu_backend.default_flags(), expand_flags(["--srp-preset", name]))
+    argv = add_defaults(cpu_backend.default_flags(), expand_flags(["--srp-preset", name]))
     args = parser.parse_args(argv)  # an unknown flag or a wrong type raises UsageError
     assert (args.num_layers, args.hidden_size) == (preset.num_layers, preset.hidden_size)
     assert args.swiglu and args.normalization == "RMSNorm" and not args.add_bias_linear
@@ -261,7 +263,7 @@ def test_presets_are_megatrons_flags(name: str, parser: argparse.ArgumentParser)
 
 
 def test_help_works() -> None:
-    from megatron_srp.training.megatron_api import prepare_parser
+    from megatron_srp.training.trainer.megatron_parser import prepare_parser
 
     add_arguments = find("megatron.training.arguments.add_megatron_arguments")
     text = prepare_parser(add_arguments(argparse.ArgumentParser(allow_abbrev=False))).format_help()

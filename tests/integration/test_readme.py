@@ -16,6 +16,7 @@ import zstandard
 
 from megatron_srp.cli import COMMANDS, load
 from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
+from megatron_srp.training.flags.command_line import LOOKED_AT
 from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,8 @@ def known_flags(words: list[str]) -> tuple[set[str], set[str]]:
     if grouped is not COMMANDS:
         module = load(grouped[words[1]])
     flags = {flag for action in module.build_parser()._actions for flag in action.option_strings}
+    if words[0] == "train":  # Megatron's parser has the others
+        flags |= set(LOOKED_AT)
     return flags, {word for word in words if word.startswith("--")}
 
 

@@ -51,7 +51,7 @@ def test_also_where_pad_is_eos(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_would_mask_the_stops(tmp_path: Path) -> None:
-    # Were this to fail, the refusal in arguments.check_pad_token could be dropped.
+    # Were this to fail, the refusal in refused.check_pad_token could be dropped.
     masks = loss_mask(tmp_path, pad=EOS, allow_ambiguous_pad_tokens=True)
     assert masks[2] == masks[6] == 0
 

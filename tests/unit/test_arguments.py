@@ -11,12 +11,14 @@ import pytest
 
 from megatron_srp.errors import InputError, SrpError, UsageError, explain_parse_error
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import LOOKED_AT, look_at
+from megatron_srp.training.flags.defaults import add_defaults
+from megatron_srp.training.flags.refused import REFUSED, check_flags, check_pad_token
 from megatron_srp.training.plan import expand_flags
 
 
 def check(*argv: str) -> list[str]:
-    return arguments.check_flags(arguments.look_at(list(argv)))
+    return check_flags(look_at(list(argv)))
 
 
 # Presets and the user's flags
@@ -50,7 +52,7 @@ def test_a_flag_drops_the_presets_alternative(given: list[str], dropped: str) ->
 
 def test_a_default_with_several_values_is_dropped_whole() -> None:
     defaults = ["--a", "1", "2", "--b", "--c", "3"]
-    assert arguments.add_defaults(defaults, ["--a", "9"]) == ["--b", "--c", "3", "--a", "9"]
+    assert add_defaults(defaults, ["--a", "9"]) == ["--b", "--c", "3", "--a", "9"]
 
 
 def test_a_value_of_the_wrong_type_is_one_line() -> None:
@@ -100,12 +102,12 @@ def test_eod_mask_loss_is_allowed_with_a_note() -> None:
 
 @pytest.mark.parametrize(("pad", "allow"), [(0, False), (1, True), (None, True)])
 def test_pad_tokens_that_mask_nothing(pad: int | None, allow: bool) -> None:
-    arguments.check_pad_token(pad, 0, allow)
+    check_pad_token(pad, 0, allow)
 
 
 def test_pad_equal_to_eos_must_not_mask_the_stop_signal() -> None:
     with pytest.raises(UsageError, match=r"--allow-ambiguous-pad-tokens.*out of the loss"):
-        arguments.check_pad_token(0, 0, True)
+        check_pad_token(0, 0, True)
 
 
 # Shards
@@ -134,7 +136,7 @@ def manifests(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def check_shards(*argv: str) -> tuple[list[str], list[str]]:
-    return shards.check_shards(arguments.look_at(list(argv)))
+    return shards.check_shards(look_at(list(argv)))
 
 
 def test_data_is_needed(manifests: dict[str, Any]) -> None:
@@ -159,16 +161,16 @@ def test_shards_without_a_manifest_are_allowed(shard: str, manifests: dict[str, 
     ],
 )
 def test_all_ways_to_name_shards(argv: list[str]) -> None:
-    assert shards.shard_prefixes(arguments.look_at(argv)) == ["a", "b", "c"]
+    assert shards.shard_prefixes(look_at(argv)) == ["a", "b", "c"]
 
 
 def test_shards_named_in_files(tmp_path: Path) -> None:
     one = tmp_path / "blend.txt"
     one.write_text("0.3 a\n0.7 b\n")
-    assert shards.shard_prefixes(arguments.look_at(["--data-args-path", str(one)])) == ["a", "b"]
+    assert shards.shard_prefixes(look_at(["--data-args-path", str(one)])) == ["a", "b"]
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps({"train": "1 a 2 b", "valid": ["c"], "test": None}))
-    args = arguments.look_at(["--per-split-data-args-path", str(splits)])
+    args = look_at(["--per-split-data-args-path", str(splits)])
     assert shards.shard_prefixes(args) == ["a", "b", "c"]
     splits.write_text("[1]")
     with pytest.raises(InputError, match="not a JSON object"):
@@ -177,7 +179,7 @@ def test_shards_named_in_files(tmp_path: Path) -> None:
 
 def test_a_missing_file_of_shards() -> None:
     with pytest.raises(InputError, match=r"--data-args-path nowhere.txt: No such file"):
-        shards.shard_prefixes(arguments.look_at(["--data-args-path", "nowhere.txt"]))
+        shards.shard_prefixes(look_at(["--data-args-path", "nowhere.txt"]))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_a_mistake_is_answered_without_importing_torch(tmp_path: Path) -> None:
         "import sys\n"
         "from megatron_srp.training import pretrain\n"
         "from megatron_srp.training.checks import data\n"
-        "from megatron_srp.training.flags import arguments\n"
+        "from megatron_srp.training.flags import command_line, defaults, refused\n"
         "assert not {'torch', 'numpy', 'megatron'} & set(sys.modules)\n"
         f"sys.argv[1:] = ['--srp-preset', 'debug', '--data-path', {str(tmp_path / 'x')!r}]\n"
         "pretrain.main()\n"
@@ -281,8 +283,8 @@ def test_a_mistake_is_answered_without_importing_torch(tmp_path: Path) -> None:
 
 
 def test_every_refusal_is_one_line() -> None:
-    for flag in arguments.REFUSED:
-        value = [] if arguments._LOOKED_AT[flag].get("action") else ["2"]
+    for flag in REFUSED:
+        value = [] if LOOKED_AT[flag].get("action") else ["2"]
         with pytest.raises(SrpError) as caught:
             check(flag, *value)
         assert "\n" not in str(caught.value)

@@ -6,7 +6,8 @@ import pytest
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks.checkpoint_files import checkpoint_folder, find_damage, keep_newest, outdated
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
+from megatron_srp.training.flags.refused import check_flags
 from megatron_srp.training.process.repair_tracker import TRACKER, latest_iteration, repair_tracker
 
 
@@ -77,4 +78,4 @@ def test_folders_that_are_no_whole_checkpoint(tmp_path: Path) -> None:
 
 def test_keeping_none() -> None:
     with pytest.raises(UsageError, match="--srp-keep-checkpoints 0: must be at least 1"):
-        arguments.check_flags(arguments.look_at(["--srp-keep-checkpoints", "0"]))
+        check_flags(look_at(["--srp-keep-checkpoints", "0"]))

@@ -75,6 +75,12 @@ def test_its_name_and_description(path):
 
 
 @each_command
+def test_it_ends_with_the_next_command(path):
+    source = Path(load(LEAVES[path]).__file__).read_text()
+    assert "next_step(" in source, "see parser.next_step"
+
+
+@each_command
 def test_a_wrong_flag_is_one_line_that_names_it(path):
     if path == ("train",):
         pytest.skip("Megatron's parser answers")
@@ -196,7 +202,12 @@ def test_the_choices_are_those_of_the_modules_that_are_too_heavy_to_ask():
 
 def test_train_shows_our_flags_at_once():
     shown = srp("train", "--help").stdout
-    assert "--srp-preset" in shown and "--srp-sft" in shown and "megatron_srp.training.pretrain --help" in shown
+    assert (
+        "--srp-preset" in shown
+        and "--srp-sft" in shown
+        and "--nproc-per-node N" in shown
+        and "megatron_srp.training.pretrain --help" in shown
+    )
 
 
 def test_nothing_looks_for_tools():

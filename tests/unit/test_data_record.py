@@ -10,7 +10,7 @@ from megatron_srp.cli.preprocess import main
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks.data_record import continue_data, describe_shards, differences, succeed
 from megatron_srp.training.checks.lineage import record_data
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
 from tests.helpers.plain_shards import build
 
 Records = list[dict[str, Any]]
@@ -36,7 +36,7 @@ def folder(tokenizer_models, tmp_path_factory) -> Path:
 
 
 def records(folder: Path, *argv: str) -> Records:
-    return describe_shards(arguments.look_at([arg.replace("@", f"{folder}/") for arg in argv]))
+    return describe_shards(look_at([arg.replace("@", f"{folder}/") for arg in argv]))
 
 
 def test_what_is_recorded(folder: Path, tokenizer) -> None:
@@ -92,7 +92,7 @@ def test_other_text_of_the_same_settings(folder: Path, tokenizer, tmp_path: Path
 
 
 def run_on(folder: Path, *argv: str) -> Namespace:
-    args = arguments.look_at([arg.replace("@", f"{folder}/") for arg in argv])
+    args = look_at([arg.replace("@", f"{folder}/") for arg in argv])
     record_data(args)
     return args
 

@@ -84,8 +84,8 @@ pretrain.main()
 STOP_AT_THE_FLAGS = """
 from megatron_srp.training.process import extensions
 extensions.hide_broken_engine()
-from megatron_srp.training import megatron_api
-megatron_api.run = lambda argv, on_cpu: print("Megatron is imported:", megatron_api.HAVE_TE, on_cpu)
+from megatron_srp.training.trainer import megatron_parser, run as trainer
+trainer.run = lambda argv, on_cpu: print("Megatron is imported:", megatron_parser.HAVE_TE, on_cpu)
 """
 
 
@@ -109,7 +109,7 @@ def test_on_a_cpu_it_is_not_met(tmp_path: Path) -> None:
     code = """
 from megatron_srp.training.cpu import backend as cpu_backend
 assert cpu_backend.install()
-from megatron_srp.training import megatron_api
-print(megatron_api.HAVE_TE)
+from megatron_srp.training.trainer import megatron_parser
+print(megatron_parser.HAVE_TE)
 """
     assert printed(code, fake_engine(tmp_path, "raise OSError")).splitlines()[-1] == "False"

@@ -8,7 +8,7 @@ import pytest
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.training.checks.lineage import check_lineage, describe_data
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
 TEXT, SPECIAL = ReflectionFormat(), ReflectionFormat(special_tokens=True)
@@ -30,13 +30,13 @@ def test_what_shards_say(tmp_path: Path) -> None:
     one, other = (
         write_sft_shard(tmp_path / name, of_lengths([9]), form) for name, form in (("a", TEXT), ("b", SPECIAL))
     )
-    args = arguments.look_at(["--srp-sft", one, "--srp-sft-valid", one])
+    args = look_at(["--srp-sft", one, "--srp-sft-valid", one])
     assert shared(args) == data(TEXT, "0" * 32)
     with pytest.raises(
         UsageError, match=r"in text tokens, .*in special tokens: train on shards that write them in one"
     ):
-        describe_data(arguments.look_at(["--srp-sft", one, other]))
-    assert shared(arguments.look_at(["--mock-data"])) == data(None, None)
+        describe_data(look_at(["--srp-sft", one, other]))
+    assert shared(look_at(["--mock-data"])) == data(None, None)
 
 
 @pytest.mark.parametrize("saved", [data(TEXT), data(None, None), data(ReflectionFormat(hints=True)), None])

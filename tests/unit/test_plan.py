@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.errors import UsageError
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags import defaults
 from megatron_srp.training.plan import expand_flags, plan_run
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
@@ -50,8 +50,8 @@ def test_help_is_asked_for_with_any_other_mistake() -> None:
 def test_a_preset_is_expanded_once_for_conversations_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The length of the run is known when they are packed, and with it the phase in which the learning rate decays."""
     prefix, asked = write_sft_shard(tmp_path / "a", of_lengths([900] * 80)), []
-    recommend = arguments.recommend
-    monkeypatch.setattr(arguments, "recommend", lambda *given: asked.append(given) or recommend(*given))
+    recommend = defaults.recommend
+    monkeypatch.setattr(defaults, "recommend", lambda *given: asked.append(given) or recommend(*given))
     argv = ["--srp-preset", "135m", "--srp-layout", "auto", "--srp-sft", prefix, "--srp-sft-epochs", "5"]
     flags = expand_flags([*argv, "--global-batch-size", "8"], gpus=8)
     assert len(asked) == 1

@@ -8,7 +8,7 @@ import pytest
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import devices
 from megatron_srp.training.checks.devices import Devices, check_devices
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.flags.precision import PRECISIONS, check_precision
 from megatron_srp.training.layout.model_from_flags import layout_of, model_of
 from megatron_srp.training.plan import expand_flags
@@ -22,7 +22,7 @@ BROKEN = "does not load (OSError: no libnccl)"
 
 
 def check(*argv: str, gpus: int = 8) -> list[str]:
-    args = arguments.look_at(expand_flags(list(argv), gpus))
+    args = look_at(expand_flags(list(argv), gpus))
     return check_precision(args, model_of(args), layout_of(args, gpus))
 
 
@@ -102,7 +102,7 @@ def test_small_models_get_a_note() -> None:
 )
 def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, no_engine: str | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_devices(arguments.look_at(expand_flags(list(argv))), found, no_engine)
+        check_devices(look_at(expand_flags(list(argv))), found, no_engine)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_devices_that_cannot(argv: tuple[str, ...], found: Devices, no_engine: s
     ],
 )
 def test_devices_that_can(argv: tuple[str, ...], found: Devices, no_engine: str | None) -> None:
-    check_devices(arguments.look_at(expand_flags(list(argv))), found, no_engine)
+    check_devices(look_at(expand_flags(list(argv))), found, no_engine)
 
 
 def test_layers_where_those_of_transformer_engine_cannot_serve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +129,8 @@ def test_layers_where_those_of_transformer_engine_cannot_serve(monkeypatch: pyte
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
     with pytest.raises(UsageError, match=r"9 ranks on this machine and 8 GPUs visible.*--nproc-per-node 8"):
-        check_devices(arguments.look_at([]), H100, None)
-    check_devices(arguments.look_at([]), NONE, None)  # on a CPU any number
+        check_devices(look_at([]), H100, None)
+    check_devices(look_at([]), NONE, None)  # on a CPU any number
 
 
 def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,12 @@ from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.checks.data import check_shards
 from megatron_srp.training.checks.run_summary import describe_start, summarize_run
 from megatron_srp.training.checks.splits import check_parts
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
 from tests.conftest import random_texts
 
 
 def look(*argv: object):
-    return arguments.look_at([str(item) for item in argv])
+    return look_at([str(item) for item in argv])
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.sft.packing import pack
 from megatron_srp.sft.training_set import Sequences, Source, TrainingSet, parse_sources
-from megatron_srp.training.flags import arguments
 from megatron_srp.training.flags import sft_flags as sft
+from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.plan import expand_flags
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
@@ -63,7 +63,7 @@ def test_a_run_of_whole_epochs(
     prefix = write_sft_shard(folder / "a", of_lengths(lengths))
     argv = ["--srp-sft", prefix, "--srp-sft-epochs", str(epochs), "--seq-length", "64", "--seed", str(seed)]
     argv += ["--micro-batch-size", "1", "--global-batch-size", str(batch)]
-    args = arguments.look_at(expand_flags(argv, 1))
+    args = look_at(expand_flags(argv, 1))
     sft._open_once.cache_clear()  # the next example writes another shard under this name
     count = args.train_iters * batch
     sequences = Sequences(sft.training_set_of(args), count, args.srp_sft_epochs)

@@ -285,7 +285,7 @@ def test_damage_is_found(tmp_path: Path, tokenizer: TextTokenizer) -> None:
 def test_what_would_lose_the_mask_is_refused(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     from megatron_srp.data.shards.parts import find_parts
     from megatron_srp.training.checks.data import check_shards
-    from megatron_srp.training.flags.arguments import look_at
+    from megatron_srp.training.flags.command_line import look_at
 
     main(shard_command(tmp_path, tokenizer))
     with pytest.raises(UsageError, match="has a loss mask"):

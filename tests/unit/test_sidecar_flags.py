@@ -11,12 +11,12 @@ from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.errors import SrpError
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
 from tests.conftest import random_texts
 
 
 def look(*argv: object):
-    return arguments.look_at([str(item) for item in argv])
+    return look_at([str(item) for item in argv])
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.training.checks.outputs import check_outputs
-from megatron_srp.training.flags.arguments import look_at
+from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.launch import end_like, find_cause
 from megatron_srp.training.process import exits
 from megatron_srp.training.process.errors import explain_load_errors, explained

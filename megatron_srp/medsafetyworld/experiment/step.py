@@ -58,9 +58,9 @@ def _train(flags: list[str], gpus: int, steps: int) -> NoReturn:
     from megatron_srp.training.checks.devices import layer_flags
 
     flags, gpus = spread(flags, gpus)
-    launcher = ["-m", "megatron_srp.training.launch", "--standalone", "--nproc-per-node", str(gpus)] if gpus > 1 else []
+    ranks = ["--nproc-per-node", str(gpus)] if gpus > 1 else []
     flags = [*flags, *layer_flags(flags), "--save-interval", str(max(steps // 5, 1))]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "megatron_srp", "train", *flags])
+    os.execv(sys.executable, [sys.executable, "-m", "megatron_srp", "train", *ranks, *flags])
 
 
 def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:

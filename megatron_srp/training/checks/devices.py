@@ -64,14 +64,14 @@ def check_devices(args: argparse.Namespace, devices: Devices, no_engine: str | N
     """Refuse what these devices cannot run.
 
     Args:
-        args: of `arguments.look_at`, presets expanded.
+        args: of `command_line.look_at`, presets expanded.
         no_engine: what keeps Transformer Engine from serving, as `extensions.engine_failure` says it.
     """
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < devices.count < local_ranks:
         raise UsageError(
             f"{local_ranks} ranks on this machine and {devices.count} GPUs visible: start at most one rank for each "
-            f"GPU (torchrun --nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
+            f"GPU (--nproc-per-node {devices.count}), or see whether CUDA_VISIBLE_DEVICES hides some"
         )
     if args.fp8 is not None:
         _check_fp8(args, devices, no_engine)

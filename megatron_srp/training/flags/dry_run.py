@@ -1,7 +1,7 @@
 """`--srp-dry-run GPUS`: the whole start of a run without a GPU, up to where training would begin."""
 
 from megatron_srp.training.cpu import backend as cpu_backend
-from megatron_srp.training.flags.arguments import format_flags
+from megatron_srp.training.flags.command_line import format_flags
 from megatron_srp.training.flags.presets import find_preset
 from megatron_srp.training.layout.memory import estimate_memory
 from megatron_srp.training.layout.model_from_flags import with_vocabulary
@@ -32,6 +32,6 @@ def validate(plan: RunPlan) -> None:
     if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that check them
         extensions.hide_broken_engine()
 
-    from megatron_srp.training import megatron_api
+    from megatron_srp.training.trainer.megatron_parser import check_arguments
 
-    megatron_api.check_arguments(list(plan.flags), plan.layout.gpus)
+    check_arguments(list(plan.flags), plan.layout.gpus)

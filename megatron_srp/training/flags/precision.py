@@ -55,7 +55,7 @@ def check_precision(args: argparse.Namespace, model: ModelPreset | None, layout:
     """Refuse FP8 settings that are known to fail; returns notes worth a line each.
 
     Args:
-        args: of `arguments.look_at`, presets expanded.
+        args: of `command_line.look_at`, presets expanded.
         model, layout: where they are known.
     """
     if args.fp8 is None:

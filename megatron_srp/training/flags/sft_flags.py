@@ -68,7 +68,7 @@ def _steps(args: argparse.Namespace, epochs: Iterable[Packs], gpus: int) -> int:
 
 
 def training_set_of(args: argparse.Namespace) -> TrainingSet:
-    """The set of `--srp-sft`; `args` is a namespace from `arguments.look_at` or from Megatron's parser."""
+    """The set of `--srp-sft`; `args` is a namespace from `command_line.look_at` or from Megatron's parser."""
     return _open(tuple(args.srp_sft), "--srp-sft", args)
 
 

@@ -1,6 +1,6 @@
 """What `presets` prints: a preset's flags for a number of GPUs, with their cost and the reasons."""
 
-from megatron_srp.training.flags.arguments import format_flags
+from megatron_srp.training.flags.command_line import format_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.layout.flops import flops_per_token

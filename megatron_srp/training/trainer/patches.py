@@ -1,0 +1,80 @@
+"""What this project replaces in Megatron's trainer for the run of this process."""
+
+import logging
+
+from megatron.training import get_args
+
+from megatron_srp.training.checks.checkpoint_files import keep_newest
+from megatron_srp.training.datasets.dali import through_dali
+from megatron_srp.training.layout.flops import add_mfu, bf16_peak
+from megatron_srp.training.process import errors as trainer_errors
+
+# They warn at every start about things the user need not act on: the mode it always runs in, GPTModel
+# getting no new features, a deprecated writer that Megatron itself chooses.
+NOISY_MODULES = {
+    "megatron.core.rerun_state_machine": logging.ERROR,
+    "megatron.core.models.gpt.gpt_model": logging.ERROR,
+    "megatron.core.dist_checkpointing.strategies.torch": logging.ERROR,
+}
+
+
+def skip_compilation() -> None:
+    """Keep Megatron from running `make` for its data helpers, with or without a GPU.
+
+    The wheel ships them compiled but has no Makefile, so rank 0 would exit at start-up.
+    """
+    import megatron.core.datasets.utils as utils
+
+    try:
+        import megatron.core.datasets.helpers_cpp  # noqa: F401
+    except ImportError:  # a source tree: let it compile
+        return
+    utils.compile_helpers = lambda: None
+
+
+def speak_briefly() -> None:
+    """`--srp-log brief`: omit Megatron's arguments, time stamps, memory reports and notes."""
+    from megatron.training import arguments as megatron_arguments
+    from megatron.training import training
+
+    def nothing(*args: object, **kwargs: object) -> None:
+        pass
+
+    megatron_arguments._print_args = nothing
+    for name in ("print_datetime", "report_memory", "report_theoretical_memory"):
+        setattr(training, name, nothing)
+    logging.getLogger("megatron").setLevel(logging.WARNING)
+    for module, level in NOISY_MODULES.items():
+        logging.getLogger(module).setLevel(level)
+
+
+def log_mfu(device_name: str) -> None:
+    """Add the MFU to the throughput in Megatron's line of a step, if the device's peak is known."""
+    from megatron.training import training
+
+    peak, print_plain = bf16_peak(device_name), training.print_rank_last
+    if peak is not None:
+        training.print_rank_last = lambda line: print_plain(add_mfu(line, peak))
+
+
+def use_dali(device_id: int | None) -> None:
+    """`--srp-dataloader dali`: every loader that Megatron builds from now on goes through DALI."""
+    from megatron.training import training
+
+    training.build_pretraining_data_loader = through_dali(training.build_pretraining_data_loader, device_id)
+
+
+def explain_load_errors() -> None:
+    """Report a checkpoint that cannot be loaded in one line."""
+    from megatron.training import training
+
+    training.load_checkpoint = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
+
+
+def keep_checkpoints(count: int) -> None:
+    """Have Megatron keep the `count` newest checkpoints; by default it keeps one, and the milestones."""
+    from megatron.training import checkpointing
+
+    delete = checkpointing._async_delete_checkpoint_impl
+    interval = lambda: get_args().save_retain_interval  # noqa: E731
+    checkpointing._async_delete_checkpoint_impl = keep_newest(delete, count, interval)

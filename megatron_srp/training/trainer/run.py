@@ -1,0 +1,92 @@
+"""Train as planned, with Megatron's own trainer: run(plan, on_cpu) ends in `megatron.training.pretrain`."""
+
+import argparse
+
+import megatron.core
+import torch
+from megatron.core.enums import ModelType
+from megatron.training import get_tokenizer, pretrain
+from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+from megatron.training.global_vars import get_tensorboard_writer
+
+from megatron_srp.errors import UsageError
+from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks.checkpoint import check_checkpoint
+from megatron_srp.training.checks.lineage import record_data
+from megatron_srp.training.cpu import backend as cpu_backend
+from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
+from megatron_srp.training.datasets.sft_batch import prepare_attention
+from megatron_srp.training.flags.refused import check_flags, check_pad_token
+from megatron_srp.training.plan import RunPlan
+from megatron_srp.training.process import errors as trainer_errors
+from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
+from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
+from megatron_srp.training.trainer import patches
+from megatron_srp.training.trainer.dataset_provider import build_datasets
+from megatron_srp.training.trainer.forward import forward_step
+from megatron_srp.training.trainer.megatron_parser import parse_arguments
+
+SUPPORTED_VERSION = "0.19."
+
+
+def run(plan: RunPlan, on_cpu: bool) -> None:
+    """Train as planned."""
+    _check_version()
+    _patch(plan.args, on_cpu)
+    args = parse_arguments(list(plan.flags))
+    _check(args)
+    _prepare(args, on_cpu)
+    model_config = gpt_config_from_args(args)
+    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 does not pass it on: always Llama 3.1's 8
+    config = pretrain_cfg_container_from_args(args, model_config)
+    with trainer_errors.explained(args.save):
+        pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
+    writer = get_tensorboard_writer()
+    if writer:  # the last evaluation comes after Megatron's last flush, and its thread ends with the process
+        writer.flush()
+
+
+def _check_version() -> None:
+    if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
+        raise UsageError(
+            f"megatron-core {megatron.core.__version__} is installed; this entry point is written for "
+            f"{SUPPORTED_VERSION}x. Install it with: pip install 'megatron-core[training]>=0.19.2,<0.20'"
+        )
+
+
+def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
+    """The patches that come before Megatron parses its flags."""
+    patches.skip_compilation()
+    patches.explain_load_errors()
+    if on_cpu:
+        cpu_backend.patch_megatron()
+    else:
+        patches.log_mfu(torch.cuda.get_device_name())
+    watch_checkpoint_worker()
+    keep_reasons_of_failed_writes()
+    if args.srp_log == "brief":
+        patches.speak_briefly()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check what only Megatron's parser and its tokenizer show, and record the data that the run trains on."""
+    if args.use_checkpoint_args:  # the checkpoint may have brought other flags and another tokenizer
+        check_flags(args)
+        shards.check_tokenizer(args)
+    tokenizer = get_tokenizer()
+    record_data(args)
+    for note in check_checkpoint(args, tokenizer.vocab_size):
+        print_note(note)
+    check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
+
+
+def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:
+    """Set up what the parsed flags ask for."""
+    patches.keep_checkpoints(args.srp_keep_checkpoints)
+    if args.srp_sft:
+        prepare_attention(args)
+    if args.srp_dataloader == "dali":
+        patches.use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
+    if on_cpu and not args.async_save:
+        cpu_checkpoints.write_checkpoints_in_process()
