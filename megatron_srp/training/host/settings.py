@@ -9,7 +9,7 @@ from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.sidecars import sidecar_manifest
-from megatron_srp.training.flags.arguments import REFUSED, check_pad_token
+from megatron_srp.training.flags.refused import REFUSED, check_pad_token
 
 _LIBRARIES = {"huggingface": "HuggingFaceTokenizer", "sentencepiece": "SentencePieceTokenizer"}
 
@@ -26,16 +26,23 @@ def check_data(config: Any) -> None:
     paths = data_paths(config)
     for path in paths:
         shards.check_files(path)
-    manifests = {path: manifest for path in paths if (manifest := _reflected_manifest(path))}
+    manifests = reflected_manifests(paths)
     if manifests:
-        _check_resets(config)
-        _check_tokenizer(config, manifests)
+        check_resets(config)
+        tokenizer = config.tokenizer
+        check_pad_token(_ask(tokenizer, "pad"), _ask(tokenizer, "eod"), bool(config.allow_ambiguous_pad_tokens))
+        _check_tokenizer(tokenizer, manifests)
 
 
 def data_paths(config: Any) -> list[str]:
     """The data paths of all blends, each once."""
     blends = [config.blend, *(config.blend_per_split or [])]
     return list(dict.fromkeys(path for blend in blends if blend for path in blend[0]))
+
+
+def reflected_manifests(paths: list[str]) -> dict[str, dict[str, Any]]:
+    """The manifests of those data paths that have reflections."""
+    return {path: manifest for path in paths if (manifest := _reflected_manifest(path))}
 
 
 def _reflected_manifest(path: str) -> dict[str, Any] | None:
@@ -46,18 +53,16 @@ def _reflected_manifest(path: str) -> dict[str, Any] | None:
     return manifest if manifest and manifest.get("reflection") else None
 
 
-def _check_resets(config: Any) -> None:
+def check_resets(config: Any) -> None:
+    """Refuse positions or masks that restart at each end of text; `config` may be Megatron's arguments as well."""
     for field in ("reset_position_ids", "reset_attention_mask"):
         flag = "--" + field.replace("_", "-")
         if getattr(config, field, False):
             raise UsageError(f"{flag} cannot be used on data with reflections: {REFUSED[flag]}")
-    tokenizer = config.tokenizer
-    check_pad_token(_ask(tokenizer, "pad"), _ask(tokenizer, "eod"), bool(config.allow_ambiguous_pad_tokens))
 
 
-def _check_tokenizer(config: Any, manifests: dict[str, dict[str, Any]]) -> None:
+def _check_tokenizer(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> None:
     """Compare the program's tokenizer with the data's: by its files where it has any, else by its sizes."""
-    tokenizer = config.tokenizer
     kind, model = _LIBRARIES.get(_ask(tokenizer, "library")), _ask(tokenizer, "path")
     if kind and model:
         shards.compare_tokenizer(kind, str(model), manifests)
