@@ -23,6 +23,7 @@ _PUBLIC = {
     "Verdict": "schema",
     "load_guard": "annotation",
     "load_tokenizer": "tokenization",
+    "register": "training.host.register",
     "segment_text": "segmentation",
 }
 __all__ = ["__version__", *_PUBLIC]

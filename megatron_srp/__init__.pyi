@@ -12,6 +12,7 @@ from megatron_srp.schema import SafetyLabel as SafetyLabel
 from megatron_srp.schema import Verdict as Verdict
 from megatron_srp.segmentation import segment_text as segment_text
 from megatron_srp.tokenization import load_tokenizer as load_tokenizer
+from megatron_srp.training.host.register import register as register
 
 __all__: list[str]
 __version__: str

@@ -15,7 +15,7 @@ from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import spread
 from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_index
-from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard, sidecar_path
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
 GOAL = 0.8
@@ -46,7 +46,9 @@ def write_corpus(prefix: Path, num_documents: int) -> None:
         ]
     )
     entries = (rng.random(len(cuts)) < 0.04).astype(np.uint16)
-    ReflectionSidecar(offsets, cuts, entries, table, False).save(sidecar_path(prefix))
+    tokenizer = {"model": "gpt2", "vocab_size": _EOD + 1, "eos_id": _EOD, "fingerprint": ""}
+    info = {"shard": describe_shard(prefix), "tokenizer": tokenizer, "training_tokenizer": tokenizer}
+    ReflectionSidecar(offsets, cuts, entries, table, False, info).save(sidecar_path(prefix))
 
 
 def open_dataset(prefix: Path, num_samples: int, reflected: bool) -> Any:
@@ -54,7 +56,7 @@ def open_dataset(prefix: Path, num_samples: int, reflected: bool) -> Any:
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-    from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+    from megatron_srp.training.host.register import register
 
     tokenizer = SimpleNamespace(eod=_EOD, eos=_EOD, pad=-1, vocab_size=_EOD + 1, unique_identifiers={})
     options: dict[str, Any] = {
@@ -69,12 +71,11 @@ def open_dataset(prefix: Path, num_samples: int, reflected: bool) -> Any:
         "create_attention_mask": False,
         "path_to_cache": str(prefix.parent / "cache"),
     }
+    register()
     if reflected:
-        sidecars = {str(prefix): str(sidecar_path(prefix))}
-        kind, config = ReflectionGPTDataset, ReflectionGPTDatasetConfig(**options, srp_sidecars=sidecars)
-    else:
-        kind, config = GPTDataset, GPTDatasetConfig(**options)
-    return BlendedMegatronDatasetBuilder(kind, [num_samples, 0, 0], lambda: True, config).build()[0]
+        options["blend"] = ([str(sidecar_path(prefix))], None)
+    config = GPTDatasetConfig(**options)
+    return BlendedMegatronDatasetBuilder(GPTDataset, [num_samples, 0, 0], lambda: True, config).build()[0]
 
 
 def samples_per_cpu_second(dataset: Any, num_samples: int) -> float:

@@ -38,6 +38,7 @@ COMMANDS = {
     "merge": Command("merge", "shards", "join finished shards, or print the blend that trains on them as they are"),
     "strip": Command("strip", "shards", "turn reflected shards back into plain ones"),
     "train": Command("train", "training", "pretrain or post-train with Megatron's trainer, on one or many GPUs"),
+    "run": Command("run", "training", "run any Megatron script, unchanged, on data with reflections"),
     "presets": Command("presets", "training", "print a model size's flags, memory and layout for a number of GPUs"),
     "export": Command("export", "training", "turn a Megatron checkpoint into a Hugging Face model"),
     "import": Command("import_", "training", "turn a Hugging Face Llama into a checkpoint to train from"),

@@ -1,6 +1,8 @@
 """View and builder give Megatron the same samples, through its own dataset builder."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_srp.cli.preprocess import main
@@ -17,8 +19,8 @@ from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.tokenization import load_tokenizer
-from megatron_srp.training.datasets.providers import check_splits
-from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+from megatron_srp.training.datasets.providers import check_splits, config_with_sidecars
+from megatron_srp.training.host.register import register
 from tests.conftest import random_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -56,7 +58,8 @@ def sidecars(corpus: SimpleNamespace, names: str) -> dict[str, str]:
 
 
 def build(corpus: SimpleNamespace, sizes: list[int], **options: Any) -> list[Any]:
-    given = options.pop("srp_sidecars", None)
+    register()
+    given = options.pop("srp_sidecars", {})
     defaults: dict[str, Any] = {
         "random_seed": 1,
         "sequence_length": 64,
@@ -67,13 +70,9 @@ def build(corpus: SimpleNamespace, sizes: list[int], **options: Any) -> list[Any
         "create_attention_mask": False,
         "path_to_cache": str(corpus.folder / "cache"),
     }
-    options = defaults | options
-    if given is None:
-        kind, config = GPTDataset, GPTDatasetConfig(**options)
-    else:
-        kind, config = ReflectionGPTDataset, ReflectionGPTDatasetConfig(**options, srp_sidecars=given)
+    config = config_with_sidecars(given, **{"blend": None, "blend_per_split": None} | defaults | options)
     check_splits(config)
-    return BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()
+    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
 
 
 def assert_same(ours: list[Any], theirs: list[Any]) -> int:
@@ -126,45 +125,29 @@ def test_a_blend_for_each_split_where_one_shard_has_no_sidecar(corpus):
     assert_same(ours, theirs)
 
 
-def test_the_cache_of_other_reflections_is_not_used(corpus, tmp_path):
-    """Under the same cache, another sidecar gets a sample index of its own; the key is what does it."""
+def test_a_sidecar_replaced_under_its_name_is_not_read_with_the_old_index(corpus, tmp_path):
+    """Without the fingerprint in the name of the cached index, Megatron would take the first one's for the second."""
+    (prefix,), (first,) = prefixes(corpus, "plain", "a"), sidecars(corpus, "a").values()
+    main(["--input-shards", prefix, "--guard", "heuristic", "--max-words", "40", "--output-prefix", f"{tmp_path}/o"])
+    path = tmp_path / "used.srp"
 
-    class WithoutKey(ReflectionGPTDataset):
-        @staticmethod
-        def _key_config_attributes() -> list[str]:
-            return GPTDataset._key_config_attributes()
+    def dataset(sidecar: Path) -> Any:
+        path.unlink(missing_ok=True)
+        shutil.copy(sidecar, path)
+        options = {"blend": ([str(path)], None), "split": "1,0,0", "path_to_cache": str(tmp_path / "cache")}
+        return build(corpus, [300, 0, 0], **options)[0]
 
+    was, now, again = map(dataset, (first, tmp_path / f"o_{Path(prefix).name}.srp", first))
+    assert was.unique_description_hash == again.unique_description_hash != now.unique_description_hash
+    assert not np.array_equal(was.sample_index, now.sample_index)
+    assert np.array_equal(was.sample_index, again.sample_index)
+
+
+def test_a_plain_run_keeps_its_cache(corpus, tmp_path):
+    """The names of its indices are those without the hooks, so that an index made in advance is found."""
     (prefix,) = prefixes(corpus, "plain", "a")
-    main(
-        ["--input-shards", prefix, "--guard", "heuristic", "--max-words", "40", "--output-prefix", str(tmp_path / "o")]
-    )
-    other = {prefix: str(tmp_path / f"o_{Path(prefix).name}.srp")}
-
-    def dataset(kind: type, given: dict[str, str]) -> Any:
-        config = ReflectionGPTDatasetConfig(
-            random_seed=1,
-            sequence_length=64,
-            blend=([prefix], None),
-            split="1,0,0",
-            tokenizer=corpus.tokenizer,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-            path_to_cache=str(tmp_path / "cache"),
-            srp_sidecars=given,
-        )
-        return BlendedMegatronDatasetBuilder(kind, [300, 0, 0], lambda: True, config).build()[0]
-
-    first, second = (dataset(ReflectionGPTDataset, given) for given in (sidecars(corpus, "a"), other))
-    assert first.unique_description_hash != second.unique_description_hash
-    assert not np.array_equal(first.sample_index, second.sample_index)
-    again = dataset(ReflectionGPTDataset, sidecars(corpus, "a"))
-    assert again.unique_description_hash == first.unique_description_hash
-    # Without the fingerprints in the key, Megatron takes the first one's index for the second.
-    stale = [dataset(WithoutKey, given) for given in (sidecars(corpus, "a"), other)]
-    assert np.array_equal(stale[0].sample_index, stale[1].sample_index)
-    assert not np.array_equal(stale[1].sample_index, second.sample_index)
+    options = {"blend": ([prefix], None), "split": "1,0,0", "path_to_cache": str(tmp_path)}
+    assert json.loads(build(corpus, [9, 0, 0], **options)[0].unique_description)["dataset_path"] == prefix
 
 
 def test_megatrons_fast_start(corpus):
@@ -177,25 +160,14 @@ def test_megatrons_fast_start(corpus):
 
 
 def test_changed_reflections_of_the_same_lengths_change_the_key(corpus, tmp_path):
-    (prefix,) = prefixes(corpus, "plain", "a")
     (path,) = sidecars(corpus, "a").values()
     sidecar = ReflectionSidecar.load(path)
     dataclasses.replace(sidecar, entries=sidecar.entries[::-1].copy()).save(tmp_path / "x.srp")
     keys = [
-        ReflectionGPTDatasetConfig(
-            random_seed=1,
-            sequence_length=64,
-            blend=([prefix], None),
-            split="1,0,0",
-            tokenizer=corpus.tokenizer,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            srp_sidecars={prefix: str(file)},
-        ).srp_fingerprints
+        build(corpus, [9, 0, 0], blend=([str(file)], None), split="1,0,0")[0].unique_identifiers["dataset_path"]
         for file in (path, path, tmp_path / "x.srp")
     ]
-    assert keys[0] == keys[1] != keys[2]
+    assert keys[0] == keys[1] and keys[0].rpartition("@")[2] != keys[2].rpartition("@")[2]
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def shard(tmp_path: Path) -> str:
 def manifests(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Manifests by shard; a tokenizer's fingerprint is that of its path, repeated."""
     found: dict[str, Any] = {}
-    monkeypatch.setattr(shards, "_find_manifest", found.get)
+    monkeypatch.setattr(shards, "find_manifest", found.get)
     monkeypatch.setattr(shards, "_fingerprint", lambda kind, model: f"{kind}:{Path(model).name}")
     return found
 

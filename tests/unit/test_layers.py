@@ -33,7 +33,7 @@ LAYERS = [
     ("attacks", "evaluation"),
     ("medsafetyworld/measure", "medsafetyworld/experiment"),
     ("benchmarks", "smoke"),
-    ("cli", "__main__"),
+    ("cli", "__main__", "run"),
 ]
 # Where the heavy libraries may be imported: folders and files, as prefixes.
 HEAVY = {

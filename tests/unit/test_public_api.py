@@ -26,6 +26,7 @@ NAMES = [
     "Verdict",
     "load_guard",
     "load_tokenizer",
+    "register",
     "segment_text",
 ]
 

@@ -170,10 +170,10 @@ class ShardJob:
         moves: dict[Path, Path] = {}
         described = self.settings.describe()
         with self.output.writing():
-            for writer, shard in zip(self.writers, described["input_shards"], strict=True):
+            for writer, path, shard in zip(self.writers, self.settings.shards, described["input_shards"], strict=True):
                 info = {name: described[name] for name in ("tokenizer", "reflection", "max_words")}
                 if not self.settings.materialize:
-                    info |= {"shard": shard, "training_tokenizer": tokenizer}
+                    info |= {"shard": shard | {"path": str(Path(path).resolve())}, "training_tokenizer": tokenizer}
                 moves |= writer.finish(info, True)
             if self.written is not self.settings.tokenizer:
                 moves[Path("tokenizer")] = Path(self.settings.tokenizer_folder.name)

@@ -49,8 +49,8 @@ class ReflectionSidecar:
         table: the distinct reflections.
         materialized: whether the shard next to it already contains the reflections.
         info: settings and fingerprints of the tokenizer and the form, as JSON. One that is not materialised
-            also says which `shard` it is for (`describe_shard`), and which `training_tokenizer` (as in a
-            manifest) its reflections and the shard are trained with.
+            also says which `shard` it is for (`describe_shard`, and its `path` then), and which `training_tokenizer`
+            (as in a manifest) its reflections and the shard are trained with.
         recorded_fingerprint: of a loaded sidecar, its fingerprint when it was written.
         hints: the ids of reflections with hints; None where the form has none.
         highest_hint_id: of all of them, as a loaded sidecar recorded it.

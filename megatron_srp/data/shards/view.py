@@ -45,7 +45,7 @@ class ReflectedIndexedDataset:
         sidecar: path of a sidecar that was made for it.
 
     Attributes:
-        path_prefix: as given.
+        path_prefix, sidecar_path: as given.
         sequence_lengths: int32[N], reflected tokens of each sequence.
         document_indices: int64[D+1], first sequence of each document.
         dtype: of the tokens.
@@ -55,7 +55,7 @@ class ReflectedIndexedDataset:
     """
 
     def __init__(self, path_prefix: str | Path, sidecar: str | Path) -> None:
-        self.path_prefix, self._sidecar_path = str(path_prefix), str(sidecar)
+        self.path_prefix, self.sidecar_path = str(path_prefix), str(sidecar)
         shard, loaded = IndexedShard(path_prefix), ReflectionSidecar.load(sidecar)
         if loaded.materialized:
             raise InputError(f"{sidecar}: its reflections are in the shard's tokens already; read the shard alone")
@@ -86,7 +86,7 @@ class ReflectedIndexedDataset:
         return len(self.sequence_lengths)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path_prefix, self._sidecar_path)  # a data-loader worker maps the files itself
+        return type(self), (self.path_prefix, self.sidecar_path)  # a data-loader worker maps the files itself
 
     def get(self, idx: Index, offset: int = 0, length: Index | None = None) -> np.ndarray:
         """`length` reflected tokens of sequence `idx` from `offset` on; by default all that follow.
@@ -124,7 +124,7 @@ class ReflectedIndexedDataset:
             )
         except ValueError:
             raise InputError(
-                f"{self._sidecar_path}: its cuts in sequence {row} do not fit {self.path_prefix}; damaged?"
+                f"{self.sidecar_path}: its cuts in sequence {row} do not fit {self.path_prefix}; damaged?"
             ) from None
         return out
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.training.checks.sidecars import match_sidecars, sidecar_manifest, unreflected
+from megatron_srp.training.checks.sidecars import match_sidecars, shard_of, sidecar_manifest, unreflected
 
 # Flags that name shards, and the split that each is for.
 _BLENDS = {
@@ -40,8 +40,8 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if not prefixes:
         raise UsageError("no data: pass --data-path PREFIX (the path of the shard's .bin without .bin)")
     for prefix in prefixes:
-        _check_files(prefix)
-        if not args.srp_sft and (_find_manifest(prefix) or {}).get("sft"):
+        check_files(prefix)
+        if not args.srp_sft and (find_manifest(prefix) or {}).get("sft"):
             raise UsageError(
                 f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
                 f"Train on it with --srp-sft {prefix}"
@@ -51,7 +51,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     notes += [
         f"{prefix} has no .srp.json that lists it: used as it is, and its tokenizer is not checked"
         for prefix in prefixes
-        if prefix not in sidecars and _find_manifest(prefix) is None
+        if prefix not in sidecars and find_manifest(prefix) is None
     ]
     if not args.srp_sft:
         notes += unreflected(prefixes, sidecars)
@@ -76,7 +76,7 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
     """Refuse a tokenizer other than the shards' own; returns the flags that set it if `args` do not."""
     _check_tokenizer_files(args.tokenizer_model)
     prefixes = shard_prefixes(args)
-    found = {prefix: _find_manifest(prefix) for prefix in prefixes}
+    found = {prefix: find_manifest(prefix) for prefix in prefixes}
     manifests = {prefix: manifest for prefix, manifest in found.items() if manifest is not None}
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     # A sidecar may add tokens to its shard's tokenizer: if there is one, it decides.
@@ -98,7 +98,7 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
             raise InputError(
                 f"{first}: made with the tokenizer {model}, which is missing; pass its new path with --tokenizer-model"
             )
-    _compare(kind, model, manifests)
+    compare_tokenizer(kind, model, manifests)
     return flags
 
 
@@ -113,7 +113,7 @@ def blends(args: argparse.Namespace) -> list[tuple[str, list[tuple[float | None,
 
 
 def shard_prefixes(args: argparse.Namespace) -> list[str]:
-    """Path prefixes of all shards of a run, each once, in order."""
+    """Data paths of a run, each once, in order: prefixes of shards, and sidecars."""
     return list(dict.fromkeys(prefix for _, blend in blends(args) for _, prefix in blend))
 
 
@@ -151,7 +151,9 @@ def _read_splits(path: str) -> list[list[str]]:
     return [blend.split() if isinstance(blend, str) else blend for blend in blends]
 
 
-def _check_files(prefix: str) -> None:
+def check_files(prefix: str) -> None:
+    """Refuse a data path that is neither a shard's prefix, with the name that was probably meant, nor a sidecar."""
+    prefix = shard_of(prefix)
     if "://" in prefix:  # object storage: Megatron looks there itself
         return
     missing = [end for end in (".bin", ".idx") if not Path(prefix + end).is_file()]
@@ -176,6 +178,7 @@ def num_sequences(prefix: str) -> int:
 def read_index_header(prefix: str) -> tuple[int, int]:
     """Megatron's code for a shard's token type, and its number of sequences."""
     header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
+    prefix = shard_of(prefix)
     with Path(prefix + ".idx").open("rb") as file:
         start = file.read(header.size)
     if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
@@ -184,10 +187,11 @@ def read_index_header(prefix: str) -> tuple[int, int]:
     return code, sequences
 
 
-def _find_manifest(prefix: str) -> dict[str, Any] | None:
-    from megatron_srp.data.shards.manifest import find_manifest
+def find_manifest(prefix: str) -> dict[str, Any] | None:
+    """The manifest that lists the shard; None if there is none, or the shard is on object storage."""
+    from megatron_srp.data.shards import manifest
 
-    return None if "://" in prefix else find_manifest(prefix)
+    return None if "://" in prefix else manifest.find_manifest(shard_of(prefix))
 
 
 def _check_tokenizer_files(model: str | None) -> None:
@@ -203,7 +207,12 @@ def _fingerprint(kind: str, model: str) -> str:
     return tokenizer_fingerprint(kind, model)
 
 
-def _compare(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
+def compare_tokenizer(kind: str, model: str, manifests: dict[str, dict[str, Any]]) -> None:
+    """Refuse shards that were made with another tokenizer than `model`.
+
+    Args:
+        manifests: by the shards' prefixes, or by sidecars'.
+    """
     fingerprint = _fingerprint(kind, model)
     # Plain text has the same ids in a tokenizer that a sidecar only extends.
     written = [m for m in manifests.values() if m["tokenizer"]["fingerprint"] == fingerprint]

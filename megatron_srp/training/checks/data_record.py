@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.checks.sidecars import match_sidecars
+from megatron_srp.training.checks.sidecars import match_sidecars, shard_of
 
 # Fields that may differ between two runs, with their names in messages. Reflections are compared setting by setting.
 _COMPARED = {
@@ -55,16 +55,15 @@ def _share(blend: list[tuple[float | None, str]]) -> list[tuple[float | None, st
 
 
 def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
-    from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import describe_shard, read_header
 
     on_disk = "://" not in prefix
-    manifest = (find_manifest(prefix) if on_disk else None) or {}
+    manifest = shards.find_manifest(prefix) or {}
     settings = manifest.get("settings") or {}
     header = read_header(sidecar) if sidecar else None
     made = header["info"] if header else settings
     tokenizer = made["training_tokenizer"] if header else manifest.get("tokenizer") or {}
-    content = describe_shard(prefix) if on_disk else {}
+    content = describe_shard(shard_of(prefix)) if on_disk else {}
     return {
         **{file: content.get(file) for file in _CONTENT},
         "tokenizer": tokenizer.get("fingerprint"),

@@ -17,6 +17,7 @@ from typing import Any
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks import data_record
+from megatron_srp.training.checks.sidecars import match_sidecars
 
 _OF_THE_FORM = ("open", "close", "tokens")
 
@@ -27,12 +28,12 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: when shards of a run write reflections in different ways.
     """
-    from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import read_header
 
-    prefixes = [prefix for prefix in shards.shard_prefixes(args) if "://" not in prefix]
-    manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
-    headers = {path: read_header(path)["info"] for path in args.srp_sidecar or []}
+    prefixes = shards.shard_prefixes(args)
+    manifests = {prefix: manifest for prefix in prefixes if (manifest := shards.find_manifest(prefix))}
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
+    headers = {path: read_header(path)["info"] for path in sidecars.values()}
     tokenizers = [info["training_tokenizer"] for info in headers.values()]
     tokenizers += [manifest["tokenizer"] for manifest in manifests.values()]
     forms = {path: info["reflection"] for path, info in headers.items()}

@@ -48,7 +48,8 @@ _END_OF_DOCUMENT = {
 
 def _describe_reflections(record: dict[str, Any], sidecar: str | None) -> str:
     if sidecar:
-        return f"sidecar {sidecar}, {_density(count_reflections(sidecar), count_tokens(record['shard']))}"
+        name = "" if sidecar == record["shard"] else f"sidecar {sidecar}, "
+        return name + _density(count_reflections(sidecar), count_tokens(record["shard"]))
     if record["reflection"]:
         return _density(*_count_materialized(record["shard"]))
     return "reflections unknown (no manifest)" if record["tokenizer"] is None else "no reflections"

@@ -12,22 +12,22 @@ from megatron_srp.errors import InputError, UsageError
 
 
 def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
-    """Path of the sidecar of each shard that has one, by the shard's prefix.
+    """The sidecar of each data path that has one: the path itself, or the one of `sidecars` that is for its shard.
 
     Args:
         sidecars: as `--srp-sidecar` names them.
-        prefixes: of all shards of the run.
+        prefixes: the data paths of the run.
 
     Raises:
         UsageError, InputError: for a file that is not a sidecar, whose reflections are in the shard already,
             or that belongs to none of the shards, and for two that belong to the same shard.
     """
+    matched = {path: path for path in prefixes if shard_of(path) != path}
     if not sidecars:
-        return {}
+        return matched
     from megatron_srp.data.shards.sidecar import describe_shard
 
-    shards = {prefix: describe_shard(prefix) for prefix in prefixes if "://" not in prefix}
-    matched: dict[str, str] = {}
+    shards = {prefix: describe_shard(prefix) for prefix in prefixes if "://" not in prefix and prefix not in matched}
     for path in sidecars:
         wanted = _made_for(path)
         own = [prefix for prefix, shard in shards.items() if _same(shard, wanted)]
@@ -41,6 +41,15 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
                 raise UsageError(f"--srp-sidecar: {matched[prefix]} and {path} are both for {prefix}; pass one")
             matched[prefix] = path
     return matched
+
+
+def shard_of(path: str) -> str:
+    """The shard that a data path reads: the one that a sidecar is for, or the path itself."""
+    if not path.endswith(".srp"):
+        return path
+    from megatron_srp.data.shards.data_path import is_sidecar, plain_prefix
+
+    return plain_prefix(path) if is_sidecar(path) else path
 
 
 def _made_for(path: str) -> dict[str, str]:

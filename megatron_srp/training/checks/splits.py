@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.checks.sidecars import match_sidecars
+from megatron_srp.training.checks.sidecars import match_sidecars, shard_of
 
 Blend = list[tuple[float | None, str]]
 
@@ -80,7 +80,7 @@ def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
 
 def _check_lengths(args: argparse.Namespace) -> None:
     prefixes = [prefix for prefix in shards.shard_prefixes(args) if "://" not in prefix]
-    sidecars = match_sidecars(args.srp_sidecar or [], prefixes) if args.srp_sidecar else {}
+    sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     needed = args.seq_length + 1  # the last token of a sequence is a label only
     for prefix in prefixes:
         tokens = count_tokens(prefix)
@@ -89,7 +89,7 @@ def _check_lengths(args: argparse.Namespace) -> None:
         if prefix in sidecars:  # such a short shard is read in no time
             from megatron_srp.data.shards.view import ReflectedIndexedDataset
 
-            tokens = int(ReflectedIndexedDataset(prefix, sidecars[prefix]).sequence_lengths.sum())
+            tokens = int(ReflectedIndexedDataset(shard_of(prefix), sidecars[prefix]).sequence_lengths.sum())
         if tokens < needed:
             raise UsageError(
                 f"{prefix} has {tokens:,} tokens, and a sequence of --seq-length {args.seq_length} takes {needed:,}: "
@@ -103,4 +103,4 @@ def count_tokens(prefix: str) -> int | None:
 
     code, _ = shards.read_index_header(prefix)
     sizes = {code: dtype.itemsize for dtype, code in TYPE_CODES.items()}
-    return Path(f"{prefix}.bin").stat().st_size // sizes[code] if code in sizes else None
+    return Path(f"{shard_of(prefix)}.bin").stat().st_size // sizes[code] if code in sizes else None

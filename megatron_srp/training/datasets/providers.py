@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
@@ -11,7 +12,7 @@ from megatron.core.datasets.utils import Split
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.sidecars import match_sidecars
-from megatron_srp.training.datasets.reflection_dataset import ReflectionGPTDataset, ReflectionGPTDatasetConfig
+from megatron_srp.training.host.register import register
 
 # Fields of GPTDatasetConfig whose argument has another name, with that name.
 DATASET_OPTIONS = {
@@ -37,19 +38,32 @@ DATASET_OPTIONS = {
 
 @dataclass(frozen=True)
 class DatasetKind:
-    """The dataset class that reads the shards, its configuration class, and that class's extra fields."""
+    """The dataset class that reads the shards, what makes its configuration, and that one's extra fields."""
 
     dataset: type
-    config: type = GPTDatasetConfig
+    config: Callable[..., Any] = GPTDatasetConfig
     extra_options: Callable[[argparse.Namespace], dict[str, Any]] = lambda args: {}
 
 
 def choose_dataset(args: argparse.Namespace) -> DatasetKind:
     """The dataset for these arguments: the place to add another way to read shards."""
-    if args.srp_sidecar:
-        sidecars = match_sidecars(args.srp_sidecar, shards.shard_prefixes(args))
-        return DatasetKind(ReflectionGPTDataset, ReflectionGPTDatasetConfig, lambda args: {"srp_sidecars": sidecars})
-    return DatasetKind(MockGPTDataset if args.mock_data else GPTDataset)
+    register()
+    if args.mock_data:
+        return DatasetKind(MockGPTDataset)
+    sidecars = match_sidecars(args.srp_sidecar or [], shards.shard_prefixes(args))
+    return DatasetKind(GPTDataset, partial(config_with_sidecars, sidecars))
+
+
+def config_with_sidecars(sidecars: dict[str, str], **options: Any) -> GPTDatasetConfig:
+    """Megatron's configuration, reading each shard of `sidecars` with its reflections."""
+
+    def reflected(blend: tuple[list[str], list[float] | None] | None) -> tuple[list[str], list[float] | None] | None:
+        return blend and ([sidecars.get(path, path) for path in blend[0]], blend[1])
+
+    per_split = options["blend_per_split"]
+    options["blend"] = reflected(options["blend"])
+    options["blend_per_split"] = per_split and [reflected(blend) for blend in per_split]
+    return GPTDatasetConfig(**options)
 
 
 def check_splits(config: Any) -> None:

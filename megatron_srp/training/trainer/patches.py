@@ -8,6 +8,7 @@ from megatron_srp.training.checks.checkpoint_files import keep_newest
 from megatron_srp.training.datasets.dali import through_dali
 from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
+from megatron_srp.training.process.dataset_helpers import find_helpers
 
 # They warn at every start about things the user need not act on: the mode it always runs in, GPTModel
 # getting no new features, a deprecated writer that Megatron itself chooses.
@@ -19,17 +20,14 @@ NOISY_MODULES = {
 
 
 def skip_compilation() -> None:
-    """Keep Megatron from running `make` for its data helpers, with or without a GPU.
+    """Keep Megatron from running `make` for its data helpers where they are compiled, with or without a GPU.
 
-    The wheel ships them compiled but has no Makefile, so rank 0 would exit at start-up.
+    The wheel has no Makefile, so rank 0 would exit at start-up.
     """
     import megatron.core.datasets.utils as utils
 
-    try:
-        import megatron.core.datasets.helpers_cpp  # noqa: F401
-    except ImportError:  # a source tree: let it compile
-        return
-    utils.compile_helpers = lambda: None
+    if find_helpers():
+        utils.compile_helpers = lambda: None
 
 
 def speak_briefly() -> None:

@@ -1,0 +1,131 @@
+"""`megatron_srp.register()`: from then on the datasets of a Megatron program read sidecars.
+
+    import megatron_srp
+
+    megatron_srp.register()  # before its datasets are built
+    config = GPTDatasetConfig(blend=(["out/w200.srp", "out/plain_text_document"], [0.7, 0.3]), ...)
+
+Three methods of megatron.core are wrapped, and everything else is the program's own. What they rely on, in 0.19 and
+0.20 (`tests/integration/test_register.py` fails where it changes):
+
+    BlendedMegatronDatasetBuilder.__init__(cls, sizes, is_built_on_rank, config)
+        is called on every rank before the first dataset is built: here mistakes are found, on all ranks alike
+    GPTDataset.build_low_level_dataset(dataset_path, config)
+        a static method that opens one data path; FIM's and other kinds inherit it
+    MegatronDataset.__init__(dataset, dataset_path, ...)
+        names the cached indices after a hash of `dataset_path`, to which a sidecar's fingerprint is added: a sidecar
+        that is replaced under the same name is never read with the old index
+"""
+
+import functools
+import gc
+import sys
+from types import TracebackType
+from typing import Any
+
+from megatron_srp.data.shards.data_path import is_sidecar, plain_prefix
+from megatron_srp.data.shards.sidecar import read_header
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
+from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.training.checks.data import check_files
+from megatron_srp.training.host.settings import check_data, data_paths
+from megatron_srp.training.host.versions import check_version
+from megatron_srp.training.process.exits import exit_together
+
+_MARK = "_reads_sidecars"
+
+
+def register() -> None:
+    """Let the datasets of this process read sidecars, whoever builds them; a second call does nothing.
+
+        >>> import megatron_srp
+        >>> megatron_srp.register()
+
+    An SrpError that the program does not catch, such as one for settings that would undo the method, is one line on
+    rank 0, and all ranks end.
+
+    Raises:
+        UsageError: when megatron-core is a release that was not tested, or datasets have been built already.
+    """
+    _end_in_one_line()
+    import megatron.core
+
+    check_version(megatron.core.__version__)
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+    from megatron.core.datasets.megatron_dataset import MegatronDataset
+
+    if hasattr(GPTDataset, _MARK):
+        return
+    _refuse_built(GPTDataset)
+    BlendedMegatronDatasetBuilder.__init__ = _checking(BlendedMegatronDatasetBuilder.__init__)
+    GPTDataset.build_low_level_dataset = staticmethod(_opening(GPTDataset.build_low_level_dataset))
+    MegatronDataset.__init__ = _naming(MegatronDataset.__init__)
+    setattr(GPTDataset, _MARK, GPTDataset.build_low_level_dataset)
+
+
+def _refuse_built(kind: type) -> None:
+    """A dataset that exists has opened its shards without their reflections."""
+    if any(issubclass(type(found), kind) for found in gc.get_objects()):
+        raise UsageError(
+            "megatron_srp.register() is called after datasets were built, which read their shards without reflections; "
+            "call it first, or start the program with `srp run`"
+        )
+
+
+def _checking(plain_init: Any) -> Any:
+    @functools.wraps(plain_init)
+    def init(builder: Any, cls: Any, sizes: Any, is_built_on_rank: Any, config: Any) -> None:
+        if reads_sidecars(cls):
+            check_data(config)
+        elif found := [path for path in data_paths(config) if is_sidecar(path)]:
+            raise UsageError(
+                f"{found[0]}: {cls.__name__} does not read indexed shards, so it cannot read a sidecar; pass data of "
+                "its own kind"
+            )
+        plain_init(builder, cls, sizes, is_built_on_rank, config)
+
+    return init
+
+
+def reads_sidecars(cls: Any) -> bool:
+    """Whether a dataset class opens its data with the method of GPTDataset that is wrapped here."""
+    opener = getattr(cls, _MARK, None)
+    return opener is not None and getattr(cls, "build_low_level_dataset", None) is opener
+
+
+def _opening(plain_open: Any) -> Any:
+    @functools.wraps(plain_open)
+    def build_low_level_dataset(dataset_path: str, config: Any) -> Any:
+        if is_sidecar(dataset_path):
+            check_data(config)  # a program need not use Megatron's builder
+            return ReflectedIndexedDataset(plain_prefix(dataset_path), dataset_path)
+        check_files(dataset_path)
+        return plain_open(dataset_path, config)
+
+    return build_low_level_dataset
+
+
+def _naming(plain_init: Any) -> Any:
+    @functools.wraps(plain_init)
+    def init(self: Any, dataset: Any, dataset_path: str | None, *args: Any, **kwargs: Any) -> None:
+        if isinstance(dataset, ReflectedIndexedDataset):
+            dataset_path = f"{dataset_path}@{read_header(dataset.sidecar_path)['fingerprint']}"
+        plain_init(self, dataset, dataset_path, *args, **kwargs)
+
+    return init
+
+
+def _end_in_one_line() -> None:
+    """End the program in one line for an SrpError that it does not catch; any other error as before."""
+    show = sys.excepthook
+    if hasattr(show, _MARK):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if isinstance(error, SrpError):
+            exit_together(error)
+        show(kind, error, traceback)
+
+    setattr(hook, _MARK, True)
+    sys.excepthook = hook
