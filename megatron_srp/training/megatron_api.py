@@ -46,6 +46,7 @@ from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
 from megatron_srp.training.datasets.dali import through_dali
 from megatron_srp.training.datasets.providers import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
+from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.datasets.sft_batch import conversation_bounds, get_packed_batch, is_flat, prepare_attention
 from megatron_srp.training.datasets.sft_dataset import build_sft_datasets
 from megatron_srp.training.flags import arguments
@@ -72,7 +73,8 @@ def dataset_config(kind: DatasetKind) -> Any:
     args = get_args()
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     options = {field: getattr(args, name) for field, name in DATASET_OPTIONS.items()}
-    options |= {"blend": blend, "blend_per_split": blend_per_split, "tokenizer": get_tokenizer()}
+    tokenizer = run_tokenizer(get_tokenizer(), args.srp_data)
+    options |= {"blend": blend, "blend_per_split": blend_per_split, "tokenizer": tokenizer}
     return kind.config(**options, **kind.extra_options(args))
 
 
@@ -321,7 +323,8 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
         prepare_attention(args)
     if args.srp_dataloader == "dali":
         use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
-    arguments.check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
+    eod = run_tokenizer(tokenizer, args.srp_data).eod
+    arguments.check_pad_token(getattr(tokenizer, "pad", None), eod, args.allow_ambiguous_pad_tokens)
     if on_cpu and not args.async_save:
         cpu_checkpoints.write_checkpoints_in_process()
     model_config = gpt_config_from_args(args)
