@@ -15,11 +15,13 @@ from megatron_srp.checkpoints.llama import (
 )
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.training.checks.end_of_document import recorded_in
 from megatron_srp.whole_folder import whole_folder
 
 if TYPE_CHECKING:
     import torch
 
+    from megatron_srp.checkpoints.hf_tokenizer import TokenIds
     from megatron_srp.checkpoints.megatron_checkpoint import MegatronCheckpoint
 
 DTYPES = ("as-saved", "bfloat16", "float16", "float32")
@@ -71,6 +73,7 @@ def export_hf(
 
     from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
     from megatron_srp.checkpoints.megatron_checkpoint import MegatronCheckpoint
+    from megatron_srp.training.checks.data_record import chat_template_of
 
     source = MegatronCheckpoint(checkpoint, step)
     text_tokenizer = _tokenizer(source.args, tokenizer)
@@ -80,7 +83,7 @@ def export_hf(
     _check_tensors(source, table)
     final = _dtype(source, dtype)
     with whole_folder(out, overwrite, marker="config.json") as folder:
-        token_ids = save_tokenizer(text_tokenizer, folder)
+        token_ids = save_tokenizer(text_tokenizer, folder, chat_template_of(_data_of(source.args)))
         num_bytes = _write_shards(source, table, folder, final, max_shard_bytes)
         _write_configs(shape, final, token_ids, folder)
     return Exported(
@@ -95,13 +98,20 @@ def export_hf(
     )
 
 
+def _data_of(args: Any) -> dict[str, Any]:
+    """What the run records of its data; nothing in a checkpoint of other tools."""
+    return getattr(args, "srp_data", None) or {}
+
+
 def _tokenizer(args: Any, model: str | None) -> TextTokenizer:
+    """The run's tokenizer, with the end-of-document token of its data."""
     model = model or args.tokenizer_model
     if model is None:
         raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); pass one with --tokenizer")
     is_hf = Path(model).suffix == ".json" or (Path(model) / "tokenizer.json").is_file()
     try:
-        return load_tokenizer("HuggingFaceTokenizer" if is_hf else args.tokenizer_type, model)
+        end = recorded_in(_data_of(args)) or {}
+        return load_tokenizer("HuggingFaceTokenizer" if is_hf else args.tokenizer_type, model, end.get("token"))
     except UsageError as error:
         raise UsageError(f"the run's tokenizer: {error}; pass its new path with --tokenizer") from None
 
@@ -198,7 +208,7 @@ def _save(tensors: dict[str, "torch.Tensor"], path: Path) -> None:
     path.chmod(0o644)  # the library leaves it readable to its owner only
 
 
-def _write_configs(shape: LlamaShape, dtype: "torch.dtype", token_ids: dict[str, int | None], folder: Path) -> None:
+def _write_configs(shape: LlamaShape, dtype: "torch.dtype", token_ids: "TokenIds", folder: Path) -> None:
     from transformers import GenerationConfig
 
     from megatron_srp.files import write_json
@@ -207,5 +217,7 @@ def _write_configs(shape: LlamaShape, dtype: "torch.dtype", token_ids: dict[str,
     config.save_pretrained(folder)
     written = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", written | rope_of_old(config.rope_parameters))
-    pad = token_ids["pad_token_id"] if token_ids["pad_token_id"] is not None else token_ids["eos_token_id"]
+    eos = token_ids["eos_token_id"]
+    any_eos = eos[0] if isinstance(eos, list) else eos
+    pad = token_ids["pad_token_id"] if token_ids["pad_token_id"] is not None else any_eos
     GenerationConfig(**{**token_ids, "pad_token_id": pad}).save_pretrained(folder)

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.errors import InputError
+from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import write_json, write_text
-from megatron_srp.sft.template import PLAIN_JINJA
-from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.sft.template import PLAIN_JINJA, load_template
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer, read_config
 from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
 
+TokenIds = dict[str, int | list[int] | None]
 REFLECTED = "<think> Safe </think> An answer. <think> Safe </think>"
 _SAMPLE = f" The 3.14 café\n\n\t日本 ½ don't {REFLECTED} <|endoftext|> <s> end  "
 # Join pieces as SentencePiece does; the conversion omits this part.
@@ -26,11 +28,16 @@ _SENTENCEPIECE_DECODER = {
 }
 
 
-def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | None]:
+def save_tokenizer(tokenizer: TextTokenizer, folder: Path, chat_template: str | None = None) -> TokenIds:
     """Write tokenizer.json, its configuration and chat_template.jinja into `folder`.
 
+    Args:
+        chat_template: the one that the model's conversations were written with, "tokenizer" or "plain". By default
+            the tokenizer's own if it keeps reflections.
+
     Returns:
-        `bos_token_id`, `eos_token_id` and `pad_token_id`, None for one that it does not have.
+        `bos_token_id`, `eos_token_id` and `pad_token_id`, None for one that it does not have. Where the end of a
+        turn is another token than the end of a document, `eos_token_id` is a list that begins with the latter.
 
     Raises:
         InputError: when transformers would return other ids than the training data has.
@@ -38,17 +45,32 @@ def save_tokenizer(tokenizer: TextTokenizer, folder: Path) -> dict[str, int | No
     config = _save_files(tokenizer, folder)
     own_template = config.pop("chat_template", None)
     # The class of that name loads tokenizer.json unchanged; those of single models rebuild a part of it.
-    write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(folder / "tokenizer_config.json", config)
 
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(folder)
-    template = PLAIN_JINJA.read_text(encoding="utf-8")
-    if isinstance(own_template, str) and _keeps_reflections(loaded, own_template):
-        template = own_template
-    write_text(folder / "chat_template.jinja", template)
+    template = own_template if isinstance(own_template, str) and chat_template != "plain" else None
+    if template and chat_template is None and not _keeps_reflections(AutoTokenizer.from_pretrained(folder), template):
+        template = None
+    if template is None:  # the plain template ends turns as documents end
+        write_json(folder / "tokenizer_config.json", config | {"eos_token": tokenizer.eos_text})
+    write_text(folder / "chat_template.jinja", template or PLAIN_JINJA.read_text(encoding="utf-8"))
     _compare(tokenizer, folder)
-    return {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    loaded = AutoTokenizer.from_pretrained(folder)
+    ids = {f"{name}_token_id": getattr(loaded, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return ids | {"eos_token_id": _ends(tokenizer, folder)}
+
+
+def _ends(tokenizer: TextTokenizer, folder: Path) -> int | list[int] | None:
+    """The tokens that end an answer: the end-of-document token, and what ends a turn in the template of `folder`."""
+    written = load_tokenizer("HuggingFaceTokenizer", folder).ending_documents_with(tokenizer.eos_text)
+    ends = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    if ends:
+        with suppress(UsageError):  # the template takes other turns, or does not end them
+            ends.append(load_template(written, None).end_of_turn)
+    distinct = list(dict.fromkeys(ends))
+    return distinct if len(distinct) > 1 else next(iter(distinct), None)
 
 
 def _save_files(tokenizer: TextTokenizer, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from megatron_srp.checkpoints.llama import LlamaShape, weights
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
+from megatron_srp.tokenization.end_of_document import eos_note
 from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.process.repair_tracker import TRACKER
 from megatron_srp.whole_folder import whole_folder
@@ -73,7 +74,8 @@ def import_hf(
     source = HFWeights(model)
     tokenizer_model = tokenizer or str(model)
     tokenizer_type = "SentencePieceTokenizer" if tokenizer_model.endswith(".model") else "HuggingFaceTokenizer"
-    vocab_size = max(source.shape.vocab_size, load_tokenizer(tokenizer_type, tokenizer_model).vocab_size)
+    text_tokenizer = load_tokenizer(tokenizer_type, tokenizer_model)
+    vocab_size = max(source.shape.vocab_size, text_tokenizer.vocab_size)
     shape = dataclasses.replace(source.shape, vocab_size=vocab_size)
     table = weights(shape)
     source.check(table)
@@ -93,7 +95,7 @@ def import_hf(
         new_tokens=vocab_size - source.shape.vocab_size,
         # Not --load, which would override that of a resumed run and start it from scratch.
         flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
-        notes=source.notes,
+        notes=[*source.notes, *filter(None, [eos_note(text_tokenizer)])],
     )
 
 

@@ -128,7 +128,7 @@ def shape_of_hf(config: Any, where: str) -> LlamaShape:
     )
 
 
-def to_hf_config(shape: LlamaShape, dtype: str, **token_ids: int | None) -> Any:
+def to_hf_config(shape: LlamaShape, dtype: str, **token_ids: int | list[int] | None) -> Any:
     """The `transformers.LlamaConfig` of a shape; `token_ids` are `eos_token_id` and the like."""
     from transformers import LlamaConfig
 

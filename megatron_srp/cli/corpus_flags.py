@@ -11,6 +11,10 @@ INPUT_HELP = (
     "files (JSONL or Parquet, compressed or not), folders with all such files below them, or quoted patterns such as "
     "'corpus/**/*.parquet', where ** matches any folders"
 )
+EOD_HELP = (
+    "the token that ends documents and follows unsafe verdicts, such as '<|endoftext|>'; the same for pretraining and "
+    "post-training (default: the tokenizer's eos"
+)
 ON_ERROR_HELP = "at a malformed row: stop, or skip and count it"
 
 

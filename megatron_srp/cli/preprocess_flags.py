@@ -81,6 +81,7 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
         help="folder with tokenizer.json, hub name, or .model file (default, for --input-shards only: the shards' own)",
     )
     add("--append-eod", action="store_true", help="end every document with the end-of-document token")
+    add("--eod-token", metavar="TOKEN", help=f"{corpus_flags.EOD_HELP}; for --input-shards: the shards' own)")
 
 
 def _add_reflections(parser: argparse.ArgumentParser) -> None:

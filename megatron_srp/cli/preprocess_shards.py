@@ -14,16 +14,18 @@ from megatron_srp.data.preprocess.summary import print_summary
 from megatron_srp.data.preprocess.text_pipeline import require_documents
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shards.indexed_shard import bin_path
+from megatron_srp.data.shards.manifest import find_manifest
 from megatron_srp.data.shards.sidecar import sidecar_path
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.terminal.display import ProgressDisplay
+from megatron_srp.tokenization.end_of_document import eos_note
 
 
 def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any]) -> int:
     """Run the job that the parsed flags describe, print a summary. Returns the exit code."""
     keep_freed_memory()
     shards = expand_shards(args.input_shards)
-    tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model)
+    tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model, args.eod_token)
     labeler = _labeler(args, shards)
     if isinstance(labeler, GuardLabeler):
         judge = judge | labeler.settings  # a name alone is not the guard: a run must not resume with another
@@ -33,7 +35,10 @@ def run(args: argparse.Namespace, form: ReflectionFormat, judge: dict[str, Any])
     job = ShardJob(
         settings, labeler, workers=args.workers, chunk_documents=args.chunk_documents, overwrite=args.overwrite
     )
+    known = args.eod_token is not None or any(map(find_manifest, shards))
     with ProgressDisplay() as display:
+        if not known and (note := eos_note(tokenizer)):
+            display.note(f"note: {note}")
         if not job.output.finished and (at := job.position):
             display.note(f"resuming at shard {at['file'] + 1} of {len(shards)}, sequence {at['row'] + 1}")
         job.report = display.update

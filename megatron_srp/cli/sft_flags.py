@@ -26,7 +26,7 @@ mask, which `srp show` prints.
 # Settings with the same names as their flags.
 _SAME = (
     *("mode", "mix", "harmful", "num_refusals", "num_recoveries", "seed", "max_chars", "keep_share", "max_words"),
-    *("guard", "out", "output_prefix", "tokenizer_type", "tokenizer_model", "chat_template", "seq_length"),
+    *("guard", "out", "output_prefix", "tokenizer_type", "tokenizer_model", "eod_token", "chat_template", "seq_length"),
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(SftSettings)}
 
@@ -121,6 +121,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folder with tokenizer.json, hub name, or .model file (no default; for --output-prefix)",
     )
+    add("--eod-token", metavar="TOKEN", help=f"{corpus_flags.EOD_HELP})")
     add(
         "--chat-template",
         choices=["tokenizer", "plain"],

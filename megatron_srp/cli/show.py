@@ -24,15 +24,16 @@ def main(argv: list[str]) -> None:
     """Parse `argv`, and print."""
     args = build_parser().parse_args(argv)
 
+    from megatron_srp.data.training_tokenizer import recorded_tokenizer
     from megatron_srp.sft.shard import SftShard, find_sft_manifest
-    from megatron_srp.sft.show import sample_tokenizer, show_sample
+    from megatron_srp.sft.show import show_sample
 
     shard, manifest = SftShard(args.prefix), find_sft_manifest(args.prefix)
     if manifest is None:
         raise InputError(f"{args.prefix}: no .srp.json that describes conversations; make the shard with srp sft")
     if not 0 <= args.index < len(shard) or args.count < 1:
         raise UsageError(f"--index {args.index} --count {args.count}: the shard has {len(shard)} conversations, from 0")
-    tokenizer = sample_tokenizer(manifest, args.tokenizer_model)
+    tokenizer = recorded_tokenizer(manifest["tokenizer"], args.tokenizer_model)
     for i in range(args.index, min(args.index + args.count, len(shard))):
         ids, mask = shard[i]
         print(f"--- {i}: {len(ids)} tokens, {int(mask.sum())} learned")

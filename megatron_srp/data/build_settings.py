@@ -58,7 +58,7 @@ class BuildSettings:
         """The settings as JSON, to be recorded and compared on resume."""
         reflection = {"reflection": self.form.describe(), "max_words": self.max_words} if self.labeler else {}
         return {
-            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
+            "tokenizer": self.tokenizer.identity,
             "append_eod": self.append_eod,
             "keys": self.keys,
             **reflection,

@@ -5,7 +5,7 @@ from typing import Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 
 
 def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder: Path) -> TextTokenizer:
@@ -40,5 +40,14 @@ def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:
         "model": str(model.resolve()),
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
+        "eod_token": tokenizer.eos_text,
         "fingerprint": tokenizer.fingerprint,
     }
+
+
+def recorded_tokenizer(record: dict[str, Any], model: str | Path | None = None) -> TextTokenizer:
+    """The tokenizer of a `describe_tokenizer`, from `model` if it was moved; raises UsageError for another one."""
+    tokenizer = load_tokenizer(record["type"], model or record["model"])
+    if tokenizer.fingerprint != record["fingerprint"]:
+        raise UsageError(f"{tokenizer.model} is not the tokenizer of the shard, which is {record['model']}")
+    return tokenizer.ending_documents_with(record.get("eod_token"))

@@ -12,12 +12,13 @@ import numpy as np
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path
 from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
+from megatron_srp.data.training_tokenizer import recorded_tokenizer
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.files import write_text
 from megatron_srp.reports.document_texts import DocumentReader, visible
 from megatron_srp.reports.pages import LINE_COLOR, VERDICT_COLORS, draw_counts, load_page, picture
 from megatron_srp.reports.shard_statistics import DENSITY_STEP, ShardStatistics, measure
-from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.tokenization import TextTokenizer
 
 
 @dataclass(slots=True)
@@ -87,10 +88,7 @@ def _shard_name(prefix: Path) -> Path:
 def _load_tokenizer(described: dict[str, Any] | None, model: str | None) -> TextTokenizer:
     if not described:
         raise InputError("no manifest names the shard's tokenizer")
-    tokenizer = load_tokenizer(described["type"], model or described["model"])
-    if tokenizer.fingerprint != described["fingerprint"]:
-        raise InputError(f"{tokenizer.model} is not the tokenizer that the shard was made with")
-    return tokenizer
+    return recorded_tokenizer(described, model)
 
 
 def inspect_shard(inspection: Inspection, documents: int, seed: int) -> tuple[ShardStatistics, dict[str, Any]]:

@@ -18,6 +18,7 @@ from megatron_srp.sft.settings import SftSettings
 from megatron_srp.sft.shard_writer import SftShardWriter
 from megatron_srp.sft.template import load_template
 from megatron_srp.tokenization import load_tokenizer
+from megatron_srp.tokenization.end_of_document import eos_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ def _build(builder: SetBuilder, files: list[Path]) -> list[Conversation]:
 
 def _write_shard(settings: SftSettings, builder: SetBuilder, files: list[Path], description: dict[str, Any]) -> Path:
     assert settings.output_prefix and settings.tokenizer_model
-    tokenizer = load_tokenizer(settings.tokenizer_type, settings.tokenizer_model)
+    tokenizer = load_tokenizer(settings.tokenizer_type, settings.tokenizer_model, settings.eod_token)
+    if settings.eod_token is None and (note := eos_note(tokenizer)):
+        builder.notes.append(note)
     template = load_template(tokenizer, settings.chat_template)
     writer = SftShardWriter(
         settings.output_prefix, template, builder.form, settings.seq_length, description, settings.overwrite

@@ -37,6 +37,7 @@ class SftSettings:
             None for these filters means the paper's value in mode sft, and no filter in other modes.
             guard, guard_options: the guard that judges; None if there is nothing to judge.
         out: a JSONL file. Or output_prefix: a Megatron shard, for which the tokenizer is needed.
+        eod_token: follows unsafe verdicts, None for the tokenizer's eos; the same as in pretraining.
         seq_length: tokens of a training sequence; longer conversations are dropped.
 
     Raises:
@@ -64,6 +65,7 @@ class SftSettings:
     output_prefix: Path | None = None
     tokenizer_type: str = "HuggingFaceTokenizer"
     tokenizer_model: str | None = None
+    eod_token: str | None = None
     chat_template: str | None = None
     seq_length: int = 2048
     overwrite: bool = False

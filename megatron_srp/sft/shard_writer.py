@@ -57,7 +57,7 @@ class SftShardWriter:
         self.settings = settings | {
             "chat_template": template.name,
             "seq_length": seq_length,
-            "tokenizer": {"type": template.tokenizer.type, "fingerprint": template.tokenizer.fingerprint},
+            "tokenizer": template.tokenizer.identity,
         }
         self.counts: Counter[str] = Counter()
         self._lengths: list[int] = []

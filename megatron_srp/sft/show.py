@@ -1,24 +1,13 @@
 """A conversation of a shard in readable form, with the learned tokens marked."""
 
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
-from megatron_srp.errors import UsageError
-from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.tokenization import TextTokenizer
 
 LEARNED_IN_COLOR = ("\033[32m", "\033[0m")  # green
 LEARNED_IN_BRACKETS = ("⟦", "⟧")
-
-
-def sample_tokenizer(manifest: dict[str, Any], model: str | None = None) -> TextTokenizer:
-    """The tokenizer that a shard was made with, from `model` if it was moved; raises UsageError for another."""
-    made_with = manifest["tokenizer"]
-    tokenizer = load_tokenizer(made_with["type"], model or made_with["model"])
-    if tokenizer.fingerprint != made_with["fingerprint"]:
-        raise UsageError(f"{tokenizer.model} is not the tokenizer of the shard, which is {made_with['model']}")
-    return tokenizer
 
 
 def show_sample(ids: np.ndarray, mask: np.ndarray, tokenizer: TextTokenizer, color: bool) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from megatron_srp.errors import UsageError
 from megatron_srp.sft.conversation import Turn
-from megatron_srp.sft.tokenizer_template import JinjaTemplate, read_chat_template
 from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization.chat_template import JinjaTemplate, read_chat_template
 
 _HOLE = re.compile("\ue000(\\d+)\ue001")
 _USE_PLAIN = "pass --chat-template plain"
@@ -56,6 +56,11 @@ class ChatTemplate(ABC):
     @abstractmethod
     def frames(self, turns: Sequence[Turn]) -> list[Frame]:
         """A frame for each response of `turns`."""
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token that ends an answer; raises UsageError as `frames` does."""
+        return self.frames([Turn.of("user", "x"), Turn.of("assistant", "x")])[0].end[-1]
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """The ids that a model continues to answer `turns`, none of which is the assistant's."""

@@ -20,7 +20,7 @@ TYPES = ("HuggingFaceTokenizer", *SENTENCEPIECE_TYPES)
 __all__ = ["TYPES", "TextTokenizer", "TokenBatch", "load_tokenizer", "tokenizer_fingerprint"]
 
 
-def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextTokenizer:
+def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path, eod_token: str | None = None) -> TextTokenizer:
     """The tokenizer that Megatron would build from `--tokenizer-type` and `--tokenizer-model`.
 
         >>> from megatron_srp import load_tokenizer
@@ -28,22 +28,25 @@ def load_tokenizer(tokenizer_type: str, tokenizer_model: str | Path) -> TextToke
         >>> tokenizer.decode(tokenizer.encode("A river <|endoftext|>"))
         'A river <|endoftext|>'
 
+    Args:
+        eod_token: the token that ends documents, by default the tokenizer's own eos.
+
     Raises:
-        UsageError: for an unknown type, or a model that does not exist or cannot be read.
+        UsageError: for an unknown type or token, or a model that does not exist or cannot be read.
     """
     if tokenizer_type in SENTENCEPIECE_TYPES:
         from megatron_srp.tokenization.sentencepiece import SentencePieceTextTokenizer
 
-        return SentencePieceTextTokenizer(tokenizer_type, tokenizer_model)
+        return SentencePieceTextTokenizer(tokenizer_type, tokenizer_model).ending_documents_with(eod_token)
     if tokenizer_type == "HuggingFaceTokenizer":
         from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
 
-        return HuggingFaceTextTokenizer(tokenizer_type, tokenizer_model)
+        return HuggingFaceTextTokenizer(tokenizer_type, tokenizer_model).ending_documents_with(eod_token)
     raise UsageError(
         f"--tokenizer-type {tokenizer_type!r} is not supported; {did_you_mean(tokenizer_type, list(TYPES))}"
     )
 
 
 def tokenizer_fingerprint(tokenizer_type: str, tokenizer_model: str | Path) -> str:
-    """A hash that is equal for two tokenizers with the same ids and the same end-of-document id."""
+    """A hash that is equal for two tokenizers with the same ids and the same eos."""
     return load_tokenizer(tokenizer_type, tokenizer_model).fingerprint

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -42,7 +43,8 @@ class TextTokenizer(ABC):
         type, model: as given by `--tokenizer-type` and `--tokenizer-model`.
         vocab_size: one more than the largest id.
         eos_id: the end-of-document id, or None where the tokenizer has none; `eos_text` is its name.
-        fingerprint: equal for tokenizers that produce the same ids.
+        eod_token: that name where it was chosen (`ending_documents_with`) and is not the tokenizer's own eos.
+        fingerprint: equal for tokenizers that produce the same ids and have the same eos of their own.
         token_bytes: uint16[vocab_size], how many bytes of text each token stands for.
         extra_bytes: bytes by which the tokens of a document exceed its text (SentencePiece's
             dummy prefix counts as one).
@@ -54,6 +56,7 @@ class TextTokenizer(ABC):
     vocab_size: int
     eos_id: int | None
     eos_text: str | None
+    eod_token: str | None = None
     fingerprint: str
     token_bytes: np.ndarray
     extra_bytes: int
@@ -123,8 +126,29 @@ class TextTokenizer(ABC):
         return set()
 
     @abstractmethod
-    def reading_as_text(self, names: Collection[str]) -> "TextTokenizer":
+    def reading_as_text(self, names: Collection[str]) -> Self:
         """This tokenizer without the added tokens `names`, so that a text's characters never become them."""
+
+    def ending_documents_with(self, token: str | None) -> Self:
+        """This tokenizer with `token` at the end of documents and after verdicts instead of its own eos; None keeps it.
+
+        Raises:
+            UsageError: when it has no such token.
+        """
+        found = self.token_id(token) if token is not None else self.eos_id
+        if found is None and token is not None:
+            raise UsageError(f"--eod-token {token!r}: {self.model} has no such token; pass one of its tokens")
+        if found == self.eos_id or token is None:
+            return self
+        other = self.reading_as_text([token])  # no page may write it
+        other.eos_id, other.eos_text, other.eod_token = found, token, token
+        return other
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What determines its ids and the end of documents, as JSON."""
+        chosen = {"eod_token": self.eod_token} if self.eod_token is not None else {}
+        return {"type": self.type, "fingerprint": self.fingerprint} | chosen
 
     @abstractmethod
     def save_with_added_tokens(self, tokens: list[str], folder: Path) -> "TextTokenizer":
@@ -135,6 +159,6 @@ class TextTokenizer(ABC):
         if self.eos_id is None:
             raise UsageError(
                 f"the tokenizer {self.model} has no end-of-text token, which reflections and --append-eod "
-                "need; set eos_token in its tokenizer_config.json"
+                "need; choose one with --eod-token, or set eos_token in its tokenizer_config.json"
             )
         return self.eos_id

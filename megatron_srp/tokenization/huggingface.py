@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -109,7 +109,7 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
 
-    def reading_as_text(self, names: Collection[str]) -> "HuggingFaceTextTokenizer":
+    def reading_as_text(self, names: Collection[str]) -> Self:
         other = copy(self)
         other._spec = json.loads(json.dumps(self._spec))
         other._make_special(names)
@@ -239,4 +239,4 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(self._config, indent=2), encoding="utf-8")
-        return HuggingFaceTextTokenizer(self.type, folder)
+        return HuggingFaceTextTokenizer(self.type, folder).ending_documents_with(self.eod_token)

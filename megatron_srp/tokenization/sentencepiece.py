@@ -7,7 +7,7 @@ from collections.abc import Collection
 from copy import copy
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import sentencepiece as spm
@@ -90,7 +90,7 @@ class SentencePieceTextTokenizer(TextTokenizer):
         model.ParseFromString(self._bytes)
         return model
 
-    def reading_as_text(self, names: Collection[str]) -> "SentencePieceTextTokenizer":
+    def reading_as_text(self, names: Collection[str]) -> Self:
         other, model = copy(self), self._parse()
         for piece in model.pieces:
             if piece.piece in names and piece.type == piece.USER_DEFINED:
@@ -108,4 +108,4 @@ class SentencePieceTextTokenizer(TextTokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "tokenizer.model"
         file.write_bytes(model.SerializeToString())
-        return SentencePieceTextTokenizer(self.type, file)
+        return SentencePieceTextTokenizer(self.type, file).ending_documents_with(self.eod_token)

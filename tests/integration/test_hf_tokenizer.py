@@ -10,6 +10,7 @@ from megatron_srp.sft.encode import ConversationEncoder
 from megatron_srp.sft.template import PLAIN_JINJA, PlainTemplate, load_template
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
+from tests.helpers.instruct_tokenizer import END, EOS, instruct_tokenizer
 
 SAFE = Part(Kind.REFLECTION, "<think> Safe </think>")
 REFLECTED = "<think> Safe </think> Yes, of course. <think> Safe </think>"
@@ -107,3 +108,41 @@ def test_an_end_of_text_that_special_tokens_map_names_is_exported(tokenizer_mode
     (source / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
     ids = save_tokenizer(load_tokenizer("HuggingFaceTokenizer", source), out)
     assert ids["eos_token_id"] == original.eos_id == load_tokenizer("HuggingFaceTokenizer", out).eos_id
+
+
+@pytest.mark.parametrize(
+    ("eod", "written_with", "eos", "ends"),
+    [
+        (EOS, "tokenizer", END, [EOS, END]),
+        (EOS, None, END, [EOS, END]),
+        (EOS, "plain", EOS, [EOS]),  # its turns end as documents do
+        (None, "tokenizer", END, [END]),
+        (None, "plain", END, [END]),
+    ],
+)
+def test_an_answer_ends_where_documents_and_turns_end(eod, written_with, eos, ends, tokenizer_models, tmp_path):
+    """The template is that of the model's conversations, and `eos_token` what that template writes."""
+    from transformers import AutoTokenizer
+
+    from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
+
+    tokenizer = instruct_tokenizer(load_tokenizer(*tokenizer_models["gpt2"]), tmp_path / "t", eod_token=eod)
+    (tmp_path / "out").mkdir()
+    ids = save_tokenizer(tokenizer, tmp_path / "out", written_with)
+    wanted = [tokenizer.token_id(name) for name in ends]
+    assert ids["eos_token_id"] == (wanted if len(wanted) > 1 else wanted[0])
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert loaded.eos_token == eos
+    turns = [Turn.of("user", "A question?")]
+    messages = [{"role": "user", "content": "A question?"}]
+    prompt = loaded.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert prompt == load_template(tokenizer, written_with).prompt_ids(turns)
+
+
+def test_an_end_of_turn_that_is_not_the_eos(tokenizer_models, tmp_path):
+    """As in the tokenizer of Qwen's base models, whose eos ends documents and whose template ends turns."""
+    from megatron_srp.checkpoints.hf_tokenizer import save_tokenizer
+
+    base = instruct_tokenizer(load_tokenizer(*tokenizer_models["gpt2"]), tmp_path / "t", eos_token=EOS)
+    (tmp_path / "out").mkdir()
+    assert save_tokenizer(base, tmp_path / "out")["eos_token_id"] == [base.token_id(EOS), base.token_id(END)]

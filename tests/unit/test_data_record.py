@@ -120,10 +120,3 @@ def test_checkpoints_from_before_shards_were_recorded(folder: Path) -> None:
     fresh = run_on(folder, *PLAIN)
     succeed(Namespace(), fresh, 25)
     assert fresh.srp_data["earlier"] == []
-
-
-def test_another_end_of_document_token(folder: Path) -> None:
-    saved, args = run_on(folder, *PLAIN), run_on(folder, *PLAIN, "--srp-allow-new-data")
-    args.srp_data["shards"][0]["eos_id"] += 1
-    with pytest.raises(UsageError, match="was trained with the end-of-document token"):
-        continue_data("--load x", saved, args, 25)

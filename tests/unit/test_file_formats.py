@@ -79,7 +79,7 @@ def test_manifest(shards):
     (shard,) = manifest["shards"]
     assert {"name", "key", "dtype", "documents", "empty_documents", "segments", "plain_tokens"} <= shard.keys()
     assert shard["tokens"] == sum(map(len, read_shard(shards / shard["name"])))
-    assert manifest["tokenizer"].keys() == {"type", "model", "vocab_size", "eos_id", "fingerprint"}
+    assert manifest["tokenizer"].keys() == {"type", "model", "vocab_size", "eos_id", "eod_token", "fingerprint"}
     for name, seal in manifest["files"].items():
         content = (shards / name).read_bytes()
         assert seal == {"bytes": len(content), "xxh3_128": xxhash.xxh3_128_hexdigest(content)}

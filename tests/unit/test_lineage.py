@@ -15,7 +15,7 @@ TEXT, SPECIAL = ReflectionFormat(), ReflectionFormat(special_tokens=True)
 
 
 def data(form: ReflectionFormat | None, tokenizer: str | None = "a" * 32) -> dict[str, object]:
-    return {"tokenizer": tokenizer, "reflection": form and form.describe()}
+    return {"tokenizer": tokenizer, "end_of_document": None, "reflection": form and form.describe()}
 
 
 def shared(args: Namespace) -> dict[str, object]:

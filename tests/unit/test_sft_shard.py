@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.cli.sft import main
+from megatron_srp.data.training_tokenizer import recorded_tokenizer
 from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn
 from megatron_srp.sft.encode import ConversationEncoder, encode_pieces
 from megatron_srp.sft.shard import SftShard, find_sft_manifest
-from megatron_srp.sft.show import sample_tokenizer, show_sample
+from megatron_srp.sft.show import show_sample
 from megatron_srp.sft.template import load_template
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from tests.helpers.commands import srp
@@ -241,7 +242,7 @@ def test_the_shard_on_disk(tmp_path: Path, tokenizer: TextTokenizer, capsys: pyt
         assert tokenizer.decode(ids[:first].tolist()).endswith("Assistant:")
         assert mask[first:].all()
         assert ids[-1] == tokenizer.eos_id
-    shown = show_sample(*shard[0], sample_tokenizer(manifest), color=False)
+    shown = show_sample(*shard[0], recorded_tokenizer(manifest["tokenizer"]), color=False)
     assert shown.startswith("User: Q")
     assert "?\nAssistant:⟦ <think> Safe </think> " in shown
     assert shown.endswith("<|endoftext|>⟧")

@@ -4,6 +4,7 @@ import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
@@ -44,8 +45,11 @@ def _refuse_reflected(prefix: Path) -> None:
         raise InputError(f"{_FLAG} {prefix}: contains reflections already; take them out with `srp strip` first")
 
 
-def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None) -> TextTokenizer:
-    """The given tokenizer, or that of the shards' manifest; refuses one that the shards were not made with."""
+def shard_tokenizer(
+    prefixes: Sequence[Path], tokenizer_type: str | None, model: str | None, eod_token: str | None = None
+) -> TextTokenizer:
+    """The given tokenizer and end-of-document token, or those of the shards' manifest; refuses others than the shards
+    were made with."""
     manifests = {prefix: manifest for prefix in prefixes if (manifest := find_manifest(prefix))}
     if tokenizer_type is None or model is None:
         if not manifests:
@@ -54,10 +58,28 @@ def shard_tokenizer(prefixes: Sequence[Path], tokenizer_type: str | None, model:
             )
         known = next(iter(manifests.values()))["tokenizer"]
         tokenizer_type, model = tokenizer_type or known["type"], model or known["model"]
-    tokenizer = load_tokenizer(tokenizer_type, model)
+    tokenizer = load_tokenizer(tokenizer_type, model, eod_token)
     for prefix, manifest in manifests.items():
-        if manifest["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
-            raise UsageError(f"{prefix} was made with the tokenizer {manifest['tokenizer']['model']}, not {model}")
+        made_with = manifest["tokenizer"]
+        if made_with["fingerprint"] != tokenizer.fingerprint:
+            raise UsageError(f"{prefix} was made with the tokenizer {made_with['model']}, not {model}")
+    return _ending_alike(tokenizer, manifests, eod_token)
+
+
+def _ending_alike(
+    tokenizer: TextTokenizer, manifests: dict[Path, dict[str, Any]], eod_token: str | None
+) -> TextTokenizer:
+    """The tokenizer with the shards' end-of-document token, which may be none but the given one."""
+    eods = [manifest["tokenizer"].get("eod_token") for manifest in manifests.values()]
+    tokenizer = tokenizer.ending_documents_with(eod_token or next(iter(eods), None))
+    for prefix, manifest in manifests.items():
+        made_with = manifest["tokenizer"]
+        if made_with["eos_id"] != tokenizer.eos_id:
+            own = made_with.get("eod_token") or f"the token {made_with['eos_id']}"
+            raise UsageError(
+                f"{prefix} was made with the end-of-document token {own}, not {tokenizer.eos_text}; leave --eod-token "
+                "out, and process shards of different tokens in separate runs"
+            )
     return tokenizer
 
 

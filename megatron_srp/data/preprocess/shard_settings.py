@@ -51,7 +51,7 @@ class ShardJobSettings:
     def describe(self) -> dict[str, Any]:
         """The settings as JSON, to be recorded and compared on resume."""
         return {
-            "tokenizer": {"type": self.tokenizer.type, "fingerprint": self.tokenizer.fingerprint},
+            "tokenizer": self.tokenizer.identity,
             "reflection": self.form.describe(),
             "max_words": self.max_words,
             "input_shards": [describe_shard(shard) for shard in self.shards],

@@ -29,14 +29,16 @@ def run_job(
     from megatron_srp.data.preprocess.allocator import keep_freed_memory
     from megatron_srp.data.preprocess.text_pipeline import Preprocessor, describe_inputs
     from megatron_srp.tokenization import load_tokenizer
+    from megatron_srp.tokenization.end_of_document import eos_note
 
     keep_freed_memory()
     inputs = describe_inputs(files)
     prefix = Path(partition.prefix(args.output_prefix) if partition else args.output_prefix)
+    tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model, args.eod_token)
     builder = open_output(
         BuildSettings(
             prefix=prefix,
-            tokenizer=load_tokenizer(args.tokenizer_type, args.tokenizer_model),
+            tokenizer=tokenizer,
             guard=_labeler(args, inputs),
             form=reflection_format(args),
             max_words=args.max_words,
@@ -53,6 +55,10 @@ def run_job(
         if builder.kept:
             display.note(f"{prefix} is finished already, with the same settings")
         return builder.manifest, []
+    uses_eod = args.append_eod or args.guard != "none"
+    first = partition is None or partition.index == 0
+    if args.eod_token is None and uses_eod and first and (note := eos_note(tokenizer)):
+        display.note(f"note: {note}")
     if at := builder.position:
         display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
     if builder.fallback_reason:

@@ -69,13 +69,19 @@ def _are_named(files: Any) -> bool:
     return isinstance(files, list) and all(_has(f, name=str) and Path(f["name"]).name == f["name"] for f in files)
 
 
-_MAYBE_INT, _MAYBE_DICT = (int, type(None)), (dict, type(None))
+_MAYBE_INT, _MAYBE_DICT, _MAYBE_STR = (int, type(None)), (dict, type(None)), (str, type(None))
 # What every reader of a manifest relies on.
 _FORM: dict[str, Callable[[Any], bool]] = {
     "shards": _are_named,
     "sidecars": lambda sidecars: sidecars is None or _are_named(sidecars),
     "tokenizer": lambda tokenizer: _has(
-        tokenizer, type=str, model=str, fingerprint=str, vocab_size=_MAYBE_INT, eos_id=_MAYBE_INT
+        tokenizer,
+        type=str,
+        model=str,
+        fingerprint=str,
+        vocab_size=_MAYBE_INT,
+        eos_id=_MAYBE_INT,
+        eod_token=_MAYBE_STR,
     ),
     "reflection": lambda reflection: isinstance(reflection, _MAYBE_DICT),
     "settings": lambda settings: isinstance(settings, _MAYBE_DICT),

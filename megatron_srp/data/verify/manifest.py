@@ -27,6 +27,8 @@ def described_tokenizer(
     """
     try:
         tokenizer = given or load_tokenizer(described["type"], _moved(path, Path(described["model"])))
+        if tokenizer.fingerprint == described.get("fingerprint"):
+            tokenizer = tokenizer.ending_documents_with(described.get("eod_token"))
     except UsageError as error:
         findings.unchecked.append(f"what the ids of reflections mean ({error}); pass --tokenizer-model")
         return None

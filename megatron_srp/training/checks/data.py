@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.checks.end_of_document import end_of_document
 from megatron_srp.training.checks.sidecars import match_sidecars, shard_of, sidecar_manifest, unreflected
 
 # Flags that name shards, and the split that each is for.
@@ -99,6 +100,7 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
                 f"{first}: made with the tokenizer {model}, which is missing; pass its new path with --tokenizer-model"
             )
     compare_tokenizer(kind, model, manifests)
+    end_of_document({prefix: manifest["tokenizer"] for prefix, manifest in manifests.items()})
     return flags
 
 

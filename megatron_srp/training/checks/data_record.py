@@ -34,6 +34,7 @@ def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
     bin, idx                    fingerprints of its files (size, beginning and end); None on object storage
     tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar if there is one
     append_eod                  whether documents end with that token
+    chat_template               of conversations, which template writes them: tokenizer or plain
     reflection, max_words       how reflections are written, and the maximum words between two
     sidecar                     its fingerprint
 
@@ -69,10 +70,17 @@ def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
         "tokenizer": tokenizer.get("fingerprint"),
         "eos_id": tokenizer.get("eos_id"),
         "append_eod": settings.get("append_eod"),
+        "chat_template": (manifest.get("sft") or {}).get("chat_template"),
         "reflection": (manifest.get("sft") or made).get("reflection"),
         "max_words": made.get("max_words"),
         "sidecar": header["fingerprint"] if header else None,
     }
+
+
+def chat_template_of(data: dict[str, Any]) -> str | None:
+    """Which template, "tokenizer" or "plain", wrote the last conversations in `srp_data`; None before any."""
+    records = [shard for part in (data, *reversed(data.get("earlier", []))) for shard in part.get("shards", [])]
+    return next((name for shard in records if (name := shard.get("chat_template"))), None)
 
 
 def differences(was: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
@@ -118,13 +126,12 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
         A note if the run continues on other data, as `--srp-allow-new-data` allows.
 
     Raises:
-        UsageError: for other data without that flag, and for another end-of-document token.
+        UsageError: for other data without that flag.
     """
     was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
     now["earlier"] = was.get("earlier", [])
     if "shards" not in was:  # written before they were recorded
         return None
-    _check_end_of_document(where, was["shards"], now["shards"])
     found = "; ".join(differences(was["shards"], now["shards"]))
     if not found:
         return None
@@ -142,16 +149,3 @@ def succeed(saved: argparse.Namespace, args: argparse.Namespace, iteration: int)
     was = dict(getattr(saved, "srp_data", None) or {})
     earlier = was.pop("earlier", [])
     args.srp_data["earlier"] = [*earlier, {"until": iteration, **was}] if was else earlier
-
-
-def _check_end_of_document(where: str, was: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
-    there, here = ({record["eos_id"] for record in records} - {None} for records in (was, now))
-    if there and not here <= there:
-        raise UsageError(
-            f"{where} was trained with the end-of-document token {_ids(there)}, the shards have {_ids(here)}: it "
-            "would learn to stop at another token. Pass shards with that token"
-        )
-
-
-def _ids(ids: set[int]) -> str:
-    return ", ".join(map(str, sorted(ids)))

@@ -3,8 +3,9 @@
 Megatron keeps a run's arguments in each checkpoint, and `srp_data` with them:
 
     tokenizer, reflection   what all shards of the run share
+    end_of_document         its `id` and `token` too; None if unknown
     shards                  a record of each (`data_record.describe_shards`)
-    earlier                 the same three for data that it was trained on before, each `until` an iteration
+    earlier                 the same for data that it was trained on before, each `until` an iteration
 
 Megatron silently loads a vocabulary of another size, as far as the two overlap. Imports neither torch nor
 Megatron.
@@ -17,16 +18,18 @@ from typing import Any
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks import data_record
+from megatron_srp.training.checks import end_of_document as eod
 from megatron_srp.training.checks.sidecars import match_sidecars
 
 _OF_THE_FORM = ("open", "close", "tokens")
 
 
 def describe_data(args: argparse.Namespace) -> dict[str, Any]:
-    """The tokenizer's fingerprint, how reflections are written (each None if unknown), and the shards.
+    """The tokenizer's fingerprint, the token that ends documents, how reflections are written (each None if unknown),
+    and the shards.
 
     Raises:
-        UsageError: when shards of a run write reflections in different ways.
+        UsageError: when shards of a run write reflections in different ways, or end documents with different tokens.
     """
     from megatron_srp.data.shards.sidecar import read_header
 
@@ -34,8 +37,8 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
     manifests = {prefix: manifest for prefix in prefixes if (manifest := shards.find_manifest(prefix))}
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     headers = {path: read_header(path)["info"] for path in sidecars.values()}
-    tokenizers = [info["training_tokenizer"] for info in headers.values()]
-    tokenizers += [manifest["tokenizer"] for manifest in manifests.values()]
+    tokenizers = {path: info["training_tokenizer"] for path, info in headers.items()}
+    tokenizers |= {prefix: manifest["tokenizer"] for prefix, manifest in manifests.items()}
     forms = {path: info["reflection"] for path, info in headers.items()}
     forms |= {prefix: (m.get("sft") or m).get("reflection") for prefix, m in manifests.items()}
     written = [(path, form) for path, form in forms.items() if form]
@@ -46,7 +49,8 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
                 "train on shards that write them in one way"
             )
     return {
-        "tokenizer": tokenizers[0]["fingerprint"] if tokenizers else _fingerprint_of(args),
+        "tokenizer": next(iter(tokenizers.values()))["fingerprint"] if tokenizers else _fingerprint_of(args),
+        "end_of_document": eod.end_of_document(tokenizers),
         "reflection": written[0][1] if written else None,
         "shards": data_record.describe_shards(args),
     }
@@ -63,7 +67,8 @@ def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
 
 
 def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
-    """Refuse to train a model on shards of another tokenizer, or with reflections written in another way.
+    """Refuse to train a model on shards of another tokenizer or end-of-document token, or with reflections written in
+    another way.
 
     Args:
         where: the checkpoint, for the message.
@@ -72,12 +77,13 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
     """
     was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
     tokenizer = was.get("tokenizer") or _fingerprint_of(saved)
-    data, tokenizer_advice, form_advice = _SFT_WORDS if args.srp_sft else _PRETRAINING_WORDS
+    data, command, tokenizer_advice, form_advice = _SFT_WORDS if args.srp_sft else _PRETRAINING_WORDS
     if tokenizer and now["tokenizer"] and tokenizer != now["tokenizer"]:
         raise UsageError(
             f"{where} was trained with the tokenizer {getattr(saved, 'tokenizer_model', '')} (fingerprint "
             f"{tokenizer[:12]}), the {data} are written with {now['tokenizer'][:12]}. {tokenizer_advice}"
         )
+    eod.check_same(where, eod.recorded_in(was), eod.recorded_in(now), data, command)
     if differs(was.get("reflection"), now["reflection"]):
         raise UsageError(
             f"{where} was trained on reflections written as {_show(was['reflection'])}, the {data} write "
@@ -85,15 +91,17 @@ def check_lineage(where: str, saved: argparse.Namespace, args: argparse.Namespac
         )
 
 
-# What the data are called, and what to do about another tokenizer or another form.
+# What the data are called, what makes them, and what to do about another tokenizer or another form.
 _SFT_WORDS = (
     "conversations",
+    "srp sft",
     "Build them with that tokenizer (`srp sft --tokenizer-model`); `srp import --tokenizer-model` adds tokens to a "
     "model",
     "Build them as in pretraining (`srp sft --reflection-tokens`)",
 )
 _PRETRAINING_WORDS = (
     "shards",
+    "srp preprocess",
     "Pass shards of that tokenizer, or start from scratch in another --save folder",
     "Pass shards that write them so (`srp preprocess --reflection-tokens`), or start from scratch in another --save "
     "folder",

@@ -8,6 +8,7 @@ from megatron.training import get_args, get_tokenizer
 from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
 
 from megatron_srp.training.datasets.providers import DATASET_OPTIONS, DatasetKind, check_splits, choose_dataset
+from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.datasets.sft_dataset import build_sft_datasets
 
 
@@ -16,7 +17,8 @@ def dataset_config(kind: DatasetKind) -> Any:
     args = get_args()
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     options = {field: getattr(args, name) for field, name in DATASET_OPTIONS.items()}
-    options |= {"blend": blend, "blend_per_split": blend_per_split, "tokenizer": get_tokenizer()}
+    tokenizer = run_tokenizer(get_tokenizer(), args.srp_data)
+    options |= {"blend": blend, "blend_per_split": blend_per_split, "tokenizer": tokenizer}
     return kind.config(**options, **kind.extra_options(args))
 
 

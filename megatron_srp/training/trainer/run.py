@@ -15,6 +15,7 @@ from megatron_srp.training.checks.checkpoint import check_checkpoint
 from megatron_srp.training.checks.lineage import record_data
 from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
+from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
 from megatron_srp.training.plan import RunPlan
@@ -78,7 +79,8 @@ def _check(args: argparse.Namespace) -> None:
     record_data(args)
     for note in check_checkpoint(args, tokenizer.vocab_size):
         print_note(note)
-    check_pad_token(getattr(tokenizer, "pad", None), tokenizer.eod, args.allow_ambiguous_pad_tokens)
+    eod = run_tokenizer(tokenizer, args.srp_data).eod
+    check_pad_token(getattr(tokenizer, "pad", None), eod, args.allow_ambiguous_pad_tokens)
 
 
 def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from megatron_srp.errors import UsageError
-from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization.base import TextTokenizer
 from megatron_srp.tokenization.huggingface import read_config
 
 
