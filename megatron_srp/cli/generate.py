@@ -32,17 +32,18 @@ def main(argv: list[str]) -> None:
     if bool(args.input) != bool(args.out):
         raise UsageError("--input and --out go together; pass both, or neither for a chat")
     require_at_least(1, args, "--batch-size")
-    options = generation_flags.options_from_args(args)
+    settings = generation_flags.settings_from_args(args, args.model)
+    options = generation_flags.options_from_args(args, settings)
     if not args.input:
         from megatron_srp.generation.chat import converse
 
-        converse(generation_flags.load_from_args(args), options, args.prefill)
+        converse(generation_flags.load_from_args(args, settings), options, args.prefill)
         return
 
     from megatron_srp.generation.prompts_file import answer_prompts, read_prompts
 
     records = list(read_prompts(args.input))
-    model = generation_flags.load_from_args(args)
+    model = generation_flags.load_from_args(args, settings)
     reasons = answer_prompts(model, records, options, args.out, args.batch_size, args.prefill)
     print(
         f"{len(records)} answers in {args.out}: {', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))}"

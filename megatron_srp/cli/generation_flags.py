@@ -1,19 +1,21 @@
 """The flags of a guarded model, for the commands that generate answers."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
-from megatron_srp.generation.model_folder import check_model_folder
-from megatron_srp.reflection import ReflectionFormat, parse_stop_after
+from megatron_srp.generation.model_settings import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
 
 OLD_NAMES = {"--stop-at": "--stop-after"}
-STOP_AFTER_HELP = "verdicts that count as unsafe: Unsafe, Controversial or both"
+STOP_AFTER_HELP = (
+    "verdicts that count as unsafe: Unsafe, Controversial or both (default: those the model learned to stop at)"
+)
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -49,8 +51,7 @@ def add_device_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--reflection-tokens",
         choices=["text", "special"],
-        default="text",
-        help="<think> as plain text or as a special token, as the model was trained",
+        help="<think> as plain text or as a special token (default: as srp.json of the model says, else text)",
     )
 
 
@@ -63,7 +64,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         help="off: only hide reflections; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
         "never show an unsafe segment",
     )
-    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=STOP_AFTER_HELP)
+    add("--stop-after", metavar="VERDICTS", help=STOP_AFTER_HELP)
     add("--refusal", default=DEFAULT_REFUSAL, metavar="TEXT", help="what --on-unsafe refuse shows")
     add(
         "--reflect-every",
@@ -86,13 +87,21 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options_from_args(args: argparse.Namespace) -> "Options":
+def settings_from_args(args: argparse.Namespace, model: str) -> ModelSettings:
+    """What the model's folder and the flags decide together; what is assumed is printed. Raises UsageError."""
+    settings = ModelSettings.of(model, args.reflection_tokens, args.stop_after)
+    for note in settings.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return settings
+
+
+def options_from_args(args: argparse.Namespace, settings: ModelSettings) -> "Options":
     """The policy and sampling that the flags describe, with `--seed` where a command has it; raises UsageError."""
     from megatron_srp.generation.engines.request import Options, Sampling
 
     policy = GuardPolicy(
         args.on_unsafe,
-        parse_stop_after(args.stop_after, of="answer"),
+        settings.stop_at,
         args.refusal,
         args.reflect_every,
         args.reflect_prompt,
@@ -103,16 +112,14 @@ def options_from_args(args: argparse.Namespace) -> "Options":
     return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
 
 
-def load_from_args(args: argparse.Namespace) -> "PromptedModel":
+def load_from_args(args: argparse.Namespace, settings: ModelSettings) -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
-    check_model_folder(args.model)  # before the imports, which take seconds
-    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     if args.engine == "vllm":
         if args.device:
             raise UsageError("--device is for --engine hf; vLLM takes CUDA_VISIBLE_DEVICES")
         from megatron_srp.generation.engines.vllm import VLLMModel
 
-        return VLLMModel(args.model, form, args.dtype)
+        return VLLMModel(args.model, settings.form, args.dtype)
     from megatron_srp.generation.engines.hf.model import GuardedModel
 
-    return GuardedModel(args.model, form, args.device, args.dtype)
+    return GuardedModel(args.model, settings.form, args.device, args.dtype)

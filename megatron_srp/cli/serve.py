@@ -154,9 +154,10 @@ def main(argv: list[str]) -> None:
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.worker import Worker
 
-    settings = settings_from_args(args, generation_flags.options_from_args(args))
+    own = generation_flags.settings_from_args(args, args.model)
+    settings = settings_from_args(args, generation_flags.options_from_args(args, own))
     listener = listen(args.host, args.port)
-    model = generation_flags.load_from_args(args)
+    model = generation_flags.load_from_args(args, own)
     worker = Worker(model.generator, args.batch_size, args.queue)
     app = Endpoint(model, worker, settings).app
     ready = f"{describe(listener, settings)}\n{_example(listener, settings)}"

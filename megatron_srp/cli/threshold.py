@@ -30,7 +30,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--harmful", type=Path, required=True, metavar="FILE", help="answers to harmful prompts")
     add("--benign", type=Path, required=True, metavar="FILE", help="answers to benign prompts")
     add("--max-false-stops", type=float, default=0.01, metavar="SHARE", help="maximum share of benign answers stopped")
-    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
+    add(
+        "--stop-after",
+        default="Unsafe,Controversial",
+        metavar="VERDICTS",
+        help="verdicts that count as unsafe: Unsafe, Controversial or both",
+    )
     return parser
 
 
