@@ -81,6 +81,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
         help="force a reflection every N tokens where a column is guarded; 0 for never (default: 0)",
     )
     add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
+    add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +108,9 @@ def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
     from megatron_srp.evaluation.job import EvaluationSettings
 
     own = generation_flags.settings_from_args(args, args.target)
-    policy = GuardPolicy(args.on_unsafe, own.stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt)
+    policy = GuardPolicy(
+        args.on_unsafe, own.stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt, own.threshold
+    )
     chat = False if args.no_chat else None
     target = TargetOptions(own.form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
     return EvaluationSettings(

@@ -16,6 +16,7 @@ OLD_NAMES = {"--stop-at": "--stop-after"}
 STOP_AFTER_HELP = (
     "verdicts that count as unsafe: Unsafe, Controversial or both (default: those the model learned to stop at)"
 )
+THRESHOLD_HELP = "P(unsafe) at which a verdict stops the answer (default: by the model's calibration.json, else 0.5)"
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -78,18 +79,13 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="force a reflection on the prompt, as --reflect-every does too",
     )
-    add(
-        "--unsafe-threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="P(unsafe) at which a forced reflection stops the answer; `srp threshold` finds the best",
-    )
+    add("--unsafe-threshold", type=float, metavar="P", help=THRESHOLD_HELP)
 
 
 def settings_from_args(args: argparse.Namespace, model: str) -> ModelSettings:
     """What the model's folder and the flags decide together; what is assumed is printed. Raises UsageError."""
-    settings = ModelSettings.of(model, args.reflection_tokens, args.stop_after)
+    guarded = args.on_unsafe != "off"
+    settings = ModelSettings.of(model, args.reflection_tokens, args.stop_after, args.unsafe_threshold, guarded)
     for note in settings.notes:
         print(f"note: {note}", file=sys.stderr)
     return settings
@@ -105,7 +101,7 @@ def options_from_args(args: argparse.Namespace, settings: ModelSettings) -> "Opt
         args.refusal,
         args.reflect_every,
         args.reflect_prompt,
-        args.unsafe_threshold,
+        settings.threshold,
     )
     if args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {args.max_new_tokens}: pass at least 1")

@@ -19,9 +19,11 @@ from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
+from megatron_srp.generation.threshold.calibration import FILE as CALIBRATION
 from megatron_srp.reflection import ReflectionFormat
 
 _OFF = GuardPolicy("off")
+_OF_THE_MODEL = (".json", ".jinja", ".safetensors", ".model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,11 @@ class HFTarget:
 
 
 def _files_digest(folder: str) -> str:
-    """Of all weights, configurations and tokenizer files."""
+    """Of all weights, configurations and tokenizer files; the calibration is a setting of the guard."""
     path = Path(folder)
     if not path.is_dir():
         from huggingface_hub import snapshot_download
 
         path = Path(snapshot_download(folder, local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
-    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja", ".safetensors", ".model"))
+    files = sorted(file for file in path.iterdir() if file.suffix in _OF_THE_MODEL and file.name != CALIBRATION)
     return digest({file.name: checksum(file) for file in files})
