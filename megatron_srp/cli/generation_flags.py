@@ -4,7 +4,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from megatron_srp.cli.parser import require_at_least
 from megatron_srp.errors import UsageError
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
 from megatron_srp.generation.model_settings import ModelSettings
 
@@ -34,6 +36,27 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="sample from the most likely tokens with this total probability",
     )
+
+
+def add_batch_flags(group: "argparse._ArgumentGroup") -> None:
+    """How much is generated at a time."""
+    default = Limits()
+    group.add_argument(
+        "--batch-size", type=int, default=default.answers, metavar="N", help="maximum answers generated at a time"
+    )
+    group.add_argument(
+        "--max-batch-tokens",
+        type=int,
+        default=default.tokens,
+        metavar="N",
+        help="maximum tokens of their prompts and answers together, which the cache of keys and values has to hold",
+    )
+
+
+def limits_from_args(args: argparse.Namespace) -> Limits:
+    """Raises UsageError for a number below 1."""
+    require_at_least(1, args, "--batch-size", "--max-batch-tokens")
+    return Limits(args.batch_size, args.max_batch_tokens)
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
