@@ -36,7 +36,7 @@ class WhiteBox:
 
     @property
     def form(self) -> ReflectionFormat:
-        return self.target.options.form
+        return self.target.form
 
     @property
     def verdict_tree(self) -> VerdictTree:

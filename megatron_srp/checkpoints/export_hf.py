@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_srp.checkpoints.description import describe_trained
 from megatron_srp.checkpoints.llama import (
     LlamaShape,
     Weight,
@@ -14,6 +15,7 @@ from megatron_srp.checkpoints.llama import (
     weights,
 )
 from megatron_srp.errors import InputError, OutputError, UsageError
+from megatron_srp.model_description import ModelDescription
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.training.checks.end_of_document import recorded_in
 from megatron_srp.whole_folder import whole_folder
@@ -40,6 +42,7 @@ class Exported:
     shape: LlamaShape
     tokenizer: str | Path
     padding_rows: int
+    description: ModelDescription | None
 
 
 def export_hf(
@@ -52,7 +55,7 @@ def export_hf(
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Exported:
-    """Write `checkpoint` as a folder that `AutoModelForCausalLM` loads.
+    """Write `checkpoint` as a folder that `AutoModelForCausalLM` loads, with `srp.json` where its data are recorded.
 
     Args:
         checkpoint: a run's `--save` folder, or one iteration's in it.
@@ -82,10 +85,13 @@ def export_hf(
     table = weights(shape)
     _check_tensors(source, table)
     final = _dtype(source, dtype)
+    description = describe_trained(getattr(source.args, "srp_data", None))
     with whole_folder(out, overwrite, marker="config.json") as folder:
         token_ids = save_tokenizer(text_tokenizer, folder, chat_template_of(_data_of(source.args)))
         num_bytes = _write_shards(source, table, folder, final, max_shard_bytes)
         _write_configs(shape, final, token_ids, folder)
+        if description:
+            description.write(folder)
     return Exported(
         source=source.folder,
         folder=out,
@@ -95,6 +101,7 @@ def export_hf(
         shape=shape,
         tokenizer=text_tokenizer.model,
         padding_rows=source.tensors[table[0].megatron].size[0] - vocab_size,
+        description=description,
     )
 
 

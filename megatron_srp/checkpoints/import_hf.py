@@ -10,8 +10,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.checkpoints.description import as_trained
 from megatron_srp.checkpoints.llama import LlamaShape, weights
 from megatron_srp.errors import UsageError
+from megatron_srp.model_description import describe_model
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.tokenization.end_of_document import eos_note
 from megatron_srp.training.flags.presets import PRESETS
@@ -80,7 +82,9 @@ def import_hf(
     table = weights(shape)
     source.check(table)
     tokenizer_args = {"tokenizer_type": tokenizer_type, "tokenizer_model": tokenizer_model}
-    args = argparse.Namespace(**megatron_args(shape), **tokenizer_args)
+    description = describe_model(str(model))
+    data = {"srp_data": as_trained(description)} if description else {}
+    args = argparse.Namespace(**megatron_args(shape), **tokenizer_args, **data)
     final = source.dtype if dtype == "as-saved" else getattr(torch, dtype)
     with whole_folder(out, overwrite, marker=TRACKER) as folder:
         write_checkpoint(

@@ -9,7 +9,6 @@ from megatron_srp.cli import generation_flags, guard_flags
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
-from megatron_srp.reflection import ReflectionFormat, parse_stop_after
 
 if TYPE_CHECKING:
     from megatron_srp.evaluation.job import EvaluationSettings
@@ -73,7 +72,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-chat", action="store_true", help="a base model: prompts are continued as plain text")
     add("--on-unsafe", choices=ON_UNSAFE[1:], default="stop", help="what the guard does, where a column is guarded")
-    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
+    add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
     add(
         "--reflect-every",
         type=int,
@@ -82,6 +81,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
         help="force a reflection every N tokens where a column is guarded; 0 for never (default: 0)",
     )
     add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
+    add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
@@ -107,11 +107,12 @@ def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
     from megatron_srp.evaluation.hf_target import TargetOptions
     from megatron_srp.evaluation.job import EvaluationSettings
 
-    stop_after = parse_stop_after(args.stop_after, of="answer")
-    policy = GuardPolicy(args.on_unsafe, stop_after, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt)
-    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
+    own = generation_flags.settings_from_args(args, args.target)
+    policy = GuardPolicy(
+        args.on_unsafe, own.stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt, own.threshold
+    )
     chat = False if args.no_chat else None
-    target = TargetOptions(form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
+    target = TargetOptions(own.form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
     return EvaluationSettings(
         args.target,
         args.out,

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_srp.cli.parser import Parser, next_step
+
+if TYPE_CHECKING:
+    from megatron_srp.model_description import ModelDescription
 
 DESCRIPTION = "Turn a Megatron checkpoint, of any parallel layout, into a Hugging Face folder."
 
@@ -18,6 +22,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tokenizer-model", metavar="PATH", help="where the run's tokenizer is now (default: where the run had it)")
     add("--overwrite", action="store_true", help="replace existing output")
     return parser
+
+
+def _reflections(description: "ModelDescription | None") -> str:
+    if description is None:
+        return "unknown: the checkpoint does not record its data, and there is no srp.json"
+    if description.form is None:
+        return "none in its data (srp.json)"
+    hints = ", with hints" if description.form.hints else ""
+    tokens = "special tokens" if description.form.special_tokens else "plain text"
+    return f"{description.form.open} in {tokens}{hints} (srp.json)"
 
 
 def main(argv: list[str]) -> None:
@@ -38,4 +52,5 @@ def main(argv: list[str]) -> None:
     print(f"parameters    {done.num_params:,} in {done.dtype}, {done.num_bytes:,} bytes")
     print(f"vocabulary    {done.shape.vocab_size:,} ({done.padding_rows:,} rows of padding cut)")
     print(f"tokenizer     {done.tokenizer}\nwrote         {done.folder}")
+    print(f"reflections   {_reflections(done.description)}")
     next_step(f"srp generate --model {done.folder} talks to it; srp evaluate {done.folder} --out ... attacks it")

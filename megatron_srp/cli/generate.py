@@ -4,22 +4,23 @@ import argparse
 from pathlib import Path
 
 from megatron_srp.cli import generation_flags
-from megatron_srp.cli.parser import Parser, next_step, require_at_least
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
 Answer prompts with a guard that hides reflections and acts on them: those of a JSONL file (--input, --out), or a chat
-in the terminal.
+in the terminal. Answers are written to OUT.partial as they are finished, and a stopped run resumes from there.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     old_names = generation_flags.OLD_NAMES | {"--output": "--out"}
     parser = Parser(prog="srp generate", description=DESCRIPTION, old_names=old_names)
-    add = parser.add_argument_group("prompts and answers").add_argument
+    group = parser.add_argument_group("prompts and answers")
+    add = group.add_argument
     add("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat in the terminal)")
     add("--out", type=Path, metavar="FILE", help="JSONL to write: the lines of --input with answers (default: a chat)")
-    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
+    generation_flags.add_batch_flags(group)
     add("--prefill", default="", metavar="TEXT", help="text that every answer begins with (default: none)")
     add("--seed", type=int, default=0, metavar="N", help="random seed for sampling (default: 0)")
     generation_flags.add_generation_flags(parser)
@@ -31,23 +32,27 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     if bool(args.input) != bool(args.out):
         raise UsageError("--input and --out go together; pass both, or neither for a chat")
-    require_at_least(1, args, "--batch-size")
-    options = generation_flags.options_from_args(args)
+    limits = generation_flags.limits_from_args(args)
+    settings = generation_flags.settings_from_args(args, args.model)
+    options = generation_flags.options_from_args(args, settings)
     if not args.input:
         from megatron_srp.generation.chat import converse
 
-        converse(generation_flags.load_from_args(args), options, args.prefill)
+        converse(generation_flags.load_from_args(args, settings), options, args.prefill)
         return
 
     from megatron_srp.generation.prompts_file import answer_prompts, read_prompts
+    from megatron_srp.generation.threshold.calibration import model_fingerprint
 
     records = list(read_prompts(args.input))
-    model = generation_flags.load_from_args(args)
-    reasons = answer_prompts(model, records, options, args.out, args.batch_size, args.prefill)
+    model = generation_flags.load_from_args(args, settings)
+    identity = model_fingerprint(Path(args.model)) if Path(args.model).is_dir() else args.model
+    decides = {"model": identity, "dtype": args.dtype, "engine": args.engine}
+    reasons = answer_prompts(model, records, options, args.out, limits, args.prefill, decides)
     print(
         f"{len(records)} answers in {args.out}: {', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))}"
     )
     if args.reflect_every and args.on_unsafe == "off":
-        next_step("srp threshold --harmful FILE --benign FILE chooses --unsafe-threshold from such answers")
+        next_step("srp threshold --model DIR --benign FILE --harmful FILE measures the threshold with such answers")
     else:
         next_step(f"srp serve --model {args.model} ... serves such answers")

@@ -1,19 +1,24 @@
 """The flags of a guarded model, for the commands that generate answers."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
+from megatron_srp.cli.parser import require_at_least
 from megatron_srp.errors import UsageError
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
-from megatron_srp.generation.model_folder import check_model_folder
-from megatron_srp.reflection import ReflectionFormat, parse_stop_after
+from megatron_srp.generation.model_settings import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
 
 OLD_NAMES = {"--stop-at": "--stop-after"}
-STOP_AFTER_HELP = "verdicts that count as unsafe: Unsafe, Controversial or both"
+STOP_AFTER_HELP = (
+    "verdicts that count as unsafe: Unsafe, Controversial or both (default: those the model learned to stop at)"
+)
+THRESHOLD_HELP = "P(unsafe) at which a verdict stops the answer (default: by the model's calibration.json, else 0.5)"
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -33,6 +38,27 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_batch_flags(group: "argparse._ArgumentGroup") -> None:
+    """How much is generated at a time."""
+    default = Limits()
+    group.add_argument(
+        "--batch-size", type=int, default=default.answers, metavar="N", help="maximum answers generated at a time"
+    )
+    group.add_argument(
+        "--max-batch-tokens",
+        type=int,
+        default=default.tokens,
+        metavar="N",
+        help="maximum tokens of their prompts and answers together, which the cache of keys and values has to hold",
+    )
+
+
+def limits_from_args(args: argparse.Namespace) -> Limits:
+    """Raises UsageError for a number below 1."""
+    require_at_least(1, args, "--batch-size", "--max-batch-tokens")
+    return Limits(args.batch_size, args.max_batch_tokens)
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     add = group.add_argument
@@ -49,8 +75,7 @@ def add_device_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--reflection-tokens",
         choices=["text", "special"],
-        default="text",
-        help="<think> as plain text or as a special token, as the model was trained",
+        help="<think> as plain text or as a special token (default: as srp.json of the model says, else text)",
     )
 
 
@@ -63,7 +88,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         help="off: only hide reflections; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
         "never show an unsafe segment",
     )
-    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=STOP_AFTER_HELP)
+    add("--stop-after", metavar="VERDICTS", help=STOP_AFTER_HELP)
     add("--refusal", default=DEFAULT_REFUSAL, metavar="TEXT", help="what --on-unsafe refuse shows")
     add(
         "--reflect-every",
@@ -77,42 +102,43 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="force a reflection on the prompt, as --reflect-every does too",
     )
-    add(
-        "--unsafe-threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="P(unsafe) at which a forced reflection stops the answer; `srp threshold` finds the best",
-    )
+    add("--unsafe-threshold", type=float, metavar="P", help=THRESHOLD_HELP)
 
 
-def options_from_args(args: argparse.Namespace) -> "Options":
+def settings_from_args(args: argparse.Namespace, model: str) -> ModelSettings:
+    """What the model's folder and the flags decide together; what is assumed is printed. Raises UsageError."""
+    guarded = args.on_unsafe != "off"
+    settings = ModelSettings.of(model, args.reflection_tokens, args.stop_after, args.unsafe_threshold, guarded)
+    for note in settings.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return settings
+
+
+def options_from_args(args: argparse.Namespace, settings: ModelSettings) -> "Options":
     """The policy and sampling that the flags describe, with `--seed` where a command has it; raises UsageError."""
     from megatron_srp.generation.engines.request import Options, Sampling
 
     policy = GuardPolicy(
         args.on_unsafe,
-        parse_stop_after(args.stop_after, of="answer"),
+        settings.stop_at,
         args.refusal,
         args.reflect_every,
         args.reflect_prompt,
-        args.unsafe_threshold,
+        settings.threshold,
     )
     if args.max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {args.max_new_tokens}: pass at least 1")
     return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
 
 
-def load_from_args(args: argparse.Namespace) -> "PromptedModel":
+def load_from_args(args: argparse.Namespace, settings: ModelSettings) -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
-    check_model_folder(args.model)  # before the imports, which take seconds
-    form = ReflectionFormat(special_tokens=args.reflection_tokens == "special")
     if args.engine == "vllm":
         if args.device:
             raise UsageError("--device is for --engine hf; vLLM takes CUDA_VISIBLE_DEVICES")
         from megatron_srp.generation.engines.vllm import VLLMModel
 
-        return VLLMModel(args.model, form, args.dtype)
+        return VLLMModel(args.model, settings.form, args.dtype)
     from megatron_srp.generation.engines.hf.model import GuardedModel
 
-    return GuardedModel(args.model, form, args.device, args.dtype)
+    return GuardedModel(args.model, settings.form, args.device, args.dtype)

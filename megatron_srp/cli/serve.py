@@ -32,13 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"With {KEY_VARIABLE} in the environment, requests must send it as a Bearer token.",
         old_names=generation_flags.OLD_NAMES,
     )
-    add = parser.add_argument_group("server").add_argument
+    group = parser.add_argument_group("server")
+    add = group.add_argument
     add(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="listen on this address (default: 127.0.0.1, local only)"
     )
     add("--port", type=int, default=8000, metavar="N", help="port to listen on; 0 for any free port (default: 8000)")
     add("--served-name", metavar="NAME", help="the model's name for clients (default: the folder's)")
-    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
+    generation_flags.add_batch_flags(group)
     add("--queue", type=int, default=64, metavar="N", help="answers that may wait; more are refused")
     add("--timeout", type=float, default=120.0, metavar="S", help="seconds for a request, waiting included")
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish running answers after SIGTERM")
@@ -58,7 +59,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 1 << 16:
         raise UsageError(f"--port {args.port}: pass 1 to 65535, or 0 for any free port")
-    require_at_least(1, args, "--batch-size", "--max-body-bytes")
+    require_at_least(1, args, "--max-body-bytes")
+    generation_flags.limits_from_args(args)
     require_at_least(0, args, "--queue")
     for name in ("timeout", "grace"):
         value = getattr(args, name)
@@ -157,10 +159,11 @@ def main(argv: list[str]) -> None:
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.worker import Worker
 
-    settings = settings_from_args(args, generation_flags.options_from_args(args))
+    own = generation_flags.settings_from_args(args, args.model)
+    settings = settings_from_args(args, generation_flags.options_from_args(args, own))
     listener = listen(args.host, args.port)
-    model = generation_flags.load_from_args(args)
-    worker = Worker(model.generator, args.batch_size, args.queue)
+    model = generation_flags.load_from_args(args, own)
+    worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
     app = Endpoint(model, worker, settings).app
 
     def ready() -> None:

@@ -1,78 +1,88 @@
-"""`srp threshold`: the curve of two files of answers, and the threshold that it recommends."""
+"""`srp threshold`: the threshold that a model's own answers recommend, and its calibration.json."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags
 from megatron_srp.cli.parser import Parser, next_step
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.reflection import parse_stop_after
+from megatron_srp.schema import Verdict
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.threshold.recommend import Point
-
-_SHOWN = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-
+    from megatron_srp.generation.threshold.calibration import Cases
 
 DESCRIPTION = """
-Choose --unsafe-threshold for one model: of the thresholds that stop few benign answers, the one that lets the fewest
-attacks through. Both files hold answers that `srp generate --input PROMPTS --out FILE --on-unsafe off
---reflect-every N` wrote. A harmful line with `jailbroken: false` is an attack that fails at any threshold.
+Choose the threshold of one model's verdicts, and write it to calibration.json next to the model (--model), where
+`srp generate`, `serve` and `evaluate` find it. Both files hold answers that `srp generate --input PROMPTS --out FILE
+--on-unsafe off --reflect-every N` wrote. Of the thresholds that stop few benign answers it is the one that lets the
+fewest attacks through; from benign answers alone, the percentile that so few exceed. A harmful line with `jailbroken:
+false` is an attack that fails at any threshold.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp threshold", description=DESCRIPTION, old_names=generation_flags.OLD_NAMES)
     add = parser.add_argument
-    add("--harmful", type=Path, required=True, metavar="FILE", help="answers to harmful prompts")
+    add("--model", metavar="DIR", help="the folder of the model that answered (default: nothing is written)")
     add("--benign", type=Path, required=True, metavar="FILE", help="answers to benign prompts")
+    add("--harmful", type=Path, metavar="FILE", help="answers to harmful prompts (default: none)")
     add("--max-false-stops", type=float, default=0.01, metavar="SHARE", help="maximum share of benign answers stopped")
-    add("--stop-after", default="Unsafe,Controversial", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
+    add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
     return parser
 
 
-def to_text(curve: Sequence["Point"], best: "Point | None", max_false_stops: float) -> str:
-    """The curve at round thresholds, as a Markdown table, and the recommendation."""
-    from megatron_srp.generation.threshold.recommend import at_threshold
-
-    lines = ["| threshold | attack success % | false stops % |", "|---|---|---|"]
-    rows = [(f"{at:g}", at_threshold(curve, at)) for at in _SHOWN]
-    lines += [f"| {name} | {100 * p.attack_success:.1f} | {100 * p.false_stops:.1f} |" for name, p in rows]
-    lines.append("")
-    if best is None:
-        return "\n".join([*lines, f"No threshold keeps false stops within {max_false_stops:.2%}."])
-    own = GuardPolicy().unsafe_threshold
-    default = at_threshold(curve, own)
-    setting, low, high = (repr(value).removesuffix(".0") for value in (best.setting, *best.shown))
-    return "\n".join(
-        [
-            *lines,
-            f"--unsafe-threshold {setting}: attack success {best.attack_success:.1%}, false stops "
-            f"{best.false_stops:.1%}; so does any above {low}, up to {high}.",
-            f"The default, {own:g}: attack success {default.attack_success:.1%}, "
-            f"false stops {default.false_stops:.1%}.",
-        ]
-    )
-
-
 def main(argv: list[str]) -> None:
-    """Parse `argv`, and print the curve and the recommended threshold."""
+    """Parse `argv`, print the curve and the recommended threshold, and write it next to the model."""
     args = build_parser().parse_args(argv)
     if not 0 <= args.max_false_stops < 1:
         raise UsageError(f"--max-false-stops {args.max_false_stops}: pass a share of at least 0, below 1")
-    stop_after = parse_stop_after(args.stop_after, of="answer")
 
-    from megatron_srp.generation.threshold.recommend import read_cases, recommend, threshold_curve
+    from megatron_srp.cli.threshold_text import to_text
+    from megatron_srp.generation.threshold.calibration import calibrate
 
-    harmful, benign = (read_cases(path, stop_after) for path in (args.harmful, args.benign))
-    curve = threshold_curve([p for p, _ in harmful], [p for p, _ in benign], [success for _, success in harmful])
-    best = recommend(curve, args.max_false_stops)
-    print(f"{len(harmful)} harmful and {len(benign)} benign answers\n")
-    print(to_text(curve, best, args.max_false_stops))
-    if best is None:
-        next_step("the same command with a larger --max-false-stops, or a model that has seen more reflections")
+    folder = _folder(args.model) if args.model else None
+    stop_at = parse_stop_after(args.stop_after, of="answer") if args.stop_after else _own(folder)
+    benign = _read(args.benign, stop_at)
+    harmful = _read(args.harmful, stop_at) if args.harmful else None
+    found = calibrate(folder, benign, harmful, stop_at, args.max_false_stops)
+    print(to_text(benign, harmful, found, args.max_false_stops))
+    if found is None:
+        raise InputError(
+            f"{args.benign}: no threshold keeps false stops within {args.max_false_stops:.2%}; the model is certain "
+            "that harmless answers are unsafe. Nothing was written"
+        )
+    if folder:
+        print(f"wrote {found.write(folder)}")
+        next_step(f"srp serve --model {folder} --reflect-every N")
     else:
-        next_step("srp serve --model ... --reflect-every N --unsafe-threshold P with this model alone")
+        next_step("the same with --model DIR writes it to calibration.json next to that model")
+
+
+def _folder(model: str) -> Path:
+    from megatron_srp.generation.model_folder import check_model_folder
+
+    check_model_folder(model)
+    if not Path(model).is_dir():
+        raise UsageError(f"--model {model}: calibration.json goes into the model's folder; pass a folder")
+    return Path(model)
+
+
+def _own(folder: Path | None) -> frozenset[Verdict]:
+    from megatron_srp.model_description import describe_model
+
+    description = describe_model(str(folder)) if folder else None
+    form = description.form if description else None
+    return (form.stop_after if form else None) or GuardPolicy().stop_at
+
+
+def _read(path: Path, stop_at: frozenset[Verdict]) -> "Cases":
+    from megatron_srp.generation.threshold.calibration import Cases
+    from megatron_srp.generation.threshold.recommend import read_cases
+
+    cases = read_cases(path, stop_at)
+    if not cases:
+        raise InputError(f"{path}: no answers; write them with `srp generate --on-unsafe off --reflect-every N`")
+    return Cases(path, [p for p, _ in cases], [success for _, success in cases])

@@ -19,9 +19,11 @@ from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
+from megatron_srp.generation.threshold.calibration import FILE as CALIBRATION
 from megatron_srp.reflection import ReflectionFormat
 
 _OFF = GuardPolicy("off")
+_OF_THE_MODEL = (".json", ".jinja", ".safetensors", ".model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +31,14 @@ class TargetOptions:
     """How a target answers.
 
     Attributes:
-        form: how it writes reflections.
+        form: how it writes reflections; by default as the model's `srp.json` says.
         policy: the guard's, where the target is guarded.
         max_new_tokens: maximum tokens of an answer.
         batch_size: answers generated at a time.
         chat: whether prompts go through the chat template; by default if the tokenizer has one.
     """
 
-    form: ReflectionFormat = field(default_factory=ReflectionFormat)
+    form: ReflectionFormat | None = None
     policy: GuardPolicy = field(default_factory=GuardPolicy)
     max_new_tokens: int = 256
     batch_size: int = 16
@@ -51,6 +53,7 @@ class HFTarget:
     Attributes:
         network, tokenizer: transformers' own.
         chat: whether prompts go through the chat template.
+        form: how the model writes reflections.
 
     Raises:
         UsageError: when something is missing, or does not match.
@@ -59,6 +62,7 @@ class HFTarget:
     def __init__(self, folder: str, options: TargetOptions | None = None) -> None:
         self.options = options or TargetOptions()
         self.model = GuardedModel(folder, self.options.form, self.options.device, self.options.dtype)
+        self.form = self.model.form
         self.network: Any = self.model.network
         self.tokenizer: Any = self.model.tokenizer
         self.chat = bool(self.tokenizer.chat_template) if self.options.chat is None else self.options.chat
@@ -131,7 +135,7 @@ class HFTarget:
     def reflection_tokens(self, response: Response) -> int:
         """How many of the answer's tokens belong to reflections, the end-of-text after one that stops included."""
         raw = response.raw
-        spans = [(len(raw[:a].encode()), len(raw[:b].encode())) for a, b, _ in self.options.form.find(raw)]
+        spans = [(len(raw[:a].encode()), len(raw[:b].encode())) for a, b, _ in self.form.find(raw)]
         count, at, inside = 0, 0, False
         for piece in self.model.pieces(response.tokens):
             if piece:  # a token without text belongs to the one before it
@@ -144,7 +148,7 @@ class HFTarget:
         """See `TargetModel`. The size of batches and the device change rounding only, and are left out."""
         policy = self.options.policy if defence is Defence.GUARDED else _OFF
         return {
-            "form": self.options.form.describe(),
+            "form": self.form.describe(),
             "policy": {name: getattr(policy, name) for name in policy.__slots__} | {"stop_at": sorted(policy.stop_at)},
             "max_new_tokens": self.options.max_new_tokens,
             "chat": self.chat,
@@ -153,11 +157,11 @@ class HFTarget:
 
 
 def _files_digest(folder: str) -> str:
-    """Of all weights, configurations and tokenizer files."""
+    """Of all weights, configurations and tokenizer files; the calibration is a setting of the guard."""
     path = Path(folder)
     if not path.is_dir():
         from huggingface_hub import snapshot_download
 
         path = Path(snapshot_download(folder, local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
-    files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja", ".safetensors", ".model"))
+    files = sorted(file for file in path.iterdir() if file.suffix in _OF_THE_MODEL and file.name != CALIBRATION)
     return digest({file.name: checksum(file) for file in files})

@@ -1,12 +1,13 @@
 """Answers to a file of prompts: JSON lines in, the same lines with their answers out."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import InputError
+from megatron_srp.generation.answers_file import AnswersFile
+from megatron_srp.generation.engines.limits import Limits, answer_all
 from megatron_srp.generation.engines.request import Options
 from megatron_srp.generation.guard.policy import to_record
 from megatron_srp.generation.records import read_records
@@ -29,32 +30,38 @@ def read_prompts(path: Path) -> Iterator[Record]:
 
 
 def answer_prompts(
-    model: "PromptedModel", records: Sequence[Record], options: Options, out: Path, batch_size: int, prefill: str = ""
+    model: "PromptedModel",
+    records: Sequence[Record],
+    options: Options,
+    out: Path,
+    limits: Limits,
+    prefill: str = "",
+    settings: Record | None = None,
 ) -> Counter[str]:
-    """Answer all prompts, `batch_size` at a time, and write them to `out`, all or nothing.
+    """Answer all prompts, and write them to `out` in their order; a run that was stopped resumes.
+
+    Args:
+        settings: what else decides the answers; a run is resumed only with the same.
 
     Returns:
         How many answers ended for which reason.
     """
+    requests = [_request(model, record, options, prefill) for record in records]  # a mistake shows before any answer
+    decides = {"prompts": list(records), "options": repr(options), "prefill": prefill, **(settings or {})}
+    with AnswersFile(out, decides) as file:
+        left = [i for i in range(len(requests)) if i not in file.done]
+        for at, generation in answer_all(model.generator, [requests[i] for i in left], limits):
+            file.add(left[at], records[left[at]] | to_record(generation))
+        file.finish()
+    return Counter(record["stop_reason"] for _, record in read_records(out))
 
-    def request(record: Record) -> "Request":
-        if "prompt" in record:
-            if not prefill:
-                model.refuse_unfinished(record["prompt"])
-            return model.complete(record["prompt"], options, prefill)
+
+def _request(model: "PromptedModel", record: Record, options: Options, prefill: str) -> "Request":
+    if "prompt" not in record:
         return model.chat(record["messages"], options, prefill)
-
-    requests = [request(record) for record in records]  # all of them first: a mistake shows before any answer
-    partial = out.with_name(out.name + ".partial")
-    reasons: Counter[str] = Counter()
-    with partial.open("w", encoding="utf-8") as file:
-        for at in range(0, len(requests), batch_size):
-            found = model.generator.generate(requests[at : at + batch_size])
-            for record, generation in zip(records[at:], found, strict=False):
-                file.write(json.dumps(record | to_record(generation), ensure_ascii=False) + "\n")
-                reasons[generation.stop_reason] += 1
-    partial.replace(out)
-    return reasons
+    if not prefill:
+        model.refuse_unfinished(record["prompt"])
+    return model.complete(record["prompt"], options, prefill)
 
 
 def _is_prompt(record: Record) -> bool:

@@ -51,14 +51,14 @@ def conversations(folder: Path, tokenizer: TextTokenizer, tokens: str, name: str
     return str(folder / f"{name}_sft")
 
 
-def answers(model: Path, tokens: str) -> dict[str, dict]:
+def answers(model: Path) -> dict[str, dict]:
     """What `srp generate` writes for all prompts, by prompt."""
     from megatron_srp.cli.generate import main
 
     asked = model.parent / "asked.jsonl"
     rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in SAFE + HARMFUL]
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = ["--model", str(model), "--device", "cpu", "--input", str(asked), "--reflection-tokens", tokens]
+    argv = ["--model", str(model), "--device", "cpu", "--input", str(asked)]
     main([*argv, "--out", str(model.parent / "answers.jsonl"), "--on-unsafe", "refuse", "--max-new-tokens", "120"])
     lines = map(json.loads, (model.parent / "answers.jsonl").read_text().splitlines())
     return {line["messages"][0]["content"]: line for line in lines}
@@ -79,6 +79,7 @@ def check(found: dict[str, dict]) -> None:
 @pytest.mark.parametrize("tokens", ["text", pytest.param("special", marks=pytest.mark.exhaustive)])
 def test_pretrained_then_post_trained_then_guarded(tokens: str, forkserver: Forkserver, tmp_path: Path) -> None:
     from megatron_srp.checkpoints.export_hf import export_hf
+    from megatron_srp.model_description import describe_model
 
     tokenizer = tokenizer_of(tmp_path, tokens)
     pretrained, run = Run(tmp_path / "pretrained"), Run(tmp_path / "run")
@@ -95,7 +96,11 @@ def test_pretrained_then_post_trained_then_guarded(tokens: str, forkserver: Fork
         assert begun in finished.log  # the same command again goes on
     assert run.losses()[1] < 5  # ln(512) is 6.2: it has begun with what was learned before
     export_hf(run.folder / "checkpoints", tmp_path / "model")
-    check(answers(tmp_path / "model", tokens))
+    described = describe_model(str(tmp_path / "model"))
+    assert described is not None and described.form is not None
+    assert (described.form.special_tokens, described.max_words) == (tokens == "special", 20)
+    assert described.eod_id == tokenizer.eos_id
+    check(answers(tmp_path / "model"))
 
     # A shard that writes reflections in the other way is refused.
     other = "special" if tokens == "text" else "text"
@@ -135,4 +140,4 @@ def test_the_short_tour_and_the_scripts(tmp_path: Path) -> None:
     assert float(first) < 0.5  # it is the post-trained model
     run(*SRP, "export", str(tour / "tuned" / "checkpoints"), str(tour / "tuned" / "model"))
     for name in ("sft", "tuned"):
-        check(answers(tour / name / "model", "text"))
+        check(answers(tour / name / "model"))

@@ -66,6 +66,8 @@ class Words:
 class World:
     """What the model thinks: float32[V] logits behind any context."""
 
+    device = torch.device("cpu")
+
     def __init__(self, number: int) -> None:
         self.number = number
 
@@ -88,11 +90,15 @@ class ScriptedBatch:
     def logits(self) -> torch.Tensor:
         return torch.stack([self._world.logits(row) for row in self._rows])
 
+    @property
+    def width(self) -> int:
+        return max(map(len, self._rows))
+
     def feed(self, rows) -> None:
         self._rows = [[*row, *new] for row, new in zip(self._rows, rows, strict=True)]
 
     def keep(self, rows) -> None:
-        self._rows = [self._rows[i] for i in rows]
+        self._rows = [list(self._rows[i]) for i in rows]
 
     def join(self, other: "ScriptedBatch") -> None:
         self._rows += other._rows

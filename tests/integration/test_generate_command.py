@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from megatron_srp.cli.generate import main
-from megatron_srp.errors import SrpError
+from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.generation.answers_file import AnswersFile
 from megatron_srp.generation.engines.base import GuardedEngine
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation
 from tests.helpers.commands import SRP
@@ -39,6 +40,26 @@ def test_a_file_of_prompts(tiny_reflector, tmp_path):
     assert found[1]["reflections"][-1] == {"verdict": "Unsafe", "categories": ["Violent", "PII"]}
 
 
+def test_a_run_that_was_stopped_resumes(tiny_reflector, tmp_path, monkeypatch):
+    lines, flags = [ask(word) for word in ("river", "knife", "house", "bomb")], ["--batch-size", "2"]
+    add = AnswersFile.add
+
+    def stop_at_the_second(file, index, record):
+        if file.done:
+            raise KeyboardInterrupt
+        add(file, index, record)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(AnswersFile, "add", stop_at_the_second)
+        generate(tmp_path, tiny_reflector, lines, *flags)
+    _, first = [json.loads(line) for line in (tmp_path / "out.jsonl.partial").read_text().splitlines()]
+    with pytest.raises(UsageError, match="holds answers of another model, other prompts or other flags"):
+        generate(tmp_path, tiny_reflector, lines, *flags, "--on-unsafe", "retract")
+    found = generate(tmp_path, tiny_reflector, lines, *flags)
+    assert [answer["id"] for answer in found] == ["river", "knife", "house", "bomb"]
+    assert found[first["prompt"]] == first["answer"] and found[0]["text"] == "we saw the morning. then a river."
+
+
 class Terminal:
     """A command of srp in a terminal of its own."""
 
@@ -65,7 +86,7 @@ def test_a_chat_in_a_terminal(tiny_reflector):
     chat = Terminal(
         "generate", "--model", tiny_reflector, "--device", "cpu", "--on-unsafe", "refuse", "--reflect-prompt"
     )
-    assert "Ctrl-C ends an answer" in chat.until("> ")
+    assert "Ctrl-C ends an answer" in chat.until("\n> ")
     chat.type("say: knife\n")
     assert "we saw the morning. then a kill.\r\n\r\nI can't help with that.\r\n[unsafe; " in chat.until("> ")
     chat.type("\x04")  # the end of input

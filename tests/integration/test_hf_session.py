@@ -59,7 +59,7 @@ def test_answers_that_come_and_go_are_those_of_one_alone(model):
             session.add(answers[first : {0: 2, 5: 3, 9: 5, 59: 6}[steps]])
         session.step()
         steps += 1
-        widths.append(session._batch._seen.shape[1])
+        widths.append(session.width)
     for answer, expected in zip(answers, alone, strict=True):
         found = answer.guard.result()
         assert (found.text, found.stop_reason, found.num_tokens) == (

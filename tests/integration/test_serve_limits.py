@@ -105,6 +105,7 @@ def test_a_plain_request_that_is_given_up_ends(endless):
 def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
     """What there is of it is an answer; a request that waited in vain is asked to come again. The clock is the test's."""
     from megatron_srp.generation.engines.hf.model import GuardedModel
+    from megatron_srp.generation.engines.limits import Limits
     from megatron_srp.generation.engines.request import Options, Sampling
     from megatron_srp.generation.guard.policy import Generation, GuardPolicy
     from megatron_srp.generation.server import worker as module
@@ -112,7 +113,7 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
 
     model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
     request = model.complete("x", Options(GuardPolicy("off"), Sampling(), 90_000))
-    worker, texts, ends, now = module.Worker(model.generator, 1, 1), [], [], [0.0]
+    worker, texts, ends, now = module.Worker(model.generator, Limits(1), 1), [], [], [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for deadline in (2.5, 0.3):
         worker.submit([module.Job(request, texts.append, ends.append, deadline)])

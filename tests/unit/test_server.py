@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from megatron_srp.cli.serve import listen, parse_arguments
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
@@ -116,7 +117,7 @@ def job(ends: list, texts: list | None = None, seconds: float = 60.0) -> Job:
 
 def test_a_failing_engine_costs_only_the_answers_it_was_at(caplog):
     engine, first, second, third = Scripted(), [], [], []
-    worker = Worker(engine, 2, 2)
+    worker = Worker(engine, Limits(2), 2)
     worker.start()
     going, texts = job(first), []
     worker.submit([going])
@@ -143,7 +144,7 @@ def test_a_failing_engine_costs_only_the_answers_it_was_at(caplog):
 def test_a_dead_engine_leaves_nobody_waiting(caplog):
     """As vLLM's: once it has failed, nothing can be asked of it, not even to let go of its requests."""
     engine, ends = Scripted(), []
-    worker = Worker(engine, 1, 2)
+    worker = Worker(engine, Limits(1), 2)
     worker.start()
     worker.submit([job(ends), job(ends)])  # one waits
     until(lambda: worker.counts() == {"running": 1, "waiting": 1})
@@ -158,7 +159,7 @@ def test_a_dead_engine_leaves_nobody_waiting(caplog):
 
 
 def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
-    worker, ends = Worker(Scripted(), 2, 1), []
+    worker, ends = Worker(Scripted(), Limits(2), 1), []
     worker.submit([job(ends), job(ends)])  # not started: all of them wait
     with pytest.raises(Busy, match="the queue is full") as error:
         worker.submit([job(ends), job(ends)])
@@ -274,7 +275,7 @@ def test_a_failed_request_leaves_the_connection_open():
         def chat(self, *_):
             raise RuntimeError("broken")
 
-    worker = Worker(Scripted(), 1, 1)
+    worker = Worker(Scripted(), Limits(1), 1)
     broken: Any = Broken()
     app = Endpoint(broken, worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
     listener = listen("127.0.0.1", 0)

@@ -95,7 +95,7 @@ def test_near_1_the_tool_prints_as_many_digits_as_it_takes(tmp_path, capsys):
         ('{"forced": [{"safe": 1}]}', [], "no forced reflections"),
         ("", ["--max-false-stops", "1"], "--max-false-stops 1"),
         ("", ["--stop-after", "Unsaef"], "Unsaef"),
-        (None, [], "one of the two has none"),
+        (None, [], "harmful.jsonl: no answers; write them with"),
     ],
 )
 def test_mistakes(line, flags, said, tmp_path):

@@ -27,7 +27,7 @@ def fidelity(spec: ColumnSpec, context: Context) -> ColumnResult:
         for case in column.cases if column.spec.kind in ("attack", "finetune", "overrefusal") else ():
             if case.response is None or column.facts.get("defence") != "unguarded":
                 continue
-            texts = [s for s in segments_of(case.response, context.target.options.form) if s.words and s.label]
+            texts = [s for s in segments_of(case.response, context.target.form) if s.words and s.label]
             pairs += [(model, place, segment.flagged, segment.text) for place, segment in enumerate(texts, 1)]
     if not pairs:
         raise NotRun("the model wrote no reflections on its own text in the preceding columns")

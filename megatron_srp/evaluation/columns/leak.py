@@ -44,7 +44,7 @@ def _answers(context: Context) -> Iterable[tuple[CaseResult, list[AnswerSegment]
         if column.spec.kind in ("attack", "finetune"):
             for case in column.cases:
                 if case.response is not None and column.facts.get("defence") == "unguarded":
-                    yield case, segments_of(case.response, context.target.options.form)
+                    yield case, segments_of(case.response, context.target.form)
 
 
 def _stop(segments: Sequence[AnswerSegment]) -> int | None:

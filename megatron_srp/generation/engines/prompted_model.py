@@ -10,6 +10,7 @@ from megatron_srp.generation.guard.escaping import Escaper
 from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
+from megatron_srp.model_description import choose_form, describe_model
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 
@@ -19,10 +20,11 @@ class PromptedModel:
 
     Args:
         folder: of the tokenizer, or a name on the hub.
-        form: how the model writes reflections.
-        eos_ids: tokens that end an answer, in addition to the tokenizer's own.
+        form: how the model writes reflections; by default as its `srp.json` says, or as the paper does.
+        eos_ids: tokens that end an answer, in addition to the tokenizer's own and that of `srp.json`.
 
     Attributes:
+        form: how it writes reflections.
         tokenizer: from transformers; `text_tokenizer` is this project's.
         vocabulary: what a guard knows of the tokenizer.
         tree: the tokens of forced reflections.
@@ -36,10 +38,13 @@ class PromptedModel:
     generator: GuardedEngine
     max_length: int
 
-    def __init__(self, folder: str, form: ReflectionFormat, eos_ids: Sequence[int] = ()) -> None:
+    def __init__(self, folder: str, form: ReflectionFormat | None = None, eos_ids: Sequence[int] = ()) -> None:
         from transformers import AutoTokenizer
 
-        self._form = form
+        description = describe_model(folder)
+        self.form = form = form or choose_form(folder, description, None)[0]
+        if description and description.eod_id is not None:
+            eos_ids = [*eos_ids, description.eod_id]
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
@@ -108,7 +113,7 @@ class PromptedModel:
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token's text, with reflections as they are written; none for special tokens."""
-        words = {OPEN_MARK: self._form.open, CLOSE_MARK: self._form.close}
+        words = {OPEN_MARK: self.form.open, CLOSE_MARK: self.form.close}
         marks = {token: words[mark].encode() for token, mark in self.vocabulary.marks.items()}
         return [marks.get(token) or self.vocabulary.piece(token) for token in tokens]
 
@@ -127,7 +132,7 @@ class PromptedModel:
         added = self.tokenizer.added_tokens_decoder.values()
         template = str(self.tokenizer.chat_template or "")
         markers = [token.content for token in added if token.special or token.content in template]
-        reflection = (self._form.open, self._form.close)
+        reflection = (self.form.open, self.form.close)
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)

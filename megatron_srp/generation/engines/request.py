@@ -65,6 +65,11 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 256
 
+    @property
+    def most_tokens(self) -> int:
+        """How long prompt and answer together may become."""
+        return len(self.prompt) + len(self.prefill) + self.max_new_tokens
+
 
 class Answer:
     """One answer in progress: its guard, and when a forced reflection is due.

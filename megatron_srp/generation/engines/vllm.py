@@ -29,7 +29,7 @@ class VLLMModel(PromptedModel):
 
     Args:
         folder: model and tokenizer, or a name on the hub.
-        form: how the model writes reflections.
+        form: how the model writes reflections; by default as its `srp.json` says.
         dtype: of the weights; vLLM chooses by default.
         settings: further fields of vLLM's EngineArgs, such as `tensor_parallel_size`.
 
@@ -37,7 +37,9 @@ class VLLMModel(PromptedModel):
         UsageError: when vLLM is not installed, or cannot load the model.
     """
 
-    def __init__(self, folder: str, form: ReflectionFormat, dtype: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, folder: str, form: ReflectionFormat | None = None, dtype: str | None = None, **settings: Any
+    ) -> None:
         try:
             from vllm import EngineArgs, LLMEngine
         except ImportError:

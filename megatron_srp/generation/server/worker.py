@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from megatron_srp.generation.engines.base import GuardedEngine, Session
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.engines.request import Answer, Request
 from megatron_srp.generation.guard.policy import Generation
 
@@ -57,12 +58,12 @@ class Worker:
     """Generates in its own thread.
 
     Args:
-        batch: maximum number of answers generated together.
+        limits: what is generated together.
         queue: maximum number of jobs that wait in addition.
     """
 
-    def __init__(self, engine: GuardedEngine, batch: int, queue: int) -> None:
-        self._engine, self._batch, self.capacity = engine, batch, batch + queue
+    def __init__(self, engine: GuardedEngine, limits: Limits, queue: int) -> None:
+        self._engine, self._limits, self.capacity = engine, limits, limits.answers + queue
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[tuple[Job, Answer]] = []
@@ -94,7 +95,7 @@ class Worker:
             if self.closing:
                 raise Closing("the server is shutting down")
             if self._num_taken + len(self._waiting) + len(jobs) > self.capacity:
-                seconds = self._seconds * (1 + len(self._waiting) / self._batch)
+                seconds = self._seconds * (1 + len(self._waiting) / self._limits.answers)
                 raise Busy("the queue is full", min(max(math.ceil(seconds), 1), 60))
             self._waiting.extend(jobs)
             self._changed.notify()
@@ -161,8 +162,10 @@ class Worker:
         late = [job for job in self._waiting if job.over(now) or now >= self._end_at]
         self._waiting = deque(job for job in self._waiting if job not in late)
         taken: list[Job] = []
-        while self._waiting and len(self._running) + len(taken) < self._batch:
+        running = [job.request for job, _ in self._running]
+        while self._waiting and self._limits.admits(running, self._waiting[0].request):
             taken.append(self._waiting.popleft())
+            running.append(taken[-1].request)
         self._num_taken += len(taken)
         return taken, late
 

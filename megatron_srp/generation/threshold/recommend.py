@@ -12,7 +12,7 @@ lost; the curve shows how many attacks remain at that price.
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,17 @@ def recommend(curve: Sequence[Point], max_false_stops: float = MAX_FALSE_STOPS) 
     within = [point for point in curve if point.false_stops <= max_false_stops]
     key = {id(p): (p.attack_success, p.false_stops, p.above - p.threshold) for p in within}
     return min(within, key=lambda point: key[id(point)], default=None)
+
+
+def percentile_setting(benign: Sequence[float], max_false_stops: float) -> float | None:
+    """The threshold directly above the percentile that at most such a share of the benign cases exceeds, in as few
+    digits, of at least three, as keep it there; None when the percentile is 1."""
+    ordered = sorted(benign)
+    value = ordered[len(ordered) - 1 - int(max_false_stops * len(ordered) + 1e-9)]
+    above = next((p for p in ordered if p > value), 1.0)
+    rounded = (float(Context(prec=digits).next_plus(Decimal(repr(value)))) for digits in _DIGITS)
+    fitting = (t for t in rounded if value < t <= above)
+    return next(fitting, above) if value < 1 else None
 
 
 def at_threshold(curve: Sequence[Point], threshold: float) -> Point:

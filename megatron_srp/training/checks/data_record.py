@@ -130,7 +130,9 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
     """
     was, now = getattr(saved, "srp_data", None) or {}, args.srp_data
     now["earlier"] = was.get("earlier", [])
-    if "shards" not in was:  # written before they were recorded
+    if "shards" not in was:  # written before they were recorded, or imported
+        if was.get("reflection"):
+            succeed(saved, args, iteration)
         return None
     found = "; ".join(differences(was["shards"], now["shards"]))
     if not found:

@@ -37,6 +37,11 @@ class CachedBatch:
         self._lengths = torch.zeros(n, dtype=torch.long, device=self._device)
         self.logits = torch.empty(0)
 
+    @property
+    def width(self) -> int:
+        """Slots of each text in the cache."""
+        return self._seen.shape[1]
+
     def feed(self, rows: Sequence[Sequence[int]]) -> None:
         """Append tokens to each text; some may get none, except in the first call."""
         width = max(map(len, rows))
@@ -75,7 +80,7 @@ class CachedBatch:
         return logprobs
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these texts only."""
+        """Keep these texts only; one that is named twice is kept twice."""
         chosen = torch.tensor(rows, device=self._device)
         self._cache.batch_select_indices(chosen)
         self._seen, self._lengths, self.logits = self._seen[chosen], self._lengths[chosen], self.logits[chosen]

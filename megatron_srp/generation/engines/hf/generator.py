@@ -4,6 +4,7 @@ A forced reflection leaves no trace: its tokens are read after the text and then
 so that the text continues as if they had never been read. One on the prompt comes before any prefill.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 
 from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.hf.batch import CachedBatch
-from megatron_srp.generation.engines.hf.sampling import Sampler, next_tokens
+from megatron_srp.generation.engines.hf.reading import Reading
+from megatron_srp.generation.engines.hf.rows import Rows
 from megatron_srp.generation.engines.request import Answer, Request
 from megatron_srp.generation.guard.decision import OpenedTree
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.verdict_tree import VerdictTree
 
 __all__ = ["HFGenerator", "HFSession", "Request"]
+
+SHORT = 256  # tokens; texts up to this length are padded to each other
+# Prompt tokens that are read at a time: where nothing else runs, and next to running answers.
+CHUNK, CHUNK_ON_GPU, SHARED_CHUNK = 2048, 512, 32
 
 
 class HFGenerator(GuardedEngine):
@@ -37,94 +43,89 @@ class HFGenerator(GuardedEngine):
 
 
 class HFSession(Session):
-    """A batch whose rows come and go: a new answer is read by itself and then joins the running ones."""
+    """Answers that come and go: prompts are read in chunks next to the running answers, in turn, and those of similar
+    length are generated together, so that a long one does not pad the short ones."""
 
     def __init__(self, model: Any, tree: VerdictTree, opened: OpenedTree | None) -> None:
         self._model, self._tree, self._opened = model, tree, opened
-        self._batch: CachedBatch
-        self._samplers: list[Sampler] = []
-        self.answers: list[Answer] = []
+        self._readings: deque[Reading] = deque()
+        self._rows: list[Rows] = []
 
-    @torch.inference_mode()
+    @property
+    def answers(self) -> list[Answer]:  # type: ignore[override]
+        return [answer for part in (*self._rows, *self._readings) for answer in part.answers]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest text that is being generated, with its padding."""
+        return max((rows.width for rows in self._rows), default=0)
+
     def add(self, answers: Sequence[Answer]) -> None:
-        """Read the prompts, reflect on them, then read the prefills."""
-        if not answers:
-            return
-        new = HFSession(self._model, self._tree, self._opened)
-        new._start(answers)
-        if self.answers and new.answers:
-            self._batch.join(new._batch)
-        elif new.answers:
-            self._batch = new._batch
-        self.answers += new.answers
-        self._samplers += new._samplers
-
-    def _start(self, answers: Sequence[Answer]) -> None:
-        self.answers = list(answers)
-        self._samplers = [Sampler(answer.request.sampling) for answer in answers]
-        self._batch = CachedBatch(self._model, len(answers))
-        self._batch.feed([answer.request.prompt for answer in answers])
-        self._force([answer for answer in answers if answer.request.policy.reflects_on_prompt])
-        self._drop()
-        if any(answer.request.prefill for answer in self.answers):
-            self._batch.feed([answer.request.prefill for answer in self.answers])
+        """Queue the prompts, those of similar length together."""
+        by_bucket: dict[int, list[Answer]] = {}
+        for answer in answers:
+            by_bucket.setdefault(_bucket(len(answer.request.prompt)), []).append(answer)
+        self._readings += [Reading(some, self._new_batch, self._tree) for some in by_bucket.values()]
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One token for each row, and the forced reflections that are due."""
-        self._drop()  # those whose reader is gone
-        if any(answer.stopping for answer in self.answers):
-            self._reflect([answer for answer in self.answers if answer.stopping])
-        if not self.answers:
+        """A chunk of the prompts, and one token for each running answer."""
+        self._read()
+        for rows in self._rows:
+            rows.step()
+        self._merge()
+
+    def close(self) -> None:
+        self._readings.clear()
+        self._rows.clear()
+
+    def _new_batch(self, n: int) -> CachedBatch:
+        return CachedBatch(self._model, n)
+
+    def _read(self) -> None:
+        """Each prompt is read in turn: a short one does not wait for a long one either."""
+        budget, turns = self._budget(), len(self._readings)
+        while budget > 0 and turns > 0:
+            reading, turns = self._readings.popleft(), turns - 1
+            for answer in reading.answers:
+                if answer.stopping:
+                    answer.finish()
+            if any(not answer.ended for answer in reading.answers):
+                budget -= reading.left
+                self._read_on(reading, budget + reading.left)
+
+    def _read_on(self, reading: Reading, budget: int) -> None:
+        """Read a chunk of it; when that was the last, its answers begin."""
+        try:
+            done = reading.read(budget)
+        except Exception as error:  # out of memory, say: the running answers continue
+            for answer in reading.answers:
+                answer.fail(error)
             return
-        tokens = next_tokens(self.answers, self._samplers, self._batch.logits)
-        pairs = list(zip(self.answers, tokens, strict=True))
-        self._force(self._settled([answer for answer, token in pairs if answer.guard.ends(token)]), whole=True)
-        for answer, token in pairs:
-            answer.push(token)
-        tokens = self._drop(tokens)
-        if not self.answers:
-            return
-        self._batch.feed([[token] for token in tokens])
-        self._decide()
-        self._reflect([answer for answer in self.answers if answer.room <= 0])
+        if not done:
+            self._readings.append(reading)
+        elif reading.answers:
+            self._rows.append(Rows(reading.answers, reading.batch, self._tree, self._opened))
+            self._merge()
 
-    def _reflect(self, last: list[Answer]) -> None:
-        """Force the reflections that are due, and end the answers of `last`, judged."""
-        self._force(self._settled(last) + [a for a in self.answers if a not in last and a.due()])
-        for answer in last:
-            answer.finish()
-        self._drop()
+    def _budget(self) -> int:
+        """Tokens to read now: few next to running answers, which on a CPU wait for every one of them."""
+        if not self._rows:
+            return CHUNK
+        return SHARED_CHUNK if self._model.device.type == "cpu" else CHUNK_ON_GPU
 
-    def _settled(self, last: list[Answer]) -> list[Answer]:
-        """Those of them that still have to be judged, since they end here."""
-        for answer in last:
-            answer.settle()
-        return [answer for answer in last if answer.due_at_end()]
+    def _merge(self) -> None:
+        """Join rows that have come to similar lengths, and drop empty ones."""
+        kept: dict[int, Rows] = {}
+        for rows in self._rows:
+            if not rows.answers:
+                continue
+            other = kept.setdefault(_bucket(rows.width), rows)
+            if other is not rows:
+                other.join(rows)
+        self._rows = list(kept.values())
 
-    def _decide(self) -> None:
-        """Decide on the verdicts of the answers that have just opened a reflection."""
-        if self._opened is None or not any(answer.guard.opened for answer in self.answers):
-            return
-        found = self._batch.verdicts(self._opened.tree).tolist()
-        for answer, probabilities in zip(self.answers, found, strict=True):
-            if answer.guard.opened:
-                answer.decide(self._opened.paths, *probabilities)
 
-    def _force(self, answers: list[Answer], whole: bool = False) -> None:
-        """Reflect on the texts of `answers`: all are read, and these are judged; `whole` where they end themselves."""
-        if not answers:
-            return
-        found = self._batch.verdicts(self._tree).tolist()
-        for answer, probabilities in zip(self.answers, found, strict=True):
-            if answer in answers:
-                answer.force(*probabilities, whole=whole)
-
-    def _drop(self, tokens: Sequence[int] = ()) -> list[int]:
-        """Drop the answers that have ended; returns the tokens of the others."""
-        going = [i for i, answer in enumerate(self.answers) if not answer.ended]
-        if going and len(going) < len(self.answers):
-            self._batch.keep(going)
-        self.answers = [self.answers[i] for i in going]
-        self._samplers = [self._samplers[i] for i in going]
-        return [tokens[i] for i in going] if tokens else []
+def _bucket(length: int) -> int:
+    """Equal for lengths up to `SHORT`, and for those that differ by less than a factor of two."""
+    return max(length - 1, SHORT - 1).bit_length()

@@ -24,7 +24,7 @@ class GuardedModel(PromptedModel):
 
     Args:
         folder: model and tokenizer, as `srp export` writes them, or a name on the hub.
-        form: how the model writes reflections.
+        form: how the model writes reflections; by default as its `srp.json` says.
         device: "cuda", "cuda:1" or "cpu"; by default a GPU where there is one.
         dtype: by default bfloat16 on a GPU and float32 on CPU.
 
@@ -44,8 +44,6 @@ class GuardedModel(PromptedModel):
         model = load_model(folder, numbers)
         self.max_length = rewindable_length(model)
         ends = model.generation_config.eos_token_id
-        super().__init__(
-            folder, form or ReflectionFormat(), [] if ends is None else [ends] if isinstance(ends, int) else ends
-        )
+        super().__init__(folder, form, [] if ends is None else [ends] if isinstance(ends, int) else ends)
         self.network: Any = model.to(where).eval()
         self.generator = HFGenerator(self.network, self.vocabulary, self.tree)
