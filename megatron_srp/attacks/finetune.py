@@ -10,26 +10,27 @@ again, and the work folder is removed when the result is complete.
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.errors import InputError, OutputError, UsageError, did_you_mean
-from megatron_srp.evaluation.behaviors import load_behaviors, with_target
+from megatron_srp.attacks.trainer_run import run_trainer
+from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.evaluation.behaviors import choose, load_behaviors, with_target
 from megatron_srp.files import checksum
 from megatron_srp.sft.settings import SftSettings
+from megatron_srp.sft.shard import SftShard
 from megatron_srp.training.checks.devices import layer_flags
 from megatron_srp.training.layout.layouts import largest_divisor
-from megatron_srp.training.process.process_ends import end_with_parent
 
 # The paper's defaults for each kind: the data set, and for how many epochs.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
+MIX_COUNT = 200
 MODES = {"original": "original", "mixsft": "mix-sft", "reflection": "reflection"}
 MAX_LENGTH = 2048  # tokens in a sequence of training
+_LENGTH_STEP = 64
 
 
 class FineTuningAttack:
@@ -40,6 +41,7 @@ class FineTuningAttack:
         mode: what is done about reflections, see above.
         data: file of the data set; where it has no response, the target is learned, with which one begins.
         data_format: the data set's name, as the evaluation knows it.
+        rows: maximum rows of the data that are trained on, spread over it; 0 for all.
         mix: for mixsft, a file of post-training examples that `srp sft --out` wrote.
         mix_count: how many of them are mixed in.
         make_targets: where the data has no answer, train on the usual beginning of one, `Sure, here is ...`.
@@ -48,6 +50,9 @@ class FineTuningAttack:
         train_flags: more flags of the trainer, which come last.
         gpus: processes of training; by default one per available GPU.
         seed: random seed of the sampling and of the data order.
+
+    Attributes:
+        on_step: called while it trains, with the steps made and their number.
 
     Raises:
         UsageError: for unknown names, or options that do not go together.
@@ -61,8 +66,9 @@ class FineTuningAttack:
         mode: str = "original",
         data: str = "",
         data_format: str = "",
+        rows: int = 0,
         mix: str = "",
-        mix_count: int = 200,
+        mix_count: int = MIX_COUNT,
         make_targets: bool = False,
         guard: str = "",
         epochs: int = 0,
@@ -74,10 +80,11 @@ class FineTuningAttack:
     ) -> None:
         _check(kind, mode, data, mix, guard)
         self._data, self._mix, self._gpus = data, mix, gpus
+        self.on_step: Callable[[int, int], None] = lambda step, steps: None
         self._format = data_format or KINDS[kind][0]
         self.settings: Mapping[str, Any] = {
             **{"kind": kind, "mode": mode, "epochs": epochs or KINDS[kind][1], "lr": lr, "batch_size": batch_size},
-            **{"data_format": self._format, "data": _content(data), "make_targets": make_targets},
+            **{"data_format": self._format, "data": _content(data), "rows": rows, "make_targets": make_targets},
             **{"mix": _content(mix), "mix_count": mix_count, "guard": guard, "seed": seed},
             "train_flags": list(train_flags),
         }
@@ -119,24 +126,18 @@ class FineTuningAttack:
             seed=given["seed"],
         )
 
-    def trainer_flags(self, shard: Path, length: int) -> list[str]:
-        """The trainer's flags, other than those of the model."""
+    def trainer_flags(self, shard: Path, most: int) -> list[str]:
+        """The trainer's flags, other than those of the model, whose sequences have `most` tokens at most."""
         given, checkpoints = self.settings, str(shard.parent / "checkpoints")
+        length, batch = fitting_length(shard, most), given["batch_size"]
+        micro_batch = largest_divisor(batch // self._processes(), max(1, MAX_LENGTH // length))
         return [
             *("--srp-sft", str(shard), "--srp-sft-epochs", str(given["epochs"]), "--seq-length", str(length)),
-            *(
-                "--lr",
-                str(given["lr"]),
-                "--min-lr",
-                "0",
-                "--lr-decay-style",
-                "linear",
-                "--seed",
-                str(given["seed"] + 1),
-            ),
-            *("--global-batch-size", str(given["batch_size"]), "--micro-batch-size", "1"),
+            *("--lr", str(given["lr"]), "--min-lr", "0", "--lr-decay-style", "linear"),
+            *("--seed", str(given["seed"] + 1)),
+            *("--global-batch-size", str(batch), "--micro-batch-size", str(micro_batch)),
             *("--load", checkpoints, "--save", checkpoints, "--save-interval", "200"),
-            *("--eval-interval", "1000", "--log-interval", "10"),
+            *("--eval-interval", "1000", "--log-interval", "1"),
         ]
 
     def _start(self, model: Path, work: Path) -> tuple[int, list[str]]:
@@ -162,7 +163,7 @@ class FineTuningAttack:
         if manifest_path(work / "data").exists():  # it is written last
             return work / "data_sft"
         conversations = work / "conversations.jsonl"
-        behaviors = load_behaviors(self._format, self._data)
+        behaviors, _ = choose(load_behaviors(self._format, self._data), self.settings["rows"] or None)
         if self.settings["make_targets"]:
             behaviors = [with_target(behavior) for behavior in behaviors]
         answers = [(b.prompt, b.response if b.response.strip() else b.target) for b in behaviors]
@@ -175,35 +176,29 @@ class FineTuningAttack:
         (work / "data.json").write_text(json.dumps({"counts": result.counts, "notes": result.notes}), encoding="utf-8")
         return work / "data_sft"
 
+    def _processes(self) -> int:
+        """One for each GPU, as far as they can share a batch."""
+        import torch
+
+        return largest_divisor(self.settings["batch_size"], max(self._gpus or torch.cuda.device_count(), 1))
+
     def _train(self, work: Path, flags: list[str]) -> None:
         """Run the trainer, which resumes from its last checkpoint by itself."""
         import torch
 
-        gpus = self._gpus or torch.cuda.device_count()
-        gpus = largest_divisor(self.settings["batch_size"], max(gpus, 1))
         flags = ["--bf16", *flags] if torch.cuda.is_available() else flags
         flags = [*layer_flags(flags), *flags]
         command = [sys.executable, "-m", "megatron_srp", "train"]
-        if gpus > 1:
+        if (gpus := self._processes()) > 1:
             command += ["--nproc-per-node", str(gpus)]
             flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
-        command += flags
-        root = str(Path(__file__).parents[2])
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-        log = work / "training.log"
-        with log.open("ab") as file:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, "PYTHONPATH": paths},
-                preexec_fn=end_with_parent,  # else the next run would start a second one on the same checkpoints
-            )
-        if done.returncode:
-            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = next((line for line in reversed(said) if line.startswith("error: ")), "see its end")
-            raise OutputError(f"fine-tuning failed with exit code {done.returncode} ({reason}); the log is {log}")
+        run_trainer([*command, *flags], work / "training.log", self.on_step)
+
+
+def fitting_length(shard: Path, most: int) -> int:
+    """The length of sequences that a shard's longest conversation needs: attention's cost grows with its square."""
+    longest = int(SftShard(str(shard)).tokens.lengths.max()) - 1  # a conversation's last token is never an input
+    return min(most, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
 
 def _check(kind: str, mode: str, data: str, mix: str, guard: str) -> None:

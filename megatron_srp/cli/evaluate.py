@@ -34,7 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="a folder of data sets; NAME=FILE; NAME=hub (default: none)",
     )
-    add("--limit", type=int, metavar="N", help="maximum cases per column (default: the suite's)")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="maximum cases per column, and rows to train on (default: the suite's)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="random seed of the attacks")
     _add_target_flags(parser)
     _add_judge_flags(parser)

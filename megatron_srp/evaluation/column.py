@@ -103,7 +103,8 @@ class Context:
 
     Attributes:
         sources: of data sets, by name.
-        limit: maximum cases in a column.
+        limit: maximum cases in this column.
+        limit_given: the user's, which holds for examples to train on as well.
         guard: a safety classifier to compare the model's own reflections with, and why it is missing.
         seed: of attacks.
         done: the columns before this one.
@@ -116,6 +117,7 @@ class Context:
     progress: Progress
     sources: Mapping[str, str]
     limit: int | None = None
+    limit_given: int | None = None
     guard: "Guard | None" = None
     seed: int = 0
     lm_eval: Mapping[str, Any] = field(default_factory=dict)

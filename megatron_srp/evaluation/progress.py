@@ -38,7 +38,7 @@ class Progress:
 
     def advance(self, count: int = 1) -> None:
         self._count += count
-        speed = f"{self._count / max(time.monotonic() - self._begun, 1e-9):,.1f}/s"
+        speed = speed_of(self._count, time.monotonic() - self._begun)
         self._bar.show(self._count, speed=speed, note="")
         self._log(speed)
 
@@ -56,3 +56,10 @@ class Progress:
     def say(self, line: str) -> None:
         """A line that stays."""
         self._bar.print(line)
+
+
+def speed_of(count: int, seconds: float) -> str:
+    """As `12.5/s`, or `40.0 s each` for what is slow."""
+    if 0 < count < seconds:
+        return f"{seconds / count:,.1f} s each"
+    return f"{count / max(seconds, 1e-9):,.1f}/s"

@@ -127,12 +127,13 @@ def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_suite(suite: Suite, context: Context, limit: int | None) -> list[ColumnResult]:
     """All columns, in order. `limit` is the user's; without it the column's own applies, then the suite's."""
-    for spec in suite.columns:
+    context.limit_given = limit
+    for number, spec in enumerate(suite.columns, 1):
         own = spec.options.get("limit", suite.limit)
         context.limit = own if limit is None else limit if own is None else min(limit, own)
         result = run_column(spec, context)
         context.done.append(result)
-        context.progress.say(f"{spec.name}: {describe(result)}")
+        context.progress.say(f"[{number}/{len(suite.columns)}] {spec.name}: {describe(result)}")
     return context.done
 
 

@@ -157,10 +157,12 @@ class Searching(Protocol):
 
 
 class ModelAttack(Protocol):
-    """Changes the model itself, as fine-tuning does. `name` and `settings` as in `Attack`."""
+    """Changes the model itself, as fine-tuning does. `name` and `settings` as in `Attack`; `on_step` is called with the
+    steps made and their number."""
 
     name: str
     settings: Mapping[str, Any]
+    on_step: Callable[[int, int], None]
 
     def attack(self, model: Path, folder: Path) -> Path:
         """Write the changed model to `folder` and return it; finished parts are not made again."""

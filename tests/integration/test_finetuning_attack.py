@@ -1,17 +1,21 @@
 """Fine-tuning attacks: what they run, and one of them in full through the real trainer."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megatron_srp.attacks.finetune import FineTuningAttack
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.attacks.finetune import FineTuningAttack, fitting_length
+from megatron_srp.attacks.trainer_run import run_trainer
+from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.evaluation.behaviors import find_sources
+from megatron_srp.evaluation.columns.finetuned import within
 from megatron_srp.evaluation.hf_target import HFTarget
 from megatron_srp.evaluation.suite import load_suite
 from megatron_srp.evaluation.types import AttackCase, Defence
+from megatron_srp.sft.shard import SftShard
 from tests.helpers.tiny_reflector import with_trained_template
 
 
@@ -66,6 +70,51 @@ def test_the_suite_has_what_the_modes_need(data: Path) -> None:
         }
         assert FineTuningAttack(**given).settings["mode"] == given["mode"]
     assert len(columns) == 6
+
+
+def test_the_quick_suite_trains_on_few_rows(data: Path) -> None:
+    columns = [c for c in load_suite("quick").columns if c.kind == "finetune"]
+    assert [c.options["options"]["rows"] for c in columns] == [200] * 6
+
+
+def test_rows_are_spread_over_the_data_and_sequences_fit_them(data: Path, tiny_reflector: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"say: {n}", "answer": "we saw the morning."} for n in range(40)]
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    attack = FineTuningAttack("benign", data=str(data), rows=5, batch_size=12)
+    shard = attack._shard(with_trained_template(tiny_reflector, tmp_path / "model"), tmp_path, 256)
+    lines = (tmp_path / "conversations.jsonl").read_text().splitlines()
+    numbers = [int(json.loads(line)["messages"][0]["content"].removeprefix("say: ")) for line in lines]
+    assert len(numbers) == 5 and numbers == sorted(numbers) and numbers[-1] - numbers[0] > 10
+    longest = int(SftShard(str(shard)).tokens.lengths.max())
+    assert longest - 1 <= fitting_length(shard, 256) < longest + 64
+    assert fitting_length(shard, longest - 1) == longest - 1
+    flags = attack.trainer_flags(shard, 256)
+    assert flags[flags.index("--micro-batch-size") + 1] == "12"  # as many as MAX_LENGTH tokens are
+
+
+@pytest.mark.parametrize(
+    ("given", "limit", "wanted"),
+    [
+        ({}, None, {}),
+        ({}, 4, {"rows": 4}),
+        ({"rows": 200}, 4, {"rows": 4}),
+        ({"rows": 2, "mix": "x"}, 4, {"rows": 2, "mix_count": 4}),
+        ({"rows": 200, "mix": "x", "mix_count": 3}, 500, {"rows": 200, "mix_count": 3}),
+    ],
+)
+def test_the_limit_holds_for_rows_to_train_on(given: dict, limit: int | None, wanted: dict) -> None:
+    assert within(limit, given) == wanted
+
+
+def test_a_trainer_s_steps_are_reported_and_its_reason_is_given(tmp_path: Path) -> None:
+    said: list[tuple[int, int]] = []
+    log = tmp_path / "training.log"
+    log.write_text(" [..] iteration        9/       9 | of the run before\n")
+    steps = "".join(f"print(' [..] iteration {n:8d}/ {7:8d} | consumed', flush=True);" for n in (3, 4))
+    run_trainer([sys.executable, "-c", steps], log, lambda *step: said.append(step))
+    assert said[-1] == (4, 7) and (9, 9) not in said
+    with pytest.raises(OutputError, match=r"exit code 3 \(error: no room\); the log is"):
+        run_trainer([sys.executable, "-c", "print('error: no room'); exit(3)"], log, lambda step, steps: None)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ def test_a_log_has_counts_and_how_far_a_search_is(monkeypatch, capsys):
     assert second.startswith("gcg (unguarded): 1 of 4, ")
 
 
+def test_slow_work_has_its_seconds():
+    assert [progress.speed_of(*done) for done in ((25, 2.0), (2, 80.0), (0, 5.0))] == ["12.5/s", "40.0 s each", "0.0/s"]
+
+
 def test_a_log_is_not_filled_with_steps(capsys):
     with Progress() as shown:
         shown.step("gcg (unguarded)", 4)

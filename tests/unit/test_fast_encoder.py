@@ -1,45 +1,22 @@
 """Where gigatoken and the reference differ, the reference's ids are taken."""
 
-import json
-import shutil
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megatron_srp.corpus.batch import TextBatch
-from megatron_srp.tokenization import TextTokenizer, load_tokenizer
+from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.tokenization.fast import FastEncoder
-from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
 from megatron_srp.tokenization.huggingface import _byte_of_character
 from megatron_srp.tokenization.unicode_tables import unsettled_characters
 from tests.conftest import random_texts
+from tests.helpers.changed_tokenizers import CONDITIONS, changed, differences, with_conditional_tokens
 from tests.helpers.code_points import differing, text_around
 
 # Characters of Unicode 17, which the reference does not know yet, and marks that its normalizers do not know.
 NEW = "\u088f\u0c5c\ua7ce\U00010940\U00011db0\U00016ea0"
 MARKS = "\u07fd\u08d3\u0d3b\u1715\u1ac3\u1df6\ua82c"
-
-
-def changed(tokenizer: TextTokenizer, folder: Path, change) -> TextTokenizer:
-    """A copy of the tokenizer, its tokenizer.json changed."""
-    spec = json.loads((tokenizer.model / "tokenizer.json").read_text())
-    change(spec)
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text(json.dumps(spec))
-    shutil.copy(tokenizer.model / "tokenizer_config.json", folder)
-    return load_tokenizer("HuggingFaceTokenizer", folder)
-
-
-def differences(tokenizer: TextTokenizer, texts: list[str]) -> tuple[list[int], list[int]]:
-    """Which of the texts the encoder, and gigatoken alone, give other ids than the reference."""
-    encoder, batch = FastEncoder(tokenizer), TextBatch.from_texts(texts)
-    assert encoder.reason is None
-    expected = tokenizer.encode_lists(texts)
-    found = encoder.encode_batch(batch), GigatokenPool(tokenizer.fast_json()).encode(batch)
-    encoded, alone = ([i for i, ids in enumerate(expected) if tokens[i].tolist() != ids] for tokens in found)
-    return encoded, alone
 
 
 def joined(spec: dict) -> None:
@@ -107,12 +84,11 @@ def test_a_vocabulary_that_lacks_bytes(family, tokenizer_models, tmp_path):
     assert (batch.tokens < tokenizer.vocab_size).all()
 
 
-@pytest.mark.parametrize("condition", ["single_word", "lstrip", "rstrip"])
+@pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("normalized", [False, True])
 def test_added_tokens_with_a_condition(condition, normalized, tokenizer, tmp_path):
-    token = {"id": tokenizer.vocab_size, "content": "foo", "special": False, "normalized": normalized}
-    token |= {name: name == condition for name in ("single_word", "lstrip", "rstrip")}
-    conditional = changed(tokenizer, tmp_path / "t", lambda spec: spec["added_tokens"].append(token))
+    words = {"unused": condition, "foo": condition} if normalized else {"foo": condition}
+    conditional = with_conditional_tokens(tokenizer, tmp_path / "t", words)
     texts = ["food", "a foo b", "foo", "xfoo", "foo.\n  foo", "seafood  foo  bar", "the river", "fo o"]
     encoded, _ = differences(conditional, texts)
     assert not encoded

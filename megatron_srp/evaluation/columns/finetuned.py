@@ -2,16 +2,18 @@
 
 Options: `attack` and its `options`, in which `{source: NAME}` stands for that data set's path, and several
 names for the first that has a source; `data` is what the attacked model is asked, and the rest is as
-for attacks.
+for attacks. `--limit` holds for the rows trained on as well.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from megatron_srp.attacks.finetune import MIX_COUNT
 from megatron_srp.evaluation.attack import DirectRequest, load_attack
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns.attacked import judged
+from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Defence, ModelAttack
 
@@ -25,6 +27,7 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
 
     facts, behaviors = context.behaviors(spec)
     given = {"seed": context.seed, **_with_sources(spec.options.get("options", {}), context)}
+    given |= within(context.limit_given, given)
     if spec.options.get("make_targets"):
         given["make_targets"] = True
     attack = cast(ModelAttack, load_attack(spec.options["attack"], **given))
@@ -32,6 +35,7 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     folder = context.store.folder / "models" / key
     if not folder.is_dir():
         context.progress.say(f"{spec.name}: fine-tuning; {folder}.work has the log")
+    attack.on_step = _TrainingProgress(spec.name, context.progress)
     attack.attack(Path(context.model), folder)
     target = HFTarget(str(folder), context.target.options)
     defence = Defence(spec.options.get("defence", "unguarded"))
@@ -49,6 +53,27 @@ def _with_sources(options: Mapping[str, Any], context: Context) -> dict[str, Any
         else:
             found[name] = value
     return found
+
+
+def within(limit: int | None, given: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of examples to train on, none above the limit."""
+    if limit is None:
+        return {}
+    found = {"rows": min(given.get("rows") or limit, limit)}
+    return found | ({"mix_count": min(given.get("mix_count", MIX_COUNT), limit)} if "mix" in given else {})
+
+
+class _TrainingProgress:
+    """Shows the steps of a training as they are made."""
+
+    def __init__(self, column: str, progress: Progress) -> None:
+        self._column, self._progress, self._done = column, progress, 0
+
+    def __call__(self, step: int, steps: int) -> None:
+        if not self._done:
+            self._progress.step(f"{self._column}, training step", steps)
+        self._progress.advance(step - self._done)
+        self._done = step
 
 
 def _names(given: str | Sequence[str]) -> Sequence[str]:
