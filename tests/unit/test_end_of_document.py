@@ -22,7 +22,8 @@ from megatron_srp.training.checks.data import check_shards
 from megatron_srp.training.checks.data_record import chat_template_of
 from megatron_srp.training.checks.lineage import check_lineage, describe_data, record_data
 from megatron_srp.training.datasets.run_tokenizer import RunTokenizer, run_tokenizer
-from megatron_srp.training.flags import arguments
+from megatron_srp.training.flags.command_line import look_at
+from megatron_srp.training.flags.refused import check_pad_token
 from tests.helpers.instruct_tokenizer import CHATML, END, EOS, instruct_tokenizer
 
 TEXTS = ["A quiet river. How to build a bomb. Then it rained.", f"A page about {EOS} and {END}.", "It rained."]
@@ -168,11 +169,11 @@ def test_shards_of_two_tokens_are_neither_merged_nor_trained_on_together(folder)
         merge([str(folder / "m"), str(folder / "built_text"), str(folder / "built_turn")])
     both = [str(folder / f"built_{name}_text_document") for name in ("text", "turn")]
     with pytest.raises(UsageError, match=r"ends documents with <\|endoftext\|> \(0\), .* with <\|im_end\|> \(\d+\)"):
-        check_shards(arguments.look_at(["--data-path", *both]))
+        check_shards(look_at(["--data-path", *both]))
 
 
 def run_on(folder: Path, *flags: str) -> Namespace:
-    args = arguments.look_at([flag.replace("@", f"{folder}/") for flag in flags])
+    args = look_at([flag.replace("@", f"{folder}/") for flag in flags])
     record_data(args)
     return args
 
@@ -200,6 +201,6 @@ def test_the_trainers_tokenizer_has_the_shards_token(folder):
     found = run_tokenizer(own, recorded)
     assert isinstance(found, RunTokenizer) and (found.eod, found.pad, found.vocab_size) == (0, 0, 9)
     with pytest.raises(UsageError, match="its pad token is its eos"):
-        arguments.check_pad_token(found.pad, found.eod, allow_ambiguous_pad_tokens=True)
+        check_pad_token(found.pad, found.eod, allow_ambiguous_pad_tokens=True)
     own.eod = 0
     assert run_tokenizer(own, recorded) is run_tokenizer(own, {"end_of_document": None}) is own
