@@ -118,7 +118,7 @@ def _half(srp: Group | None, filtering: Group | None, called: str) -> Finding | 
     claim = f"The prefill ASR of {called} is at most half of Filtering's, on average"
     if b["mean"] <= UNSAFE:
         return Finding(claim, "not shown", f"Filtering's is {b['mean']:.1f}%: too low for half of it to say anything.")
-    text = f"{a['mean']:.1f}% against {b['mean']:.1f}%, {a['mean'] / b['mean']:.2f} of it."
+    text = f"{a['mean']:.1f}% compared with {b['mean']:.1f}%, {a['mean'] / b['mean']:.2f} of it."
     return Finding(claim, _status(a["mean"] <= b["mean"] / 2), text)
 
 
