@@ -107,8 +107,8 @@ def run(options: Options) -> Section:
     with TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         lines = [
-            "| answers at a time | generation | tokens/CPU-s | time over plain | forced reflections an answer | tokens "
-            "read for them |",
+            "| answers at a time | generation | tokens/CPU-s | time over plain | forced reflections per answer "
+            "| tokens read for them |",
             "|---|---|---|---|---|---|",
         ]
         for batch in batches:

@@ -122,7 +122,7 @@ def run(options: Options) -> Section:
         builder, other, plain = (PromptBuilder(spec, GuardTokenizer(folder)) for _ in range(3))
         guard = chat_guard.ChatGuard(other, NoModel())
         rows = {
-            "prompts: tokenise and assemble": measure(builder.build, runs),
+            "prompts: tokenize and assemble": measure(builder.build, runs),
             "the whole guard, its model taking no time": measure(guard.results_array, runs),
             "the plain way: apply_chat_template and tokenizer, a text at a time": measure(
                 lambda texts: one_by_one(plain, texts), [run.slice(0, len(run) // 20) for run in runs]
@@ -153,4 +153,4 @@ def _table(rows: dict[str, list[float]], facts: str) -> str:
     lines += [f"| {n} | {statistics.median(r):,.0f} | {min(r):,.0f} | {max(r):,.0f} |" for n, r in rows.items()]
     median = statistics.median(next(iter(rows.values())))
     verdict = "met" if median >= GOAL else "missed"
-    return "\n".join([*lines, "", f"Goal: {GOAL:,} segments/s/core for tokenising and assembling: **{verdict}**."])
+    return "\n".join([*lines, "", f"Goal: {GOAL:,} segments/s/core for tokenizing and assembling: **{verdict}**."])

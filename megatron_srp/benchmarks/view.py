@@ -26,8 +26,10 @@ _RUNS = 9
 
 
 def write_corpus(prefix: Path, num_documents: int) -> None:
-    """A shard of random GPT-2 ids whose documents are as long as those of web text (a median of 600 tokens,
-    a mean of 1,000), and a sidecar with a reflection of usual length every 130 tokens, 4 % of them Unsafe."""
+    """A shard of random GPT-2 ids, and a sidecar with a reflection every 130 tokens, 4% of them Unsafe.
+
+    The documents are as long as those of web text: a median of 600 tokens, a mean of 1,000.
+    """
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(600), 1.0, num_documents), 20, 1e6).astype(np.int32)
     tokens = rng.integers(0, _EOD, int(lengths.sum()), dtype=np.uint16)

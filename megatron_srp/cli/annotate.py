@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--on-error", choices=["stop", "skip"], default="stop", help=corpus_flags.ON_ERROR_HELP)
     add("--max-words", type=int, default=DEFAULT_MAX_WORDS, metavar="N", help="maximum words per segment")
     guard_flags.add_guard_flags(parser)
-    add = parser.add_argument_group("output").add_argument
+    output = parser.add_argument_group("output")
+    add = output.add_argument
     add("--store", required=True, metavar="DIR", help="folder of the annotation store")
     add(
         "--chunk-documents",
@@ -34,25 +35,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="documents per part of the store, the unit of work",
     )
     add("--workers", type=int, metavar="N", help="batches judged at once (default: as many as keep the engine busy)")
-    add("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
-    add("--partition-index", type=int, default=0, metavar="I", help="index of this run's partition, 0 to N-1")
-    add = parser.add_argument_group("segments without a verdict").add_argument
-    add(
-        "--max-failure-rate",
-        type=float,
-        default=0.001,
-        metavar="SHARE",
-        help="stop when more than this share of the segments get no verdict",
-    )
-    add("--retry-failed", action="store_true", help="judge again the segments that got no verdict in an earlier run")
+    corpus_flags.add_partition_flags(output)
+    failed = parser.add_argument_group("segments without a verdict")
+    corpus_flags.add_failure_rate(failed, "verdict")
+    retry = "judge again the segments that got no verdict in an earlier run"
+    failed.add_argument("--retry-failed", action="store_true", help=retry)
     return parser
 
 
 def _validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
     require_at_least(1, args, "--chunk-documents", "--workers")
-    if not 0 <= args.max_failure_rate <= 1:
-        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: pass a share from 0 to 1")
+    corpus_flags.check_failure_rate(args)
     if not args.store:
         raise UsageError("--store '': pass the folder of the annotation store")
 
@@ -67,12 +61,10 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.corpus_job.failures import FailureLog
     from megatron_srp.annotation.corpus_job.report import print_report
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.corpus.partitions import Partition
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.input_files import InputFiles
     from megatron_srp.terminal.display import ProgressDisplay
 
-    partition = Partition(args.partition_index, args.num_partitions)
-    files = expand_inputs(args.input)
+    files = InputFiles.from_args(args)
     guard = guard_flags.guard_from_args(args)
     try:
         store = AnnotationStore.create(Path(args.store), {**guard.settings, "max_words": args.max_words})
@@ -86,7 +78,6 @@ def main(argv: list[str]) -> int:
                 chunk_documents=args.chunk_documents,
                 skip_errors=args.on_error == "skip",
                 workers=args.workers or guard.preferred_workers,
-                partition=partition,
                 failures=FailureLog(args.max_failure_rate),
                 report=display.update,
                 warn=display.warn,

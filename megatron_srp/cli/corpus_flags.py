@@ -24,6 +24,29 @@ def add_corpus_flags(add: "argparse._ActionsContainer", input_help: str = INPUT_
     add.add_argument("--json-keys", nargs="+", default=["text"], metavar="KEY", help="key or column of the text")
 
 
+def add_partition_flags(add: "argparse._ActionsContainer") -> None:
+    """`--num-partitions` and `--partition-index`, which divide the input files among runs."""
+    add.add_argument("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
+    add.add_argument("--partition-index", type=int, default=0, metavar="I", help="this run's partition, 0 to N-1")
+
+
+def add_failure_rate(add: "argparse._ActionsContainer", missing: str) -> None:
+    """`--max-failure-rate`, for a job that asks a model about every segment."""
+    add.add_argument(
+        "--max-failure-rate",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help=f"stop when more than this share of the segments get no {missing}",
+    )
+
+
+def check_failure_rate(args: argparse.Namespace) -> None:
+    """Raise UsageError unless it is a share."""
+    if not 0 <= args.max_failure_rate <= 1:
+        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: pass a share from 0 to 1")
+
+
 def one_key(args: argparse.Namespace) -> str:
     """The key of `--json-keys`; raises UsageError unless it is one, and can name a folder."""
     if len(args.json_keys) != 1:

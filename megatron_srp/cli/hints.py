@@ -4,7 +4,6 @@ import argparse
 
 from megatron_srp.cli import corpus_flags
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
-from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
 Ask a chat model for a hint of at most 15 words from each Safe segment to the next (SRP-Hint), and keep the hints with
@@ -20,9 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
     corpus_flags.add_corpus_flags(group, "the files that were annotated, with the same names")
     add = group.add_argument
     add("--store", required=True, metavar="DIR", help="folder of the annotation store, to which the hints are added")
-    add("--num-partitions", type=int, default=1, metavar="N", help="divide the input files among N runs")
-    add("--partition-index", type=int, default=0, metavar="I", help="index of this run's partition, 0 to N-1")
-    add = parser.add_argument_group("chat model").add_argument
+    corpus_flags.add_partition_flags(group)
+    chat = parser.add_argument_group("chat model")
+    add = chat.add_argument
     add("--endpoint", required=True, metavar="URL", help="OpenAI-compatible base URL including /v1")
     add("--model", required=True, metavar="NAME", help="the model's name at the endpoint")
     add(
@@ -33,20 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="maximum tokens per reply; raise it for reasoning models",
     )
     add("--workers", type=int, default=64, metavar="N", help="requests at once")
-    add(
-        "--max-failure-rate",
-        type=float,
-        default=0.001,
-        metavar="SHARE",
-        help="stop when more than this share of the segments get no reply",
-    )
+    corpus_flags.add_failure_rate(chat, "reply")
     return parser
 
 
 def _validate(args: argparse.Namespace) -> None:
     require_at_least(1, args, "--max-tokens", "--workers")
-    if not 0 <= args.max_failure_rate <= 1:
-        raise UsageError(f"--max-failure-rate {args.max_failure_rate:g}: pass a share from 0 to 1")
+    corpus_flags.check_failure_rate(args)
 
 
 def main(argv: list[str]) -> int:
@@ -60,15 +52,13 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.engines.http_retry import Limits
     from megatron_srp.annotation.store.hints import HintWriter
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.corpus.partitions import Partition
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.input_files import InputFiles
 
-    partition = Partition(args.partition_index, args.num_partitions)
-    files = expand_inputs(args.input)
+    files = InputFiles.from_args(args)
     store = AnnotationStore(args.store)
     client = EndpointClient(args.endpoint, Limits(args.workers))
     writer = HintWriter(client, args.model, args.max_tokens)
-    job = HintJob(files, store, writer, key, partition, args.max_failure_rate)
+    job = HintJob(files, store, writer, key, args.max_failure_rate)
     try:
         job.run()
     finally:

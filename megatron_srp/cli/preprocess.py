@@ -1,11 +1,11 @@
-"""`srp preprocess`: the data job."""
+"""`srp preprocess`: the data job, on texts or on existing shards."""
 
+import argparse
+from pathlib import Path
 from typing import Any
 
 from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
-from megatron_srp.corpus.partitions import Partition
-from megatron_srp.reflection import reflection_format
 
 __all__ = ["build_parser", "main"]
 
@@ -14,45 +14,63 @@ def main(argv: list[str]) -> int:
     """Parse `argv`, run the job, print a summary. Returns the exit code."""
     args = build_parser().parse_args(argv)
     validate(args)
-
-    from megatron_srp.corpus.readers import expand_inputs
-    from megatron_srp.data.preprocess.summary import print_summary
-    from megatron_srp.data.preprocess.text_job import judge_of, run_job
-    from megatron_srp.data.preprocess.text_pipeline import require_documents
-    from megatron_srp.terminal.display import ProgressDisplay
-
     if args.input_shards:
-        from megatron_srp.cli import preprocess_shards
-
-        return preprocess_shards.run(args, reflection_format(args), judge_of(args))
-    files = expand_inputs(args.input)
-    if args.executor == "ray":
-        from megatron_srp.data.preprocess.ray_executor import run_on_ray
-
-        run_on_ray(args, files)
-        joined = f"srp inspect {args.output_prefix} shows the verdicts"
-        next_step(f"srp merge JOINED {args.output_prefix}" if args.no_merge else joined)
-        return 0
-    partition = Partition(args.partition_index, args.num_partitions) if args.num_partitions else None
-    own = [files[number] for number in partition.numbers(files)] if partition else files
-    if partition and not own:
-        print(f"{len(files)} input files in {partition.count} partitions: none is left for partition {partition.index}")
-        next_step(f"when all partitions are made, srp merge JOINED {args.output_prefix}")
-        return 0
-    with ProgressDisplay() as display:
-        manifest, errors = run_job(args, own, display, partition, len(files))
-    prefix = partition.prefix(args.output_prefix) if partition else args.output_prefix
-    print_summary(prefix, manifest, errors)
-    if partition:
-        next_step(f"when all partitions are made, srp merge JOINED {args.output_prefix}")
-    else:  # a partition may have no documents; the merged shard shows it instead
-        require_documents(manifest)
-        next_step(_training(prefix, manifest))
+        _on_shards(args)
+    elif args.executor == "ray":
+        _on_ray(args)
+    else:
+        _on_texts(args)
     return 0
 
 
-def _training(prefix: str, manifest: dict[str, Any]) -> str:
-    shard = manifest["shards"][0]["name"]
-    folder = prefix.rpartition("/")[0]
-    path = f"{folder}/{shard}" if folder else shard
-    return f"srp inspect {prefix} shows the verdicts; srp train --data-path {path} ..."
+def _on_texts(args: argparse.Namespace) -> None:
+    from megatron_srp.corpus.input_files import InputFiles
+    from megatron_srp.data.preprocess.summary import print_summary
+    from megatron_srp.data.preprocess.text_job import run_job
+    from megatron_srp.data.preprocess.text_pipeline import require_documents
+    from megatron_srp.terminal.display import ProgressDisplay
+
+    files = InputFiles.from_args(args)
+    partition, prefix = files.partition, args.output_prefix
+    if partition and not files.own:
+        count = f"{len(files.all)} input files in {partition.count} partitions"
+        print(f"{count}: none is left for partition {partition.index}")
+    else:
+        with ProgressDisplay() as display:
+            manifest, errors = run_job(args, files, display)
+        print_summary(partition.prefix(prefix) if partition else prefix, manifest, errors)
+    if partition:
+        next_step(f"when all partitions are made, srp merge JOINED {prefix}")
+    else:  # a partition may have no documents; the merged shard shows it instead
+        require_documents(manifest)
+        path = _beside(prefix, manifest["shards"][0])
+        next_step(f"srp inspect {prefix} shows the verdicts; srp train --data-path {path} ...")
+
+
+def _on_ray(args: argparse.Namespace) -> None:
+    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.data.preprocess.ray_executor import run_on_ray
+
+    run_on_ray(args, expand_inputs(args.input))
+    prefix = args.output_prefix
+    next_step(f"srp merge JOINED {prefix}" if args.no_merge else f"srp inspect {prefix} shows the verdicts")
+
+
+def _on_shards(args: argparse.Namespace) -> None:
+    from megatron_srp.data.preprocess.shard_job import run_shard_job
+    from megatron_srp.data.preprocess.summary import print_sidecars, print_summary
+    from megatron_srp.data.preprocess.text_pipeline import require_documents
+    from megatron_srp.terminal.display import ProgressDisplay
+
+    with ProgressDisplay() as display:
+        shards, manifest = run_shard_job(args, display)
+    print_summary(args.output_prefix, manifest, [])
+    print_sidecars(args.output_prefix, manifest, shards)
+    require_documents(manifest)
+    path = _beside(args.output_prefix, (manifest["sidecars"] or manifest["shards"])[0])
+    data = f"{shards[0]} --srp-sidecar {path}.srp" if manifest["sidecars"] else path
+    next_step(f"srp inspect {path} shows the verdicts; srp train --data-path {data} ...")
+
+
+def _beside(prefix: str, made: dict[str, Any]) -> str:
+    return str(Path(prefix).with_name(made["name"]))

@@ -74,12 +74,6 @@ class Partition:
         return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, files)}}
 
 
-def divide(files: Sequence[Path], count: int) -> list[tuple[Partition, list[Path]]]:
-    """All `count` partitions of the files, in order, each with its own files."""
-    parts = split_by_size([file.stat().st_size for file in files], count)
-    return [(Partition(i, count), list(files[part.start : part.stop])) for i, part in enumerate(parts)]
-
-
 def partition_name(base: str | Path, index: int, count: int) -> str:
     return f"{base}-{index:05}-of-{count:05}"
 

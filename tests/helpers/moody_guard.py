@@ -8,6 +8,7 @@ from megatron_srp.annotation import Guard, GuardResult
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.corpus_job.failures import FailureLog
 from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.corpus.input_files import InputFiles
 from tests.conftest import KeywordGuard, random_texts
 from tests.unit.test_readers import write
 
@@ -38,10 +39,12 @@ class MoodyGuard(Guard):
         return GuardResult(KeywordGuard.label_of(text), 1 / (1 + len(text)))
 
 
-def annotate(folder, files, guard=None, max_rate=1.0, retry_failed=False, **settings) -> Annotator:
+def annotate(folder, files, guard=None, max_rate=1.0, retry_failed=False, partition=None, **settings) -> Annotator:
     store = AnnotationStore.create(folder, SETTINGS)
     guard = guard or MoodyGuard(cured=True)
-    job = Annotator(files, store, guard, 10, chunk_documents=20, failures=FailureLog(max_rate), **settings)
+    job = Annotator(
+        InputFiles(files, partition), store, guard, 10, chunk_documents=20, failures=FailureLog(max_rate), **settings
+    )
     job.run(retry_failed)
     return job
 

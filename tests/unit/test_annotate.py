@@ -13,6 +13,7 @@ from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
 from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.cli.annotate import main
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.files import file_fingerprint
@@ -148,7 +149,7 @@ def test_disjoint_partitions_write_at_once_and_make_the_same_store(files, tmp_pa
 def test_a_segment_of_a_hundred_thousand_words(tmp_path):
     path = write(tmp_path / "long.jsonl", ["word " * 100_000 + "kill"])
     store = AnnotationStore.create(tmp_path / "store", SETTINGS | {"max_words": 100_000})
-    Annotator([path], store, KeywordGuard(), 100_000).run()
+    Annotator(InputFiles([path]), store, KeywordGuard(), 100_000).run()
     (part,) = (read_part(path) for path in (tmp_path / "store").rglob("*.parquet"))
     assert part.ends.tolist() == [499_999, 500_004]
     assert [str(part.labels[code].verdict) for code in part.codes] == ["Safe", "Unsafe"]

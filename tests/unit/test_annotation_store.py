@@ -6,6 +6,7 @@ import pytest
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.preprocess import main
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
 from megatron_srp.segmentation import segment_text
@@ -18,7 +19,7 @@ SETTINGS = {"guard": "keyword", "revision": "1", "max_words": 10}
 
 def annotate(folder, files, **settings):
     store = AnnotationStore.create(folder, SETTINGS)
-    job = Annotator(files, store, KeywordGuard(), 10, chunk_documents=25, **settings)
+    job = Annotator(InputFiles(files), store, KeywordGuard(), 10, chunk_documents=25, **settings)
     job.run()
     return job
 

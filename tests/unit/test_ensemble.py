@@ -7,6 +7,7 @@ from megatron_srp.annotation import Guard, GuardOptions, GuardResult, load_guard
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.guards.ensemble import EnsembleGuard
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import random_texts
@@ -86,7 +87,7 @@ def test_disagreements_are_written_beside_each_part(tmp_path, write_jsonl):
     path = write_jsonl(texts)
     guard = EnsembleGuard({"a": Member("kill"), "b": Member("bomb", C, 0.25)}, "any-unsafe")
     store = AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 10})
-    Annotator([path], store, guard, 10, chunk_documents=25).run()
+    Annotator(InputFiles([path]), store, guard, 10, chunk_documents=25).run()
     parts = sorted((tmp_path / "store" / "text").rglob("*.parquet"))
     beside = sorted((tmp_path / "store" / "disagreements" / "text").rglob("*.parquet"))
     assert [part.name for part in parts] == [part.name for part in beside] and len(parts) == 3

@@ -10,6 +10,7 @@ from megatron_srp.annotation.guards.ensemble import EnsembleGuard
 from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.preprocess.text_pipeline import Preprocessor
+from megatron_srp.data.shards.output import Output
 from megatron_srp.errors import InputError, OutputError, UsageError
 from tests.conftest import KeywordGuard, random_texts
 from tests.helpers.killing import contents
@@ -177,7 +178,6 @@ def test_verdicts_that_change_between_kill_and_resume(job, at_batch, tmp_path, c
     [
         (["--max-words", "9"], "max_words was 8, now 9"),
         (["--json-keys", "text", "id"], 'keys was ["text"], now ["text", "id"]'),
-        (["--on-error", "skip"], 'on_error was "stop", now "skip"'),
         (["--guard", "none"], 'guard was "heuristic", now "none"'),
         (["--reflection-tokens", "special"], 'reflection.tokens was "text", now "special"'),
         (["--stop-after", "Unsafe"], 'reflection.stop_after was ["Controversial", "Unsafe"], now ["Unsafe"]'),
@@ -206,6 +206,26 @@ def test_every_setting_that_decides_the_result_is_compared(flags, named, job, at
     with pytest.raises(UsageError, match="half-done run with other settings") as error:
         job(tmp_path / "out", *flags)
     assert named in str(error.value).replace(",", ", ").replace("  ", " ")
+
+
+@pytest.mark.parametrize("rows", [5, 120], ids=["in the first batch", "later"])
+def test_a_run_that_a_malformed_row_stopped_resumes_as_its_message_says(rows, job, tmp_path):
+    for name, texts in (("a.jsonl", TEXTS[:rows]), ("b.jsonl", TEXTS[rows:200])):
+        write(tmp_path / name, texts)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": "broken\n')
+    with pytest.raises(InputError, match=rf"a.jsonl, line {rows + 1}: not valid JSON .* or pass --on-error skip"):
+        job(tmp_path / "out")
+    resumed = job(tmp_path / "out", "--on-error", "skip")
+    assert resumed == job(tmp_path / "whole", "--on-error", "skip")
+
+
+def test_a_run_that_skips_does_not_become_one_that_stops(tmp_path):
+    output = Output(tmp_path / "c", {"on_error": "skip"}, [])
+    output.commit({"chunks": 1})
+    output.close()
+    with pytest.raises(UsageError, match='on_error was "skip", now "stop"'):
+        Output(tmp_path / "c", {"on_error": "stop"}, [])
 
 
 def test_another_revision_of_a_guard_is_another_guard(tokenizer, tmp_path):

@@ -14,6 +14,7 @@ import xxhash
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli import preprocess, sft
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.segmentation import segment_text
@@ -110,7 +111,7 @@ def test_store(tmp_path):
     edges.update(content[-(1 << 16) :])
     guard = KeywordGuard()
     store = AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 8})
-    Annotator([path], store, guard, 8).run()
+    Annotator(InputFiles([path]), store, guard, 8).run()
     assert json.loads((tmp_path / "store" / "store.json").read_text())["version"] == 2
     part = tmp_path / "store" / "text" / f"{len(content)}-{edges.hexdigest()}" / "000000000000.parquet"
     table = pq.read_table(part)

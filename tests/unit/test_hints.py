@@ -13,6 +13,7 @@ from megatron_srp.annotation.engines.http_retry import Limits
 from megatron_srp.annotation.store.hints import HintPrompt, HintWriter, Replies, clean_hint, load_prompt
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.hints import main
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
@@ -54,7 +55,7 @@ def endpoint():
 def store(tmp_path, write_jsonl):
     path = write_jsonl(TEXTS)
     store = AnnotationStore.create(tmp_path / "store", SETTINGS)
-    Annotator([path], store, KeywordGuard(), 10, chunk_documents=20).run()
+    Annotator(InputFiles([path]), store, KeywordGuard(), 10, chunk_documents=20).run()
     return store
 
 
@@ -154,16 +155,16 @@ def test_other_settings_and_unfinished_verdicts_are_refused(store, endpoint, tmp
     main(flags(store, endpoint, tmp_path))
     client = EndpointClient(endpoint.url, Limits(2))
     with pytest.raises(UsageError, match="was made with other settings: model was 'writer', now 'better'"):
-        HintJob([tmp_path / "corpus.jsonl"], store, HintWriter(client, "better")).run()
+        HintJob(InputFiles([tmp_path / "corpus.jsonl"]), store, HintWriter(client, "better")).run()
     with pytest.raises(UsageError, match=r"no verdicts for all of .*new.jsonl; finish annotating it first"):
-        HintJob([write_jsonl(["new"], "new.jsonl")], store, HintWriter(client, "writer")).run()
+        HintJob(InputFiles([write_jsonl(["new"], "new.jsonl")]), store, HintWriter(client, "writer")).run()
     changed = write_jsonl([*TEXTS[:-1], "One. Too."], "changed.jsonl")
     from megatron_srp.files import file_fingerprint
 
     folder = store.folder / "text"
     (folder / file_fingerprint(tmp_path / "corpus.jsonl")).rename(folder / file_fingerprint(changed))
     with pytest.raises(InputError, match=rf"changed.jsonl, row {len(TEXTS)}: its text is not the one"):
-        HintJob([changed], store, HintWriter(client, "writer")).run()
+        HintJob(InputFiles([changed]), store, HintWriter(client, "writer")).run()
     client.close()
 
 

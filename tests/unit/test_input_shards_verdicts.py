@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.cli.preprocess import main
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.data.preprocess.shard_pipeline import ShardJob
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import SrpError, UsageError
@@ -25,7 +26,7 @@ def annotated(tokenizer_models, tmp_path, write_jsonl, capsys):
     files = [write_jsonl(TEXTS[:30], "a.jsonl"), write_jsonl(TEXTS[30:], "b.jsonl")]
     guard = load_guard("heuristic")
     store = AnnotationStore.create(tmp_path / "store", {"guard": "heuristic", "revision": "1", "max_words": 8})
-    Annotator(files, store, guard, 8, chunk_documents=10).run()
+    Annotator(InputFiles(files), store, guard, 8, chunk_documents=10).run()
     return ["--store", str(store.folder), "--max-words", "8"]
 
 

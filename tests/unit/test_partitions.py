@@ -10,7 +10,8 @@ import pytest
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.preprocess import main
-from megatron_srp.corpus.partitions import Partition, divide, parse_name, split_by_size
+from megatron_srp.corpus.input_files import InputFiles
+from megatron_srp.corpus.partitions import Partition, parse_name, split_by_size
 from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, UsageError
@@ -62,16 +63,15 @@ def test_one_index_serves_annotation_and_preprocessing(write_jsonl, tmp_path):
     texts = random_texts(62, 60, most_words=60)
     cuts = [0, 2, 40, 42, 44, 60]
     files = [write_jsonl(texts[a:b], f"in{i}.jsonl") for i, (a, b) in enumerate(pairwise(cuts))]
-    split = divide(files, 3)
-    for index, (partition, own) in enumerate(split):
+    split = [InputFiles(files, Partition(index, 3)) for index in range(3)]
+    for index, part in enumerate(split):
+        own = part.own
         store = AnnotationStore.create(tmp_path / f"s{index}", {"guard": "k", "revision": "1", "max_words": 20})
-        job = Annotator(files, store, KeywordGuard(), 20, partition=Partition(index, 3))
-        job.run()
-        assert [files[number] for number in job.own] == own and partition == Partition(index, 3)
+        Annotator(part, store, KeywordGuard(), 20).run()
         annotated = {path.parent.name for path in store.folder.glob("text/*/*.parquet")}
         assert annotated == {file_fingerprint(file) for file in own}
         StoreLabeler(store, "text", [file.name for file in own], [file_fingerprint(file) for file in own], 20)
-    assert [file for _, own in split for file in own] == files
+    assert [file for part in split for file in part.own] == files
 
 
 def test_each_partition_is_an_output_of_its_own(job, tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_each_partition_is_an_output_of_its_own(job, tmp_path, capsys):
 def test_more_partitions_than_files_leave_some_with_nothing_to_do(job, tmp_path, capsys):
     flags = [*job, "--output-prefix", str(tmp_path / "o"), "--num-partitions", "7", "--partition-index"]
     assert main([*flags, "5"]) == 0
-    assert capsys.readouterr().out == "5 input files in 7 partitions: none is left for partition 5\n"
+    assert capsys.readouterr().out.splitlines()[0] == "5 input files in 7 partitions: none is left for partition 5"
     assert not list(tmp_path.glob("o*"))
     for index in range(5):
         main([*flags, str(index)])

@@ -7,7 +7,6 @@ unit of work: after a kill, parts that were not written are classified again, an
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from megatron_srp.annotation.store.disagreements import write_disagreements
 from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
 from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import InputBatch
 from megatron_srp.files import file_fingerprint
@@ -32,19 +32,18 @@ Classified = tuple[Part, SegmentVerdicts]
 
 @dataclass(slots=True)
 class Annotator:
-    """Fills a store with a guard's verdicts on every segment of the files.
+    """Fills a store with a guard's verdicts on every segment of this run's files.
 
     Attributes:
         chunk_documents: number of documents per part.
         workers: number of batches classified at once; one more is kept ready.
-        partition: which of the files are this run's.
         failures: of this run; too many of them stop it.
         report: called after every batch.
         errors: one line for every bad row that was skipped.
-        own: indices of the files in this run's partition.
+        own: indices of this run's files.
     """
 
-    files: list[Path]
+    files: InputFiles
     store: AnnotationStore
     guard: Guard
     max_words: int
@@ -52,7 +51,6 @@ class Annotator:
     chunk_documents: int = 20_000
     skip_errors: bool = False
     workers: int = 1
-    partition: Partition = field(default_factory=Partition)
     failures: FailureLog = field(default_factory=FailureLog)
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda line: None
@@ -63,9 +61,9 @@ class Annotator:
     sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.fingerprints = [file_fingerprint(file) for file in self.files]
-        self.sizes = [file.stat().st_size for file in self.files]
-        self.own = self.partition.numbers(self.files)
+        self.fingerprints = [file_fingerprint(file) for file in self.files.all]
+        self.sizes = [file.stat().st_size for file in self.files.all]
+        self.own = self.files.own_numbers
         self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
 
     def run(self, retry_failed: bool = False) -> None:
@@ -75,7 +73,7 @@ class Annotator:
             UsageError: when another run is writing the same.
             GuardError: when too many segments get no verdict. Finished parts are kept, as for any error.
         """
-        with WriterLock(self.store.folder, self.fingerprints, self.key, self.partition) as lock:
+        with WriterLock(self.store.folder, self.fingerprints, self.key, self.files.partition or Partition()) as lock:
             if lock.warning:
                 self.warn(lock.warning)
             self._sweep()
@@ -115,7 +113,9 @@ class Annotator:
     def _missing_pieces(self, number: int) -> Iterator[Piece]:
         """Those of a file that have no verdicts yet, in order."""
         for span in self.store.missing(self.key, self.fingerprints[number]):
-            yield from read_pieces(self.files[number], number, self.key, span, self.chunk_documents, self.skip_errors)
+            yield from read_pieces(
+                self.files.all[number], number, self.key, span, self.chunk_documents, self.skip_errors
+            )
 
     def _classify(self, piece: Piece) -> Classified:
         batch = piece.batch
@@ -145,7 +145,7 @@ class Annotator:
         for number, label in enumerate(part.labels):
             name, count = str(label.verdict), int((part.codes == number).sum())
             self.progress.verdicts[name] = self.progress.verdicts.get(name, 0) + count
-        self.failures.add(self.files[batch.file], part)
+        self.failures.add(self.files.all[batch.file], part)
         self.report(self.progress)
 
     def _write(self, number: int, piece: Piece, classified: list[Classified]) -> None:
@@ -158,9 +158,9 @@ class Annotator:
     def _retry(self) -> None:
         for number in self.own:
             for part in classify_failed(
-                self.store, self.guard, self.files[number], self.key, self.fingerprints[number]
+                self.store, self.guard, self.files.all[number], self.key, self.fingerprints[number]
             ):
-                self.failures.add(self.files[number], part)
+                self.failures.add(self.files.all[number], part)
 
 
 def join_parts(parts: list[Part], last: bool = False) -> Part:

@@ -22,6 +22,7 @@ from megatron_srp.annotation.store.hints import FOLDER, HintStore, HintWriter, R
 from megatron_srp.annotation.store.part import write_table
 from megatron_srp.annotation.store.store import AnnotationStore, Part, PartSummary, read_part
 from megatron_srp.annotation.store.writers import WriterLock
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.files import file_fingerprint
@@ -40,16 +41,15 @@ class HintJob:
     """Fills the `hints` folder of a store.
 
     Attributes:
-        store: with verdicts on all of `files`.
+        store: with verdicts on all files of the job.
         max_failure_rate: share of pairs that may get no reply; a higher share in a part stops the job.
         counts: of this run: hints written, and replies dropped, by reason.
     """
 
-    files: list[Path]
+    files: InputFiles
     store: AnnotationStore
     writer: HintWriter
     key: str = "text"
-    partition: Partition = field(default_factory=Partition)
     max_failure_rate: float = DEFAULT_MAX_FAILURE_RATE
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -60,17 +60,17 @@ class HintJob:
             UsageError: when files have no verdicts yet, or its hints were made with other settings.
             GuardError: when the endpoint fails. Replies are kept, as for any error.
         """
-        fingerprints = [file_fingerprint(file) for file in self.files]
-        for file, fingerprint in zip(self.files, fingerprints, strict=True):
+        fingerprints = [file_fingerprint(file) for file in self.files.all]
+        for file, fingerprint in zip(self.files.all, fingerprints, strict=True):
             if self.store.missing(self.key, fingerprint):
                 raise UsageError(f"{self.store.folder} has no verdicts for all of {file}; finish annotating it first")
         verdicts = {f"verdicts by {name}": value for name, value in self.store.settings.items()}
         hints = HintStore.create(self.store.folder / FOLDER, self.writer.settings | verdicts)
-        with WriterLock(hints.folder, fingerprints, self.key, self.partition):
-            for number in self.partition.numbers(self.files):
+        with WriterLock(hints.folder, fingerprints, self.key, self.files.partition or Partition()):
+            for number in self.files.own_numbers:
                 for summary in self.store.summaries(self.key, fingerprints[number]):
                     if not hints.part_path(self.key, fingerprints[number], summary.first).exists():
-                        self._write(self.files[number], fingerprints[number], summary, hints)
+                        self._write(self.files.all[number], fingerprints[number], summary, hints)
 
     def _write(self, file: Path, fingerprint: str, summary: PartSummary, hints: HintStore) -> None:
         part = read_part(summary.path)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.corpus.partitions import Partition, divide
+from megatron_srp.corpus.input_files import InputFiles
+from megatron_srp.corpus.partitions import Partition
 from megatron_srp.data.preprocess.summary import print_summary
 from megatron_srp.data.preprocess.text_job import run_job
 from megatron_srp.data.preprocess.text_pipeline import require_documents
@@ -73,20 +74,18 @@ class RemoteDisplay:
         self.note(f"warning: {line}")
 
 
-def make_partition(
-    args: argparse.Namespace, partition: Partition, files: list[Path], files_of_all: int, board: Any
-) -> Outcome:
-    """The task: make one partition, on any machine."""
+def make_partition(args: argparse.Namespace, files: InputFiles, index: int, board: Any) -> Outcome:
+    """The task: make partition `index`, on any machine."""
     try:
-        return Outcome(*run_job(args, files, RemoteDisplay(board, partition.index), partition, files_of_all))
+        return Outcome(*run_job(args, files, RemoteDisplay(board, index)))
     except SrpError as error:
         return Outcome(error=str(error), exit_code=error.exit_code)
     except OSError as error:
         return Outcome(error=f"{error.filename or 'no file named'}: {error.strerror or error}", exit_code=1)
 
 
-def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
-    """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` ask. Returns the exit code.
+def run_on_ray(args: argparse.Namespace, files: list[Path]) -> None:
+    """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` ask.
 
     Raises:
         UsageError: when Ray is not installed, or the cluster does not answer.
@@ -95,8 +94,9 @@ def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
     base = Path(args.output_prefix).absolute()
     if not args.no_merge and not args.overwrite and manifest_path(base).exists():
         raise UsageError(f"{manifest_path(base)} exists already; pass --overwrite to replace it")
-    divided = divide([file.absolute() for file in files], args.num_partitions)
-    parts = {partition: own for partition, own in divided if own}
+    absolute = [file.absolute() for file in files]
+    partitions = [Partition(index, args.num_partitions) for index in range(args.num_partitions)]
+    parts = {part: given for part in partitions if (given := InputFiles(absolute, part)).own}
     with ProgressDisplay() as display, ray_cluster(args.ray_address) as ray:
         outcomes = _run(ray, _for_other_machines(args), parts, display)
     _raise_failures(outcomes)
@@ -104,12 +104,11 @@ def run_on_ray(args: argparse.Namespace, files: list[Path]) -> int:
     prefixes = [part.prefix(base) for part in parts]
     if args.no_merge:
         print(f"made {', '.join(prefixes[:4])}{' and so on' if len(prefixes) > 4 else ''}")
-        return 0
+        return
     manifest = merge_shards(find_parts(prefixes, base), base, args.overwrite)
     print_summary(args.output_prefix, manifest, skipped[:10])
     print(f"the {len(parts)} partitions it is joined from are kept, {prefixes[0]} and so on")
     require_documents(manifest)
-    return 0
 
 
 def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
@@ -122,18 +121,17 @@ def _for_other_machines(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def _run(
-    ray: Any, args: argparse.Namespace, parts: dict[Partition, list[Path]], display: ProgressDisplay
+    ray: Any, args: argparse.Namespace, parts: dict[Partition, InputFiles], display: ProgressDisplay
 ) -> list[Outcome]:
     """The outcome of each partition."""
     most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     cpus = min(args.workers, most)  # a task for which no machine has enough cores would wait forever
     board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     make = ray.remote(make_partition).options(num_cpus=cpus, max_retries=_RETRIES, retry_exceptions=False)
-    total = sum(map(len, parts.values()))
-    pending = {make.remote(args, part, files, total, board): part for part, files in parts.items()}
+    pending = {make.remote(args, files, part.index, board): part for part, files in parts.items()}
     outcomes: dict[int, Outcome] = {}
-    sizes = {part: sum(file.stat().st_size for file in files) for part, files in parts.items()}
-    progress = {part.index: Progress(len(files), sizes[part]) for part, files in parts.items()}
+    sizes = {part: sum(file.stat().st_size for file in files.own) for part, files in parts.items()}
+    progress = {part.index: Progress(len(files.own), sizes[part]) for part, files in parts.items()}
     try:
         while pending:
             done, _ = ray.wait(list(pending), timeout=_REPORT_EVERY_S)
@@ -146,7 +144,7 @@ def _run(
                 outcomes[part.index] = outcome = _outcome(ray, task)
                 if outcome.error:
                     display.note(f"error: partition {part.index} of {part.count}: {outcome.error}")
-                progress[part.index].consumed, progress[part.index].file = sizes[part], len(parts[part])
+                progress[part.index].consumed, progress[part.index].file = sizes[part], len(parts[part].own)
             display.update(sum(progress.values(), Progress(0, 0)))
     finally:
         for task in pending:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.shards.indexed_shard import bin_path
 from megatron_srp.data.shards.manifest import manifest_path
 from megatron_srp.data.shards.sidecar import sidecar_path
 
@@ -36,6 +37,14 @@ def _judge(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """The source of the labels: the guard, or the one whose verdicts were joined."""
     guard = settings.get("guard") or (settings.get("annotations") or {}).get("guard")
     return [("guard", str(guard))] if guard else []
+
+
+def print_sidecars(prefix: str, manifest: dict[str, Any], shards: list[Path]) -> None:
+    """The sidecars of a manifest, with their sizes; `shards` are the prefixes of the plain shards."""
+    for shard, made in zip(shards, manifest["sidecars"], strict=False):  # no sidecars where the shards are new
+        path = sidecar_path(Path(prefix).with_name(made["name"]))
+        size, whole = path.stat().st_size, bin_path(shard).stat().st_size
+        print(f"wrote {path}, {size:,} bytes, {size / max(whole, 1):.1%} of its shard")
 
 
 def print_files(prefix: str | Path, manifest: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.corpus.partitions import Partition
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import UsageError
 from megatron_srp.reflection import reflection_format
 
@@ -12,14 +12,8 @@ if TYPE_CHECKING:
     from megatron_srp.terminal.progress import Display
 
 
-def run_job(
-    args: argparse.Namespace,
-    files: list[Path],
-    display: "Display",
-    partition: Partition | None = None,
-    files_of_all: int = 0,
-) -> tuple[dict[str, Any], list[str]]:
-    """Make the shards of `files`: all files of a job, or those of `partition` among `files_of_all`.
+def run_job(args: argparse.Namespace, files: InputFiles, display: "Display") -> tuple[dict[str, Any], list[str]]:
+    """Make the shards of this run's files.
 
     Returns:
         The manifest, and the first skipped rows.
@@ -32,7 +26,8 @@ def run_job(
     from megatron_srp.tokenization.end_of_document import eos_note
 
     keep_freed_memory()
-    inputs = describe_inputs(files)
+    own, partition = files.own, files.partition
+    inputs = describe_inputs(own)
     prefix = Path(partition.prefix(args.output_prefix) if partition else args.output_prefix)
     tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model, args.eod_token)
     builder = open_output(
@@ -45,7 +40,7 @@ def run_job(
             append_eod=args.append_eod,
             keys=args.json_keys,
             more={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
-            | (partition.settings(files_of_all) if partition else {}),
+            | (partition.settings(len(files.all)) if partition else {}),
         ),
         overwrite=args.overwrite,
         threads=args.workers,
@@ -60,11 +55,11 @@ def run_job(
     if args.eod_token is None and uses_eod and first and (note := eos_note(tokenizer)):
         display.note(f"note: {note}")
     if at := builder.position:
-        display.note(f"resuming at file {at['file'] + 1} of {len(files)}, row {at['row'] + 1}")
+        display.note(f"resuming at file {at['file'] + 1} of {len(own)}, row {at['row'] + 1}")
     if builder.fallback_reason:
         display.warn(f"{builder.fallback_reason}: using the reference tokenizer, exact but far slower")
     job = Preprocessor(
-        files,
+        own,
         builder,
         workers=args.workers,
         chunk_documents=args.chunk_documents,

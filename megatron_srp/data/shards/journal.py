@@ -29,6 +29,8 @@ def read_journal(path: Path) -> dict[str, Any]:
 
 def refuse_other_settings(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UsageError that names the first difference between the settings."""
+    if old.get("on_error") == "stop":  # so far no row was malformed: the result is the one of a run that skips
+        old = old | {"on_error": new.get("on_error")}
     for name, before, now in _differences(old, new):
         raise UsageError(
             f"{folder} holds a half-done run with other settings: {name} was {_short(before)}, "

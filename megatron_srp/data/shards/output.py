@@ -110,7 +110,8 @@ class Output:
 
     def _nothing_done(self) -> bool:
         """Whether the earlier run committed nothing, and was not about to replace anything."""
-        return not (self.journal["state"] or self.journal["replaces"] or "finishing" in self.journal)
+        replaces = any((self.prefix.parent / name).exists() for name in self.journal["replaces"])
+        return not (self.journal["state"] or replaces or "finishing" in self.journal)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -3,8 +3,8 @@
 SOURCE = "arXiv 2606.19168v1"
 MODEL = "135M parameters"
 SIZES = {
-    "single-hop": "10,000 compounds, 1,500 outcomes, 26,000 edges, 2.6B tokens, 500 questions a class",
-    "two-hop": "10,000 compounds, 8,500 mediators, 1,500 outcomes, 2.5B tokens, 500 questions a class",
+    "single-hop": "10,000 compounds, 1,500 outcomes, 26,000 edges, 2.6B tokens, 500 questions per class",
+    "two-hop": "10,000 compounds, 8,500 mediators, 1,500 outcomes, 2.5B tokens, 500 questions per class",
 }
 
 # By task, setting and stage: percent, and the paper's words where it gives no number.

@@ -155,7 +155,7 @@ def _size(measured: dict[str, Any]) -> str:
     size = f"{parameters / 1e6:,.0f}M" if parameters >= 1e7 else f"{parameters / 1e6:.2g}M"
     return (
         f"preset {world['preset']}: {entities}, {sum(world['edges'].values()):,} edges; {size} parameters; "
-        f"{asked:,} questions a class, on at most {facts:,} facts"
+        f"{asked:,} questions per class, on at most {facts:,} facts"
     )
 
 
