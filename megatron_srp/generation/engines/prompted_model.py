@@ -91,8 +91,7 @@ class PromptedModel:
     def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
         """A request to answer a conversation.
 
-        Where the template ends in a word ("Assistant:"), answers in training begin with a space, and so
-        does the prefill.
+        Where training begins a text with a space after the prompt, so does the prefill.
 
         Raises:
             UsageError: when the tokenizer has no chat template.
@@ -107,7 +106,7 @@ class PromptedModel:
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if prefill and not prefill[0].isspace() and not text[-1:].isspace():
+        if prefill and not prefill[0].isspace() and self._needs_space(turns, text):
             prefill = f" {prefill}"
         return self._request(ids, prefill, options)
 
@@ -126,6 +125,18 @@ class PromptedModel:
 
     def _clean_before_answer(self, text: str, options: Options) -> str:
         return self._escape.before_answer(text) if options.escape else text
+
+    def _needs_space(self, turns: list[dict[str, str]], prompt: str) -> bool:
+        """Whether a space sets an answer off from its prompt: where the template writes one, or has only a word there
+        ("Assistant:"). The same rule as in training (`sft.template`)."""
+        try:
+            whole = self.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "x"}], tokenize=False)
+        except Exception:  # of Jinja, or raised by the template
+            whole = prompt
+        if whole.startswith(f"{prompt} x"):
+            return True
+        tokens = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return not prompt[-1:].isspace() and not prompt.endswith(tuple(filter(str.strip, tokens)))
 
     def _make_escaper(self) -> Escaper:
         # `all_special_tokens` has the named ones only (eos, pad, ...), and most markers of turns are not among them.
