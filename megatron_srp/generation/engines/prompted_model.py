@@ -43,8 +43,9 @@ class PromptedModel:
 
         description = describe_model(folder)
         self.form = form = form or choose_form(folder, description, None)[0]
-        if description and description.eod_id is not None:
-            eos_ids = [*eos_ids, description.eod_id]
+        self._eod_id = description.eod_id if description else None
+        if self._eod_id is not None:
+            eos_ids = [*eos_ids, self._eod_id]
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
@@ -77,7 +78,8 @@ class PromptedModel:
             InputError: when the prompt leaves no room for an answer.
         """
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
-        ids = ids or [self.text_tokenizer.require_eos()]
+        if not ids:  # the end of the document before, as in packed sequences
+            ids = [self.text_tokenizer.require_eos() if self._eod_id is None else self._eod_id]
         return self._request(ids, prefill, options)
 
     def refuse_unfinished(self, prompt: str) -> None:
