@@ -1,6 +1,7 @@
 """`srp generate`: guarded answers to a file of prompts, or a conversation in the terminal."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from megatron_srp.cli import generation_flags
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = group.add_argument
     add("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat in the terminal)")
     add("--out", type=Path, metavar="FILE", help="JSONL to write: the lines of --input with answers (default: a chat)")
+    add("--chat", action="store_true", help="ask each `prompt` of --input as a user's turn, by the chat template")
     generation_flags.add_batch_flags(group)
     add("--prefill", default="", metavar="TEXT", help="text that every answer begins with (default: none)")
     add("--seed", type=int, default=0, metavar="N", help="random seed for sampling (default: 0)")
@@ -32,6 +34,8 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     if bool(args.input) != bool(args.out):
         raise UsageError("--input and --out go together; pass both, or neither for a chat")
+    if args.chat and not args.input:
+        raise UsageError("--chat is for the prompts of --input; without --input it is a chat anyway, leave it out")
     limits = generation_flags.limits_from_args(args)
     settings = generation_flags.settings_from_args(args, args.model)
     options = generation_flags.options_from_args(args, settings)
@@ -41,13 +45,15 @@ def main(argv: list[str]) -> None:
         converse(generation_flags.load_from_args(args, settings), options, args.prefill)
         return
 
-    from megatron_srp.generation.prompts_file import answer_prompts, read_prompts
+    from megatron_srp.generation.prompts_file import answer_prompts, raw_prompts_note, read_prompts
     from megatron_srp.generation.threshold.calibration import model_fingerprint
 
-    records = list(read_prompts(args.input))
+    records = list(read_prompts(args.input, args.chat))
     model = generation_flags.load_from_args(args, settings)
     identity = model_fingerprint(Path(args.model)) if Path(args.model).is_dir() else args.model
     decides = {"model": identity, "dtype": args.dtype, "engine": args.engine}
+    if note := raw_prompts_note(model, records):
+        print(note, file=sys.stderr)
     reasons = answer_prompts(model, records, options, args.out, limits, args.prefill, decides)
     print(
         f"{len(records)} answers in {args.out}: {', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))}"

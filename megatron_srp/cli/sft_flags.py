@@ -11,14 +11,14 @@ from megatron_srp.cli.reflection_flags import add_reflection_flags
 from megatron_srp.reflection import reflection_format
 from megatron_srp.sft.settings import KEEP_SHARE, KEEP_SOURCES, MAX_CHARS, MODES, SftSettings, parse_keep_sources
 
-FORMATS = ("srp", "messages", "sharegpt", "alpaca", "pairs")
+FORMATS = ("srp", "messages", "sharegpt", "alpaca", "dolly", "pairs")
 DESCRIPTION = """
 Put safety reflections into chat data, for post-training and fine-tuning: a reflection on the user's prompt before each
 response, and one after each segment of it, so that every response ends in one. Prompts are unchanged.
 
-Input: JSONL or Parquet, compressed or not, as messages, ShareGPT, Alpaca or prompt and response. A response that
-contains <think> or </think> as text is dropped and counted: it could pass for a verdict. In a prompt it is kept: there
-it is only text, and carries no loss.
+Input: JSONL or Parquet, compressed or not, as messages, ShareGPT, Alpaca, Dolly or prompt and response. Turns of tools,
+and those that call tools, are context without loss. A response that contains <think> or </think> as text is dropped
+and counted: it could pass for a verdict. In a prompt it is kept: there it is only text, and carries no loss.
 
 Output: --out FILE.jsonl, to look at, mix or convert later; or --output-prefix PREFIX, a Megatron shard with a loss
 mask, which `srp show` prints.

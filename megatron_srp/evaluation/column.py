@@ -48,6 +48,7 @@ class Measure:
         estimate: in `unit`; None where it was not measured, for the reason in `not_run`.
         failed: cases without an opinion, which do not count.
         better: lower or higher, where it differs from the column's.
+        label: what to call it in a report, where that is not its name.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Measure:
     not_run: str = ""
     failed: int = 0
     better: str = ""
+    label: str = ""
 
     def to_json(self) -> dict[str, Any]:
         e = self.estimate
@@ -64,6 +66,7 @@ class Measure:
             n: None if e is None or isnan(v := getattr(e, n)) else round(scale * v, 4) for n in ("value", "low", "high")
         }
         own = {"better": self.better} if self.better else {}
+        own |= {"label": self.label} if self.label else {}
         return {"name": self.name, "unit": self.unit, **own, **values, "n": e.n if e else 0, "failed": self.failed} | (
             {"not_run": self.not_run} if self.not_run else {}
         )

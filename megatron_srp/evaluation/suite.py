@@ -143,9 +143,6 @@ def describe(result: ColumnResult) -> str:
         return f"not run: {result.not_run}"
     shown = []
     for measure in result.measures:
-        found = measure.to_json()
-        value = found["value"]
-        shown.append(
-            f"{measure.name} {'-' if value is None else f'{value:.4g}'}{'' if value is None else f' {measure.unit}'}"
-        )
+        value = measure.to_json()["value"]
+        shown.append(f"{measure.label or measure.name} {'-' if value is None else f'{value:.4g} {measure.unit}'}")
     return "; ".join(shown)

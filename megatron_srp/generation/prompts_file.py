@@ -19,14 +19,34 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-def read_prompts(path: Path) -> Iterator[Record]:
-    """Lines with `prompt` (a text to continue) or `messages` (a conversation); raises InputError."""
+def read_prompts(path: Path, chat: bool = False) -> Iterator[Record]:
+    """Lines with `prompt` (a text to continue) or `messages` (a conversation); raises InputError.
+
+    Args:
+        chat: make each prompt a conversation, of one turn of a user.
+    """
     for where, record in read_records(path):
         if not (_is_prompt(record) or _is_conversation(record)):
             raise InputError(
                 f'{where}: needs {{"prompt": "text"}} or {{"messages": [{{"role": "user", "content": "text"}}]}}'
             )
-        yield record
+        yield _as_chat(record) if chat and "prompt" in record else record
+
+
+def _as_chat(record: Record) -> Record:
+    rest = {key: value for key, value in record.items() if key != "prompt"}
+    return rest | {"messages": [{"role": "user", "content": record["prompt"]}]}
+
+
+def raw_prompts_note(model: "PromptedModel", records: Sequence[Record]) -> str | None:
+    """What a user should know who passes prompts to a chat model."""
+    prompts = sum("prompt" in record for record in records)
+    if not (prompts and model.tokenizer.chat_template):
+        return None
+    return (
+        f"note: the model has a chat template, but {prompts:,} of the lines have a `prompt`, which is continued as raw "
+        "text; pass --chat to ask it as a user's turn"
+    )
 
 
 def answer_prompts(

@@ -24,13 +24,14 @@ def write_evaluation_report(path: Path, report: Mapping[str, Any], cases: Iterab
     script = files("megatron_srp.reports").joinpath("evaluation_report.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = _shown(cases)
+    labels = {c["name"]: {m["name"]: m["label"] for m in c["measures"] if "label" in m} for c in report["columns"]}
     form = ReflectionFormat.from_description(report["model"]["settings"]["unguarded"]["form"])
     html = load_page("evaluation_report.html").render(
         report=report,
         name=visible(report["model"]["name"]),
         paper_rows=[row for row in _PAPER_ROWS if any(row in column["paper"] for column in report["columns"])],
         columns=[_column(column) for column in report["columns"]],
-        cases=[_case(case, form) for case in shown],
+        cases=[_case(case, form, labels.get(case["column"], {})) for case in shown],
         column_names=list(dict.fromkeys(case["column"] for case in shown)),
         cases_shown=CASES_SHOWN,
         script=script,
@@ -66,10 +67,10 @@ def _column(column: Mapping[str, Any]) -> dict[str, Any]:
     return {**column, "measures": measures, "tables": tables, "shown_facts": facts, "paper_only": unmatched}
 
 
-def _case(case: Mapping[str, Any], form: ReflectionFormat) -> dict[str, Any]:
+def _case(case: Mapping[str, Any], form: ReflectionFormat, labels: Mapping[str, str]) -> dict[str, Any]:
     return {
         **{name: visible(value) if isinstance(value, str) else value for name, value in case.items()},
-        "outcomes": {name: _outcome(value) for name, value in case["outcomes"].items()},
+        "outcomes": {labels.get(name, name): _outcome(value) for name, value in case["outcomes"].items()},
         "pieces": _pieces(case["raw"], form) if case["raw"] is not None else [],
     }
 

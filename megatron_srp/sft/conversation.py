@@ -5,6 +5,9 @@
         {"role": "assistant", "parts": [{"reflection": "<think> Safe </think>"},
             {"text": "Mix flour and water."}, {"reflection": "<think> Safe </think>"}]}]}
 
+Roles: system, user, assistant, tool, and `call` for an assistant's turn that calls tools, whose text is JSON. Only the
+assistant's turns are answers, with reflections and loss.
+
 Reflections and stops have their own fields and text is only ever text: no `<|endoftext|>` or
 `<think> Safe </think>` that somebody wrote can become one.
 """
@@ -16,6 +19,9 @@ from typing import Any
 import orjson
 
 from megatron_srp.reflection import ReflectionFormat
+
+CALL = "call"
+CONTEXT_ROLES = ("system", "user", "tool", CALL)
 
 
 class Kind(StrEnum):
@@ -93,9 +99,9 @@ def _turn_from_json(turn: dict[str, Any], form: ReflectionFormat) -> Turn:
     role, parts = turn.get("role"), turn.get("parts")
     if role == "assistant" and isinstance(parts, list):
         return Turn("assistant", tuple(_part_from_json(part, form) for part in parts))
-    if role in ("system", "user") and isinstance(turn.get("text"), str):
+    if role in CONTEXT_ROLES and isinstance(turn.get("text"), str):
         return Turn.of(role, turn["text"])
-    raise ValueError("a turn has a 'role' and, for the assistant, 'parts', for system and user 'text'")
+    raise ValueError("a turn has a 'role' and, for the assistant, 'parts', for system, user, tool and call 'text'")
 
 
 def _part_from_json(part: Any, form: ReflectionFormat) -> Part:

@@ -5,7 +5,7 @@ prompts, what the template adds, and the harmful beginning of a recovery.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import numpy as np
@@ -55,11 +55,21 @@ class ConversationEncoder:
 
     def __call__(self, conversation: Conversation) -> EncodedConversation:
         tokens = _Tokens()
-        responses = [turn.parts for turn in conversation.turns if turn.role == "assistant"]
+        responses = [self._trimmed(turn.parts) for turn in conversation.turns if turn.role == "assistant"]
         for parts, frame in zip(responses, self.template.frames(conversation.turns), strict=True):
             tokens.add(frame.before, trained=False)
             self._response(tokens, parts, frame)
         return EncodedConversation(np.array(tokens.ids, np.int64), np.array(tokens.mask, np.uint8))
+
+    def _trimmed(self, parts: Sequence[Part]) -> list[Part]:
+        """A response with the white space at its ends that the template leaves there in later turns."""
+        trimmed, last = list(parts), len(parts) - 1
+        for at in {0, last}:
+            if parts[at].kind is Kind.TEXT:
+                before, after = "x" * (at > 0), "x" * (at < last)  # stand for its neighbours
+                text = self.template.trim(f"{before}{parts[at].text}{after}")
+                trimmed[at] = replace(parts[at], text=text[len(before) : len(text) - len(after)])
+        return [part for part in trimmed if part.text or part.kind is not Kind.TEXT]
 
     def _response(self, tokens: _Tokens, parts: Sequence[Part], frame: Frame) -> None:
         first_is_text = parts[0].kind is Kind.TEXT

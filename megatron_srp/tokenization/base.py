@@ -70,10 +70,11 @@ class TextTokenizer(ABC):
         """The ids of `text` in the middle of a document, without a dummy prefix."""
         if not self.extra_bytes:
             return self.encode(text)
-        if text.startswith(" "):  # the prefix is such a space
+        if text.startswith(" ") and text != " ":  # the prefix is such a space, but of no text
             return self.encode(text[1:])
-        ids = self.encode(text)
-        return ids[1:] if self.token_bytes[ids[0]] == self.extra_bytes else ids
+        ids = self.encode(f"\n{text}")  # no piece spans a line break and a letter
+        widths = np.cumsum(self.token_bytes[ids])
+        return ids[int(np.searchsorted(widths, self.extra_bytes, side="right")) + 1 :]
 
     def encode_lists_inside(self, texts: list[str]) -> list[list[int]]:
         """`encode_inside` of each text."""

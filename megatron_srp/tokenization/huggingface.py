@@ -40,7 +40,8 @@ def _find(model: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(str(model), allow_patterns=["tokenizer*", _NAMES_FILE])) / "tokenizer.json"
+        files = ["tokenizer*", _NAMES_FILE, "chat_template.jinja"]
+        return Path(snapshot_download(str(model), allow_patterns=files)) / "tokenizer.json"
     except Exception as error:  # the hub client raises the errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
@@ -98,8 +99,15 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         self.token_bytes = self._widths(vocab)
         self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
 
+    @property
+    def added_tokens(self) -> list[dict[str, Any]]:
+        """The tokens in addition to the vocabulary, as in tokenizer.json; special ones are never text."""
+        added: list[dict[str, Any]] = self._spec.get("added_tokens", [])
+        return added
+
     def _make_special(self, names: Collection[str | None]) -> None:
         """Declare the added tokens `names` special: special tokens in a text are text."""
+        self._marked: Tokenizer | None = None
         ordinary = [t for t in self._spec.get("added_tokens", []) if t["content"] in names and not t["special"]]
         for token in ordinary:
             token["special"] = True
@@ -131,6 +139,14 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of a text in which the names of special tokens are those tokens, as in a rendered chat template."""
+        if self._marked is None:
+            self._marked = Tokenizer.from_str(json.dumps(self._spec))
+            self._marked.no_truncation()
+            self._marked.no_padding()
+        return self._marked.encode(text, add_special_tokens=False).ids
 
     def encode_lists(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]

@@ -158,7 +158,7 @@ def test_mistakes_in_flags(argv: list[str], message: str, corpus: Corpus, forkse
             ["--srp-preset", "135m", "--num-layers", "4"],
             "--hidden-size 128 there and 576 here, --ffn-hidden-size 512 there and 1536 here",
         ),
-        (["--rotary-base", "130000"], "another model: --rotary-base 10000 there and 130000 here"),
+        (["--rotary-base", "130000"], "10000 there and 130000 here. Pass --rotary-base 10000, as it was saved with"),
         (["--norm-epsilon", "1e-6"], "another model: --norm-epsilon 1e-05 there and 1e-06 here"),
         (["--train-iters", "60"], "another schedule: total samples"),
         (["--lr", "1e-3"], "another schedule: --lr 0.005 there and 0.001 here"),

@@ -107,6 +107,8 @@ def test_the_quick_suite_fills_all_columns_and_comes_from_the_cache(tiny_reflect
         seconds.append(processor_seconds() - begun)
         pages.append([(tmp_path / "out" / n).read_bytes() for n in ("report.html", "report.json", "cases.jsonl")])
     assert pages[0] == pages[1]
+    assert b'<td class="measure">did not refuse (heuristic)' in pages[0][0]  # no other judge has read the answers
+    assert b'<span class="verdict">did not refuse (heuristic): ' in pages[0][0]
     assert seconds[1] < 20 and seconds[1] < seconds[0] / 3, seconds
     columns = {c["name"]: c for c in json.loads(pages[0][1])["columns"]}
     not_run = {name for name, c in columns.items() if c["not_run"]}

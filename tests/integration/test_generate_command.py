@@ -40,6 +40,24 @@ def test_a_file_of_prompts(tiny_reflector, tmp_path):
     assert found[1]["reflections"][-1] == {"verdict": "Unsafe", "categories": ["Violent", "PII"]}
 
 
+def test_prompts_for_a_chat_model(tiny_reflector, tmp_path, capsys):
+    """Its raw prompts are continued, as before, but not silently."""
+    lines = [json.dumps({"id": 1, "prompt": "say: river"}), ask("house")]
+    (raw, _) = generate(tmp_path, tiny_reflector, lines)
+    note = "note: the model has a chat template, but 1 of the lines have a `prompt`, which is continued as raw text"
+    assert capsys.readouterr().err.count(note) == 1
+    assert raw["text"] != "we saw the morning. then a river."
+    (tmp_path / "out.jsonl").unlink()
+    found = generate(tmp_path, tiny_reflector, lines, "--chat")
+    assert note not in capsys.readouterr().err
+    assert [answer["text"] for answer in found] == [
+        f"we saw the morning. then a {word}." for word in ("river", "house")
+    ]
+    assert found[0]["id"] == 1 and found[0]["messages"] == [{"role": "user", "content": "say: river"}]
+    with pytest.raises(UsageError, match="--chat is for the prompts of --input"):
+        main(["--model", str(tiny_reflector), "--chat"])
+
+
 def test_a_run_that_was_stopped_resumes(tiny_reflector, tmp_path, monkeypatch):
     lines, flags = [ask(word) for word in ("river", "knife", "house", "bomb")], ["--batch-size", "2"]
     add = AnswersFile.add

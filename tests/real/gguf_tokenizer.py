@@ -52,5 +52,6 @@ def write_tokenizer(path: Path, folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(spec))
     eos = tokens[metadata["tokenizer.ggml.eos_token_id"]]
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
+    config = {"eos_token": eos, "chat_template": metadata["tokenizer.chat_template"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder

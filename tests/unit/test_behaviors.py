@@ -91,6 +91,11 @@ def test_formats(tmp_path, name):
             assert load_behaviors(name, str(tmp_path / "t.parquet")) == expected
 
 
+def test_simplesafetytests_as_its_authors_publish_it(tmp_path):
+    (tmp_path / "s.csv").write_text("id,harm_area,counter,category,prompts_final\nS1,Scams,1,Info,Do x\n")
+    assert load_behaviors("simplesafetytests", str(tmp_path / "s.csv")) == [Behavior("S1", "Do x", category="Scams")]
+
+
 def test_all_formats_are_tested():
     assert set(FILES) == set(formats())
 

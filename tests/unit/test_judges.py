@@ -8,11 +8,14 @@ import pytest
 
 from megatron_srp.annotation.engines.http_client import EndpointClient, Limits
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.evaluation.column import ColumnSpec, Context
+from megatron_srp.evaluation.columns import attacked
 from megatron_srp.evaluation.judges import Exchange, JudgePanel, Opinion, both
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
 from megatron_srp.evaluation.judges.llm import LLMJudge
 from megatron_srp.evaluation.results import Results, ResultStore
-from megatron_srp.evaluation.types import Response
+from megatron_srp.evaluation.suite import describe
+from megatron_srp.evaluation.types import AttackCase, Behavior, Defence, Response
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.helpers.endpoint import Endpoint
 
@@ -165,3 +168,24 @@ def test_one_run_at_a_time(tmp_path):
         ResultStore(tmp_path)
     with ResultStore(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(("llm", "shown"), [(False, "did not refuse (heuristic) 75 %"), (True, "heuristic 75 %")])
+def test_words_of_refusal_alone_are_not_called_a_success(llm, shown, store, monkeypatch):
+    """Nonsense has none either; so the figure has another name where no judge has read the answers."""
+    responses = [exchange.response for exchange in EXCHANGES]
+    monkeypatch.setattr(attacked, "answer", lambda *_: (responses, [""] * len(responses)))
+    spec = ColumnSpec("direct", "attack")
+    behaviors = [Behavior(str(i), "Do x") for i in range(len(responses))]
+    cases = [AttackCase("0", "Do x")] * len(responses)
+    with Endpoint(says_yes_to_kill) as endpoint:
+        judges = panel(endpoint, store)
+        if not llm:
+            judges = JudgePanel(
+                [HeuristicJudge()], dict.fromkeys(("llm", "harmbench"), "no judge"), store.file("alone")
+            )
+        context = Context(None, "model", store, judges, None, {})
+        result = attacked.judged(spec, context, None, behaviors, cases, Defence("unguarded"), {})
+    assert shown in describe(result).split("; ")
+    assert [measure.name for measure in result.measures] == list(NAMES)  # comparisons go by the judges' names
+    assert result.measures[0].to_json().get("label") == (None if llm else "did not refuse (heuristic)")

@@ -186,6 +186,19 @@ def test_a_work_file_taken_away_as_the_run_finished(tmp_path):
             return
 
 
+@pytest.mark.parametrize(
+    ("done", "overwrite", "anew"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_a_run_begins_when_it_begins_from_scratch(tmp_path, done, overwrite, anew):
+    """By this time inputs are recognized that were modified during the run: not those modified before it."""
+    first = half_done(tmp_path / "c") if done else Output(tmp_path / "c", SETTINGS, [])
+    first.close()
+    os.utime(first.folder / "lock", (1, 1))
+    again = Output(tmp_path / "c", SETTINGS, [], overwrite=overwrite)
+    assert (again.started > 1) == anew
+    again.close()
+
+
 def test_two_runs_at_once(tmp_path):
     first = Output(tmp_path / "c", SETTINGS, [])
     pid = os.fork()

@@ -60,6 +60,22 @@ ROWS = {
     "alpaca": {"instruction": "Q", "input": "", "output": "A"},
     "pairs": {"prompt": "Q", "response": "A"},
     "gsm8k": {"question": "Q", "answer": "A"},
+    "dolly": {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"},
+    "messages under another key": {
+        "conversations": [{"role": "user", "content": "Q"}, {"role": "model", "content": "A"}]
+    },
+    "messages in a string": {"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'},
+    "prompt and completion as messages": {
+        "prompt": [{"role": "user", "content": "Q"}],
+        "completion": [{"role": "assistant", "content": "A"}],
+    },
+    "a list and a text": {"prompt": [{"role": "user", "content": "Q"}], "response": "A"},
+    "content in parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "A"}]},
+        ]
+    },
 }
 
 
@@ -77,6 +93,35 @@ def test_every_format_is_told_from_its_keys(name: str, parquet: bool, tmp_path: 
     assert (conversation.id, conversation.source) == ("chat:1", "chat")
 
 
+CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Ulm"}}}]
+WITH_TOOLS = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "Rain?"},
+    {"role": "assistant", "content": None, "tool_calls": CALLS},
+    {"role": "tool", "content": "kill no rain"},
+    {"role": "assistant", "content": "No."},
+]
+
+
+def test_turns_of_tools_are_context(tmp_path: Path) -> None:
+    (conversation,) = ChatReader(FORM).read([write(tmp_path / "chat.jsonl", [{"messages": WITH_TOOLS}])])
+    assert [turn.role for turn in conversation.turns] == ["system", "user", "call", "tool", "assistant"]
+    assert json.loads(conversation.turns[2].text) == {"content": None, "tool_calls": CALLS}
+    (reflected,) = Reflector(KeywordGuard(), FORM)([conversation])
+    assert reflected.turns[:4] == conversation.turns[:4]
+    assert reflected.turns[4].parts == (SAFE, text("No."), SAFE)  # the prompt is the user's, not the tool's
+    assert turns_from_json(json.loads(reflected.to_json())["turns"], FORM) == list(reflected.turns)
+
+
+@pytest.mark.parametrize(
+    ("format", "context", "answer"), [("alpaca", "input", "output"), ("dolly", "context", "response")]
+)
+def test_what_an_instruction_is_about_follows_it(format: str, context: str, answer: str, tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", context: extra, answer: "2"} for extra in ("1 1", " ", None)]
+    read = ChatReader(FORM, format).read([write(tmp_path / "a.jsonl", rows)])
+    assert [conversation.turns[0].text for conversation in read] == ["Add.\n\n1 1", "Add.", "Add."]
+
+
 def test_the_input_of_alpaca_follows_the_instruction(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"instruction": "Add.", "input": "1 1", "output": "2", "dataset": "sums"}])
     (conversation,) = ChatReader(FORM).read([path])
@@ -90,8 +135,13 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": "Q"}]}, "the conversation has no assistant turn"),
         ({"prompt": "Q", "response": " "}, "an assistant turn is empty"),
         ({"prompt": "Q", "response": 3}, "'response' is int, not a string"),
-        ({"messages": [{"role": "tool", "content": "Q"}]}, "unknown role 'tool'"),
-        ({"messages": "x"}, "'messages' is not a list"),
+        ({"messages": [{"role": "critic", "content": "Q"}]}, "unknown role 'critic'"),
+        ({"messages": "x"}, "'messages' is a text, not a list"),
+        ({"messages": "[1]"}, "'messages' is not a list of objects"),
+        ({"prompt": [{"role": "user"}], "completion": "A"}, "'content' is missing"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a part of type 'image_url'"),
+        ({"messages": [{"role": "user", "content": ["Q"]}]}, "a part of type 'str'"),
+        ({"instruction": "Q", "context": "C"}, "no chat format has the keys 'instruction', 'context'"),
         ({"turns": [{"role": "assistant", "parts": [{"reflection": "<think> Fine </think>"}]}]}, "is not a reflection"),
         ({"turns": [{"role": "assistant", "parts": [{"stop": 1}]}]}, "'stop' is true"),
         ([1], "expected a JSON object"),

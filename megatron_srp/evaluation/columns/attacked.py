@@ -1,6 +1,7 @@
 """Attack success: how many of the answers to an attack's cases are what the attacker wanted, by each judge."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from megatron_srp.errors import UsageError
@@ -9,9 +10,11 @@ from megatron_srp.evaluation.attack import load_attack
 from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
 from megatron_srp.evaluation.judges import Exchange, Opinion
+from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
 from megatron_srp.statistics.paired import wilson
 
+NOT_REFUSED = "did not refuse (heuristic)"
 JUDGES = ("heuristic", "llm", "harmbench", "mixed")
 
 
@@ -51,6 +54,8 @@ def judged(
     measures = [
         rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
     ]
+    if opinions.keys() == {HeuristicJudge.name}:  # it knows words of refusal only: nonsense is no success of an attack
+        measures = [replace(m, label=NOT_REFUSED) if m.name == HeuristicJudge.name else m for m in measures]
     results = [
         CaseResult(
             behavior.id,

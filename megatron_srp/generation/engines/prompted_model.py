@@ -43,8 +43,9 @@ class PromptedModel:
 
         description = describe_model(folder)
         self.form = form = form or choose_form(folder, description, None)[0]
-        if description and description.eod_id is not None:
-            eos_ids = [*eos_ids, description.eod_id]
+        self._eod_id = description.eod_id if description else None
+        if self._eod_id is not None:
+            eos_ids = [*eos_ids, self._eod_id]
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
@@ -77,7 +78,8 @@ class PromptedModel:
             InputError: when the prompt leaves no room for an answer.
         """
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
-        ids = ids or [self.text_tokenizer.require_eos()]
+        if not ids:  # the end of the document before, as in packed sequences
+            ids = [self.text_tokenizer.require_eos() if self._eod_id is None else self._eod_id]
         return self._request(ids, prefill, options)
 
     def refuse_unfinished(self, prompt: str) -> None:
@@ -91,8 +93,7 @@ class PromptedModel:
     def chat(self, messages: Sequence[dict[str, str]], options: Options, prefill: str = "") -> Request:
         """A request to answer a conversation.
 
-        Where the template ends in a word ("Assistant:"), answers in training begin with a space, and so
-        does the prefill.
+        Where training begins a text with a space after the prompt, so does the prefill.
 
         Raises:
             UsageError: when the tokenizer has no chat template.
@@ -107,7 +108,7 @@ class PromptedModel:
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        if prefill and not prefill[0].isspace() and not text[-1:].isspace():
+        if prefill and not prefill[0].isspace() and self._needs_space(turns, text):
             prefill = f" {prefill}"
         return self._request(ids, prefill, options)
 
@@ -126,6 +127,18 @@ class PromptedModel:
 
     def _clean_before_answer(self, text: str, options: Options) -> str:
         return self._escape.before_answer(text) if options.escape else text
+
+    def _needs_space(self, turns: list[dict[str, str]], prompt: str) -> bool:
+        """Whether a space sets an answer off from its prompt: where the template writes one, or has only a word there
+        ("Assistant:"). The same rule as in training (`sft.template`)."""
+        try:
+            whole = self.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "x"}], tokenize=False)
+        except Exception:  # of Jinja, or raised by the template
+            whole = prompt
+        if whole.startswith(f"{prompt} x"):
+            return True
+        tokens = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return not prompt[-1:].isspace() and not prompt.endswith(tuple(filter(str.strip, tokens)))
 
     def _make_escaper(self) -> Escaper:
         # `all_special_tokens` has the named ones only (eos, pad, ...), and most markers of turns are not among them.

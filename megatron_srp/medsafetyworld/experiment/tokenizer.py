@@ -26,7 +26,7 @@ SPECIAL = (EOS, USER, ASSISTANT)
 CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' -%}<|assistant|>{{ message['content'] }}<|endoftext|>"
+    "{%- if message['role'] == 'assistant' -%}<|assistant|> {{ message['content'] }}<|endoftext|>"
     "{%- else -%}<|user|>{{ message['content'] }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"

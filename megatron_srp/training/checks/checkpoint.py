@@ -126,18 +126,22 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
-    differing = [
-        f"{flag} {_value(saved, name)} there and {_value(args, name)} here"
-        for name, flag in _MODEL.items()
-        if hasattr(saved, name) and _value(saved, name) != _value(args, name)
-    ]
-    if differing:
+    names = [name for name in _MODEL if hasattr(saved, name) and _value(saved, name) != _value(args, name)]
+    if names:
+        differing = [f"{_MODEL[name]} {_value(saved, name)} there and {_value(args, name)} here" for name in names]
         preset = getattr(saved, "srp_preset", None)
-        same = f" (--srp-preset {preset})" if preset else ""
+        own = " ".join(_flag(saved, name) for name in names)
+        flags = f"--srp-preset {preset}" if preset and preset != args.srp_preset else own
         raise UsageError(
-            f"{where} is a checkpoint of another model: {', '.join(differing)}. Pass the model it was saved "
-            f"from{same}, or another folder"
+            f"{where} is a checkpoint of another model: {', '.join(differing)}. Pass {flags}, as it was saved with, or "
+            "another folder"
         )
+
+
+def _flag(saved: argparse.Namespace, name: str) -> str:
+    """The flag that sets a checkpoint's value."""
+    value = _value(saved, name)
+    return f"{_MODEL[name]} {value}" if not isinstance(value, bool) else _MODEL[name] if value else f"no {_MODEL[name]}"
 
 
 def _value(args: argparse.Namespace, name: str) -> Any:
