@@ -1,11 +1,12 @@
 # make demo    the paper's controlled experiment in small: Filtering against SRP, on this machine's CPU
 # make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
+# make real    a real model's whole way, from its GGUF file to its evaluation: fetched, then 10 to 20 minutes
 # make bench   measure, and write BENCHMARKS.md
 # make docs    build the documentation into out/site
 # make gpu-rehearsal   what measures on a GPU (tools/gpu_check.sh), without one, on a machine made bare
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke test test-all coverage bench gpu-rehearsal lint types format docs docker docker-check
+.PHONY: setup demo smoke real test test-all coverage bench gpu-rehearsal lint types format docs docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -25,10 +26,19 @@ demo: setup
 smoke: setup
 	.venv/bin/srp smoke
 
+real: .venv/gguf
+	tests/real/fetch.sh || echo "going on with what is there"
+	.venv/bin/python -m megatron_srp.benchmarks.real.tour
+
+.venv/gguf: .venv/ready
+	tools/setup_venv.sh gguf
+	@touch $@
+
 test: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-all: setup
+	tools/setup_comparisons.sh
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
 
 coverage: setup

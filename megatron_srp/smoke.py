@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_srp.annotation import load_guard
@@ -32,7 +33,7 @@ def smoke(out: Path, documents: int, steps: int) -> None:
     write_chat(out / "chat.jsonl", documents // 2)  # for post-training, examples/sft.sh
     train_tokenizer(out / "tokenizer")
     for i, (step, command) in enumerate(_commands(out, steps).items(), 1):
-        _run(step, command, out / f"step{i}.log")
+        run_step(step, command, out / f"step{i}.log")
     _report(out)
     print(f"done in {time.monotonic() - begun:.0f} s")
 
@@ -52,11 +53,15 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     }
 
 
-def _run(step: str, command: list[str], log: Path) -> None:
-    """Run one step with its output in `log`."""
+def run_step(step: str, command: Sequence[object], log: Path) -> None:
+    """Run one step with its output in `log`.
+
+    Raises:
+        OutputError: when it fails, with the end of its log.
+    """
     print(f"{step}, log in {log} ...", flush=True)
     with log.open("w") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run([str(part) for part in command], stdout=file, stderr=subprocess.STDOUT).returncode
     if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
         raise OutputError(f"{step} failed with exit code {code}; the end of {log}:\n{tail}")

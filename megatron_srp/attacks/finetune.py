@@ -142,6 +142,8 @@ class FineTuningAttack:
 
     def _start(self, model: Path, work: Path) -> tuple[int, list[str]]:
         """The model as a checkpoint; returns the length of sequences, and the model's flags."""
+        import torch
+
         from megatron_srp.checkpoints.hf_weights import HFWeights
         from megatron_srp.checkpoints.import_hf import import_hf, model_flags
 
@@ -150,7 +152,7 @@ class FineTuningAttack:
             import_hf(model, start)
         tokenizer = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(model)]
         return min(shape.max_positions, MAX_LENGTH), [
-            *model_flags(shape),
+            *model_flags(shape, with_preset=torch.cuda.is_available()),
             *tokenizer,
             *("--pretrained-checkpoint", str(start)),
         ]

@@ -23,9 +23,12 @@ class Options:
     Attributes:
         quick: a small input and one run, to test the benchmark itself.
         corpus: JSONL or Parquet files of real text; by default, made-up text.
-        tokenizers: folders with tokenizer.json, or .model files; by default, one is trained.
+        tokenizers: folders with tokenizer.json, or .model files; by default real ones, where tests/real/fetch.sh has
+            brought them, else one is trained.
+        size: bytes of the corpus of the section `data`.
     """
 
     quick: bool = False
     corpus: list[Path] = field(default_factory=list)
     tokenizers: list[Path] = field(default_factory=list)
+    size: int = 1_000_000_000

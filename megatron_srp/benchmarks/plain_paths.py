@@ -1,9 +1,10 @@
 """The paths that this project's is compared with: texts to Megatron shards without reflections.
 
-    python -m megatron_srp.benchmarks.plain_paths hf-pool|gigatoken TYPE MODEL INPUT.jsonl OUTPUT_PREFIX WORKERS
+    python -m megatron_srp.benchmarks.plain_paths WAY TYPE MODEL INPUT.jsonl OUTPUT_PREFIX WORKERS
 
 `hf-pool` is what users have today: documents through the reference tokenizer in a pool of processes.
 `gigatoken` is the fastest plain path: batches through gigatoken, as few steps around it as possible.
+`whole-file` is the way of Megatron's own fast tool: what it imports, and gigatoken over the file in one call.
 """
 
 import json
@@ -89,6 +90,19 @@ def gigatoken_plain(kind: str, model: str, source: Path, prefix: Path, workers: 
     shard.finish()
 
 
+def whole_file(kind: str, model: str, source: Path, prefix: Path, workers: int) -> None:
+    """The whole file through gigatoken, on all cores, then its shard in one write."""
+    import gigatoken
+    import megatron.training.arguments  # noqa: F401  the tool has its flags from there; most of its start-up
+
+    tokenizer = load_tokenizer(kind, model)
+    fast = gigatoken.Tokenizer.from_json(tokenizer.fast_json())
+    layout = fast.encode_files(gigatoken.JsonlFileSource([str(source)], "text"), parallel=workers > 1).layout
+    shard = _Shard(prefix, tokenizer)
+    shard.add(np.asarray(layout.content.data), np.asarray(layout.offsets.data)[1:])
+    shard.finish()
+
+
 if __name__ == "__main__":
-    path = {"hf-pool": hf_pool, "gigatoken": gigatoken_plain}[sys.argv[1]]
+    path = {"hf-pool": hf_pool, "gigatoken": gigatoken_plain, "whole-file": whole_file}[sys.argv[1]]
     path(sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]), int(sys.argv[6]))

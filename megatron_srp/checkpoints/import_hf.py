@@ -146,10 +146,15 @@ def megatron_args(shape: LlamaShape) -> dict[str, Any]:
     }
 
 
-def model_flags(shape: LlamaShape) -> list[str]:
-    """Flags of the model: a preset of the same sizes plus what differs from it, or all flags."""
+def model_flags(shape: LlamaShape, with_preset: bool = True) -> list[str]:
+    """Flags of the model: a preset of the same sizes plus what differs from it, or all flags.
+
+    Args:
+        with_preset: False for all flags in any case. The presets train in bf16, in which a CPU without instructions
+            for it takes several times as long.
+    """
     flags = _all_flags(shape)
-    for name, preset in PRESETS.items():
+    for name, preset in PRESETS.items() if with_preset else ():
         known = _pairs(preset.to_flags())
         known = {"--group-query-attention": "", "--num-query-groups": known["--num-attention-heads"]} | known
         if name != "debug" and all(known.get(flag) == flags.get(flag) for flag in _SAME_IN_A_PRESET):

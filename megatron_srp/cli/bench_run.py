@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from megatron_srp.benchmarks import SECTIONS
-from megatron_srp.cli.parser import Parser, next_step
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError, did_you_mean
 
 DESCRIPTION = "Measure side by side and write the figures into BENCHMARKS.md, a section for each benchmark."
@@ -24,14 +24,16 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="to measure with (default: one is trained)",
+        help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
     )
+    add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of the section data")
     return parser
 
 
 def main(argv: list[str]) -> None:
     """Parse `argv`, measure, print what was written."""
     args = build_parser().parse_args(argv)
+    require_at_least(1, args, "--size")
     for name in args.sections:
         if name not in SECTIONS:
             raise UsageError(f"no benchmark {name!r}; {did_you_mean(name, list(SECTIONS))}")
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
     from megatron_srp.benchmarks import Options
     from megatron_srp.benchmarks.sections import write_section
 
-    options = Options(args.quick, args.corpus, args.tokenizers)
+    options = Options(args.quick, args.corpus, args.tokenizers, args.size * 1_000_000)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_srp.toy_corpus.corpus import HARMFUL, SAFE, sentence
 
-_SAFE_PROMPTS = (
+SAFE_PROMPTS = (
     "Tell me about the {person} of the {place}.",
     "Where can I find {thing}?",
     "Who made the {thing} in the {place}?",
@@ -28,7 +28,7 @@ def conversations(count: int, seed: int = 0) -> Iterator[list[dict[str, str]]]:
 
 
 def _turn(rng: random.Random, harmful: bool) -> Iterator[dict[str, str]]:
-    yield {"role": "user", "content": sentence(rng, _HARMFUL_PROMPTS if harmful else _SAFE_PROMPTS)}
+    yield {"role": "user", "content": sentence(rng, _HARMFUL_PROMPTS if harmful else SAFE_PROMPTS)}
     forms = HARMFUL if harmful else SAFE
     yield {"role": "assistant", "content": " ".join(sentence(rng, forms) for _ in range(rng.randint(1, 3)))}
 

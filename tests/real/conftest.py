@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real.gguf_tokenizer import write_tokenizer
-
-DEFAULT = "~/.cache/megatron-srp-real"
+from megatron_srp.benchmarks.real.data import real_folder, write_smollm2_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,19 +21,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real tokenizers and weights."""
-    folder = Path(os.environ.get("SRP_REAL_DATA", DEFAULT)).expanduser()
+    folder = real_folder()
     if not folder.is_dir():
-        pytest.skip(f"no real tokenizers in {folder}; set SRP_REAL_DATA to a folder that has them")
+        pytest.skip(f"no real tokenizers in {folder}; tests/real/fetch.sh brings them")
     return folder
 
 
 @pytest.fixture(scope="session")
 def smollm2_tokenizer(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of SmolLM2's tokenizer, out of the model's GGUF."""
-    files = sorted((real_data / "smollm2-135m-instruct").rglob("*.gguf"))
-    if not files:
+    folder = write_smollm2_tokenizer(real_data, tmp_path_factory.mktemp("smollm2"))
+    if folder is None:
         pytest.skip(f"no GGUF of SmolLM2 in {real_data}")
-    return write_tokenizer(files[0], tmp_path_factory.mktemp("smollm2"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,67 @@
+"""Megatron's first logits and losses, as record.py kept them, compared with transformers' on the same tokens.
+
+python -m megatron_srp.benchmarks.real.compare RECORDED MODEL LOG OUT
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from megatron_srp.errors import OutputError, run_command
+
+# Both compute in fp32 on a CPU, in other orders of summation; bf16 rounds by 4e-3.
+LOGITS_TOLERANCE = 1e-3  # of the largest logit
+LOSS_TOLERANCE = 1e-4  # nats a token
+_LOSS = re.compile(r"iteration +\d+/.*?lm loss: ([\d.]+E[-+]\d+)")
+
+
+def compare(recorded: Path, model: Path, log: Path) -> dict[str, Any]:
+    """The largest difference of logits, relative to the largest one, and the first losses of both.
+
+    Raises:
+        OutputError: when they differ by more than rounding does.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    batches: list[dict[str, torch.Tensor]] = torch.load(recorded)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = network(batches[0]["tokens"][:1]).logits
+        theirs = [_mean_loss(network, batch) for batch in batches]
+    ours = batches[0]["logits"][..., : expected.shape[-1]]  # Megatron pads the vocabulary
+    difference = float((ours - expected).abs().max() / expected.abs().max())
+    found = {
+        "largest_difference_of_logits": difference,
+        "losses": logged_losses(log)[: len(batches)],
+        "losses_of_transformers": theirs,
+    }
+    if difference > LOGITS_TOLERANCE:
+        raise OutputError(f"Megatron's logits differ from transformers' by {difference:.1e} of the largest one")
+    if any(abs(a - b) > LOSS_TOLERANCE for a, b in zip(found["losses"], theirs, strict=True)):
+        raise OutputError(f"Megatron's first losses are {found['losses']}, and transformers' {theirs}")
+    return found
+
+
+def _mean_loss(network: Any, batch: dict[str, Any]) -> float:
+    from torch.nn.functional import cross_entropy
+
+    logits = network(batch["tokens"]).logits
+    losses = cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="none")
+    mask = batch["loss_mask"].flatten()
+    return float((losses * mask).sum() / mask.sum())
+
+
+def logged_losses(log: Path) -> list[float]:
+    """The loss of each step."""
+    return [float(loss) for loss in _LOSS.findall(log.read_text(errors="replace"))]
+
+
+def main(recorded: str, model: str, log: str, out: str) -> None:
+    Path(out).write_text(json.dumps(compare(Path(recorded), Path(model), Path(log)), indent=1))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(*sys.argv[1:]))

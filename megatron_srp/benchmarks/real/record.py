@@ -1,0 +1,42 @@
+"""The trainer on one rank, which also writes what it computed before it changed the model.
+
+    python -m megatron_srp.benchmarks.real.record FILE FLAGS OF TRAINING...
+
+FILE gets the first two batches; with a warmup from zero the first update changes nothing. Of the first one's first
+sequence it gets the logits as well.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+BATCHES = 2
+_KEPT = ("tokens", "labels", "loss_mask")
+
+
+def main(file: str, *flags: str) -> None:
+    import torch
+
+    from megatron_srp.training import megatron_api, pretrain
+
+    batches: list[dict[str, Any]] = []
+    forward_step = megatron_api.forward_step
+
+    def recording(data_iterator: Iterator[dict[str, Any]], model: Any) -> Any:
+        if len(batches) == BATCHES:
+            return forward_step(data_iterator, model)
+        batch = next(data_iterator)
+        batches.append({name: batch[name] for name in _KEPT})
+        if len(batches) == 1:
+            with torch.no_grad():
+                batches[0]["logits"] = model(batch["tokens"][:1], batch["position_ids"][:1], None).float()
+        if len(batches) == BATCHES:
+            torch.save(batches, file)
+        return forward_step(iter([batch]), model)
+
+    megatron_api.forward_step = recording
+    pretrain.main(list(flags))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
