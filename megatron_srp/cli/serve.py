@@ -18,7 +18,8 @@ from megatron_srp.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from megatron_srp.generation.engines.request import Options
-    from megatron_srp.generation.server.app import Settings
+    from megatron_srp.generation.server.access import Access
+    from megatron_srp.generation.server.settings import Settings
     from megatron_srp.generation.server.worker import Worker
 
 KEY_VARIABLE = "SRP_API_KEY"
@@ -44,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish running answers after SIGTERM")
     add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="maximum bytes of a request")
     add("--allow-weaker", action="store_true", help="let requests weaken the guard or switch it off")
+    add(
+        "--completions",
+        action="store_true",
+        help="offer /v1/completions, where a client can write the beginning of an answer: the prefill attack",
+    )
     generation_flags.add_generation_flags(parser)
     return parser
 
@@ -118,20 +124,20 @@ def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace
 def describe(listener: socket.socket, settings: "Settings") -> str:
     """What is served, where, and how it is guarded."""
     host, port = listener.getsockname()[:2]
-    policy = settings.options.policy
+    policy = settings.client.options.policy
     every = f", a forced reflection every {policy.reflect_every} tokens" if policy.reflect_every else ""
-    weaker = ", which requests may weaken" if settings.allow_weaker else ""
+    weaker = ", which requests may weaken" if settings.client.allow_weaker else ""
     address = f"[{host}]" if ":" in host else host
     return (
         f"serving {settings.name} on http://{address}:{port}/v1: {policy.on_unsafe} at unsafe verdicts{every}{weaker}"
     )
 
 
-def _example(listener: socket.socket, settings: "Settings") -> str:
+def _example(listener: socket.socket, settings: "Settings", keyed: bool) -> str:
     """A request to try."""
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if settings.api_key else ""
+    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if keyed else ""
     body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
     data = f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     return f"next: curl http://{address}:{port}/v1/chat/completions{key} {data}"
@@ -139,13 +145,22 @@ def _example(listener: socket.socket, settings: "Settings") -> str:
 
 def settings_from_args(args: argparse.Namespace, options: "Options") -> "Settings":
     """The operator's settings."""
-    from megatron_srp.generation.server.app import Settings
+    from megatron_srp.generation.server.settings import Client, Settings
 
     name = args.served_name or Path(args.model).name or args.model
+    client = Client(options, allow_weaker=args.allow_weaker, completions=args.completions)
+    return Settings(name, client, args.timeout, args.max_body_bytes)
+
+
+def access_of(args: argparse.Namespace, settings: "Settings") -> "Access":
+    """Who may ask."""
+    from megatron_srp.generation.server.access import Access
+
     key = os.environ.get(KEY_VARIABLE)
-    if args.host not in ("127.0.0.1", "::1", "localhost") and not key:
+    access = Access({key: settings.client} if key else {}, settings.client)
+    if args.host not in ("127.0.0.1", "::1", "localhost") and access.open:
         print(f"warning: {args.host} is open to the network, and {KEY_VARIABLE} sets no key", file=sys.stderr)
-    return Settings(name, options, args.allow_weaker, args.timeout, args.max_body_bytes, key)
+    return access
 
 
 def main(argv: list[str]) -> None:
@@ -158,9 +173,10 @@ def main(argv: list[str]) -> None:
 
     own = generation_flags.settings_from_args(args, args.model)
     settings = settings_from_args(args, generation_flags.options_from_args(args, own))
+    access = access_of(args, settings)
     listener = listen(args.host, args.port)
     model = generation_flags.load_from_args(args, own)
     worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
-    app = Endpoint(model, worker, settings).app
-    ready = f"{describe(listener, settings)}\n{_example(listener, settings)}"
+    app = Endpoint(model, worker, settings, access).app
+    ready = f"{describe(listener, settings)}\n{_example(listener, settings, not access.open)}"
     serve(listener, app, worker, args.grace, ready)

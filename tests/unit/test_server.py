@@ -267,7 +267,8 @@ def test_what_is_not_there():
 def test_a_failed_request_leaves_the_connection_open():
     """The next request on it is answered: it is the same connection that the client uses again."""
     httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
-    from megatron_srp.generation.server.app import Endpoint, Settings
+    from megatron_srp.generation.server.app import Endpoint
+    from megatron_srp.generation.server.settings import Client, Settings
 
     class Broken:
         max_length = 10
@@ -277,7 +278,7 @@ def test_a_failed_request_leaves_the_connection_open():
 
     worker = Worker(Scripted(), Limits(1), 1)
     broken: Any = Broken()
-    app = Endpoint(broken, worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
+    app = Endpoint(broken, worker, Settings("tiny", Client(Options(GuardPolicy(), Sampling())))).app
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listener],))

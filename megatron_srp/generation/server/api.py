@@ -80,6 +80,10 @@ class ChatRequest(Common, kw_only=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
 
     @property
+    def num_prompts(self) -> int:
+        return 1
+
+    @property
     def most_tokens(self) -> int | None:
         """The newer name wins."""
         return self.max_completion_tokens or self.max_tokens
@@ -97,6 +101,10 @@ class TextRequest(Common, kw_only=True):
     @property
     def prompts(self) -> list[str]:
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompts)
 
 
 # Fields about the request, not the answer.

@@ -174,12 +174,13 @@ class Worker:
         ended = [(job, answer) for job, answer in self._running if answer.ended]
         if not ended:
             return
+        outcomes = [answer.error or answer.guard.result() for _, answer in ended]  # before anything is forgotten
         self._forget(ended)
-        for job, answer in ended:
+        for (job, answer), outcome in zip(ended, outcomes, strict=True):
             self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)
             if answer.error:
                 _log.error("an answer has failed", exc_info=answer.error)
-            job.on_end(answer.error or answer.guard.result())
+            job.on_end(outcome)
 
     def _begin(self, session: Session, jobs: list[Job]) -> None:
         """Take jobs into the batch; where that fails (for lack of memory, say), the running ones continue."""
