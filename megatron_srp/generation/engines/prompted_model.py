@@ -12,6 +12,7 @@ from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
 from megatron_srp.model_description import choose_form, describe_model
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.tokenization import load_tokenizer
 
 
@@ -25,6 +26,7 @@ class PromptedModel:
 
     Attributes:
         form: how it writes reflections.
+        max_words: maximum words of a segment in its training.
         tokenizer: from transformers; `text_tokenizer` is this project's.
         vocabulary: what a guard knows of the tokenizer.
         tree: the tokens of forced reflections.
@@ -43,6 +45,7 @@ class PromptedModel:
 
         description = describe_model(folder)
         self.form = form = form or choose_form(folder, description, None)[0]
+        self.max_words = (description and description.max_words) or DEFAULT_MAX_WORDS
         if description and description.eod_id is not None:
             eos_ids = [*eos_ids, description.eod_id]
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)

@@ -56,6 +56,8 @@ class Common(msgspec.Struct, kw_only=True):
 
 
 class Part(msgspec.Struct):
+    """A piece of a turn; only text is supported."""
+
     type: Literal["text"]
     text: str
 
@@ -150,6 +152,14 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     Raises:
         InputError: when it is not JSON, or has something unknown, not allowed or not supported.
     """
+    asked = read_fields(kind, body)
+    if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
+        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
+    return asked
+
+
+def read_fields[Asked: msgspec.Struct](kind: type[Asked], body: bytes) -> Asked:
+    """The fields of any kind of request; raises InputError as `parse` does."""
     try:
         given = _honoured(msgspec.json.decode(body, type=dict[str, Any]), kind, _NEUTRAL)
         turns = given.get("messages")
@@ -158,12 +168,9 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
                 _honoured(turn, Message, _NEUTRAL_IN_TURNS, f"messages[{i}].") if isinstance(turn, dict) else turn
                 for i, turn in enumerate(turns)
             ]
-        asked = msgspec.convert(given, kind)
+        return msgspec.convert(given, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request cannot be read: {error}") from None
-    if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
-        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
-    return asked
 
 
 def _honoured(

@@ -16,10 +16,11 @@ from megatron_srp.generation.server.api import ChatRequest, TextRequest, parse
 from megatron_srp.generation.server.asked import requests_of
 from megatron_srp.generation.server.body import read_body
 from megatron_srp.generation.server.errors import HANDLERS, APIError
+from megatron_srp.generation.server.moderations import moderation_reply, moderation_requests, parse_moderation
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
 from megatron_srp.generation.server.settings import Client, Settings
-from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, whole
+from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, verdicts, whole
 from megatron_srp.generation.server.worker import Worker
 
 Handler = Callable[[HTTPRequest, Client], Awaitable[Response]]
@@ -39,6 +40,7 @@ class Endpoint:
         return [
             Route("/v1/chat/completions", self._for_clients(self._chat), **post),
             Route("/v1/completions", self._for_clients(self._complete), **post),
+            Route("/v1/moderations", self._for_clients(self._moderate), **post),
             Route("/v1/models", self._for_clients(self._models)),
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
             Route("/health", self._health),
@@ -71,6 +73,22 @@ class Endpoint:
                 "completions_off",
             )
         return await self._answer(http, client, TextRequest)
+
+    async def _moderate(self, http: HTTPRequest, client: Client) -> Response:
+        asked = parse_moderation(await read_body(http, self._settings.body_bytes))
+        self._check_model(asked.model or self._settings.name)
+        policy = client.options.policy
+        async with self._prompting:
+            by_result = await asyncio.to_thread(moderation_requests, self._model, policy, asked)
+        requests = [request for result in by_result for request in result]
+        reader = Reader(self._worker, requests, [], self._settings.timeout_s)
+        try:
+            found = await unless_gone(http, verdicts(reader))
+        finally:
+            reader.cancel()
+        at = iter(found)
+        grouped = [[next(at) for _ in result] for result in by_result]
+        return JSONResponse(moderation_reply(self._settings.name, policy, grouped))
 
     async def _models(self, http: HTTPRequest, client: Client) -> Response:
         return JSONResponse({"object": "list", "data": [self._describe()]})
