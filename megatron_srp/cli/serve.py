@@ -17,8 +17,10 @@ from megatron_srp.cli.parser import Parser, require_at_least
 from megatron_srp.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
     from megatron_srp.generation.server.access import Access
+    from megatron_srp.generation.server.audit import AuditLog
     from megatron_srp.generation.server.settings import Settings
     from megatron_srp.generation.server.worker import Worker
 
@@ -50,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="offer /v1/completions, where a client can write the beginning of an answer: the prefill attack",
     )
+    add("--audit-log", type=Path, metavar="FILE", help="append a line of JSON for each answer (default: none)")
+    add("--audit-text", action="store_true", help="with the texts of prompts and answers in it")
     generation_flags.add_generation_flags(parser)
     return parser
 
@@ -66,6 +70,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--port {args.port}: pass 1 to 65535, or 0 for any free port")
     require_at_least(1, args, "--max-body-bytes")
     generation_flags.limits_from_args(args)
+    if args.audit_text and not args.audit_log:
+        raise UsageError("--audit-text needs --audit-log FILE")
     require_at_least(0, args, "--queue")
     for name in ("timeout", "grace"):
         value = getattr(args, name)
@@ -163,10 +169,18 @@ def access_of(args: argparse.Namespace, settings: "Settings") -> "Access":
     return access
 
 
+def audit_log(args: argparse.Namespace, model: "PromptedModel") -> "AuditLog | None":
+    """The audit log, if there is to be one."""
+    from megatron_srp.generation.server.audit import AuditLog
+
+    return AuditLog(args.audit_log, model.decode if args.audit_text else None) if args.audit_log else None
+
+
 def main(argv: list[str]) -> None:
     """Parse `argv`, load the model, and serve until stopped."""
     args = parse_arguments(argv)
-    import uvicorn  # noqa: F401  (report a missing package before spending minutes on loading a model)
+    import prometheus_client  # noqa: F401  (report a missing package before spending minutes on loading a model)
+    import uvicorn  # noqa: F401
 
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.worker import Worker
@@ -177,6 +191,6 @@ def main(argv: list[str]) -> None:
     listener = listen(args.host, args.port)
     model = generation_flags.load_from_args(args, own)
     worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
-    app = Endpoint(model, worker, settings, access).app
+    app = Endpoint(model, worker, settings, access, audit_log(args, model)).app
     ready = f"{describe(listener, settings)}\n{_example(listener, settings, not access.open)}"
     serve(listener, app, worker, args.grace, ready)

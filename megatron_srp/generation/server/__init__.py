@@ -9,6 +9,10 @@
     reader         passes an answer's text from the worker to its reader
     replies        answers, and pieces of answers, in OpenAI's JSON
     streaming      answers as events, and what happens when a client goes away
+    moderations    verdicts on a text or a conversation
+    exchange       one HTTP request, its id and who asks
+    metrics        what Prometheus reads
+    audit          a line of JSON for each answer
     errors, body   errors in OpenAI's JSON; a request's bytes, bounded
     app            routes
 

@@ -5,23 +5,29 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.engines.request import Request
+from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.generation.server.access import Access
 from megatron_srp.generation.server.api import ChatRequest, TextRequest, parse
 from megatron_srp.generation.server.asked import requests_of
+from megatron_srp.generation.server.audit import AuditLog
 from megatron_srp.generation.server.body import read_body
 from megatron_srp.generation.server.errors import HANDLERS, APIError
+from megatron_srp.generation.server.exchange import Exchange, RequestIds
+from megatron_srp.generation.server.metrics import Metrics
 from megatron_srp.generation.server.moderations import moderation_reply, moderation_requests, parse_moderation
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
 from megatron_srp.generation.server.settings import Client, Settings
 from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, verdicts, whole
-from megatron_srp.generation.server.worker import Worker
+from megatron_srp.generation.server.worker import Job, Worker
 
 Handler = Callable[[HTTPRequest, Client], Awaitable[Response]]
 
@@ -29,11 +35,23 @@ Handler = Callable[[HTTPRequest, Client], Awaitable[Response]]
 class Endpoint:
     """The OpenAI-compatible application, `app`, around a model and its worker."""
 
-    def __init__(self, model: PromptedModel, worker: Worker, settings: Settings, access: Access | None = None) -> None:
-        self._model, self._worker, self._settings = model, worker, settings
+    def __init__(
+        self,
+        model: PromptedModel,
+        worker: Worker,
+        settings: Settings,
+        access: Access | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
+        self._model, self._worker, self._settings, self._audit = model, worker, settings, audit
         self._access = access or Access({}, settings.client)
+        self._metrics = Metrics(worker.counts)
         self._prompting = asyncio.Lock()  # a tokenizer serves one caller at a time
-        self.app = Starlette(routes=self._routes(), exception_handlers=HANDLERS)
+        self.app = Starlette(
+            routes=self._routes(),
+            exception_handlers=HANDLERS,
+            middleware=[Middleware(RequestIds, self._metrics.count_request)],
+        )
 
     def _routes(self) -> list[Route]:
         post = {"methods": ["POST"]}
@@ -43,6 +61,7 @@ class Endpoint:
             Route("/v1/moderations", self._for_clients(self._moderate), **post),
             Route("/v1/models", self._for_clients(self._models)),
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
+            Route("/metrics", self._for_clients(self._show_metrics)),
             Route("/health", self._health),
         ]
 
@@ -81,7 +100,7 @@ class Endpoint:
         async with self._prompting:
             by_result = await asyncio.to_thread(moderation_requests, self._model, policy, asked)
         requests = [request for result in by_result for request in result]
-        reader = Reader(self._worker, requests, [], self._settings.timeout_s)
+        reader = self._reader(http, client, requests, [])
         try:
             found = await unless_gone(http, verdicts(reader))
         finally:
@@ -110,7 +129,7 @@ class Endpoint:
         requests = [request for prompt in by_prompt for request in prompt]
         prompt_tokens = sum(len(prompt[0].prompt) for prompt in by_prompt)
         reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens)
-        reader = Reader(self._worker, requests, asked.stops, self._settings.timeout_s)
+        reader = self._reader(http, client, requests, asked.stops)
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
             return EventStream(reader, stream(reader, reply, len(requests), usage))
@@ -118,6 +137,19 @@ class Endpoint:
             return JSONResponse(await unless_gone(http, whole(reader, reply, len(requests))))
         finally:
             reader.cancel()
+
+    def _reader(self, http: HTTPRequest, client: Client, requests: list[Request], stops: list[str]) -> Reader:
+        exchange = Exchange.of(http, client.name)
+
+        def on_end(job: Job, found: Generation | Exception) -> None:
+            self._metrics.count_answer(client.name, job, found)
+            if self._audit:
+                self._audit.write(exchange, job, found)
+
+        return Reader(self._worker, requests, stops, self._settings.timeout_s, on_end)
+
+    async def _show_metrics(self, http: HTTPRequest, client: Client) -> Response:
+        return self._metrics.response()
 
     def _check_model(self, name: str) -> None:
         if name != self._settings.name:

@@ -41,6 +41,7 @@ class Job:
         deadline: `time.monotonic()` at which it must end.
         cancelled: set from any thread when nobody waits for it any more.
         stopped: set from any thread to judge and end it.
+        submitted, started, first_text: `time.monotonic()` of each, None before.
     """
 
     request: Request
@@ -49,6 +50,14 @@ class Job:
     deadline: float
     cancelled: bool = False
     stopped: bool = False
+    submitted: float = 0.0
+    started: float | None = None
+    first_text: float | None = None
+
+    def show(self, text: str) -> None:
+        """Pass on text of the answer."""
+        self.first_text = self.first_text or time.monotonic()
+        self.on_text(text)
 
     def over(self, now: float) -> bool:
         return self.cancelled or now >= self.deadline
@@ -97,6 +106,8 @@ class Worker:
             if self._num_taken + len(self._waiting) + len(jobs) > self.capacity:
                 seconds = self._seconds * (1 + len(self._waiting) / self._limits.answers)
                 raise Busy("the queue is full", min(max(math.ceil(seconds), 1), 60))
+            for job in jobs:
+                job.submitted = time.monotonic()
             self._waiting.extend(jobs)
             self._changed.notify()
 
@@ -184,7 +195,9 @@ class Worker:
 
     def _begin(self, session: Session, jobs: list[Job]) -> None:
         """Take jobs into the batch; where that fails (for lack of memory, say), the running ones continue."""
-        begun = [(job, Answer(job.request, self._engine.vocabulary, job.on_text)) for job in jobs]
+        begun = [(job, Answer(job.request, self._engine.vocabulary, job.show)) for job in jobs]
+        for job, answer in begun:
+            job.started = answer.begun
         try:
             session.add([answer for _, answer in begun])
             self._running += begun
