@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags
 from megatron_srp.cli.parser import Parser, require_at_least
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.errors import OutputError, SrpError, UsageError
 
 if TYPE_CHECKING:
     from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
     from megatron_srp.generation.server.access import Access
     from megatron_srp.generation.server.audit import AuditLog
-    from megatron_srp.generation.server.settings import Settings
+    from megatron_srp.generation.server.settings import Client, Settings
     from megatron_srp.generation.server.worker import Worker
 
 KEY_VARIABLE = "SRP_API_KEY"
@@ -52,6 +52,21 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="offer /v1/completions, where a client can write the beginning of an answer: the prefill attack",
     )
+    add(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="YAML of several API keys with limits and policies of their own, read again on SIGHUP (default: none)",
+    )
+    add("--max-connections", type=int, default=256, metavar="N", help="connections at a time; more are closed")
+    add("--max-choices", type=int, default=8, metavar="N", help="maximum answers to one request")
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let the scripts of this web page ask, such as https://example.org; may be repeated (default: none)",
+    )
     add("--audit-log", type=Path, metavar="FILE", help="append a line of JSON for each answer (default: none)")
     add("--audit-text", action="store_true", help="with the texts of prompts and answers in it")
     generation_flags.add_generation_flags(parser)
@@ -68,7 +83,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 1 << 16:
         raise UsageError(f"--port {args.port}: pass 1 to 65535, or 0 for any free port")
-    require_at_least(1, args, "--max-body-bytes")
+    require_at_least(1, args, "--max-body-bytes", "--max-connections", "--max-choices")
     generation_flags.limits_from_args(args)
     if args.audit_text and not args.audit_log:
         raise UsageError("--audit-text needs --audit-log FILE")
@@ -96,18 +111,28 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: str) -> None:
-    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds."""
+def serve(
+    listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: str, connections: int
+) -> None:
+    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds, while /health and /ready are answered
+    and new requests refused. A second signal ends everything at once."""
     import uvicorn
+
+    from megatron_srp.generation.server.connections import uvicorn_settings
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             print(ready, flush=True)
 
+        async def on_tick(self, counter: int) -> bool:
+            self.should_exit |= worker.done
+            return await super().on_tick(counter)
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if worker.closing:
+                super().handle_exit(sig, frame)
             worker.drain(grace_s)
-            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         endpoint_app,  # type: ignore[arg-type]
@@ -115,9 +140,10 @@ def serve(listener: socket.socket, endpoint_app: object, worker: "Worker", grace
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(grace_s) + 5,
+        timeout_graceful_shutdown=5,  # to send what is left of the answers
+        **uvicorn_settings(connections),
     )
-    # uvicorn raises the signal again when it is done; by then that is not a failure.
+    # uvicorn raises a second signal again when it is done; by then that is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker.start()
     try:
@@ -154,19 +180,39 @@ def settings_from_args(args: argparse.Namespace, options: "Options") -> "Setting
     from megatron_srp.generation.server.settings import Client, Settings
 
     name = args.served_name or Path(args.model).name or args.model
-    client = Client(options, allow_weaker=args.allow_weaker, completions=args.completions)
-    return Settings(name, client, args.timeout, args.max_body_bytes)
+    client = Client(options, allow_weaker=args.allow_weaker, completions=args.completions, max_choices=args.max_choices)
+    return Settings(name, client, args.timeout, args.max_body_bytes, tuple(args.cors_origin))
 
 
 def access_of(args: argparse.Namespace, settings: "Settings") -> "Access":
     """Who may ask."""
     from megatron_srp.generation.server.access import Access
 
-    key = os.environ.get(KEY_VARIABLE)
-    access = Access({key: settings.client} if key else {}, settings.client)
+    access = Access(_keys(args, settings), settings.client)
+    if args.keys:
+        signal.signal(signal.SIGHUP, lambda *_: _reload(access, args, settings))
     if args.host not in ("127.0.0.1", "::1", "localhost") and access.open:
         print(f"warning: {args.host} is open to the network, and {KEY_VARIABLE} sets no key", file=sys.stderr)
     return access
+
+
+def _keys(args: argparse.Namespace, settings: "Settings") -> dict[str, "Client"]:
+    """The clients with keys: that of the environment, and those of --keys."""
+    from megatron_srp.generation.server.keys import read_keys
+
+    own = os.environ.get(KEY_VARIABLE)
+    return ({own: settings.client} if own else {}) | (read_keys(args.keys, settings.client) if args.keys else {})
+
+
+def _reload(access: "Access", args: argparse.Namespace, settings: "Settings") -> None:
+    """Read the keys again; where that fails, those from before stay."""
+    try:
+        found = _keys(args, settings)
+    except SrpError as error:
+        print(f"warning: {error}; the keys from before stay", file=sys.stderr, flush=True)
+        return
+    access.replace(found)
+    print(f"{args.keys}: {len(found)} keys", file=sys.stderr, flush=True)
 
 
 def audit_log(args: argparse.Namespace, model: "PromptedModel") -> "AuditLog | None":
@@ -183,8 +229,10 @@ def main(argv: list[str]) -> None:
     import uvicorn  # noqa: F401
 
     from megatron_srp.generation.server.app import Endpoint
+    from megatron_srp.generation.server.connections import require_open_files
     from megatron_srp.generation.server.worker import Worker
 
+    require_open_files(args.max_connections)
     own = generation_flags.settings_from_args(args, args.model)
     settings = settings_from_args(args, generation_flags.options_from_args(args, own))
     access = access_of(args, settings)
@@ -193,4 +241,4 @@ def main(argv: list[str]) -> None:
     worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
     app = Endpoint(model, worker, settings, access, audit_log(args, model)).app
     ready = f"{describe(listener, settings)}\n{_example(listener, settings, not access.open)}"
-    serve(listener, app, worker, args.grace, ready)
+    serve(listener, app, worker, args.grace, ready, args.max_connections)

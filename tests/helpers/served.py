@@ -37,7 +37,7 @@ class Served:
         return self.http.post(path, content=content, headers=headers)
 
     def counts(self) -> tuple[int, int]:
-        found = self.http.get("/health").json()
+        found = self.http.get("/health", headers={"Authorization": f"Bearer {self._key}"}).json()
         return found["running"], found["waiting"]
 
     def until(self, running: int, waiting: int = 0) -> None:

@@ -23,7 +23,7 @@ from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
 from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.reader import StopTexts
-from megatron_srp.generation.server.worker import Busy, Closing, Job, Worker
+from megatron_srp.generation.server.worker import Busy, Cancelled, Closing, Job, Worker
 from megatron_srp.reflection import ReflectionFormat
 
 POLICIES = st.builds(
@@ -167,6 +167,7 @@ def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
     last = job(ends)
     worker.submit([last])
     worker.cancel([last])
+    assert isinstance(ends.pop(), Cancelled)
     assert worker.counts() == {"running": 0, "waiting": 2}
     worker.drain(0)
     worker.start()

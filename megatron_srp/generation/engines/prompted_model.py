@@ -79,6 +79,7 @@ class PromptedModel:
         Raises:
             InputError: when the prompt leaves no room for an answer.
         """
+        self._refuse_hopeless(prompt)
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
         ids = ids or [self.text_tokenizer.require_eos()]
         return self._request(ids, prefill, options)
@@ -103,6 +104,7 @@ class PromptedModel:
         """
         if not self.tokenizer.chat_template:
             raise UsageError("the tokenizer has no chat template; pass a prompt, or set chat_template in its folder")
+        self._refuse_hopeless(*(turn["content"] for turn in messages))
         # Templates write the role out as well.
         turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
         try:
@@ -139,6 +141,15 @@ class PromptedModel:
         normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
+
+    def _refuse_hopeless(self, *texts: str) -> None:
+        """Refuse a text that cannot fit, whatever its tokens are: to escape and tokenize megabytes takes seconds."""
+        longest = max(map(len, self.vocabulary.pieces))
+        if (characters := sum(map(len, texts))) > self.max_length * longest:
+            raise InputError(
+                f"the prompt has {characters:,} characters, and the model takes {self.max_length:,} tokens including "
+                "the answer; shorten it"
+            )
 
     def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
         before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []

@@ -1,7 +1,10 @@
 """An OpenAI-compatible endpoint whose answers are guarded.
 
     settings       what the operator has set, for the server and for each client
-    access         keys, and the client that each belongs to
+    access, keys   keys, and the client that each belongs to; a YAML file of them
+    quotas         what one client may have at a time
+    connections    how many there may be, and how long one may be silent
+    origins        which web pages may ask
     api            the fields of a request, and which are refused
     client_policy  a request's own policy: stricter than the operator's, never weaker
     asked          from the fields to requests for the engine

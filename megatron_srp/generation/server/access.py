@@ -20,6 +20,10 @@ class Access:
 
     def __init__(self, by_key: Mapping[str, Client], anyone: Client) -> None:
         self._anyone = anyone
+        self.replace(by_key)
+
+    def replace(self, by_key: Mapping[str, Client]) -> None:
+        """From now on, these are the clients with keys."""
         self._by_hash = {_hash(key.encode()): client for key, client in by_key.items()}
 
     @property

@@ -23,11 +23,13 @@ from megatron_srp.generation.server.errors import HANDLERS, APIError
 from megatron_srp.generation.server.exchange import Exchange, RequestIds
 from megatron_srp.generation.server.metrics import Metrics
 from megatron_srp.generation.server.moderations import moderation_reply, moderation_requests, parse_moderation
+from megatron_srp.generation.server.origins import check_origin, cross_origin
+from megatron_srp.generation.server.quotas import Quotas
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
 from megatron_srp.generation.server.settings import Client, Settings
 from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, verdicts, whole
-from megatron_srp.generation.server.worker import Job, Worker
+from megatron_srp.generation.server.worker import Busy, Job, Worker
 
 Handler = Callable[[HTTPRequest, Client], Awaitable[Response]]
 
@@ -45,12 +47,12 @@ class Endpoint:
     ) -> None:
         self._model, self._worker, self._settings, self._audit = model, worker, settings, audit
         self._access = access or Access({}, settings.client)
-        self._metrics = Metrics(worker.counts)
+        self._metrics, self._quotas = Metrics(worker.counts), Quotas()
         self._prompting = asyncio.Lock()  # a tokenizer serves one caller at a time
         self.app = Starlette(
             routes=self._routes(),
             exception_handlers=HANDLERS,
-            middleware=[Middleware(RequestIds, self._metrics.count_request)],
+            middleware=[Middleware(RequestIds, self._metrics.count_request), *cross_origin(settings.origins)],
         )
 
     def _routes(self) -> list[Route]:
@@ -63,6 +65,7 @@ class Endpoint:
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
             Route("/metrics", self._for_clients(self._show_metrics)),
             Route("/health", self._health),
+            Route("/ready", self._ready),
         ]
 
     def _for_clients(self, handler: Handler) -> Callable[[HTTPRequest], Awaitable[Response]]:
@@ -71,7 +74,11 @@ class Endpoint:
 
         async def endpoint(http: HTTPRequest) -> Response:
             try:
-                return await handler(http, self._access.client(http))
+                check_origin(http, self._settings.origins)
+                client = self._access.client(http)
+                if http.method == "POST":
+                    self._quotas.count_request(client)
+                return await handler(http, client)
             except ClientDisconnect:
                 raise
             except Exception as error:
@@ -117,9 +124,18 @@ class Endpoint:
         return JSONResponse(self._describe())
 
     async def _health(self, http: HTTPRequest) -> Response:
+        """Whether the process lives, as it does while it drains; how busy it is only for those with a key."""
+        state: dict[str, Any] = {"status": "closing" if self._worker.closing else "ok"}
+        try:
+            self._access.client(http)
+        except APIError:
+            return JSONResponse(state)
+        return JSONResponse(state | self._worker.counts())
+
+    async def _ready(self, http: HTTPRequest) -> Response:
+        """Whether new requests are accepted."""
         closing = self._worker.closing
-        state = {"status": "closing" if closing else "ok", **self._worker.counts()}
-        return JSONResponse(state, 503 if closing else 200)
+        return JSONResponse({"ready": not closing}, 503 if closing else 200)
 
     async def _answer(self, http: HTTPRequest, client: Client, kind: type[ChatRequest] | type[TextRequest]) -> Response:
         asked = parse(kind, await read_body(http, self._settings.body_bytes))
@@ -142,11 +158,17 @@ class Endpoint:
         exchange = Exchange.of(http, client.name)
 
         def on_end(job: Job, found: Generation | Exception) -> None:
+            self._quotas.give_back(client)
             self._metrics.count_answer(client.name, job, found)
             if self._audit:
                 self._audit.write(exchange, job, found)
 
-        return Reader(self._worker, requests, stops, self._settings.timeout_s, on_end)
+        self._quotas.take(client, len(requests))
+        try:
+            return Reader(self._worker, requests, stops, self._settings.timeout_s, on_end)
+        except Busy:
+            self._quotas.give_back(client, len(requests))
+            raise
 
     async def _show_metrics(self, http: HTTPRequest, client: Client) -> Response:
         return self._metrics.response()

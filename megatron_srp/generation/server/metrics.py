@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.responses import Response
 
 from megatron_srp.generation.guard.policy import Generation
-from megatron_srp.generation.server.worker import Job
+from megatron_srp.generation.server.worker import Cancelled, Job
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 _PROBABILITY = (0.01, 0.05, *(i / 10 for i in range(1, 10)), 0.95, 0.99, 1.0)
@@ -52,7 +52,7 @@ class Metrics:
         if job.started is not None:
             self._queue.observe(job.started - job.submitted)
         if isinstance(found, Exception):
-            self._answers.labels(client, "error").inc()
+            self._answers.labels(client, "cancelled" if isinstance(found, Cancelled) else "error").inc()
             return
         self._answers.labels(client, found.stop_reason).inc()
         if job.first_text is not None:

@@ -39,9 +39,11 @@ class Settings:
         client: whoever has no entry of its own.
         timeout_s: time limit for a request, including its time in the queue.
         body_bytes: maximum size of a request.
+        origins: web pages whose scripts may ask, as `https://example.org`; `*` for all.
     """
 
     name: str
     client: Client
     timeout_s: float = 120.0
     body_bytes: int = 1 << 20
+    origins: tuple[str, ...] = ()

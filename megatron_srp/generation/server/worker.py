@@ -28,6 +28,10 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
+class Cancelled(Exception):
+    """Nobody waits for the answer any more, and it had not begun."""
+
+
 class Closing(Busy):
     """The server is shutting down."""
 
@@ -88,6 +92,11 @@ class Worker:
     def closing(self) -> bool:
         return self._end_at < math.inf
 
+    @property
+    def done(self) -> bool:
+        """Whether it has been drained to its end."""
+        return self.closing and not self._thread.is_alive()
+
     def counts(self) -> dict[str, int]:
         """How many answers are being generated, and how many jobs wait."""
         with self._changed:
@@ -116,8 +125,11 @@ class Worker:
         with self._changed:
             for job in jobs:
                 job.cancelled = True
+            gone = [job for job in self._waiting if job.cancelled]
             self._waiting = deque(job for job in self._waiting if not job.cancelled)
             self._changed.notify()
+        for job in gone:
+            job.on_end(Cancelled())
 
     def drain(self, grace_s: float) -> None:
         """Accept nothing more, and finish what is there within that time. May be called from a signal handler."""
