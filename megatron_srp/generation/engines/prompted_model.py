@@ -142,23 +142,27 @@ class PromptedModel:
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
 
+    @property
+    def _most(self) -> int:
+        """Tokens that a prompt and its answer may have, so that a verdict can still be read after them."""
+        return self.max_length - self._longest_reflection
+
     def _refuse_hopeless(self, *texts: str) -> None:
         """Refuse a text that cannot fit, whatever its tokens are: to escape and tokenize megabytes takes seconds."""
         longest = max(map(len, self.vocabulary.pieces))
-        if (characters := sum(map(len, texts))) > self.max_length * longest:
+        if (characters := sum(map(len, texts))) > self._most * longest:
             raise InputError(
-                f"the prompt has {characters:,} characters, and the model takes {self.max_length:,} tokens including "
-                "the answer; shorten it"
+                f"the prompt has {characters:,} characters, and the model takes {self._most:,} tokens including the "
+                "answer; shorten it"
             )
 
     def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
         before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
-        most = self.max_length - self._longest_reflection
-        room = most - len(ids) - len(before)
+        room = self._most - len(ids) - len(before)
         if room < 1:
             raise InputError(
-                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} including "
-                "the answer; shorten it"
+                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {self._most:,} "
+                "including the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))
 
