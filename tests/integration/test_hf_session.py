@@ -132,5 +132,5 @@ def test_a_prompt_that_cannot_fit_is_refused_unread(model, monkeypatch):
         lambda: model.complete("x" * 1_000_000, Options(POLICY, Sampling())),
         lambda: model.chat([{"role": "user", "content": "x" * 1_000_000}], Options(POLICY, Sampling())),
     ):
-        with pytest.raises(InputError, match="the prompt has 1,000,000 characters, and the model takes [0-9]+ tokens"):
+        with pytest.raises(InputError, match=r"the prompt has 1,000,000 characters, and the model takes [0-9]+ tokens"):
             ask()

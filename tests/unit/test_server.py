@@ -220,9 +220,9 @@ def test_values_that_change_nothing_are_taken(fields):
     [
         ({"tool_calls": [{"id": "1"}]}, r"messages\[0\]\.tool_calls: not supported"),
         ({"function_call": {"name": "f"}}, r"messages\[0\]\.function_call: not supported"),
-        ({"name": "Ada"}, r"messages\[0\]\.name: not supported"),
+        ({"audio": {"id": "1"}}, r"messages\[0\]\.audio: not supported"),
         ({"content": [{"type": "image_url"}]}, r"cannot be read: .*messages\[0\]"),
-        ({"role": "tool"}, r"cannot be read: .*messages\[0\]\.role"),
+        ({"role": "function"}, r"cannot be read: .*messages\[0\]\.role"),
     ],
 )
 def test_turns_that_say_more_than_text(turn, said):

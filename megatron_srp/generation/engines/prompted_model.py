@@ -111,6 +111,8 @@ class PromptedModel:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
+        if any(turn["role"] == "tool" and turn["content"].strip() not in text for turn in turns):
+            raise InputError("the model's chat template has no turns of tools; send their results as a user's turn")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and not text[-1:].isspace():
             prefill = f" {prefill}"

@@ -9,7 +9,7 @@ from megatron_srp.errors import InputError
 
 MOST_CHOICES = 128
 # OpenAI's name for each role, and the one that templates know.
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 class GuardOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,16 +63,18 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One turn."""
+    """One turn. A `name` is written before its content."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
+    name: Annotated[str, Meta(max_length=64)] | None = None
+    tool_call_id: str | None = None
 
     def as_turn(self) -> dict[str, str]:
         """The turn as chat templates expect it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": ROLES[self.role], "content": text}
+        return {"role": ROLES[self.role], "content": f"{self.name}: {text}" if self.name else text}
 
 
 class ChatRequest(Common, kw_only=True):

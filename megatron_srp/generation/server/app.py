@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from megatron_srp.generation.engines.prompted_model import PromptedModel
@@ -23,12 +23,14 @@ from megatron_srp.generation.server.errors import HANDLERS, APIError
 from megatron_srp.generation.server.exchange import Exchange, RequestIds
 from megatron_srp.generation.server.metrics import Metrics
 from megatron_srp.generation.server.moderations import moderation_reply, moderation_requests, parse_moderation
+from megatron_srp.generation.server.openapi import openapi, page
 from megatron_srp.generation.server.origins import check_origin, cross_origin
 from megatron_srp.generation.server.quotas import Quotas
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
 from megatron_srp.generation.server.settings import Client, Settings
 from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, verdicts, whole
+from megatron_srp.generation.server.tokenizing import parse_tokenize, tokenize
 from megatron_srp.generation.server.worker import Busy, Job, Worker
 
 Handler = Callable[[HTTPRequest, Client], Awaitable[Response]]
@@ -61,11 +63,14 @@ class Endpoint:
             Route("/v1/chat/completions", self._for_clients(self._chat), **post),
             Route("/v1/completions", self._for_clients(self._complete), **post),
             Route("/v1/moderations", self._for_clients(self._moderate), **post),
+            Route("/tokenize", self._for_clients(self._tokenize), **post),
             Route("/v1/models", self._for_clients(self._models)),
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
             Route("/metrics", self._for_clients(self._show_metrics)),
             Route("/health", self._health),
             Route("/ready", self._ready),
+            Route("/openapi.json", lambda http: JSONResponse(openapi())),
+            Route("/docs", lambda http: HTMLResponse(page())),
         ]
 
     def _for_clients(self, handler: Handler) -> Callable[[HTTPRequest], Awaitable[Response]]:
@@ -115,6 +120,12 @@ class Endpoint:
         at = iter(found)
         grouped = [[next(at) for _ in result] for result in by_result]
         return JSONResponse(moderation_reply(self._settings.name, policy, grouped))
+
+    async def _tokenize(self, http: HTTPRequest, client: Client) -> Response:
+        asked = parse_tokenize(await read_body(http, self._settings.body_bytes))
+        self._check_model(asked.model or self._settings.name)
+        async with self._prompting:
+            return JSONResponse(await asyncio.to_thread(tokenize, self._model, asked))
 
     async def _models(self, http: HTTPRequest, client: Client) -> Response:
         return JSONResponse({"object": "list", "data": [self._describe()]})
