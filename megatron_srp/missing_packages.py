@@ -10,7 +10,7 @@ from megatron_srp.errors import UsageError
 EXTRAS = {
     **dict.fromkeys(["httpx", "vllm"], "annotate"),
     **dict.fromkeys(["ray"], "ray"),
-    **dict.fromkeys(["starlette", "uvicorn"], "serve"),
+    **dict.fromkeys(["prometheus_client", "starlette", "uvicorn"], "serve"),
     **dict.fromkeys(["nvidia", "transformer_engine"], "gpu"),
     **dict.fromkeys(["datasets", "lm_eval"], "eval"),
     **dict.fromkeys(["emerging_optimizers"], "world"),

@@ -103,7 +103,7 @@ def run(options: Options) -> Section:
     import torch
 
     torch.set_num_threads(1)
-    tokens, rounds, batches = (16, 1, (1,)) if options.quick else (64, 5, (1, 4))
+    tokens, rounds, batches = (16, 1, (1,)) if options.quick else (64, 3, (1, 8, 32))
     with TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         lines = [

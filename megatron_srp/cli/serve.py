@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
-from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.errors import OutputError, SrpError, UsageError
 
 if TYPE_CHECKING:
+    from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
-    from megatron_srp.generation.server.app import Settings
+    from megatron_srp.generation.server.access import Access
+    from megatron_srp.generation.server.audit import AuditLog
+    from megatron_srp.generation.server.settings import Client, Settings
     from megatron_srp.generation.server.worker import Worker
 
 KEY_VARIABLE = "SRP_API_KEY"
@@ -45,6 +48,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish running answers after SIGTERM")
     add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="maximum bytes of a request")
     add("--allow-weaker", action="store_true", help="let requests weaken the guard or switch it off")
+    add(
+        "--completions",
+        action="store_true",
+        help="offer /v1/completions, where a client can write the beginning of an answer: the prefill attack",
+    )
+    add(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="YAML of several API keys with limits and policies of their own, read again on SIGHUP (default: none)",
+    )
+    add("--max-connections", type=int, default=256, metavar="N", help="connections at a time; more are closed")
+    add("--max-choices", type=int, default=8, metavar="N", help="maximum answers to one request")
+    add(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let the scripts of this web page ask, such as https://example.org; may be repeated (default: none)",
+    )
+    add("--audit-log", type=Path, metavar="FILE", help="append a line of JSON for each answer (default: none)")
+    add("--audit-text", action="store_true", help="with the texts of prompts and answers in it")
     generation_flags.add_generation_flags(parser)
     return parser
 
@@ -59,8 +84,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.port < 1 << 16:
         raise UsageError(f"--port {args.port}: pass 1 to 65535, or 0 for any free port")
-    require_at_least(1, args, "--max-body-bytes")
+    require_at_least(1, args, "--max-body-bytes", "--max-connections", "--max-choices")
     generation_flags.limits_from_args(args)
+    if args.audit_text and not args.audit_log:
+        raise UsageError("--audit-text needs --audit-log FILE")
     require_at_least(0, args, "--queue")
     for name in ("timeout", "grace"):
         value = getattr(args, name)
@@ -86,19 +113,32 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    listener: socket.socket, endpoint_app: object, worker: "Worker", grace_s: float, ready: Callable[[], None]
+    listener: socket.socket,
+    endpoint_app: object,
+    worker: "Worker",
+    grace_s: float,
+    ready: Callable[[], None],
+    connections: int,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds. `ready` is called when it listens."""
+    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds, while /health and /ready are answered
+    and new requests refused. A second signal ends everything at once. `ready` is called when it listens."""
     import uvicorn
+
+    from megatron_srp.generation.server.connections import uvicorn_settings
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             ready()
 
+        async def on_tick(self, counter: int) -> bool:
+            self.should_exit |= worker.done
+            return await super().on_tick(counter)
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if worker.closing:
+                super().handle_exit(sig, frame)
             worker.drain(grace_s)
-            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         endpoint_app,  # type: ignore[arg-type]
@@ -106,9 +146,10 @@ def serve(
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(grace_s) + 5,
+        timeout_graceful_shutdown=5,  # to send what is left of the answers
+        **uvicorn_settings(connections),
     )
-    # uvicorn raises the signal again when it is done; by then that is not a failure.
+    # uvicorn raises a second signal again when it is done; by then that is not a failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker.start()
     try:
@@ -121,20 +162,20 @@ def serve(
 def describe(listener: socket.socket, settings: "Settings") -> str:
     """What is served, where, and how it is guarded."""
     host, port = listener.getsockname()[:2]
-    policy = settings.options.policy
+    policy = settings.client.options.policy
     every = f", a forced reflection every {policy.reflect_every} tokens" if policy.reflect_every else ""
-    weaker = ", which requests may weaken" if settings.allow_weaker else ""
+    weaker = ", which requests may weaken" if settings.client.allow_weaker else ""
     address = f"[{host}]" if ":" in host else host
     return (
         f"serving {settings.name} on http://{address}:{port}/v1: {policy.on_unsafe} at unsafe verdicts{every}{weaker}"
     )
 
 
-def _example(listener: socket.socket, settings: "Settings") -> str:
+def _example(listener: socket.socket, settings: "Settings", keyed: bool) -> str:
     """A request to try."""
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if settings.api_key else ""
+    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if keyed else ""
     body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
     data = f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     return f"curl http://{address}:{port}/v1/chat/completions{key} {data}"
@@ -142,33 +183,73 @@ def _example(listener: socket.socket, settings: "Settings") -> str:
 
 def settings_from_args(args: argparse.Namespace, options: "Options") -> "Settings":
     """The operator's settings."""
-    from megatron_srp.generation.server.app import Settings
+    from megatron_srp.generation.server.settings import Client, Settings
 
     name = args.served_name or Path(args.model).name or args.model
-    key = os.environ.get(KEY_VARIABLE)
-    if args.host not in ("127.0.0.1", "::1", "localhost") and not key:
+    client = Client(options, allow_weaker=args.allow_weaker, completions=args.completions, max_choices=args.max_choices)
+    return Settings(name, client, args.timeout, args.max_body_bytes, tuple(args.cors_origin))
+
+
+def access_of(args: argparse.Namespace, settings: "Settings") -> "Access":
+    """Who may ask."""
+    from megatron_srp.generation.server.access import Access
+
+    access = Access(_keys(args, settings), settings.client)
+    if args.keys:
+        signal.signal(signal.SIGHUP, lambda *_: _reload(access, args, settings))
+    if args.host not in ("127.0.0.1", "::1", "localhost") and access.open:
         print(f"warning: {args.host} is open to the network, and {KEY_VARIABLE} sets no key", file=sys.stderr)
-    return Settings(name, options, args.allow_weaker, args.timeout, args.max_body_bytes, key)
+    return access
+
+
+def _keys(args: argparse.Namespace, settings: "Settings") -> dict[str, "Client"]:
+    """The clients with keys: that of the environment, and those of --keys."""
+    from megatron_srp.generation.server.keys import read_keys
+
+    own = os.environ.get(KEY_VARIABLE)
+    return ({own: settings.client} if own else {}) | (read_keys(args.keys, settings.client) if args.keys else {})
+
+
+def _reload(access: "Access", args: argparse.Namespace, settings: "Settings") -> None:
+    """Read the keys again; where that fails, those from before stay."""
+    try:
+        found = _keys(args, settings)
+    except SrpError as error:
+        print(f"warning: {error}; the keys from before stay", file=sys.stderr, flush=True)
+        return
+    access.replace(found)
+    print(f"{args.keys}: {len(found)} keys", file=sys.stderr, flush=True)
+
+
+def audit_log(args: argparse.Namespace, model: "PromptedModel") -> "AuditLog | None":
+    """The audit log, if there is to be one."""
+    from megatron_srp.generation.server.audit import AuditLog
+
+    return AuditLog(args.audit_log, model.decode if args.audit_text else None) if args.audit_log else None
 
 
 def main(argv: list[str]) -> None:
     """Parse `argv`, load the model, and serve until stopped."""
     args = parse_arguments(argv)
-    import uvicorn  # noqa: F401  (report a missing package before spending minutes on loading a model)
+    import prometheus_client  # noqa: F401  (report a missing package before spending minutes on loading a model)
+    import uvicorn  # noqa: F401
 
     from megatron_srp.generation.server.app import Endpoint
+    from megatron_srp.generation.server.connections import require_open_files
     from megatron_srp.generation.server.worker import Worker
 
+    require_open_files(args.max_connections)
     own = generation_flags.settings_from_args(args, args.model)
     settings = settings_from_args(args, generation_flags.options_from_args(args, own))
+    access = access_of(args, settings)
     listener = listen(args.host, args.port)
     model = generation_flags.load_from_args(args, own)
     worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
-    app = Endpoint(model, worker, settings).app
+    app = Endpoint(model, worker, settings, access, audit_log(args, model)).app
 
     def ready() -> None:
         print(describe(listener, settings))
-        next_step(_example(listener, settings))
+        next_step(_example(listener, settings, not access.open))
         sys.stdout.flush()
 
-    serve(listener, app, worker, args.grace, ready)
+    serve(listener, app, worker, args.grace, ready, args.max_connections)

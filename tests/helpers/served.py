@@ -20,6 +20,7 @@ class Served:
     """A server process."""
 
     def __init__(self, model: Path, *flags: str, key: str = "") -> None:
+        self.model = model
         command = [*SRP, "serve", "--model", str(model), "--device", "cpu", "--port", "0"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "SRP_API_KEY": key}
         self.process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment)
@@ -37,7 +38,7 @@ class Served:
         return self.http.post(path, content=content, headers=headers)
 
     def counts(self) -> tuple[int, int]:
-        found = self.http.get("/health").json()
+        found = self.http.get("/health", headers={"Authorization": f"Bearer {self._key or 'none'}"}).json()
         return found["running"], found["waiting"]
 
     def until(self, running: int, waiting: int = 0) -> None:

@@ -122,3 +122,15 @@ def test_a_role_is_user_text_as_well(model):
     request = model.chat(turns, Options(GuardPolicy(), Sampling()))
     assert "<think>" not in model.tokenizer.decode(request.prompt)
     assert model.text_tokenizer.eos_id not in request.prompt
+
+
+def test_a_prompt_that_cannot_fit_is_refused_unread(model, monkeypatch):
+    """A megabyte took seconds to escape and tokenize, while all others waited."""
+    monkeypatch.setattr(model, "_escape", None)
+    monkeypatch.setattr(model, "text_tokenizer", None)
+    for ask in (
+        lambda: model.complete("x" * 1_000_000, Options(POLICY, Sampling())),
+        lambda: model.chat([{"role": "user", "content": "x" * 1_000_000}], Options(POLICY, Sampling())),
+    ):
+        with pytest.raises(InputError, match=r"the prompt has 1,000,000 characters, and the model takes [0-9]+ tokens"):
+            ask()

@@ -30,7 +30,11 @@ def choices(served: Served, words: str = "knife", guard: dict | None = None, **s
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_no_draw_gets_another_verdict(served, temperature):
-    found = choices(served, temperature=temperature, n=64, seed=1, max_tokens=80)
+    found = [
+        choice
+        for seed in range(8)
+        for choice in choices(served, temperature=temperature, n=8, seed=8 * seed, max_tokens=80)
+    ]
     shown = collections.Counter((choice.message.content, choice.finish_reason) for choice in found)
     assert not any("kill" in text for text, _ in shown)
     assert shown[SAFE_PART, "content_filter"] >= 60

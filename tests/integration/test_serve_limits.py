@@ -65,9 +65,12 @@ def endless_stream(endless: Served):
 
 def test_a_key_is_wanted(endless):
     assert endless.http.get("/health").status_code == 200
-    for headers in ({}, {"Authorization": "Bearer no"}, {"Authorization": KEY[:-1]}):
+    for given in (None, "Bearer no", f"Bearer {KEY[:-1]}", KEY, f"Basic {KEY}", "Bearer é"):
+        headers = {"Authorization": given.encode()} if given else {}
         for found in (endless.http.get("/v1/models", headers=headers), endless.post(b"{}", **headers)):
             assert (found.status_code, found.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert found.headers["www-authenticate"] == "Bearer"
+    assert endless.http.get("/v1/models", headers={"Authorization": f"bEARER  {KEY}".encode()}).status_code == 200
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=endless.url, api_key="no", max_retries=0).models.list()
 

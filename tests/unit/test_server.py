@@ -23,7 +23,7 @@ from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
 from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.reader import StopTexts
-from megatron_srp.generation.server.worker import Busy, Closing, Job, Worker
+from megatron_srp.generation.server.worker import Busy, Cancelled, Closing, Job, Worker
 from megatron_srp.reflection import ReflectionFormat
 
 POLICIES = st.builds(
@@ -167,6 +167,7 @@ def test_the_queue_is_bounded_and_takes_all_of_a_request_or_nothing():
     last = job(ends)
     worker.submit([last])
     worker.cancel([last])
+    assert isinstance(ends.pop(), Cancelled)
     assert worker.counts() == {"running": 0, "waiting": 2}
     worker.drain(0)
     worker.start()
@@ -219,9 +220,9 @@ def test_values_that_change_nothing_are_taken(fields):
     [
         ({"tool_calls": [{"id": "1"}]}, r"messages\[0\]\.tool_calls: not supported"),
         ({"function_call": {"name": "f"}}, r"messages\[0\]\.function_call: not supported"),
-        ({"name": "Ada"}, r"messages\[0\]\.name: not supported"),
+        ({"audio": {"id": "1"}}, r"messages\[0\]\.audio: not supported"),
         ({"content": [{"type": "image_url"}]}, r"cannot be read: .*messages\[0\]"),
-        ({"role": "tool"}, r"cannot be read: .*messages\[0\]\.role"),
+        ({"role": "function"}, r"cannot be read: .*messages\[0\]\.role"),
     ],
 )
 def test_turns_that_say_more_than_text(turn, said):
@@ -267,7 +268,8 @@ def test_what_is_not_there():
 def test_a_failed_request_leaves_the_connection_open():
     """The next request on it is answered: it is the same connection that the client uses again."""
     httpx, uvicorn = pytest.importorskip("httpx"), pytest.importorskip("uvicorn")
-    from megatron_srp.generation.server.app import Endpoint, Settings
+    from megatron_srp.generation.server.app import Endpoint
+    from megatron_srp.generation.server.settings import Client, Settings
 
     class Broken:
         max_length = 10
@@ -277,7 +279,7 @@ def test_a_failed_request_leaves_the_connection_open():
 
     worker = Worker(Scripted(), Limits(1), 1)
     broken: Any = Broken()
-    app = Endpoint(broken, worker, Settings("tiny", Options(GuardPolicy(), Sampling()))).app
+    app = Endpoint(broken, worker, Settings("tiny", Client(Options(GuardPolicy(), Sampling())))).app
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listener],))

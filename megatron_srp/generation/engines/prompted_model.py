@@ -12,6 +12,7 @@ from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import CLOSE_MARK, OPEN_MARK, GuardVocabulary
 from megatron_srp.model_description import choose_form, describe_model
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.tokenization import load_tokenizer
 
 
@@ -25,6 +26,7 @@ class PromptedModel:
 
     Attributes:
         form: how it writes reflections.
+        max_words: maximum words of a segment in its training.
         tokenizer: from transformers; `text_tokenizer` is this project's.
         vocabulary: what a guard knows of the tokenizer.
         tree: the tokens of forced reflections.
@@ -43,6 +45,7 @@ class PromptedModel:
 
         description = describe_model(folder)
         self.form = form = form or choose_form(folder, description, None)[0]
+        self.max_words = (description and description.max_words) or DEFAULT_MAX_WORDS
         self._eod_id = description.eod_id if description else None
         if self._eod_id is not None:
             eos_ids = [*eos_ids, self._eod_id]
@@ -77,6 +80,7 @@ class PromptedModel:
         Raises:
             InputError: when the prompt leaves no room for an answer.
         """
+        self._refuse_hopeless(prompt)
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
         if not ids:  # the end of the document before, as in packed sequences
             ids = [self.text_tokenizer.require_eos() if self._eod_id is None else self._eod_id]
@@ -101,12 +105,15 @@ class PromptedModel:
         """
         if not self.tokenizer.chat_template:
             raise UsageError("the tokenizer has no chat template; pass a prompt, or set chat_template in its folder")
+        self._refuse_hopeless(*(turn["content"] for turn in messages))
         # Templates write the role out as well.
         turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
+        if any(turn["role"] == "tool" and turn["content"].strip() not in text for turn in turns):
+            raise InputError("the model's chat template has no turns of tools; send their results as a user's turn")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and self._needs_space(turns, text):
             prefill = f" {prefill}"
@@ -150,14 +157,27 @@ class PromptedModel:
         words = [*reflection, *self.tokenizer.all_special_tokens, *markers]
         return Escaper(words, reflection, normalizer.normalize_str if normalizer else None)
 
+    @property
+    def _most(self) -> int:
+        """Tokens that a prompt and its answer may have, so that a verdict can still be read after them."""
+        return self.max_length - self._longest_reflection
+
+    def _refuse_hopeless(self, *texts: str) -> None:
+        """Refuse a text that cannot fit, whatever its tokens are: to escape and tokenize megabytes takes seconds."""
+        longest = max(map(len, self.vocabulary.pieces))
+        if (characters := sum(map(len, texts))) > self._most * longest:
+            raise InputError(
+                f"the prompt has {characters:,} characters, and the model takes {self._most:,} tokens including the "
+                "answer; shorten it"
+            )
+
     def _request(self, ids: list[int], prefill: str, options: Options) -> Request:
         before = self.text_tokenizer.encode_inside(self._clean_before_answer(prefill, options)) if prefill else []
-        most = self.max_length - self._longest_reflection
-        room = most - len(ids) - len(before)
+        room = self._most - len(ids) - len(before)
         if room < 1:
             raise InputError(
-                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {most:,} including "
-                "the answer; shorten it"
+                f"the prompt has {len(ids) + len(before):,} tokens, and the model takes {self._most:,} "
+                "including the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))
 

@@ -57,6 +57,7 @@ class Request:
     Attributes:
         prompt: token ids, at least one.
         prefill: ids that the answer begins with; the guard does not see them.
+        max_new_tokens: maximum length of the answer; 0 if the prompt is to be judged and no more.
     """
 
     prompt: Sequence[int]
@@ -135,6 +136,8 @@ class Answer:
             self._forced_at = self._length
         else:  # one on the prompt comes before the prefill and does not judge it
             self.guard.unjudged = len(self.request.prefill)
+            if not self.request.max_new_tokens:
+                self.finish()
 
     def settle(self) -> None:
         """Act on a verdict that has been decided on, where the answer ends before it is written in full."""

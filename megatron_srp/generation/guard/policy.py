@@ -96,10 +96,15 @@ class ForcedReflection(NamedTuple):
     controversial: float
     unsafe: float
 
+    def unsafe_of(self, policy: GuardPolicy) -> float:
+        """The probability of the verdicts that count as unsafe, together."""
+        found = dict(zip(Verdict, (self.safe, self.controversial, self.unsafe), strict=True))
+        return sum(found[verdict] for verdict in policy.stop_at)
+
     def label(self, policy: GuardPolicy) -> SafetyLabel:
         """The most likely unsafe verdict when those reach the threshold, else the most likely of the others."""
         found = dict(zip(Verdict, (self.safe, self.controversial, self.unsafe), strict=True))
-        flagged = sum(found[verdict] for verdict in policy.stop_at) >= policy.unsafe_threshold
+        flagged = self.unsafe_of(policy) >= policy.unsafe_threshold
         choices = policy.stop_at if flagged else set(Verdict) - policy.stop_at
         return SafetyLabel(max(sorted(choices), key=found.__getitem__))
 

@@ -9,7 +9,7 @@ from megatron_srp.errors import InputError
 
 MOST_CHOICES = 128
 # OpenAI's name for each role, and the one that templates know.
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 class GuardOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,21 +56,25 @@ class Common(msgspec.Struct, kw_only=True):
 
 
 class Part(msgspec.Struct):
+    """A piece of a turn; only text is supported."""
+
     type: Literal["text"]
     text: str
 
 
 class Message(msgspec.Struct):
-    """One turn."""
+    """One turn. A `name` is written before its content."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
+    name: Annotated[str, Meta(max_length=64)] | None = None
+    tool_call_id: str | None = None
 
     def as_turn(self) -> dict[str, str]:
         """The turn as chat templates expect it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": ROLES[self.role], "content": text}
+        return {"role": ROLES[self.role], "content": f"{self.name}: {text}" if self.name else text}
 
 
 class ChatRequest(Common, kw_only=True):
@@ -78,6 +82,10 @@ class ChatRequest(Common, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+    @property
+    def num_prompts(self) -> int:
+        return 1
 
     @property
     def most_tokens(self) -> int | None:
@@ -97,6 +105,10 @@ class TextRequest(Common, kw_only=True):
     @property
     def prompts(self) -> list[str]:
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompts)
 
 
 # Fields about the request, not the answer.
@@ -142,6 +154,14 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     Raises:
         InputError: when it is not JSON, or has something unknown, not allowed or not supported.
     """
+    asked = read_fields(kind, body)
+    if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
+        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
+    return asked
+
+
+def read_fields[Asked: msgspec.Struct](kind: type[Asked], body: bytes) -> Asked:
+    """The fields of any kind of request; raises InputError as `parse` does."""
     try:
         given = _honoured(msgspec.json.decode(body, type=dict[str, Any]), kind, _NEUTRAL)
         turns = given.get("messages")
@@ -150,12 +170,9 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
                 _honoured(turn, Message, _NEUTRAL_IN_TURNS, f"messages[{i}].") if isinstance(turn, dict) else turn
                 for i, turn in enumerate(turns)
             ]
-        asked = msgspec.convert(given, kind)
+        return msgspec.convert(given, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"the request cannot be read: {error}") from None
-    if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
-        raise InputError("max_tokens and max_completion_tokens differ; leave one out")
-    return asked
 
 
 def _honoured(

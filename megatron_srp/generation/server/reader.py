@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from megatron_srp.generation.engines.request import Request
 from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.generation.server.worker import Job, Worker
 
 Event = tuple[int, str | Generation]  # the answer's index; text to show, or its end
+OnEnd = Callable[[Job, Generation | Exception], None]
 
 
 class StopTexts:
@@ -45,12 +46,17 @@ class StopTexts:
 class Reader:
     """The answers to one HTTP request.
 
+    Args:
+        on_end: called from the worker's thread with each answer that has ended, or what made it fail.
+
     Attributes:
         stops: of each answer.
     """
 
-    def __init__(self, worker: Worker, requests: Sequence[Request], stops: Sequence[str], timeout_s: float) -> None:
-        self._worker, self._loop = worker, asyncio.get_running_loop()
+    def __init__(
+        self, worker: Worker, requests: Sequence[Request], stops: Sequence[str], timeout_s: float, on_end: OnEnd
+    ) -> None:
+        self._worker, self._loop, self._on_end = worker, asyncio.get_running_loop(), on_end
         self._events: asyncio.Queue[tuple[int, str | Generation | Exception]] = asyncio.Queue()
         self.stops = [StopTexts(stops) for _ in requests]
         deadline = time.monotonic() + timeout_s
@@ -88,6 +94,7 @@ class Reader:
             if rest := stop.feed("", ended=True):
                 self._put(index, rest)
             self._put(index, found)
+            self._on_end(job, found)
 
         job = Job(request, on_text, on_end, deadline)
         return job

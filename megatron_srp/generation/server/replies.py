@@ -1,4 +1,4 @@
-"""Answers, pieces of answers and errors, in OpenAI's JSON."""
+"""Answers, and pieces of answers, in OpenAI's JSON."""
 
 import time
 import uuid
@@ -16,7 +16,7 @@ class Reply:
         chat: whether it is a conversation rather than a text.
         model: the name that clients know it by.
         reflections: whether to return the reflections.
-        prompt_tokens: of all prompts together.
+        prompt_tokens: of all prompts together; one with several answers counts once, as at OpenAI.
     """
 
     def __init__(self, chat: bool, model: str, reflections: bool, prompt_tokens: int) -> None:
@@ -80,8 +80,3 @@ class Reply:
         if self._reflections:
             return {"guard": {key: record[key] for key in ("stop_reason", "reflections", "forced")} | counts}
         return {"guard": counts} if any(counts.values()) else {}
-
-
-def error_body(message: str, kind: str, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's form of an error."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

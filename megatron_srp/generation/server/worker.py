@@ -28,6 +28,10 @@ class Busy(Exception):
         self.retry_after = retry_after
 
 
+class Cancelled(Exception):
+    """Nobody waits for the answer any more, and it had not begun."""
+
+
 class Closing(Busy):
     """The server is shutting down."""
 
@@ -41,6 +45,7 @@ class Job:
         deadline: `time.monotonic()` at which it must end.
         cancelled: set from any thread when nobody waits for it any more.
         stopped: set from any thread to judge and end it.
+        submitted, started, first_text: `time.monotonic()` of each, None before.
     """
 
     request: Request
@@ -49,6 +54,14 @@ class Job:
     deadline: float
     cancelled: bool = False
     stopped: bool = False
+    submitted: float = 0.0
+    started: float | None = None
+    first_text: float | None = None
+
+    def show(self, text: str) -> None:
+        """Pass on text of the answer."""
+        self.first_text = self.first_text or time.monotonic()
+        self.on_text(text)
 
     def over(self, now: float) -> bool:
         return self.cancelled or now >= self.deadline
@@ -79,6 +92,11 @@ class Worker:
     def closing(self) -> bool:
         return self._end_at < math.inf
 
+    @property
+    def done(self) -> bool:
+        """Whether it has been drained to its end."""
+        return self.closing and not self._thread.is_alive()
+
     def counts(self) -> dict[str, int]:
         """How many answers are being generated, and how many jobs wait."""
         with self._changed:
@@ -97,6 +115,8 @@ class Worker:
             if self._num_taken + len(self._waiting) + len(jobs) > self.capacity:
                 seconds = self._seconds * (1 + len(self._waiting) / self._limits.answers)
                 raise Busy("the queue is full", min(max(math.ceil(seconds), 1), 60))
+            for job in jobs:
+                job.submitted = time.monotonic()
             self._waiting.extend(jobs)
             self._changed.notify()
 
@@ -105,8 +125,11 @@ class Worker:
         with self._changed:
             for job in jobs:
                 job.cancelled = True
+            gone = [job for job in self._waiting if job.cancelled]
             self._waiting = deque(job for job in self._waiting if not job.cancelled)
             self._changed.notify()
+        for job in gone:
+            job.on_end(Cancelled())
 
     def drain(self, grace_s: float) -> None:
         """Accept nothing more, and finish what is there within that time. May be called from a signal handler."""
@@ -174,16 +197,19 @@ class Worker:
         ended = [(job, answer) for job, answer in self._running if answer.ended]
         if not ended:
             return
+        outcomes = [answer.error or answer.guard.result() for _, answer in ended]  # before anything is forgotten
         self._forget(ended)
-        for job, answer in ended:
+        for (job, answer), outcome in zip(ended, outcomes, strict=True):
             self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)
             if answer.error:
                 _log.error("an answer has failed", exc_info=answer.error)
-            job.on_end(answer.error or answer.guard.result())
+            job.on_end(outcome)
 
     def _begin(self, session: Session, jobs: list[Job]) -> None:
         """Take jobs into the batch; where that fails (for lack of memory, say), the running ones continue."""
-        begun = [(job, Answer(job.request, self._engine.vocabulary, job.on_text)) for job in jobs]
+        begun = [(job, Answer(job.request, self._engine.vocabulary, job.show)) for job in jobs]
+        for job, answer in begun:
+            job.started = answer.begun
         try:
             session.add([answer for _, answer in begun])
             self._running += begun

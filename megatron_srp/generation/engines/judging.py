@@ -1,0 +1,58 @@
+"""Requests that only ask for a verdict: on what a user says, or on each segment of an answer or document."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megatron_srp.errors import InputError
+from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.engines.request import Options, Request, Sampling
+from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
+from megatron_srp.segmentation import segment_text
+
+MAX_SEGMENTS = 16  # of one text: each is read with all before it
+
+
+def requests_to_judge(
+    model: PromptedModel, given: str | Sequence[dict[str, str]], policy: GuardPolicy
+) -> list[Request]:
+    """One request for each verdict, each of which ends with one forced reflection and generates nothing.
+
+    As in training, a user's turn is judged as a whole, and what follows it, or a text where the model has no chat
+    template, segment by segment.
+
+    Args:
+        given: a text, or a conversation whose last turn is judged.
+
+    Raises:
+        InputError: for an empty or too long text, or a conversation that begins with an answer.
+    """
+    options = Options(replace(policy, on_unsafe="off", reflect_prompt=True), Sampling())
+    if isinstance(given, str) and model.tokenizer.chat_template:
+        given = [{"role": "user", "content": given}]
+    if isinstance(given, str):
+        return [_only_judged(model.complete(text, options)) for text in _beginnings(given, model.max_words)]
+    if given[-1]["role"] != "assistant":
+        return [_only_judged(model.chat(given, options))]
+    if len(given) == 1:
+        raise InputError("messages: begin with what the answer is an answer to; pass a text alone as input")
+    answer = _beginnings(given[-1]["content"], model.max_words)
+    return [_only_judged(model.chat(given[:-1], options, text)) for text in answer]
+
+
+def worst(found: Sequence[ForcedReflection], policy: GuardPolicy) -> ForcedReflection:
+    """The verdict with the highest probability of those that count as unsafe."""
+    return max(found, key=lambda one: one.unsafe_of(policy))
+
+
+def _beginnings(text: str, max_words: int) -> list[str]:
+    """The text up to the end of each of its segments."""
+    ends = [segment.end for segment in segment_text(text, max_words)]
+    if not ends:
+        raise InputError("there is no text to judge")
+    if len(ends) > MAX_SEGMENTS:
+        raise InputError(f"the text has {len(ends)} segments; at most {MAX_SEGMENTS} are judged at once. Split it")
+    return [text[:end] for end in ends]
+
+
+def _only_judged(request: Request) -> Request:
+    return replace(request, prompt=[*request.prompt, *request.prefill], prefill=(), max_new_tokens=0)

@@ -1,0 +1,47 @@
+"""From what a client asks to requests for the engine."""
+
+from dataclasses import replace
+from secrets import randbits
+
+from megatron_srp.errors import InputError
+from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.engines.request import Options, Request, Sampling
+from megatron_srp.generation.server.api import ChatRequest, TextRequest
+from megatron_srp.generation.server.client_policy import policy_of
+from megatron_srp.generation.server.settings import Client
+
+
+def requests_of(model: PromptedModel, client: Client, asked: ChatRequest | TextRequest) -> list[list[Request]]:
+    """For each prompt, a request for each answer to it.
+
+    Raises:
+        InputError: for what cannot be answered.
+        PolicyTooWeak: for a weaker guard than the client may have.
+    """
+    options = options_of(client, asked)
+    n = asked.n or 1
+    if isinstance(asked, ChatRequest):
+        prompts = [model.chat([message.as_turn() for message in asked.messages], options)]
+    else:
+        for prompt in asked.prompts:
+            model.refuse_unfinished(prompt)
+        prompts = [model.complete(prompt, options) for prompt in asked.prompts]
+    seed = randbits(62) if asked.seed is None else asked.seed
+    return [[_seeded(prompt, seed + at * n + i) for i in range(n)] for at, prompt in enumerate(prompts)]
+
+
+def options_of(client: Client, asked: ChatRequest | TextRequest) -> Options:
+    """The client's own options with the request's changes."""
+    own = client.options
+    if (answers := asked.num_prompts * (asked.n or 1)) > client.max_choices:
+        raise InputError(f"{answers} answers in one request; this server gives at most {client.max_choices}")
+    sampling = Sampling(
+        own.sampling.temperature if asked.temperature is None else asked.temperature,
+        own.sampling.top_p if asked.top_p is None else asked.top_p,
+    )
+    policy = policy_of(own.policy, asked.guard, client.allow_weaker)
+    return Options(policy, sampling, min(asked.most_tokens or own.max_new_tokens, own.max_new_tokens))
+
+
+def _seeded(request: Request, seed: int) -> Request:
+    return replace(request, sampling=replace(request.sampling, seed=seed % 2**63))
