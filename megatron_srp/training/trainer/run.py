@@ -16,6 +16,7 @@ from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
 from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
+from megatron_srp.training.host.register import register
 from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import errors as trainer_errors
@@ -27,6 +28,7 @@ from megatron_srp.training.trainer.batch import check_attention
 from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
 from megatron_srp.training.trainer.megatron_parser import parse_arguments
+from megatron_srp.training.trainer.record_readings import record_readings
 
 
 def run(plan: RunPlan, on_cpu: bool) -> None:
@@ -56,6 +58,8 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
         patches.log_mfu(torch.cuda.get_device_name())
     watch_checkpoint_worker()
     keep_reasons_of_failed_writes()
+    register()
+    record_readings()
     if args.srp_log == "brief":
         patches.speak_briefly()
 
