@@ -76,9 +76,7 @@ def load_readings(folder: Path) -> list[Reading]:
     readings = [Reading(**json.loads(line)) for line in lines if line]
     for reading in readings:
         if reading.loader != "single":
-            raise UsageError(
-                f"{path}: --dataloader-type {reading.loader} draws samples at random; only single is traced"
-            )
+            raise UsageError(f"{path}: --dataloader-type {reading.loader} is not traced, only single")
         if reading.global_batch_size is None:
             raise UsageError(f"{path}: the batch size changes during the run, which is not traced")
     return readings
@@ -92,9 +90,11 @@ def reading_of(readings: list[Reading], step: int) -> Reading:
     """
     found = [reading for reading in readings if reading.iteration < step]
     if step < 1 or not found:
-        raise UsageError(
-            f"--step {step}: steps are counted from 1, and the record begins at {readings[0].iteration + 1}"
-        )
+        first = readings[0].iteration + 1
+        raise UsageError(f"--step {step}: steps are counted from 1, and the record begins at {first}")
+    last = found[-1].step_of((found[-1].sizes[0] or 0) - 1)
+    if step > last:
+        raise UsageError(f"--step {step}: the run has {last} steps")
     return found[-1]
 
 

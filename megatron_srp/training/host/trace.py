@@ -4,7 +4,7 @@
     trace.parts(step=12, sample=3)              # the documents of the fourth sample of step 12
     trace.uses("out/w200.srp", sequence=7)      # the steps that read the eighth document
 
-The datasets are built as the run built them, so blends, shuffles and epochs are Megatron's; nothing is read but indices.
+The datasets are built as the run built them, so blends, shuffles and epochs are Megatron's; only indices are read.
 """
 
 import tempfile
@@ -134,8 +134,7 @@ def _build(reading: Reading) -> Any:
     resets = dict.fromkeys(("reset_position_ids", "reset_attention_mask", "eod_mask_loss"), False)
     with tempfile.TemporaryDirectory() as cache:
         config = GPTDatasetConfig(**reading.config, **resets, tokenizer=tokenizer, path_to_cache=cache)
-        train = BlendedMegatronDatasetBuilder(GPTDataset, reading.sizes, lambda: True, config).build()[0]
-    return train
+        return BlendedMegatronDatasetBuilder(GPTDataset, reading.sizes, lambda: True, config).build()[0]
 
 
 def _locate(dataset: Any, number: int) -> tuple[Any, int]:
