@@ -2,11 +2,13 @@
 # make smoke   the whole path on a small corpus, in a minute
 # make test    the tests; make test-all runs the exhaustive ones too
 # make real    a real model's whole way, from its GGUF file to its evaluation: fetched, then 10 to 20 minutes
+# make test-hosts MEGATRON_LM=CHECKOUT   the scripts of a checkout of Megatron-LM, unchanged, on data with reflections
 # make bench   measure, and write BENCHMARKS.md
 # make docs    build the documentation into out/site
 # make gpu-rehearsal   what measures on a GPU (tools/gpu_check.sh), without one, on a machine made bare
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke real test test-all coverage bench gpu-rehearsal lint types format docs docker docker-check
+.PHONY: setup demo smoke real test test-all test-hosts coverage bench gpu-rehearsal lint types format docs
+.PHONY: docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
@@ -40,6 +42,10 @@ test: setup
 test-all: setup
 	tools/setup_comparisons.sh
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
+
+test-hosts: setup
+	MEGATRON_LM=$(abspath $(MEGATRON_LM)) .venv/bin/python -m pytest tests/hosts
+	@cat out/hosts/*.md
 
 coverage: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term

@@ -40,6 +40,7 @@ COMMANDS = {
     "train": Command("train", "training", "pretrain or post-train with Megatron's trainer, on one or many GPUs"),
     "run": Command("run", "training", "run any Megatron script, unchanged, on data with reflections"),
     "presets": Command("presets", "training", "print a model size's flags, memory and layout for a number of GPUs"),
+    "trace": Command("trace", "training", "say which documents a step read, and when a document is read"),
     "export": Command("export", "training", "turn a Megatron checkpoint into a Hugging Face model"),
     "import": Command("import_", "training", "turn a Hugging Face Llama into a checkpoint to train from"),
     "generate": Command("generate", "generation", "answer prompts with the guard on: a file, or a chat"),

@@ -80,9 +80,7 @@ def test_an_eos_inside_a_document_must_not_cut_the_context(flag: str) -> None:
         ["--sft"],
         ["--fim-data"],
         ["--yaml-cfg", "a.yaml"],
-        ["--dataloader-inter-document-masking"],
-        ["--context-parallel-size", "2"],
-        ["--mtp-num-layers", "1"],
+        ["--hybrid-context-parallel"],
     ],
 )
 def test_what_this_entry_point_would_ignore_is_refused(argv: list[str]) -> None:
@@ -90,8 +88,23 @@ def test_what_this_entry_point_would_ignore_is_refused(argv: list[str]) -> None:
         check(*argv)
 
 
+NOT_FOR_CONVERSATIONS = [
+    ["--dataloader-inter-document-masking"],
+    ["--context-parallel-size", "2"],
+    ["--mtp-num-layers", "1"],
+]
+
+
+@pytest.mark.parametrize("argv", NOT_FOR_CONVERSATIONS)
+def test_pretraining_allows_what_conversations_do_not(argv: list[str]) -> None:
+    assert check(*argv) == []
+    with pytest.raises(UsageError, match=f"{argv[0]} cannot be used here: conversations are"):
+        check(*argv, "--srp-sft", "PREFIX")
+
+
 def test_harmless_flags_pass() -> None:
     assert check("--context-parallel-size", "1", "--swiglu", "--lr", "1") == []
+    assert check("--context-parallel-size", "1", "--srp-sft", "PREFIX") == []
 
 
 def test_eod_mask_loss_is_allowed_with_a_note() -> None:

@@ -107,6 +107,13 @@ def test_long_sequences_get_a_layout_without_context_parallelism() -> None:
     assert not estimate_memory(long, Layout(gpus=64, tensor=8)).fits()
 
 
+def test_context_parallelism_takes_its_share_of_the_gpus() -> None:
+    layout = Layout(gpus=16, tensor=2, context=2)
+    assert layout.data == 4 and "--context-parallel-size" in layout.to_flags() and "CP 2 DP 4" in str(layout)
+    with pytest.raises(UsageError, match="TP 2 x PP 1 x CP 3 = 6 GPUs hold one copy of the model, and 16 GPUs"):
+        check_layout(PRESETS["8b"], Layout(gpus=16, tensor=2, context=3))
+
+
 def test_stages_pass_one_packed_sequence_at_a_time() -> None:
     sft = PRESETS["32b"].with_batch(None, 128)
     assert recommend(sft, 64).layout.pipeline > 1 and recommend(sft, 64).layout.micro_batch > 1
@@ -116,7 +123,7 @@ def test_stages_pass_one_packed_sequence_at_a_time() -> None:
 
 
 def test_sequences_too_long_for_any_layout() -> None:
-    with pytest.raises(UsageError, match=r"needs .*; use --seq-length 262144 \(context parallelism, .* not supported"):
+    with pytest.raises(UsageError, match=r"needs .*; use --seq-length 262144 \(without --context-parallel-size"):
         recommend(PRESETS["8b"].with_batch(2**20, None), 64)
     recommend(PRESETS["8b"].with_batch(262_144, None), 64)
     # Where the weights are what does not fit, shorter sequences are no way out.

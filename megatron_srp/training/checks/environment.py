@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from megatron_srp.training.checks.devices import BLOCKWISE_NEEDS, Devices, find_devices
+from megatron_srp.training.host.versions import INSTALL, is_tested
 from megatron_srp.training.layout.flops import bf16_peak
 from megatron_srp.training.process.extensions import import_failure
 
@@ -140,8 +141,8 @@ def _nccl(devices: Devices) -> Row:
 
 def _megatron(devices: Devices) -> Row:
     found = _version("megatron-core")
-    if found is None or not found.startswith("0.19."):
-        return Row("Megatron", MISSING, found or "not installed", "pip install 'megatron-core[training]>=0.19.2,<0.20'")
+    if found is None or not is_tested(found):
+        return Row("Megatron", MISSING, found or "not installed", INSTALL)
     return Row("Megatron", ACTIVE, found)
 
 

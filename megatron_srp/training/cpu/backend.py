@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from megatron_srp.training.cpu.checkpoints import patch_checkpoints
+from megatron_srp.training.cpu.hybrid import use_local_layers
 from megatron_srp.training.process.extensions import hide_engine
 
 CPU_FLAGS = (
@@ -73,6 +74,7 @@ def patch_megatron() -> None:
     _skip_jit_warmup()
     _allow_sequence_parallel_norm()
     _use_fused_adam_interface()
+    use_local_layers()
     patch_checkpoints()
 
 

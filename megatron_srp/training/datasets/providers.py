@@ -33,6 +33,8 @@ DATASET_OPTIONS = {
     "allow_ambiguous_pad_tokens": "allow_ambiguous_pad_tokens",
     "fast_cache_load": "dataloader_fast_cache_load",
     "defer_npy_index_mmap": "dataloader_defer_npy_index_mmap",
+    "inter_document_masking": "dataloader_inter_document_masking",
+    "context_parallel_size": "context_parallel_size",
 }
 
 

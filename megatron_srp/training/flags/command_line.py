@@ -8,7 +8,7 @@ import argparse
 import shlex
 
 from megatron_srp.errors import CommandParser
-from megatron_srp.training.flags.refused import REFUSED
+from megatron_srp.training.flags.refused import REFUSED, REFUSED_WITH_SFT
 from megatron_srp.training.flags.srp_flags import add_srp_arguments
 from megatron_srp.training.layout.model_from_flags import SHAPE_FLAGS
 
@@ -46,7 +46,7 @@ LOOKED_AT: dict[str, dict[str, object]] = {
     "--help": {"action": "store_true"},
 }
 LOOKED_AT |= SHAPE_FLAGS
-for _name in REFUSED:
+for _name in REFUSED | REFUSED_WITH_SFT:
     LOOKED_AT.setdefault(_name, {"action": "store_true"})
 
 

@@ -4,14 +4,17 @@ import argparse
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.datasets import dali as dali_loader
-from megatron_srp.training.layout.layouts import WHOLE_SEQUENCES
 
 _CUTS_CONTEXT = (
     "it restarts at every end-of-document token, and a reflection puts one inside a document after an "
     "unsafe segment: the model would not see the text that it has to stop. Leave it out"
 )
 _OTHER_DATASET = "this entry point feeds pretraining shards only"
-_OTHER_BATCH = "this entry point does not build such batches (yet). Leave it out"
+_OTHER_BATCH = "this entry point does not build such batches; `srp run` runs a script that does. Leave it out"
+_CONVERSATIONS = (
+    "conversations are packed whole, each with its own attention, which this trainer neither divides among GPUs nor "
+    "predicts further ahead. Leave it out"
+)
 
 REFUSED = {
     "--reset-position-ids": _CUTS_CONTEXT,
@@ -19,12 +22,15 @@ REFUSED = {
     "--yaml-cfg": "Megatron then drops every flag on the command line. Pass flags or --srp-preset",
     "--sft": "Megatron's --sft masks the stop signal (its pad id is eos). Use --srp-sft PREFIX",
     "--fim-data": _OTHER_DATASET + ", and fill-in-the-middle would tear reflections from their segments",
-    "--dataloader-inter-document-masking": _OTHER_BATCH,
     "--hybrid-context-parallel": _OTHER_BATCH,
-    "--context-parallel-size": WHOLE_SEQUENCES + ". Leave it out; for long sequences, --srp-layout auto "
-    "or `srp presets --seq-length` find a layout with tensor parallelism and recomputation",
-    "--mtp-num-layers": _OTHER_BATCH,
     "--perform-rl-step": "this entry point only pretrains",
+}
+
+# Refused with --srp-sft only; pretraining allows them.
+REFUSED_WITH_SFT = {
+    "--context-parallel-size": _CONVERSATIONS,
+    "--mtp-num-layers": _CONVERSATIONS,
+    "--dataloader-inter-document-masking": "conversations are kept apart in any case. Leave it out",
 }
 
 
@@ -33,7 +39,7 @@ def check_flags(args: argparse.Namespace) -> list[str]:
 
     `args` is a namespace from `command_line.look_at` or from Megatron's own parser.
     """
-    for flag, reason in REFUSED.items():
+    for flag, reason in (REFUSED | (REFUSED_WITH_SFT if args.srp_sft else {})).items():
         value = getattr(args, flag[2:].replace("-", "_"))
         if value and (flag, value) != ("--context-parallel-size", 1):
             raise UsageError(f"{flag} cannot be used here: {reason}")

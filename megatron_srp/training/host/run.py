@@ -73,11 +73,17 @@ def _prepare() -> None:
 
 def _prepare_trainer(on_cpu: bool) -> None:
     from megatron_srp.training.cpu import backend as cpu_backend
+    from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
+    from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
     from megatron_srp.training.trainer import patches
+    from megatron_srp.training.trainer.record_readings import record_readings
     from megatron_srp.training.trainer.script_parser import hook_arguments
 
     patches.skip_compilation()
     patches.explain_load_errors()
+    watch_checkpoint_worker()
+    keep_reasons_of_failed_writes()
     if on_cpu:
         cpu_backend.patch_megatron()
+    record_readings()
     hook_arguments(cpu_backend.default_flags() if on_cpu else [])

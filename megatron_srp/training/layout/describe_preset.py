@@ -5,7 +5,7 @@ from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.layout.flops import flops_per_token
 from megatron_srp.training.layout.memory import GIB
-from megatron_srp.training.layout.recommend import WHOLE_SEQUENCES, Recommendation, recommend, tokens_per_step
+from megatron_srp.training.layout.recommend import WITHOUT_CONTEXT, Recommendation, recommend, tokens_per_step
 from megatron_srp.training.plan import expand_flags
 
 
@@ -13,7 +13,7 @@ def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
     kept = f"{best.memory.activations / GIB:.1f} GiB of activations"
     sequences = f"{best.layout.micro_batch} x {preset.recipe.seq_length:,} tokens"
     if best.layout.recompute:
-        return f"{sequences} fit with {kept}, the rest recomputed; {WHOLE_SEQUENCES}"
+        return f"{sequences} fit with {kept}, the rest recomputed; {WITHOUT_CONTEXT}"
     return f"{sequences} fit with {kept}; to spread a sequence over GPUs would only add communication"
 
 

@@ -4,7 +4,7 @@
     check_layout(preset, layout)      # UsageError: the reason, and the nearest layouts that work
 
 Names of sizes: TP tensor parallel, PP pipeline parallel, VP virtual stages of each pipeline rank, DP data parallel =
-GPUs / (TP x PP). CP, context parallel, is always 1: `pretrain.py` gives every rank whole sequences (`WHOLE_SEQUENCES`).
+GPUs / (TP x PP x CP), where CP, context parallel, is 1 unless the user asks for it (`WITHOUT_CONTEXT`).
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.flags.model_preset import ModelPreset
 
 GPUS_PER_NODE = 8
-WHOLE_SEQUENCES = "context parallelism, which spreads a sequence over GPUs, is not supported by this trainer"
+WITHOUT_CONTEXT = "without --context-parallel-size, which spreads a sequence over GPUs and which no layout here uses"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Layout:
     gpus: int
     tensor: int = 1
     pipeline: int = 1
+    context: int = 1
     virtual: int = 1  # pipeline stages of each rank, interleaved; 1: none
     micro_batch: int = 1  # sequences
     recompute: bool = False  # every layer's activations, in the backward pass
@@ -31,7 +32,7 @@ class Layout:
     @property
     def data(self) -> int:
         """Data-parallel size; exact only if `check_layout` passes."""
-        return self.gpus // (self.tensor * self.pipeline)
+        return self.gpus // (self.tensor * self.pipeline * self.context)
 
     def micro_batches(self, preset: ModelPreset) -> int:
         """Forward passes per rank in one step."""
@@ -45,6 +46,8 @@ class Layout:
         flags += ["--pipeline-model-parallel-size", self.pipeline]
         if self.virtual > 1:
             flags += ["--num-virtual-stages-per-pipeline-rank", self.virtual]
+        if self.context > 1:
+            flags += ["--context-parallel-size", self.context]
         if self.tensor > 1:
             flags += ["--sequence-parallel"]
         if self.recompute:
@@ -54,7 +57,7 @@ class Layout:
     def __str__(self) -> str:
         virtual = f" VP {self.virtual}" if self.virtual > 1 else ""
         recompute = ", recomputed" if self.recompute else ""
-        sizes = f"TP {self.tensor} PP {self.pipeline}{virtual} CP 1 DP {self.data}"
+        sizes = f"TP {self.tensor} PP {self.pipeline}{virtual} CP {self.context} DP {self.data}"
         return f"{sizes}, micro-batch {self.micro_batch}{recompute}"
 
 
@@ -121,13 +124,14 @@ def _check_pipeline(preset: ModelPreset, layout: Layout) -> str:
 
 
 def _check_gpus(preset: ModelPreset, layout: Layout) -> str:
-    size = layout.tensor * layout.pipeline
+    size = layout.tensor * layout.pipeline * layout.context
     if layout.gpus % size == 0:
         return ""
     multiple = max(1, round(layout.gpus / size)) * size
+    context = f" x CP {layout.context}" if layout.context > 1 else ""
     return (
-        f"TP {layout.tensor} x PP {layout.pipeline} = {size} GPUs hold one copy of the model, and {layout.gpus} GPUs "
-        f"are not a multiple of it; nearest possible: {multiple} GPUs"
+        f"TP {layout.tensor} x PP {layout.pipeline}{context} = {size} GPUs hold one copy of the model, and "
+        f"{layout.gpus} GPUs are not a multiple of it; nearest possible: {multiple} GPUs"
     )
 
 

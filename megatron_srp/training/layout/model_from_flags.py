@@ -90,6 +90,7 @@ def layout_of(args: argparse.Namespace, gpus: int) -> Layout:
         gpus=gpus,
         tensor=args.tensor_model_parallel_size or 1,
         pipeline=args.pipeline_model_parallel_size or 1,
+        context=args.context_parallel_size or 1,
         virtual=args.num_virtual_stages_per_pipeline_rank or 1,
         micro_batch=args.micro_batch_size or 1,
         recompute=args.recompute_granularity == "full",

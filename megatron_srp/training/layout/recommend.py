@@ -12,8 +12,8 @@ per GPU.
 - pipeline: the bubble, (PP - 1) / (micro-batches x VP) of the compute, and what stages send each other.
 - data parallelism: fp32 gradients and bf16 parameters; overlapped with one micro-batch, the rest is added.
 
-Context parallelism is not among them: at the presets' 2,048 and 4,096 tokens it would only add communication, and the
-trainer has none (`layouts.WHOLE_SEQUENCES`). If `--seq-length` is larger, tensor parallelism and recomputation
+Context parallelism is not among them: at the presets' 2,048 and 4,096 tokens it would only add communication, and no
+layout here uses it (`layouts.WITHOUT_CONTEXT`). If `--seq-length` is larger, tensor parallelism and recomputation
 make room, up to a length that the error message names.
 """
 
@@ -25,7 +25,7 @@ from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.layout.flops import H100, bf16_peak, flops_per_token
 from megatron_srp.training.layout.layouts import (
     GPUS_PER_NODE,
-    WHOLE_SEQUENCES,
+    WITHOUT_CONTEXT,
     Layout,
     divisors,
     possible_pipeline,
@@ -192,7 +192,7 @@ def _what_fits(preset: ModelPreset, gpus: int, precision: str) -> str:
     shorter = (length >> halvings for halvings in range(1, length.bit_length()))
     longest = next((tokens for tokens in shorter if _usable(preset.with_batch(tokens, None), gpus, precision)), 0)
     if longest:
-        advice.append(f"--seq-length {longest} ({WHOLE_SEQUENCES})")
+        advice.append(f"--seq-length {longest} ({WITHOUT_CONTEXT})")
     return " or ".join(advice) or "a smaller preset"
 
 

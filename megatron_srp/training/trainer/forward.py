@@ -1,4 +1,4 @@
-"""Megatron's forward step: a micro-batch, the model's output and the loss.
+"""Megatron's forward step: the model's output for a micro-batch, and the loss.
 
 Shapes: b micro-batch size in sequences, s sequence length in tokens.
 """
@@ -11,45 +11,12 @@ import torch
 from megatron.core import mpu
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.core.rerun_state_machine import get_rerun_state_machine
-from megatron.core.utils import get_attr_wrapped_model, get_batch_on_this_tp_rank
+from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args, get_timers
 from megatron.training.training import update_seqlen_stats_from_cu_seqlens
-from megatron.training.utils import is_first_or_last_pipeline_stage
 
 from megatron_srp.training.datasets.sft_batch import conversation_bounds, get_packed_batch, is_flat
-
-BATCH_KEYS = ("tokens", "labels", "loss_mask", "attention_mask", "position_ids")
-
-
-def get_batch(data_iterator: Iterator[dict[str, torch.Tensor]], vp_stage: int | None) -> list[Any]:
-    """The micro-batch on this rank: `BATCH_KEYS`, each [b, s] ([b, 1, s, s] for the attention mask).
-
-    The first tensor-parallel rank reads it and broadcasts it; inner pipeline stages need none.
-    """
-    if not is_first_or_last_pipeline_stage(vp_stage):
-        return [None] * len(BATCH_KEYS)
-    args = get_args()
-    batch: dict[str, torch.Tensor | None] = {}
-    if mpu.get_tensor_model_parallel_rank() == 0:
-        sample = next(data_iterator)
-        batch = {key: sample[key].cuda(non_blocking=True) if key in sample else None for key in BATCH_KEYS}
-    batch = get_batch_on_this_tp_rank(
-        batch,
-        has_cu_seqlens=False,
-        is_hybrid_cp=False,
-        create_attention_mask_in_dataloader=args.create_attention_mask_in_dataloader,
-        broadcast_src_rank=mpu.get_tensor_model_parallel_src_rank(),
-        broadcast_group=mpu.get_tensor_model_parallel_group(),
-        cp_size=1,
-        tp_rank=mpu.get_tensor_model_parallel_rank(),
-        micro_batch_size=args.micro_batch_size,
-        seq_length=args.seq_length,
-        mtp_on_this_rank=False,
-        pipeline_model_parallel_size=args.pipeline_model_parallel_size,
-        is_pipeline_first_stage=mpu.is_pipeline_first_stage(),
-        is_pipeline_last_stage=mpu.is_pipeline_last_stage(),
-    )
-    return [batch[key] for key in BATCH_KEYS]
+from megatron_srp.training.trainer.batch import get_batch
 
 
 def loss_function(
@@ -93,7 +60,6 @@ def forward_step(data_iterator: Iterator[dict[str, torch.Tensor]], model: Any) -
         if model.training and not vp_stage:  # what attention actually computes, for the throughput
             update_seqlen_stats_from_cu_seqlens(conversation_bounds(batch["position_ids"]))
         return model(**batch), partial(loss_function, batch["loss_mask"], count=model.training)
-    tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data_iterator, vp_stage)
+    batch = get_batch(data_iterator, get_attr_wrapped_model(model, "config"), vp_stage)
     timers("batch-generator").stop()
-    output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
-    return output, partial(loss_function, loss_mask)
+    return model(**batch), partial(loss_function, batch["loss_mask"])

@@ -9,7 +9,6 @@ from megatron.training import get_tokenizer, pretrain
 from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
 from megatron.training.global_vars import get_tensorboard_writer
 
-from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.checkpoint import check_checkpoint
 from megatron_srp.training.checks.lineage import record_data
@@ -18,22 +17,24 @@ from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
 from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
+from megatron_srp.training.host.register import register
+from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.process.exits import print_note
 from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 from megatron_srp.training.trainer import patches
+from megatron_srp.training.trainer.batch import check_attention
 from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
 from megatron_srp.training.trainer.megatron_parser import parse_arguments
-
-SUPPORTED_VERSION = "0.19."
+from megatron_srp.training.trainer.record_readings import record_readings
 
 
 def run(plan: RunPlan, on_cpu: bool) -> None:
     """Train as planned."""
-    _check_version()
+    check_version(megatron.core.__version__)
     _patch(plan.args, on_cpu)
     args = parse_arguments(list(plan.flags))
     _check(args)
@@ -48,14 +49,6 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
         writer.flush()
 
 
-def _check_version() -> None:
-    if not megatron.core.__version__.startswith(SUPPORTED_VERSION):
-        raise UsageError(
-            f"megatron-core {megatron.core.__version__} is installed; this entry point is written for "
-            f"{SUPPORTED_VERSION}x. Install it with: pip install 'megatron-core[training]>=0.19.2,<0.20'"
-        )
-
-
 def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
     """The patches that come before Megatron parses its flags."""
     patches.skip_compilation()
@@ -66,6 +59,8 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
         patches.log_mfu(torch.cuda.get_device_name())
     watch_checkpoint_worker()
     keep_reasons_of_failed_writes()
+    register()
+    record_readings()
     if args.srp_log == "brief":
         patches.speak_briefly()
 
@@ -88,6 +83,8 @@ def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:
     patches.keep_checkpoints(args.srp_keep_checkpoints)
     if args.srp_sft:
         prepare_attention(args)
+    else:
+        check_attention(args)
     if args.srp_dataloader == "dali":
         patches.use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
     if on_cpu and not args.async_save:

@@ -23,6 +23,7 @@ from megatron_srp.training.checks.lineage import record_data
 from megatron_srp.training.checks.resume import prepare_to_resume
 from megatron_srp.training.checks.run_summary import summarize_run
 from megatron_srp.training.checks.sidecars import match_sidecars, unreflected
+from megatron_srp.training.cpu.checkpoints import write_checkpoints_in_process
 from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.flags.defaults import add_defaults
 from megatron_srp.training.flags.run_flags import add_run_arguments
@@ -67,6 +68,8 @@ def _with_defaults(defaults: list[str], parse: Any, *args: Any, **kwargs: Any) -
     if look_at(argv).srp_log == "brief":
         patches.speak_briefly()
     parsed: argparse.Namespace = parse(*args, **kwargs)
+    if defaults and not parsed.async_save:  # on a CPU
+        write_checkpoints_in_process()
     return parsed
 
 

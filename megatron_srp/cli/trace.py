@@ -1,0 +1,87 @@
+"""`srp trace`: which documents a training step read, with their verdicts; and when a document is read."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from megatron_srp.cli.parser import Parser
+from megatron_srp.errors import UsageError
+
+if TYPE_CHECKING:
+    from megatron_srp.training.host.trace import Part, Trace
+
+DESCRIPTION = """
+Say which documents a step of a run read, and the verdicts of their segments; or in which steps a document is read:
+
+  srp trace out/checkpoints --step 120 --sample 3
+  srp trace out/checkpoints --document out/w200.srp:41
+
+Exact through blends, shuffles, epochs and resumes: the run records its starts in its --save folder, and the order of
+the samples is computed by Megatron. The data and the sidecars must be where the run read them.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="srp trace", description=DESCRIPTION)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the --save folder of the run")
+    add("--step", type=int, metavar="N", help="the step, counted from 1 as in the log")
+    add("--sample", type=int, metavar="I", help="one sample of the step, counted from 0 (default: all)")
+    add("--document", metavar="PATH:N", help="instead of a step: document N, counted from 0, of a data path of the run")
+    add("--json", action="store_true", help="one JSON object per line")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parse `argv`, and print."""
+    args = build_parser().parse_args(argv)
+    if (args.step is None) == (args.document is None):
+        raise UsageError("srp trace: pass --step N, or --document PATH:N")
+
+    import warnings
+    from pathlib import Path
+
+    from megatron_srp.training.host.readings import load_readings
+
+    readings = load_readings(Path(args.run))
+    warnings.filterwarnings("ignore")  # Megatron's, about what a training would miss here
+    from megatron_srp.training.host.trace import Trace
+
+    trace = Trace(readings)
+    found = _of_document(trace, args.document) if args.document else _of_step(trace, args.step, args.sample)
+    for record, line in found:
+        print(json.dumps(record) if args.json else line)
+
+
+def _of_step(trace: "Trace", step: int, sample: int | None) -> Iterator[tuple[dict[str, Any], str]]:
+    for number in range(trace.batch_size(step)) if sample is None else [sample]:
+        for part in trace.parts(step, number):
+            yield {"step": step, "sample": number, **_record(part)}, f"step {step} sample {number}: {_describe(part)}"
+
+
+def _record(part: "Part") -> dict[str, Any]:
+    return {
+        "path": part.path,
+        "document": part.sequence,
+        "tokens": [part.begin, part.end],
+        "segments": None if part.segments is None else [*part.segments],
+        "verdicts": [*part.verdicts],
+    }
+
+
+def _describe(part: "Part") -> str:
+    place = f"{part.path} document {part.sequence}, tokens {part.begin} to {part.end - 1}"
+    if not part.segments:
+        return place
+    segments = ", ".join(f"{k} {verdict}" for k, verdict in zip(part.segments, part.verdicts, strict=True))
+    return f"{place}, segments {segments}"
+
+
+def _of_document(trace: "Trace", document: str) -> Iterator[tuple[dict[str, Any], str]]:
+    path, _, number = document.rpartition(":")
+    if not path or not number.isdigit():
+        raise UsageError(f"--document {document}: pass a data path of the run and a number, such as out/w200.srp:41")
+    for use in trace.uses(path, int(number)):
+        record = {"step": use.step, "sample": use.sample, "tokens": [use.begin, use.end]}
+        yield record, f"step {use.step} sample {use.sample}: tokens {use.begin} to {use.end - 1}"

@@ -1,0 +1,195 @@
+"""From a sample of a run to the documents it consists of, and back, through Megatron's own indices.
+
+    trace = Trace(load_readings(folder))
+    trace.parts(step=12, sample=3)              # the documents of the fourth sample of step 12
+    trace.uses("out/w200.srp", sequence=7)      # the steps that read the eighth document
+
+The datasets are built as the run built them, so blends, shuffles and epochs are Megatron's; only indices are read.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from megatron_srp.data.shards.data_path import is_sidecar
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sidecar_path
+from megatron_srp.errors import UsageError
+from megatron_srp.training.host.readings import Reading, reading_of, spans
+from megatron_srp.training.host.register import register
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens of one document in a sample.
+
+    Attributes:
+        path: the data path that the run named.
+        sequence: the document's number in its shard.
+        begin, end: which of its tokens, as the run reads them, reflections included.
+        segments: numbers of the document's segments that begin before `end` and whose reflection ends after `begin`;
+            None for a shard without a sidecar.
+        verdicts: of these segments, as they are written.
+    """
+
+    path: str
+    sequence: int
+    begin: int
+    end: int
+    segments: tuple[int, ...] | None
+    verdicts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A sample that reads some tokens of a document: number `sample` of those of `step`."""
+
+    step: int
+    sample: int
+    begin: int
+    end: int
+
+
+class Trace:
+    """The samples of a run.
+
+    Args:
+        readings: its record.
+
+    Raises:
+        UsageError: when a sidecar is no longer the one that the run read.
+    """
+
+    def __init__(self, readings: list[Reading]) -> None:
+        register()
+        self._readings = readings
+        self._datasets: dict[int, Any] = {}
+
+    def parts(self, step: int, sample: int) -> list[Part]:
+        """The documents of a sample, in order; `sample` counts those of the step from 0.
+
+        Raises:
+            UsageError: for a step that the run has not read, or a sample that the step does not have.
+        """
+        reading = reading_of(self._readings, step)
+        if not 0 <= sample < self.batch_size(step):
+            raise UsageError(f"--sample {sample}: step {step} has the samples 0 to {self.batch_size(step) - 1}")
+        dataset, number = _locate(self._dataset(reading), reading.first_sample(step) + sample)
+        return [_part(dataset, *document) for document in _documents(dataset, int(dataset.shuffle_index[number]))]
+
+    def batch_size(self, step: int) -> int:
+        """Number of samples of a step."""
+        return reading_of(self._readings, step).global_batch_size or 0
+
+    def uses(self, path: str, sequence: int) -> list[Use]:
+        """Where the run reads, or will read, a document, in order.
+
+        Args:
+            path: a data path of the run.
+            sequence: the document's number in its shard.
+        """
+        found = [use for reading, last in spans(self._readings) for use in self._uses(reading, last, path, sequence)]
+        return sorted(found, key=lambda use: (use.step, use.sample))
+
+    def _uses(self, reading: Reading, last: int | None, path: str, sequence: int) -> Iterator[Use]:
+        whole = self._dataset(reading)
+        parts = getattr(whole, "datasets", [whole])
+        numbers = [i for i, part in enumerate(parts) if part.dataset_path.partition("@")[0] == path]
+        if not numbers:
+            names = ", ".join(part.dataset_path.partition("@")[0] for part in parts)
+            raise UsageError(f"--document {path}: the run reads {names}")
+        for number in numbers:
+            for place, begin, end in _places(parts[number], sequence):
+                for sample in _numbers(whole, number, place):
+                    step = reading.step_of(sample)
+                    if reading.consumed_samples <= sample < (reading.sizes[0] or 0) and step <= (last or step):
+                        yield Use(step, sample - reading.first_sample(step), begin, end)
+
+    def _dataset(self, reading: Reading) -> Any:
+        key = self._readings.index(reading)
+        if key not in self._datasets:
+            _check_sidecars(reading)
+            self._datasets[key] = _build(reading)
+        return self._datasets[key]
+
+
+def _check_sidecars(reading: Reading) -> None:
+    for path, fingerprint in reading.fingerprints.items():
+        if read_header(path)["fingerprint"] != fingerprint:
+            raise UsageError(f"{path} is not the sidecar that the run read; put that one back")
+
+
+def _build(reading: Reading) -> Any:
+    """The run's training dataset. The order of its samples does not depend on the tokenizer."""
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    made_with = [read_header(path)["info"]["training_tokenizer"] for path in reading.fingerprints]
+    size, eos = max((t["vocab_size"] for t in made_with), default=None), made_with[0]["eos_id"] if made_with else None
+    tokenizer = SimpleNamespace(eod=eos, eos=eos, pad=-1, vocab_size=size, unique_identifiers={"class": "trace"})
+    resets = dict.fromkeys(("reset_position_ids", "reset_attention_mask", "eod_mask_loss"), False)
+    with tempfile.TemporaryDirectory() as cache:
+        config = GPTDatasetConfig(**reading.config, **resets, tokenizer=tokenizer, path_to_cache=cache)
+        return BlendedMegatronDatasetBuilder(GPTDataset, reading.sizes, lambda: True, config).build()[0]
+
+
+def _locate(dataset: Any, number: int) -> tuple[Any, int]:
+    """The dataset of one shard, and the sample's number in it."""
+    if not hasattr(dataset, "datasets"):
+        return dataset, number
+    return dataset.datasets[dataset.dataset_index[number]], int(dataset.dataset_sample_index[number])
+
+
+def _documents(dataset: Any, place: int) -> Iterator[tuple[int, int, int]]:
+    """Sequence, begin and end of each document in the sample at a place of the sample index."""
+    (first, offset), (last, end) = dataset.sample_index[place], dataset.sample_index[place + 1]
+    for position in range(int(first), int(last) + 1):
+        sequence = int(dataset.document_index[position])
+        begin = int(offset) if position == first else 0
+        # The last token of a sample is a label only, and the first of the next.
+        until = int(end) + 1 if position == last else int(dataset.dataset.sequence_lengths[sequence])
+        yield sequence, begin, until
+
+
+def _places(dataset: Any, sequence: int) -> Iterator[tuple[int, int, int]]:
+    """Each sample of a shard's dataset that reads a document, and which of its tokens."""
+    for position in np.flatnonzero(np.asarray(dataset.document_index) == sequence):
+        starts = dataset.sample_index[:, 0]
+        first = max(int(np.searchsorted(starts, position, "left")) - 1, 0)
+        for place in range(first, min(int(np.searchsorted(starts, position, "right")), len(starts) - 1)):
+            place_first = int(dataset.sample_index[place][0])
+            for number, (found, begin, end) in enumerate(_documents(dataset, place), place_first):
+                if number == position and end > begin:
+                    yield place, begin, end
+                    assert found == sequence
+
+
+def _numbers(whole: Any, part: int, place: int) -> list[int]:
+    """The numbers, in the run's order, of the sample at a place of the sample index of a shard's dataset."""
+    dataset = getattr(whole, "datasets", [whole])[part]
+    shuffled = np.flatnonzero(np.asarray(dataset.shuffle_index) == place)
+    if not hasattr(whole, "datasets"):
+        return [int(number) for number in shuffled]
+    own = np.asarray(whole.dataset_index) == part
+    return [int(i) for i in np.flatnonzero(own & np.isin(np.asarray(whole.dataset_sample_index), shuffled))]
+
+
+def _part(dataset: Any, sequence: int, begin: int, end: int) -> Part:
+    path = dataset.dataset_path.partition("@")[0]
+    sidecar = path if is_sidecar(path) else str(sidecar_path(path))
+    if not Path(sidecar).is_file():
+        return Part(path, sequence, begin, end, None, ())
+    loaded = ReflectionSidecar.load(sidecar)
+    if not is_sidecar(path) and not loaded.materialized:  # of a plain shard that is read without it
+        return Part(path, sequence, begin, end, None, ())
+    found = loaded.reflections(sequence, sequence + 1)
+    sizes = found.sizes()
+    ends = found.cuts + np.cumsum(sizes)  # where each segment's reflection ends
+    begins = np.concatenate([[0], ends[:-1]])
+    own = np.flatnonzero((begins < end) & (ends > begin))
+    verdicts = tuple(str(found.table.entries[int(found.entries[k])].label.verdict) for k in own)
+    return Part(path, sequence, begin, end, tuple(map(int, own)), verdicts)

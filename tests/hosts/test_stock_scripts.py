@@ -1,0 +1,61 @@
+"""Megatron-LM's own scripts, unchanged: sidecars and reflected shards give the same losses, and a killed run resumes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.jobs import Forkserver, Run
+
+MODULE = "megatron_srp.run"
+FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]
+FLAGS += ["--save-interval", "3"]
+HYBRID = ["--hybrid-layer-pattern", "*-*-*-*-"]
+HYBRID += ["--spec", "megatron.core.models.hybrid.hybrid_layer_specs", "hybrid_stack_spec"]
+SCRIPTS = {"pretrain_gpt.py": [], "pretrain_hybrid.py": HYBRID}
+LAYOUTS = {
+    "TP 2": ["--tensor-model-parallel-size", "2", "--sequence-parallel"],
+    "PP 2": ["--pipeline-model-parallel-size", "2"],
+}
+
+
+def flags_of(script: str, layout: str) -> list[str]:
+    """HybridModel's stages are written into its pattern."""
+    more = [part.replace("*-*-*-*-", "*-*-|*-*-") if layout == "PP 2" else part for part in SCRIPTS[script]]
+    return [*FLAGS, *LAYOUTS[layout], *more]
+
+
+def train(server: Forkserver, script: Path, argv: list[str], folder: Path, steps: int) -> dict[int, float]:
+    run = Run(folder)
+    finished = server.run(2, [str(script), *argv, "--train-iters", str(steps), *run.flags], MODULE)
+    assert finished.codes == [0, 0], finished.log
+    return run.losses()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_losses(script: str, layout: str, checkout, server, data, report, tmp_path) -> None:
+    losses = {}
+    for kind in ("sidecar", "reflected", *(["plain"] if layout == "TP 2" else [])):
+        argv = [*flags_of(script, layout), *data[kind]]
+        losses[kind] = train(server, checkout / script, argv, tmp_path / kind, 5)
+        shown = " ".join(f"{loss:.6f}" for loss in losses[kind].values())
+        report.append(f"| `{script}` | {layout} | {kind} | {shown} |")
+    assert len(losses["sidecar"]) == 5
+    assert losses["sidecar"] == losses["reflected"] != losses.get("plain")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_killed_run_resumes(script: str, checkout, server, data, report, tmp_path) -> None:
+    argv = [*flags_of(script, "TP 2"), *data["sidecar"]]
+    expected = train(server, checkout / script, argv, tmp_path / "whole", 6)
+    run = Run(tmp_path / "killed")
+    flags = [str(checkout / script), *argv, "--train-iters", "6", *run.flags]
+    tracker = run.folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    killed = server.run_and_kill(2, flags, tracker.is_file, MODULE)
+    assert killed.codes == [-9, -9], killed.log
+    resumed = server.run(2, [*flags, "--load", str(run.folder / "checkpoints")], MODULE)
+    assert resumed.codes == [0, 0], resumed.log
+    assert {step: loss for step, loss in run.losses().items() if step > 3} == {
+        step: loss for step, loss in expected.items() if step > 3
+    }
+    report.append(f"| `{script}` | TP 2, killed after step 3 and resumed | sidecar | as above to the last digit |")
