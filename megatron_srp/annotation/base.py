@@ -133,6 +133,10 @@ class Guard(ABC):
         """float32[N]: how probable it is that each text is not Safe; NaN where the guard has no probability."""
         return np.full(len(texts), nan, np.float32)
 
+    def harm_probabilities_array(self, texts: StringArray) -> np.ndarray:
+        """`harm_probabilities` for an Arrow array of strings."""
+        return self.harm_probabilities(texts.to_pylist())
+
     def close(self) -> None:  # noqa: B027 (most have nothing to release)
         """Release processes, connections and device memory."""
 
