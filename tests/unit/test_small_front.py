@@ -60,7 +60,7 @@ def test_a_file_gives_back_the_front_and_equal_fronts_equal_bytes(tmp_path):
 def test_what_is_no_front_is_one_line(tmp_path, content):
     (tmp_path / "bad").write_bytes(content)
     for path in (tmp_path / "bad", tmp_path / "missing"):
-        with pytest.raises(InputError, match="not a front, or damaged .*make one with `srp train-guard`"):
+        with pytest.raises(InputError, match=r"not a front, or damaged .*make one with `srp train-guard`"):
             load_front(path)
 
 

@@ -9,6 +9,7 @@ Weinberger et al. 2009, arXiv:0902.2206.
 """
 
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def text_features(text: str, bits: int) -> list[int]:
     """The buckets (0 to 2**bits - 1) of one text's features, a repeated feature as often as it occurs, in no order."""
     folded = _SPACE.sub(b" ", text.encode() + b" ").translate(_LOWER)
     words = [_fnv(word) for word in _WORD.findall(folded)]
-    pairs = [(a * _PAIR + b) & _MASK for a, b in zip(words, words[1:], strict=False) if a]
+    pairs = [(a * _PAIR + b) & _MASK for a, b in pairwise(words) if a]
     groups = [int.from_bytes(folded[i : i + GROUP]) ^ _CHARACTERS for i in range(len(folded) - GROUP + 1)]
     return [_bucket(x, bits) for x in (*words, *pairs, *groups)]
 
