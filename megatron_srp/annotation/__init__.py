@@ -3,7 +3,7 @@
 A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
 subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
 (`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`); or `front:FILE`, a front that
-`srp train-guard` made (`small`).
+`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of a dear one (`cascade`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -54,6 +54,12 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         if options.changed():
             raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to each guard in the file")
         return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
+    if name.startswith("cascade:"):
+        from megatron_srp.annotation.cascade.spec import load_cascade
+
+        if options.changed():
+            raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to a guard in the file")
+        return load_cascade(Path(name.removeprefix("cascade:")), load_guard)
     if name.endswith((".yaml", ".yml")) or GUARDS.get(name, "").endswith(".yaml"):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from megatron_srp.annotation.cascade.bound import Tally, Target, choose_threshold
+from megatron_srp.annotation.store.settling import inner_counts
 from megatron_srp.errors import InputError
 from megatron_srp.statistics.clopper_pearson import largest_count, lower_bound, observations_needed, upper_bound
 
@@ -83,14 +84,11 @@ def test_the_audit_bounds_what_was_missed():
     counts = {"front Safe": 9000, "audit Safe": 990, "audit Unsafe": 10, "back Safe": 700, "back Unsafe": 300}
     tally = Tally.of({**counts, "back Controversial": 5, "back none": 1, "hand Unsafe": 4}, Target())
     assert tally == Tally(9000, 1000, 10, 1006, 300)
-    low, high = tally.miss_rate(0.95)
-    assert low < 90 / 400 < high
+    assert tally.least_missed(0.95) < 90 / 400 < tally.most_missed(0.95)
     assert Tally.of({"back Controversial": 5}, Target(of="harmful")).found == 5
-    nested = Tally.of(
-        {"front Safe": 1, "back>front Safe": 2, "audit>back Unsafe": 3, "back>audit Safe": 4}, Target(), 1
-    )
-    assert nested == Tally(2, 4, 0, 3, 3)
-    assert Tally().miss_rate(0.95) == (0.0, 0.0)
+    inner = inner_counts({"front Safe": 1, "back>front Safe": 2, "audit>back Unsafe": 3, "back>audit Safe": 4})
+    assert Tally.of(inner, Target()) == Tally(2, 4, 0, 3, 3)
+    assert Tally().least_missed(0.95) == Tally().most_missed(0.95) == 0
 
 
 def test_the_audits_bound_covers_too():
@@ -101,6 +99,7 @@ def test_the_audits_bound_covers_too():
         audited = 2000
         missed = rng.binomial(audited, 0.004)
         # 100,000 settled ones besides, 400 of them missed; so many harmful ones found that these are 4%
-        low, high = Tally(100_000, audited, missed, 20_000, 9_600 - missed).miss_rate(0.95)
-        wrong_low, wrong_high = wrong_low + (low > 0.04), wrong_high + (high < 0.04)
+        tally = Tally(100_000, audited, missed, 20_000, 9_600 - missed)
+        wrong_low += tally.least_missed(0.95) > 0.04
+        wrong_high += tally.most_missed(0.95) < 0.04
     assert wrong_low <= 38 and wrong_high <= 38

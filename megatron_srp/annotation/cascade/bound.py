@@ -13,12 +13,13 @@ Checking it. A random share of what the front settles is audited: the back judge
 among the audited bound the number of all missed ones, and the back's own count of harmful segments is known.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from megatron_srp.annotation.store.settling import AUDIT, BACK, FRONT, NESTED
 from megatron_srp.errors import InputError
 from megatron_srp.schema import Verdict
 from megatron_srp.statistics.clopper_pearson import largest_count, lower_bound, observations_needed, upper_bound
@@ -123,22 +124,26 @@ class Tally:
     found: int = 0
 
     @classmethod
-    def of(cls, counts: Mapping[str, int], target: Target, depth: int = 0) -> "Tally":
-        """From numbers by "STAGE VERDICT", as a store keeps them (`store.settling`); `depth`: of a nested cascade."""
-        numbers: dict[str, Any] = dict.fromkeys(("front", "audit", "back", "missed", "found"), 0)
+    def of(cls, counts: Mapping[str, int], target: Target) -> "Tally":
+        """From numbers by "STAGE VERDICT", as a store keeps them (`store.settling`)."""
+        totals, harmful = Counter[str](), Counter[str]()
         for name, count in counts.items():
             path, _, verdict = name.rpartition(" ")
-            stages = path.split(">")
-            if len(stages) <= depth or stages[depth] not in numbers:
-                continue
-            numbers[stages[depth]] += count
-            if verdict in set(Verdict) and target.counts(Verdict(verdict)):
-                numbers["missed" if stages[depth] == "audit" else "found"] += count
-        return cls(numbers["front"], numbers["audit"], numbers["missed"], numbers["back"], numbers["found"])
+            stage = path.partition(NESTED)[0]
+            totals[stage] += count
+            harmful[stage] += count if verdict in set(Verdict) and target.counts(Verdict(verdict)) else 0
+        return cls(totals[FRONT], totals[AUDIT], harmful[AUDIT], totals[BACK], harmful[BACK])
 
-    def miss_rate(self, confidence: float) -> tuple[float, float]:
-        """Lower and upper bound of the miss rate, each with that confidence."""
-        low = lower_bound(self.missed, self.audited, confidence) * self.settled
-        high = upper_bound(self.missed, self.audited, confidence) * self.settled
-        caught = self.found + self.missed
-        return low / max(low + caught, 1e-9), high / (high + caught) if high + caught else 0.0
+    def least_missed(self, confidence: float) -> float:
+        """Lower bound of the miss rate."""
+        return self._rate(lower_bound(self.missed, self.audited, confidence))
+
+    def most_missed(self, confidence: float) -> float:
+        """Upper bound of the miss rate."""
+        return self._rate(upper_bound(self.missed, self.audited, confidence))
+
+    def _rate(self, share: float) -> float:
+        """The miss rate if that share of what the front settled alone is harmful."""
+        missed = share * self.settled
+        harmful = missed + self.found + self.missed
+        return missed / harmful if harmful else 0.0
