@@ -3,6 +3,7 @@
 from setuptools import Extension, setup
 
 KERNELS = {
+    "megatron_srp.annotation.fronts._front": "megatron_srp/annotation/fronts/_front.c",
     "megatron_srp.corpus._text": "megatron_srp/corpus/_text.c",
     "megatron_srp.data._tokens": "megatron_srp/data/_tokens.c",
 }

@@ -2,7 +2,8 @@
 
 A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
 subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
-(`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`).
+(`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`); or `front:FILE`, a front that
+`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of a dear one (`cascade`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -53,17 +54,33 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         if options.changed():
             raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to each guard in the file")
         return load_ensemble(Path(name.removeprefix("ensemble:")), load_guard)
+    if name.startswith("cascade:"):
+        from megatron_srp.annotation.cascade.spec import load_cascade
+
+        if options.changed():
+            raise UsageError(f"--guard {name}: {', '.join(options.changed_flags())} belongs to a guard in the file")
+        return load_cascade(Path(name.removeprefix("cascade:")), load_guard)
     if name.endswith((".yaml", ".yml")) or GUARDS.get(name, "").endswith(".yaml"):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
 
         path = Path(__file__).with_name("guards") / GUARDS[name] if name in GUARDS else Path(name)
         return load_chat_guard(path, options)
+    if name.startswith("front:"):
+        return _load_front(name, options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
         raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")
     if name in GUARDS:
         return _make_guard(GUARDS[name], name, {})
     return _make_guard(_outside_target(name, also), name, options.engine_options)
+
+
+def _load_front(name: str, options: GuardOptions) -> Guard:
+    from megatron_srp.annotation.guards.small import load_small
+
+    if options.changed() not in ([], ["threshold"]):
+        raise UsageError(f"--guard {name} does not accept {', '.join(options.changed_flags())}, only --guard-threshold")
+    return load_small(Path(name.removeprefix("front:")), options.threshold)
 
 
 def _outside_target(name: str, also: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from math import nan
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -40,12 +40,16 @@ class GuardResult:
         score: probability of the verdict, NaN where the guard reports none.
         failure: why there is no verdict; "" where there is one.
         votes: the result of each member of an ensemble, in order; () for a single guard.
+        stage: who settled it in a cascade (`store.settling`); "" for another guard.
+        harm: the probability of harm that a cascade's front gave, NaN for another guard.
     """
 
     label: SafetyLabel = SAFE
     score: float = nan
     failure: str = ""
     votes: tuple["GuardResult", ...] = ()
+    stage: str = ""
+    harm: float = nan
 
 
 class Guard(ABC):
@@ -71,9 +75,11 @@ class Guard(ABC):
 
     Attributes:
         constructor_options: that `load_guard` passed to the constructor of a guard from outside the package.
+        is_cascade: whether its results say who settled them (`guards.cascade`).
     """
 
     constructor_options: Mapping[str, Any] = MappingProxyType({})
+    is_cascade: ClassVar[bool] = False
 
     @cached_property
     def name(self) -> str:
@@ -132,6 +138,10 @@ class Guard(ABC):
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """float32[N]: how probable it is that each text is not Safe; NaN where the guard has no probability."""
         return np.full(len(texts), nan, np.float32)
+
+    def harm_probabilities_array(self, texts: StringArray) -> np.ndarray:
+        """`harm_probabilities` for an Arrow array of strings."""
+        return self.harm_probabilities(texts.to_pylist())
 
     def close(self) -> None:  # noqa: B027 (most have nothing to release)
         """Release processes, connections and device memory."""

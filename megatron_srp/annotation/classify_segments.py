@@ -14,6 +14,7 @@ import pyarrow as pa
 from megatron_srp.annotation.base import Guard, GuardResult, checked_labels, checked_results
 from megatron_srp.annotation.extensions import describe
 from megatron_srp.annotation.store.part import FAILED
+from megatron_srp.annotation.store.settling import BACK, Settling
 from megatron_srp.errors import GuardError, SrpError
 from megatron_srp.schema import SAFE, SafetyLabel
 
@@ -32,6 +33,7 @@ class SegmentVerdicts:
         scores: float32[S] probabilities of the verdicts, NaN where there is none.
         failures: by segment, why it has no verdict.
         votes: by segment, the results of an ensemble's members where they disagree.
+        settling: who settled each segment; None where the guard is no cascade.
     """
 
     codes: np.ndarray
@@ -39,6 +41,7 @@ class SegmentVerdicts:
     scores: np.ndarray
     failures: dict[int, str] = field(default_factory=dict)
     votes: dict[int, tuple[GuardResult, ...]] = field(default_factory=dict)
+    settling: Settling | None = None
 
 
 def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdicts:
@@ -59,7 +62,15 @@ def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdic
         np.array(scores, np.float32),
         {i: _shorten(r.failure) for i, r in enumerate(results) if r.failure},
         {i: r.votes for i, r in enumerate(results) if len({vote.label.verdict for vote in r.votes}) > 1},
+        _settling(guard, results),
     )
+
+
+def _settling(guard: Guard, results: Sequence[GuardResult]) -> Settling | None:
+    if not guard.is_cascade:
+        return None
+    stages = np.array([one.stage or BACK for one in results], dtype=str)  # a text that the guard raises on has no stage
+    return Settling(stages, np.array([one.harm for one in results], np.float32))
 
 
 def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray, list[SafetyLabel]]:

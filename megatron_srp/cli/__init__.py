@@ -29,6 +29,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "preprocess": Command("preprocess", "data", "write reflections into a corpus: Megatron shards, or sidecars"),
     "annotate": Command("annotate", "data", "judge every segment of a corpus and keep the verdicts"),
+    "calibrate": Command(
+        "calibrate", "data", "choose the threshold of a cascade of guards, with a bound on its misses"
+    ),
     "verdicts": Command("verdicts", "data", "list, show and change the verdicts of a store, with a record"),
     "hints": Command("hints", "data", "have a chat model write hints for Safe segments (SRP-Hint)"),
     "sft": Command("sft", "data", "write reflections into chat data, for post-training and fine-tuning"),

@@ -63,7 +63,8 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_of(path) for path in FILES} | {"megatron_srp.corpus._text", "megatron_srp.data._tokens"}
+KERNELS = ("annotation.fronts._front", "corpus._text", "data._tokens")
+MODULES = {module_of(path) for path in FILES} | {f"megatron_srp.{name}" for name in KERNELS}
 
 
 @cache

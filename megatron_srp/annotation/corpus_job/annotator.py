@@ -4,6 +4,7 @@ Batches are classified on a few threads and written in the order of the input, a
 unit of work: after a kill, parts that were not written are classified again, and no others.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.cascade.watch import watches
 from megatron_srp.annotation.classify_segments import SegmentVerdicts, classify_segments
 from megatron_srp.annotation.corpus_job.chunks import Piece, read_pieces
 from megatron_srp.annotation.corpus_job.failures import FailureLog
-from megatron_srp.annotation.corpus_job.retry import retry_failed as classify_failed
+from megatron_srp.annotation.corpus_job.rejudge import Choose, failed_segments, rejudge, segments_from
 from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
 from megatron_srp.annotation.store.disagreements import write_disagreements
-from megatron_srp.annotation.store.store import AnnotationStore, Part, write_part
+from megatron_srp.annotation.store.settling import Settling, inner_counts
+from megatron_srp.annotation.store.store import THRESHOLD, AnnotationStore, Part, write_part
 from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
 from megatron_srp.corpus.input_files import InputFiles
@@ -77,10 +80,14 @@ class Annotator:
             if lock.warning:
                 self.warn(lock.warning)
             self._sweep()
+            self._apply_threshold()
             if retry_failed:
                 self._retry()
+            self._watch_earlier()
             self._classify_missing()
         self.failures.check_at_end()
+        for watch in watches(self.guard):
+            watch.check_at_end()
 
     def _sweep(self) -> None:
         """Remove temporary files that killed writers left for this run's files."""
@@ -133,6 +140,7 @@ class Annotator:
             scores=verdicts.scores,
             end=batch.end,
             failures=verdicts.failures,
+            settling=verdicts.settling,
         )
         return part, verdicts
 
@@ -157,10 +165,33 @@ class Annotator:
 
     def _retry(self) -> None:
         for number in self.own:
-            for part in classify_failed(
-                self.store, self.guard, self.files.all[number], self.key, self.fingerprints[number]
-            ):
+            for part in self._rejudge(number, failed_segments):
                 self.failures.add(self.files.all[number], part)
+
+    def _apply_threshold(self) -> None:
+        """Judge again what a cascade's front settled from its threshold on: it was higher in an earlier run."""
+        threshold = self.guard.settings.get(THRESHOLD)
+        for number in self.own if threshold is not None else ():
+            for part in self._rejudge(number, segments_from(threshold)):
+                self.failures.add(self.files.all[number], part)
+
+    def _rejudge(self, number: int, choose: Choose) -> Iterator[Part]:
+        return rejudge(self.store, self.guard, self.files.all[number], self.key, self.fingerprints[number], choose)
+
+    def _watch_earlier(self) -> None:
+        """Count what earlier runs settled, so that the audit goes on and does not begin again."""
+        counts = self.settled_counts()
+        for watch in watches(self.guard):
+            watch.restart(counts)
+            counts = inner_counts(counts)
+
+    def settled_counts(self) -> Counter[str]:
+        """Numbers of segments by stage and verdict (`store.settling`) of all parts of this run's files."""
+        total: Counter[str] = Counter()
+        for number in self.own:
+            for summary in self.store.summaries(self.key, self.fingerprints[number]):
+                total.update(summary.settled)
+        return total
 
 
 def join_parts(parts: list[Part], last: bool = False) -> Part:
@@ -185,4 +216,5 @@ def join_parts(parts: list[Part], last: bool = False) -> Part:
             start + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.failures.items()
         },
         last=last,
+        settling=Settling.join([part.settling for part in parts]),
     )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from megatron_srp.annotation.cascade.watch import watches
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 
 _SHOWN = 10
@@ -29,6 +30,8 @@ def print_report(job: Annotator) -> None:
         print(f"skipped: {error}")
     for example in failures.examples:
         print(f"no verdict: {example}")
+    for watch in watches(job.guard):
+        print("\n".join(watch.describe()))
     waiting = sum(part.failed for part in parts)
     if waiting:
         print(f"{waiting:,} segments of these files have no verdict in the store; retry them with --retry-failed")

@@ -86,7 +86,8 @@ def _with_label(part: Part, segment: int, label: SafetyLabel) -> Part:
     codes, scores = part.codes.copy(), part.scores.copy()
     codes[segment], scores[segment] = labels.index(label), np.nan
     failures = {i: why for i, why in part.failures.items() if i != segment}
-    return replace(part, codes=codes, labels=labels, scores=scores, failures=failures)
+    settling = part.settling and part.settling.with_changed(np.array([segment]), None)
+    return replace(part, codes=codes, labels=labels, scores=scores, failures=failures, settling=settling)
 
 
 def _drop_hints(store: AnnotationStore, summary: PartSummary, part: Part) -> None:

@@ -2,11 +2,13 @@
 
 A row is a document: its row in the input file, a hash of its text, and lists over its segments: ends
 (character offsets), verdicts, categories (joined by ", "), scores (probability of the verdict; null where
-the guard reports none) and failures (why there is no verdict; null where there is one). The file's metadata
-says where the chunk ends in the input, whether it is the file's last, and how many segments failed, so
-that a resumed run reads only footers.
+the guard reports none) and failures (why there is no verdict; null where there is one). A cascade adds stages and
+front_harms (`settling`). The file's metadata says where the chunk ends in the input, whether it is the file's last, how
+many segments failed, and how many a cascade settled where, so that a resumed run reads only footers.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from megatron_srp.annotation.store.settling import Settling
 from megatron_srp.errors import InputError, OutputError
 from megatron_srp.files import replacing
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -47,6 +50,7 @@ class Part:
         end: the first row after the part.
         failures: by segment, why it has no verdict.
         last: whether the file has no documents after `end`.
+        settling: who settled each segment; None where the guard is no cascade.
     """
 
     rows: np.ndarray
@@ -59,6 +63,7 @@ class Part:
     end: int
     failures: dict[int, str] = field(default_factory=dict)
     last: bool = False
+    settling: Settling | None = None
 
     def document_of(self, segment: int) -> tuple[int, int]:
         """Number of the document that holds `segment`, and of the segment in it."""
@@ -68,13 +73,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class PartSummary:
-    """A part's footer: rows [first, end) of the input, and how many segments failed."""
+    """A part's footer: rows [first, end) of the input, how many segments failed, and, of a cascade, how many it settled
+    where (`Settling.counts`) and the highest probability of harm among those below its threshold (-1 for none)."""
 
     path: Path
     first: int
     end: int
     last: bool
     failed: int
+    settled: Mapping[str, int] = field(default_factory=dict)
+    highest_harm: float = -1.0
 
 
 def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
@@ -100,7 +108,15 @@ def _table(part: Part) -> pa.Table:
         _lists(part.offsets, pa.array(failures, pa.string())),
     ]
     metadata = {"end": str(part.end), "last": str(int(part.last)), "failed": str(len(part.failures))}
-    return pa.table(columns, schema=_SCHEMA.with_metadata(metadata))
+    schema = _SCHEMA
+    if part.settling is not None:
+        for name, values in part.settling.columns().items():
+            columns.append(_lists(part.offsets, values))
+            schema = schema.append(pa.field(name, columns[-1].type))
+        counts = part.settling.counts(part.codes, part.labels)
+        metadata["settled"] = json.dumps(dict(sorted(counts.items())))
+        metadata["highest_harm"] = repr(part.settling.highest_harm)
+    return pa.table(columns, schema=schema.with_metadata(metadata))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -134,7 +150,9 @@ def read_summary(path: Path) -> PartSummary:
     try:
         metadata = pq.read_schema(path).metadata
         end, last, failed = (int(metadata[name]) for name in (b"end", b"last", b"failed"))
-        return PartSummary(path, int(path.stem), end, bool(last), failed)
+        settled = dict(json.loads(metadata.get(b"settled", b"{}")))
+        highest = float(metadata.get(b"highest_harm", b"-1"))
+        return PartSummary(path, int(path.stem), end, bool(last), failed, settled, highest)
     except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
 
@@ -163,9 +181,17 @@ def read_part(path: Path) -> Part:
             end=int(metadata[b"end"]),
             failures=_reasons(failures.values),
             last=bool(int(metadata[b"last"])),
+            settling=_settling(table),
         )
     except (pa.ArrowException, OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
+
+
+def _settling(table: pa.Table) -> Settling | None:
+    if "stages" not in table.column_names:
+        return None
+    stages, harms = (table.column(name).combine_chunks().values for name in ("stages", "front_harms"))
+    return Settling(stages.to_numpy(zero_copy_only=False).astype(str), harms.to_numpy(zero_copy_only=False))
 
 
 def _reasons(failures: pa.Array) -> dict[int, str]:

@@ -22,8 +22,9 @@ from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.files import digest, write_json, write_text_once
 
 FORMAT_VERSION = 2
+THRESHOLD = "settles_below"  # the one setting that a store may change: a cascade's threshold may be lowered
 
-__all__ = ["AnnotationStore", "Part", "PartSummary", "Span", "read_part", "read_summary", "write_part"]
+__all__ = ["THRESHOLD", "AnnotationStore", "Part", "PartSummary", "Span", "read_part", "read_summary", "write_part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,7 @@ class AnnotationStore:
             except OSError as error:
                 raise OutputError(f"{folder}: {error.strerror}; choose another --store") from None
         store = cls(folder)
+        store._lower_threshold(settings)
         for name in sorted({*settings, *store.settings}):
             if settings.get(name) != store.settings.get(name):
                 raise UsageError(
@@ -89,6 +91,20 @@ class AnnotationStore:
                     f"{store.settings.get(name)!r}, now {settings.get(name)!r}; pass a new folder"
                 )
         return store
+
+    def _lower_threshold(self, settings: dict[str, Any]) -> None:
+        """Record a lower threshold of the same cascade: the annotator then asks its back about what is now above it."""
+        before, now = self.settings.get(THRESHOLD), settings.get(THRESHOLD)
+        others_differ = {**self.settings, THRESHOLD: now} != settings
+        if before is None or now is None or others_differ or now == before:
+            return
+        if now > before:
+            raise UsageError(
+                f"{self.folder} was judged with the threshold {before:.6g} between front and back, and now it is "
+                f"{now:.6g}; it can only be lowered: pass a new folder"
+            )
+        self._write(settings, self.edits)
+        self.settings = settings
 
     @classmethod
     def _check_new(cls, folder: Path) -> None:
@@ -113,12 +129,15 @@ class AnnotationStore:
         Raises:
             OutputError: when the store cannot be written to.
         """
-        content = {"version": FORMAT_VERSION, "settings": self.settings, "edits": [*self.edits, edit]}
+        self._write(self.settings, [*self.edits, edit])
+        self.edits.append(edit)
+
+    def _write(self, settings: dict[str, Any], edits: list[dict[str, Any]]) -> None:
+        content: dict[str, Any] = {"version": FORMAT_VERSION, "settings": settings}
         try:
-            write_json(self.folder / self.HEADER, content)
+            write_json(self.folder / self.HEADER, content | ({"edits": edits} if edits else {}))
         except OSError as error:
             raise OutputError(f"{error.filename or self.folder}: {error.strerror}; nothing was changed") from None
-        self.edits.append(edit)
 
     def inputs(self) -> list[tuple[str, str]]:
         """Key and fingerprint of every input file that has verdicts."""

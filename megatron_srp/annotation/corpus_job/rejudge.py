@@ -1,0 +1,66 @@
+"""Judge again some segments of a store, and only those: the ones without a verdict, or those that a cascade's front
+settled and its new threshold would not."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from megatron_srp.annotation.base import Guard
+from megatron_srp.annotation.classify_segments import classify_segments
+from megatron_srp.annotation.corpus_job.part_texts import read_documents
+from megatron_srp.annotation.store.part import PartSummary
+from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part, write_part
+
+Choose = Callable[[PartSummary], tuple[Part, Sequence[int]] | None]
+
+
+def failed_segments(summary: PartSummary) -> tuple[Part, Sequence[int]] | None:
+    """A part, and its segments without a verdict; None without any."""
+    if not summary.failed:
+        return None
+    part = read_part(summary.path)
+    return part, sorted(part.failures)
+
+
+def segments_from(threshold: float) -> Choose:
+    """Chooses the segments that a cascade's front settled although its probability of harm is at least `threshold`."""
+
+    def choose(summary: PartSummary) -> tuple[Part, Sequence[int]] | None:
+        if summary.highest_harm < threshold:
+            return None
+        part = read_part(summary.path)
+        return None if part.settling is None else (part, part.settling.at_or_above(threshold).tolist())
+
+    return choose
+
+
+def rejudge(
+    store: AnnotationStore, guard: Guard, file: Path, key: str, fingerprint: str, choose: Choose
+) -> Iterator[Part]:
+    """Replace the parts of an input file that have chosen segments by parts with the new verdicts; yields these."""
+    for summary in store.summaries(key, fingerprint):
+        chosen = choose(summary)
+        if chosen and chosen[1]:
+            part = _with_new_verdicts(guard, file, key, summary, *chosen)
+            write_part(summary.path, part)
+            yield part
+
+
+def _with_new_verdicts(
+    guard: Guard, file: Path, key: str, summary: PartSummary, part: Part, segments: Sequence[int]
+) -> Part:
+    documents = read_documents(file, key, summary, part)
+    texts = {d.first + i: text for d in documents for i, text in enumerate(d.segments)}
+    verdicts = classify_segments(guard, pa.array([texts[segment] for segment in segments], pa.large_string()))
+    rows = np.array(segments, np.int64)
+    labels = list(dict.fromkeys([*part.labels, *verdicts.labels]))
+    numbers = np.array([*(labels.index(label) for label in verdicts.labels), -1], np.int64)
+    codes, scores = part.codes.copy(), part.scores.copy()
+    codes[rows], scores[rows] = numbers[verdicts.codes], verdicts.scores
+    failures = {i: why for i, why in part.failures.items() if i not in set(segments)}
+    failures |= {int(rows[i]): reason for i, reason in verdicts.failures.items()}
+    settling = part.settling and part.settling.with_changed(rows, verdicts.settling)
+    return replace(part, codes=codes, scores=scores, labels=labels, failures=failures, settling=settling)
