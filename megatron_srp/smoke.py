@@ -43,8 +43,8 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     prepare = [sys.executable, "-m", "megatron_srp", "preprocess", "--input", str(out / "corpus.jsonl")]
     prepare += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(out / "tokenizer")]
     prepare += ["--guard", "heuristic", "--append-eod", "--output-prefix", str(out / "corpus"), "--workers", "2"]
-    train = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    train += ["-m", "megatron_srp", "train", "--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
+    train = [sys.executable, "-m", "megatron_srp", "train", "--nproc-per-node", "2"]
+    train += ["--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
     train += ["--data-path", str(out / "corpus_text_document"), "--train-iters", str(steps), "--log-interval", "1"]
     train += ["--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "tensorboard")]
     return {

@@ -44,7 +44,7 @@ def run(options: Options) -> Section:
         f"segments of 100 words, {runs} runs in turn; median (least to most). CPU is user and system time of the whole "
         f"process, start-up included; ratios are of CPU time to (b) in the same round. (a) gets every {_SLICE}th "
         "part of the file, and its figures are per MB. (f) is the way of Megatron's own fast tool, "
-        "tools/preprocess_data_fast.py: its imports, then one call of gigatoken for the whole file, then one write."
+        "preprocess_data_fast.py: its imports, then one call of gigatoken for the whole file, then one write."
         f"{files.missing}"
     )
     return Section(

@@ -8,11 +8,11 @@ from megatron_srp.cli.parser import require_at_least
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, ON_UNSAFE, GuardPolicy
-from megatron_srp.generation.model_settings import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
+    from megatron_srp.generation.model_settings import ModelSettings
 
 OLD_NAMES = {"--stop-at": "--stop-after"}
 STOP_AFTER_HELP = (
@@ -105,8 +105,10 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     add("--unsafe-threshold", type=float, metavar="P", help=THRESHOLD_HELP)
 
 
-def settings_from_args(args: argparse.Namespace, model: str) -> ModelSettings:
+def settings_from_args(args: argparse.Namespace, model: str) -> "ModelSettings":
     """What the model's folder and the flags decide together; what is assumed is printed. Raises UsageError."""
+    from megatron_srp.generation.model_settings import ModelSettings
+
     guarded = args.on_unsafe != "off"
     settings = ModelSettings.of(model, args.reflection_tokens, args.stop_after, args.unsafe_threshold, guarded)
     for note in settings.notes:
@@ -114,7 +116,7 @@ def settings_from_args(args: argparse.Namespace, model: str) -> ModelSettings:
     return settings
 
 
-def options_from_args(args: argparse.Namespace, settings: ModelSettings) -> "Options":
+def options_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "Options":
     """The policy and sampling that the flags describe, with `--seed` where a command has it; raises UsageError."""
     from megatron_srp.generation.engines.request import Options, Sampling
 
@@ -131,7 +133,7 @@ def options_from_args(args: argparse.Namespace, settings: ModelSettings) -> "Opt
     return Options(policy, Sampling(args.temperature, args.top_p, getattr(args, "seed", 0)), args.max_new_tokens)
 
 
-def load_from_args(args: argparse.Namespace, settings: ModelSettings) -> "PromptedModel":
+def load_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
     if args.engine == "vllm":
         if args.device:

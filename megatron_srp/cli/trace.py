@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp trace", description=DESCRIPTION)
     add = parser.add_argument
     add("run", metavar="RUN", help="the --save folder of the run")
-    add("--step", type=int, metavar="N", help="the step, counted from 1 as in the log")
+    add("--step", type=int, metavar="N", help="the step, counted from 1 as in the log (no default)")
     add("--sample", type=int, metavar="I", help="one sample of the step, counted from 0 (default: all)")
-    add("--document", metavar="PATH:N", help="instead of a step: document N, counted from 0, of a data path of the run")
+    add(
+        "--document",
+        metavar="PATH:N",
+        help="instead of a step: document N, counted from 0, of a data path of the run (no default)",
+    )
     add("--json", action="store_true", help="one JSON object per line")
     return parser
 
@@ -52,6 +56,7 @@ def main(argv: list[str]) -> None:
     found = _of_document(trace, args.document) if args.document else _of_step(trace, args.step, args.sample)
     for record, line in found:
         print(json.dumps(record) if args.json else line)
+    next_step("srp verdicts STORE show --input FILE --row N prints a document with its verdicts", to_stderr=True)
 
 
 def _of_step(trace: "Trace", step: int, sample: int | None) -> Iterator[tuple[dict[str, Any], str]]:

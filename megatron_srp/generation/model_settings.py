@@ -47,12 +47,13 @@ class ModelSettings:
             UsageError: when it cannot be a model, or a flag or a file contradicts it.
             InputError: when a file of it cannot be read.
         """
+        asked = None if stop_after is None else parse_stop_after(stop_after, of="answer")
         check_model_folder(model)
         description = describe_model(model)
         form, assumed = choose_form(model, description, tokens)
         calibration = find_calibration(model) if guarded else None
         own = calibration.stop_at if calibration else description and form.stop_after
-        stop_at = (own or DEFAULT_STOP_AFTER) if stop_after is None else parse_stop_after(stop_after, of="answer")
+        stop_at = (own or DEFAULT_STOP_AFTER) if asked is None else asked
         chosen, note = _threshold(model, calibration, stop_at, threshold)
         note = note if guarded else ""
         return cls(form, stop_at, chosen, tuple(line for line in (assumed, note) if line))

@@ -27,12 +27,17 @@ def train_on(ranks: Ranks, flags: list[str]) -> int:
     """
     from megatron_srp.training.plan import plan_run
 
+    plan_run(flags, ranks.total)
+    return start(ranks, [*ENTRY_POINT, *flags])
+
+
+def start(ranks: Ranks, command: list[str]) -> int:
+    """Start `command`, as torchrun takes it, on the ranks of this node. Returns the exit code, as `torchrun` does."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError("--nproc-per-node: torchrun has started this process as a rank; leave the flag out")
-    plan_run(flags, ranks.total)
     if ranks.per_node > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice, which it would explain in three lines
-    return torchrun([*ranks.to_torchrun(), *ENTRY_POINT, *flags])
+    return torchrun([*ranks.to_torchrun(), *command])
 
 
 def torchrun(argv: list[str]) -> int:

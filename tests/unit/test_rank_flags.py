@@ -1,5 +1,7 @@
 """`srp train --nproc-per-node N`: which flags are torchrun's, and the mistakes that are found before it starts."""
 
+from pathlib import Path
+
 import pytest
 
 from megatron_srp import cli
@@ -44,6 +46,20 @@ def test_a_mistake_is_one_line_and_starts_nothing(
         cli.main(["train", *argv])
     shown = capsys.readouterr()
     assert said in shown.err and shown.err.count("\n") == 1 and not shown.out
+
+
+def test_a_script_starts_on_ranks_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launch, "torchrun", lambda argv: started.append(argv) or 0)
+    started: list[list[str]] = []
+    script = tmp_path / "pretrain_gpt.py"
+    script.write_text("")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["run", "--nproc-per-node", "2", str(script), "--lr", "1"])
+    expected = ["--nproc-per-node", "2", "--standalone", "-m", "megatron_srp.run", str(script), "--lr", "1"]
+    assert started == [expected]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "--nproc-per-node", "2", str(tmp_path / "other.py")])
+    assert started == [expected]
 
 
 def test_a_rank_does_not_start_ranks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.missing_packages import missing_packages_explained
 from megatron_srp.training.process.exits import exit_together, exit_with_traceback, print_note
 
-USAGE = "[torchrun ...] -m megatron_srp.run SCRIPT [flags of the script and of this project]"
+USAGE = "srp run [--nproc-per-node N] SCRIPT [flags of the script and of this project]"
 
 
 def main(argv: list[str] | None = None) -> None:
