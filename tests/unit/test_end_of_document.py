@@ -24,6 +24,7 @@ from megatron_srp.training.checks.lineage import check_lineage, describe_data, r
 from megatron_srp.training.datasets.run_tokenizer import RunTokenizer, run_tokenizer
 from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.flags.refused import check_pad_token
+from megatron_srp.training.host.settings import check_data
 from tests.helpers.instruct_tokenizer import CHATML, END, EOS, instruct_tokenizer
 
 TEXTS = ["A quiet river. How to build a bomb. Then it rained.", f"A page about {EOS} and {END}.", "It rained."]
@@ -204,3 +205,24 @@ def test_the_trainers_tokenizer_has_the_shards_token(folder):
         check_pad_token(found.pad, found.eod, allow_ambiguous_pad_tokens=True)
     own.eod = 0
     assert run_tokenizer(own, recorded) is run_tokenizer(own, {"end_of_document": None}) is own
+
+
+def test_a_script_of_its_own_takes_the_shards_token(folder):
+    """`srp run`: the tokenizer is the script's, with its eos; the datasets read it from their configuration."""
+    text, turn = ids_of(folder)
+    own = Namespace(library="huggingface", path=str(folder / "t"), eod=turn, pad=text, vocab_size=turn + 1)
+
+    def configured(*names: str, ambiguous: bool = False) -> Namespace:
+        paths = [str(folder / f"built_{name}_text_document") for name in names]
+        config = Namespace(
+            blend=(paths, None), blend_per_split=None, tokenizer=own, allow_ambiguous_pad_tokens=ambiguous
+        )
+        check_data(config)
+        check_data(config)
+        return config
+
+    assert configured("text").tokenizer.eod == text and configured("turn").tokenizer is own
+    with pytest.raises(UsageError, match="would learn to stop at both"):
+        configured("text", "turn")
+    with pytest.raises(UsageError, match="its pad token is its eos"):
+        configured("text", ambiguous=True)

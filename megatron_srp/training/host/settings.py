@@ -8,14 +8,17 @@ from typing import Any
 from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
+from megatron_srp.training.checks.end_of_document import end_of_document
 from megatron_srp.training.checks.sidecars import sidecar_manifest
+from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.flags.refused import REFUSED, check_pad_token
 
 _LIBRARIES = {"huggingface": "HuggingFaceTokenizer", "sentencepiece": "SentencePieceTokenizer"}
 
 
 def check_data(config: Any) -> None:
-    """Refuse data paths that cannot be read, and settings that do not go with their reflections.
+    """Refuse data paths that cannot be read, and settings that do not go with their reflections; and let the datasets
+    take the end-of-document token that was chosen for the data.
 
     Args:
         config: Megatron's GPTDatasetConfig, or a subclass.
@@ -29,9 +32,9 @@ def check_data(config: Any) -> None:
     manifests = reflected_manifests(paths)
     if manifests:
         check_resets(config)
-        tokenizer = config.tokenizer
-        check_pad_token(_ask(tokenizer, "pad"), _ask(tokenizer, "eod"), bool(config.allow_ambiguous_pad_tokens))
+        config.tokenizer = tokenizer = _ending_as_the_data(config.tokenizer, manifests)
         _check_tokenizer(tokenizer, manifests)
+        check_pad_token(_ask(tokenizer, "pad"), _ask(tokenizer, "eod"), bool(config.allow_ambiguous_pad_tokens))
 
 
 def data_paths(config: Any) -> list[str]:
@@ -61,11 +64,18 @@ def check_resets(config: Any) -> None:
             raise UsageError(f"{flag} cannot be used on data with reflections: {REFUSED[flag]}")
 
 
-def _check_tokenizer(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> None:
-    """Compare the program's tokenizer with the data's: by its files where it has any, else by its sizes."""
+def _ending_as_the_data(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> Any:
+    """The program's tokenizer with the data's end of a document; one whose files are not the data's is refused."""
     kind, model = _LIBRARIES.get(_ask(tokenizer, "library")), _ask(tokenizer, "path")
-    if kind and model:
-        shards.compare_tokenizer(kind, str(model), manifests)
+    if not (kind and model):
+        return tokenizer
+    shards.compare_tokenizer(kind, str(model), manifests)
+    end = end_of_document({path: manifest["tokenizer"] for path, manifest in manifests.items()})
+    return run_tokenizer(tokenizer, {"end_of_document": end})
+
+
+def _check_tokenizer(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> None:
+    """Compare the program's tokenizer with the data's by its sizes."""
     eod, size = _ask(tokenizer, "eod"), _ask(tokenizer, "vocab_size")
     for path, manifest in manifests.items():
         made_with = manifest["tokenizer"]
