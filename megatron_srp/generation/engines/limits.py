@@ -46,7 +46,7 @@ def answer_all(engine: GuardedEngine, requests: Sequence[Request], limits: Limit
                 del running[index]
                 if answer.error:
                     raise answer.error
-                yield index, answer.guard.result()
+                yield index, answer.result()
     finally:
         session.close()
 

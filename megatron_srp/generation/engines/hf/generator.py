@@ -34,6 +34,8 @@ class HFGenerator(GuardedEngine):
         tree: of forced reflections.
     """
 
+    scores = True
+
     def __init__(self, model: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
         self._model, self.vocabulary, self._tree = model, vocabulary, tree
         self._opened = OpenedTree.of(tree, vocabulary)
