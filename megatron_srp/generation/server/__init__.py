@@ -21,6 +21,7 @@
     audit          a line of JSON for each answer
     errors, body   errors in OpenAI's JSON; a request's bytes, bounded
     app            routes
+    process        the socket, uvicorn, and the end
 
 Nothing here imports torch; the engine does.
 """

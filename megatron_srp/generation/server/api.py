@@ -112,12 +112,12 @@ class TextRequest(Common, kw_only=True):
     @property
     def prompts(self) -> list[str] | list[list[int]]:
         """All texts, or all lists of ids; raises InputError for a mixture, and for ids that are not scored."""
-        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        given: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         if all(isinstance(one, int) for one in given):
-            given = [given]  # type: ignore[list-item]
+            given = [given]
         kinds = {type(one) for one in given}
         if kinds == {str} or (kinds == {list} and self.echo):
-            return given  # type: ignore[return-value]
+            return given
         raise InputError("prompt: pass texts; token ids are taken only with echo and logprobs, to be scored")
 
     @property

@@ -66,12 +66,12 @@ class Endpoint:
         )
 
     def _routes(self) -> list[Route]:
-        post = {"methods": ["POST"]}
+        post = ["POST"]
         return [
-            Route("/v1/chat/completions", self._for_clients(self._chat), **post),
-            Route("/v1/completions", self._for_clients(self._complete), **post),
-            Route("/v1/moderations", self._for_clients(self._moderate), **post),
-            Route("/tokenize", self._for_clients(self._tokenize), **post),
+            Route("/v1/chat/completions", self._for_clients(self._chat), methods=post),
+            Route("/v1/completions", self._for_clients(self._complete), methods=post),
+            Route("/v1/moderations", self._for_clients(self._moderate), methods=post),
+            Route("/tokenize", self._for_clients(self._tokenize), methods=post),
             Route("/v1/models", self._for_clients(self._models)),
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
             Route("/metrics", self._for_clients(self._show_metrics)),
