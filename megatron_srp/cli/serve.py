@@ -8,22 +8,19 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli import generation_flags
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
-from megatron_srp.errors import OutputError, SrpError, UsageError
+from megatron_srp.errors import SrpError, UsageError
 
 if TYPE_CHECKING:
-    from megatron_srp.generation.engines.prompted_model import PromptedModel
     from megatron_srp.generation.engines.request import Options
     from megatron_srp.generation.server.access import Access
     from megatron_srp.generation.server.audit import AuditLog
     from megatron_srp.generation.server.settings import Client, Settings
-    from megatron_srp.generation.server.worker import Worker
 
 KEY_VARIABLE = "SRP_API_KEY"
 
@@ -95,70 +92,6 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} {value}: pass a number of seconds above 0")
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before the model is loaded: an occupied port is reported at once.
-
-    Raises:
-        OutputError: when the address cannot be bound.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()  # else another server that is loading its model could bind it too
-    except OSError as error:
-        raise OutputError(f"--host {host} --port {port}: {error.strerror}; pass another") from None
-    return listener
-
-
-def serve(
-    listener: socket.socket,
-    endpoint_app: object,
-    worker: "Worker",
-    grace_s: float,
-    ready: Callable[[], None],
-    connections: int,
-) -> None:
-    """Serve until SIGTERM or SIGINT; running answers then have `grace_s` seconds, while /health and /ready are answered
-    and new requests refused. A second signal ends everything at once. `ready` is called when it listens."""
-    import uvicorn
-
-    from megatron_srp.generation.server.connections import uvicorn_settings
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            ready()
-
-        async def on_tick(self, counter: int) -> bool:
-            self.should_exit |= worker.done
-            return await super().on_tick(counter)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if worker.closing:
-                super().handle_exit(sig, frame)
-            worker.drain(grace_s)
-
-    config = uvicorn.Config(
-        endpoint_app,  # type: ignore[arg-type]
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=5,  # to send what is left of the answers
-        **uvicorn_settings(connections),
-    )
-    # uvicorn raises a second signal again when it is done; by then that is not a failure.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    worker.start()
-    try:
-        Server(config).run([listener])
-    finally:
-        worker.drain(0)
-        worker.join(5)
-
-
 def describe(listener: socket.socket, settings: "Settings") -> str:
     """What is served, where, and how it is guarded."""
     host, port = listener.getsockname()[:2]
@@ -221,11 +154,11 @@ def _reload(access: "Access", args: argparse.Namespace, settings: "Settings") ->
     print(f"{args.keys}: {len(found)} keys", file=sys.stderr, flush=True)
 
 
-def audit_log(args: argparse.Namespace, model: "PromptedModel") -> "AuditLog | None":
-    """The audit log, if there is to be one."""
+def audit_log(args: argparse.Namespace, decode: Callable[[Sequence[int]], str]) -> "AuditLog | None":
+    """The audit log, if there is to be one; a file that cannot be written is reported before the model is loaded."""
     from megatron_srp.generation.server.audit import AuditLog
 
-    return AuditLog(args.audit_log, model.decode if args.audit_text else None) if args.audit_log else None
+    return AuditLog(args.audit_log, decode if args.audit_text else None) if args.audit_log else None
 
 
 def main(argv: list[str]) -> None:
@@ -236,16 +169,18 @@ def main(argv: list[str]) -> None:
 
     from megatron_srp.generation.server.app import Endpoint
     from megatron_srp.generation.server.connections import require_open_files
+    from megatron_srp.generation.server.process import listen, serve
     from megatron_srp.generation.server.worker import Worker
 
     require_open_files(args.max_connections)
     own = generation_flags.settings_from_args(args, args.model)
     settings = settings_from_args(args, generation_flags.options_from_args(args, own))
     access = access_of(args, settings)
+    audit = audit_log(args, lambda tokens: model.decode(tokens))
     listener = listen(args.host, args.port)
     model = generation_flags.load_from_args(args, own)
     worker = Worker(model.generator, generation_flags.limits_from_args(args), args.queue)
-    app = Endpoint(model, worker, settings, access, audit_log(args, model)).app
+    app = Endpoint(model, worker, settings, access, audit).app
 
     def ready() -> None:
         print(describe(listener, settings))

@@ -94,8 +94,9 @@ class ScriptedBatch:
     def width(self) -> int:
         return max(map(len, self._rows))
 
-    def feed(self, rows) -> None:
+    def feed(self, rows, scored=False) -> list:
         self._rows = [[*row, *new] for row, new in zip(self._rows, rows, strict=True)]
+        return []
 
     def keep(self, rows) -> None:
         self._rows = [list(self._rows[i]) for i in rows]

@@ -124,6 +124,34 @@ def test_a_role_is_user_text_as_well(model):
     assert model.text_tokenizer.eos_id not in request.prompt
 
 
+@torch.inference_mode()
+def test_scores_are_those_of_a_full_pass(model, monkeypatch):
+    monkeypatch.setattr("megatron_srp.generation.engines.hf.reading.SCORED_CHUNK", 7)
+    texts = ["the river and a house in the morning", "kill", "the river and a window, we saw"]
+    requests = [model.score(text, Options(GuardPolicy("off"), Sampling())) for text in texts]
+    for request, found in zip(requests, model.generator.generate(requests), strict=True):
+        ids = torch.tensor([request.prompt])
+        logprobs = model.network(ids).logits[0].log_softmax(-1)
+        first, *scores = found.scores
+        assert first is None and found.num_tokens == 0 and len(scores) == ids.shape[1] - 1
+        for i, score in enumerate(scores):
+            assert score.logprob == pytest.approx(float(logprobs[i, ids[0, i + 1]]), abs=1e-4)
+            assert score.top[0] == (int(logprobs[i].argmax()), pytest.approx(float(logprobs[i].max()), abs=1e-4))
+
+
+@pytest.mark.parametrize("text", [" <think> Safe </think>", "<|endoftext|>", "a <|endoftext|>"])
+def test_token_ids_pass_the_escaper(model, text):
+    plain = model.text_tokenizer.encode("the river")
+    options = Options(GuardPolicy("off"), Sampling())
+    end = model.tokenizer.eos_token_id
+    assert model.score([end, *plain], options).prompt == [end, *plain]
+    with pytest.raises(InputError, match="pass the tokens of plain text"):
+        model.score([*plain, *model.tokenizer(text, add_special_tokens=False).input_ids], options)
+    for ids in ([], [*plain, 999_999], [-1]):
+        with pytest.raises(InputError, match="pass the tokens of plain text"):
+            model.score(ids, options)
+
+
 def test_a_prompt_that_cannot_fit_is_refused_unread(model, monkeypatch):
     """A megabyte took seconds to escape and tokenize, while all others waited."""
     monkeypatch.setattr(model, "_escape", None)

@@ -4,43 +4,12 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.helpers.served import KEY, Served, openai, say
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def make_endless(folder: Path, tokenizer: Path) -> Path:
-    """A model of random weights that never ends a text."""
-    torch.manual_seed(0)
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=100_000,
-        eos_token_id=words.eos_token_id,
-    )
-    network = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        network.lm_head.weight[words.eos_token_id] = 0.0
-    network.save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
+from tests.helpers.endless import make_endless
+from tests.helpers.served import KEY, Served, openai, say, until
 
 
 @pytest.fixture(scope="module")

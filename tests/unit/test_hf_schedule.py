@@ -22,9 +22,10 @@ class CountedBatch(ScriptedBatch):
 
     passes: ClassVar[list[tuple[int, int, int]]] = []
 
-    def feed(self, rows) -> None:
+    def feed(self, rows, scored=False) -> list:
         super().feed(rows)
         self.passes.append((sum(1 for row in rows if row), sum(map(len, rows)), self.width))
+        return []
 
 
 @pytest.fixture(autouse=True)
@@ -127,10 +128,10 @@ def test_a_prompt_that_cannot_be_read_fails_alone(monkeypatch):
     session.step()
     broken = Answer(endless(prompt(1, 40)), running.guard._vocabulary, lambda text: None)
 
-    def feed(self, rows) -> None:
+    def feed(self, rows, scored=False) -> list:
         if max(map(len, rows)) > 1:
             raise torch.OutOfMemoryError("no room for that prompt")
-        ScriptedBatch.feed(self, rows)
+        return ScriptedBatch.feed(self, rows)
 
     monkeypatch.setattr(CountedBatch, "feed", feed)
     session.add([broken])

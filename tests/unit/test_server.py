@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_srp.cli.serve import listen, parse_arguments
+from megatron_srp.cli.serve import parse_arguments
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.generation.engines.base import GuardedEngine, Session
 from megatron_srp.generation.engines.limits import Limits
@@ -22,6 +22,7 @@ from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
 from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
+from megatron_srp.generation.server.process import listen
 from megatron_srp.generation.server.reader import StopTexts
 from megatron_srp.generation.server.worker import Busy, Cancelled, Closing, Job, Worker
 from megatron_srp.reflection import ReflectionFormat

@@ -9,13 +9,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from megatron_srp.cli.serve import listen
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.engines.request import Options, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server import connections, quotas
 from megatron_srp.generation.server.connections import limited_protocol, require_open_files
 from megatron_srp.generation.server.keys import read_keys
+from megatron_srp.generation.server.process import listen
 from megatron_srp.generation.server.settings import Client
 from megatron_srp.generation.server.worker import Busy
 

@@ -29,7 +29,7 @@ def test_metrics():
     metrics.count_request("/v1/models", 200)
     metrics.count_answer("research", job(), FOUND)
     metrics.count_answer("research", job(), Busy("late"))
-    lines = metrics.response().body.decode().splitlines()
+    lines = bytes(metrics.response().body).decode().splitlines()
     assert {
         "srp_running 2.0",
         "srp_waiting 5.0",

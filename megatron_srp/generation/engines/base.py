@@ -43,8 +43,10 @@ class GuardedEngine(ABC):
 
     Attributes:
         vocabulary: what the guards know of its tokens.
+        scores: whether it can score the tokens of prompts.
     """
 
+    scores = False
     vocabulary: GuardVocabulary
 
     @abstractmethod
@@ -80,4 +82,4 @@ class GuardedEngine(ABC):
         session.close()
         if error := next((answer.error for answer in answers if answer.error), None):
             raise error
-        return [answer.guard.result() for answer in answers]
+        return [answer.result() for answer in answers]

@@ -50,7 +50,7 @@ def answer_all(
                 del running[index]
                 if answer.error:
                     raise answer.error
-                yield index, answer.guard.result()
+                yield index, answer.result()
     finally:
         session.close()
 

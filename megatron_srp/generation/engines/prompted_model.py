@@ -1,6 +1,7 @@
 """Text or messages in, requests out: the part that every engine shares. Needs the tokenizer only, not torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
@@ -85,6 +86,32 @@ class PromptedModel:
         if not ids:  # the end of the document before, as in packed sequences
             ids = [self.text_tokenizer.require_eos() if self._eod_id is None else self._eod_id]
         return self._request(ids, prefill, options)
+
+    def score(self, prompt: str | Sequence[int], options: Options) -> Request:
+        """A request to say how likely each token of a text is, and to generate nothing.
+
+        Args:
+            prompt: a text, or its token ids, which must not write a special token or a reflection either. One
+                end-of-text token may begin them.
+
+        Raises:
+            InputError: for such ids, and for a prompt that is too long.
+        """
+        if isinstance(prompt, str):
+            self._refuse_hopeless(prompt)
+            ids = self.text_tokenizer.encode(self._escape(prompt)) or [self.text_tokenizer.require_eos()]
+        else:
+            ids = self._checked(prompt)
+        return replace(self._request(ids, "", options), max_new_tokens=0, scored=True)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        ends = [token for token in ids[1:] if token in self.vocabulary.eos_ids]
+        special = [token for token in ids if not self.vocabulary.piece(token) and token not in self.vocabulary.eos_ids]
+        text = self.decode(ids)
+        if not ids or ends or special or self._escape(text) != text:
+            found = f"token {(ends or special)[0]}" if ends or special else "no token" if not ids else "a reflection"
+            raise InputError(f"the prompt has {found}; pass the tokens of plain text")
+        return list(ids)
 
     def refuse_unfinished(self, prompt: str) -> None:
         """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection."""

@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, TokenScore
 from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.schema import Verdict
@@ -57,7 +57,8 @@ class Request:
     Attributes:
         prompt: token ids, at least one.
         prefill: ids that the answer begins with; the guard does not see them.
-        max_new_tokens: maximum length of the answer; 0 if the prompt is to be judged and no more.
+        max_new_tokens: maximum length of the answer; 0 if the prompt is to be judged or scored and no more.
+        scored: whether the log-probabilities of the prompt's tokens are wanted.
     """
 
     prompt: Sequence[int]
@@ -65,6 +66,7 @@ class Request:
     policy: GuardPolicy = field(default_factory=GuardPolicy)
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 256
+    scored: bool = False
 
     @property
     def most_tokens(self) -> int:
@@ -82,6 +84,7 @@ class Answer:
         begun: `time.monotonic()` at its start.
         script: tokens that come next, since a verdict has been decided on.
         error: what made it fail, if it did.
+        scores: of the prompt's tokens, if they are wanted.
         stopping: whether the engine has to end it at the next step, as if the limit of tokens were reached.
     """
 
@@ -93,6 +96,7 @@ class Answer:
         self.script: list[int] = []
         self.stopping = False
         self.error: Exception | None = None
+        self.scores: tuple[TokenScore | None, ...] = ()
         self._decided: ForcedReflection | None = None
         self._forced_at = 0  # the last one but that on the prompt, in tokens with the prefill
 
@@ -138,6 +142,11 @@ class Answer:
             self.guard.unjudged = len(self.request.prefill)
             if not self.request.max_new_tokens:
                 self.finish()
+
+    def result(self) -> Generation:
+        """What its reader gets, once it has ended."""
+        found = self.guard.result()
+        return replace(found, scores=self.scores) if self.scores else found
 
     def settle(self) -> None:
         """Act on a verdict that has been decided on, where the answer ends before it is written in full."""

@@ -118,6 +118,13 @@ class ForcedReflection(NamedTuple):
         return max(zip((self.safe, self.controversial, self.unsafe), Verdict, strict=True), key=lambda pair: pair[0])[1]
 
 
+class TokenScore(NamedTuple):
+    """How likely a token of a prompt was: its log-probability, and the most likely tokens there with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """An answer as its reader sees it.
@@ -131,6 +138,7 @@ class Generation:
         tokens: the ids themselves.
         unjudged_tokens: those at the end that no verdict has judged; 0 unless the answer was cut short.
         withheld_tokens: those at the end that are not shown, since no verdict on a whole segment let them pass.
+        scores: of the prompt's tokens, where they were asked for; None for the first.
     """
 
     text: str
@@ -141,6 +149,7 @@ class Generation:
     tokens: tuple[int, ...] = ()
     unjudged_tokens: int = 0
     withheld_tokens: int = 0
+    scores: tuple[TokenScore | None, ...] = ()
 
 
 def to_record(generation: Generation) -> dict[str, Any]:

@@ -13,6 +13,7 @@
     replies        answers, and pieces of answers, in OpenAI's JSON
     streaming      answers as events, and what happens when a client goes away
     moderations    verdicts on a text or a conversation
+    scores         how likely the tokens of prompts are
     tokenizing     what the model would read
     openapi        the API described for programs and people
     exchange       one HTTP request, its id and who asks
@@ -20,6 +21,7 @@
     audit          a line of JSON for each answer
     errors, body   errors in OpenAI's JSON; a request's bytes, bounded
     app            routes
+    process        the socket, uvicorn, and the end
 
 Nothing here imports torch; the engine does.
 """

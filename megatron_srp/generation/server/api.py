@@ -94,17 +94,31 @@ class ChatRequest(Common, kw_only=True):
 
 
 class TextRequest(Common, kw_only=True):
-    """Body of /v1/completions. Prompts are text: token ids would bypass the escaping."""
+    """Body of /v1/completions.
 
-    prompt: str | Annotated[list[str], Meta(min_length=1, max_length=MOST_CHOICES)]
+    With `echo` and `logprobs` it scores the tokens of prompts, which may be ids then, and generates nothing; else
+    prompts are text, since ids would bypass the escaping.
+    """
+
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    echo: bool = False
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
     @property
     def most_tokens(self) -> int | None:
         return self.max_tokens
 
     @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str] | list[list[int]]:
+        """All texts, or all lists of ids; raises InputError for a mixture, and for ids that are not scored."""
+        given: list[Any] = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        if all(isinstance(one, int) for one in given):
+            given = [given]
+        kinds = {type(one) for one in given}
+        if kinds == {str} or (kinds == {list} and self.echo):
+            return given
+        raise InputError("prompt: pass texts; token ids are taken only with echo and logprobs, to be scored")
 
     @property
     def num_prompts(self) -> int:
@@ -157,7 +171,18 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     asked = read_fields(kind, body)
     if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
         raise InputError("max_tokens and max_completion_tokens differ; leave one out")
+    if isinstance(asked, TextRequest):
+        _check_text(asked)
     return asked
+
+
+def _check_text(asked: TextRequest) -> None:
+    if asked.echo != (asked.logprobs is not None):
+        raise InputError("echo and logprobs go together, to score the tokens of prompts; pass both, or neither")
+    if asked.echo and (asked.stream or (asked.n or 1) > 1 or (asked.max_tokens or 0) > 1):
+        raise InputError("echo scores prompts and generates nothing; pass max_tokens 0 or 1, without stream and n")
+    if not asked.echo and asked.max_tokens == 0:
+        raise InputError("max_tokens 0: pass at least 1, or echo and logprobs to score a prompt")
 
 
 def read_fields[Asked: msgspec.Struct](kind: type[Asked], body: bytes) -> Asked:

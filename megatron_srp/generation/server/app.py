@@ -28,8 +28,16 @@ from megatron_srp.generation.server.origins import check_origin, cross_origin
 from megatron_srp.generation.server.quotas import Quotas
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
+from megatron_srp.generation.server.scores import scored_choice
 from megatron_srp.generation.server.settings import Client, Settings
-from megatron_srp.generation.server.streaming import EventStream, stream, unless_gone, verdicts, whole
+from megatron_srp.generation.server.streaming import (
+    EventStream,
+    stream,
+    unless_gone,
+    verdicts,
+    whole,
+    whole_generations,
+)
 from megatron_srp.generation.server.tokenizing import parse_tokenize, tokenize
 from megatron_srp.generation.server.worker import Busy, Job, Worker
 
@@ -58,12 +66,12 @@ class Endpoint:
         )
 
     def _routes(self) -> list[Route]:
-        post = {"methods": ["POST"]}
+        post = ["POST"]
         return [
-            Route("/v1/chat/completions", self._for_clients(self._chat), **post),
-            Route("/v1/completions", self._for_clients(self._complete), **post),
-            Route("/v1/moderations", self._for_clients(self._moderate), **post),
-            Route("/tokenize", self._for_clients(self._tokenize), **post),
+            Route("/v1/chat/completions", self._for_clients(self._chat), methods=post),
+            Route("/v1/completions", self._for_clients(self._complete), methods=post),
+            Route("/v1/moderations", self._for_clients(self._moderate), methods=post),
+            Route("/tokenize", self._for_clients(self._tokenize), methods=post),
             Route("/v1/models", self._for_clients(self._models)),
             Route("/v1/models/{name:path}", self._for_clients(self._card)),
             Route("/metrics", self._for_clients(self._show_metrics)),
@@ -104,6 +112,21 @@ class Endpoint:
                 "completions_off",
             )
         return await self._answer(http, client, TextRequest)
+
+    async def _score(
+        self, http: HTTPRequest, reader: Reader, reply: Reply, requests: list[Request], asked: TextRequest
+    ) -> Response:
+        try:
+            found = await unless_gone(http, whole_generations(reader))
+        finally:
+            reader.cancel()
+        if not all(generation.scores for generation in found):
+            raise Busy("the prompts were not scored in time")
+        content = reply.whole([""] * len(found), found, [False] * len(found))
+        for choice, request, generation in zip(content["choices"], requests, found, strict=True):
+            top, generated = asked.logprobs or 0, asked.max_tokens or 0
+            choice |= scored_choice(self._model, request.prompt, generation.scores, top, generated)
+        return JSONResponse(content)
 
     async def _moderate(self, http: HTTPRequest, client: Client) -> Response:
         asked = parse_moderation(await read_body(http, self._settings.body_bytes))
@@ -157,6 +180,8 @@ class Endpoint:
         prompt_tokens = sum(len(prompt[0].prompt) for prompt in by_prompt)
         reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens)
         reader = self._reader(http, client, requests, asked.stops)
+        if isinstance(asked, TextRequest) and asked.echo:
+            return await self._score(http, reader, reply, requests, asked)
         if asked.stream:
             usage = bool(asked.stream_options and asked.stream_options.include_usage)
             return EventStream(reader, stream(reader, reply, len(requests), usage))

@@ -6,6 +6,7 @@ from secrets import randbits
 from megatron_srp.errors import InputError
 from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
+from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.api import ChatRequest, TextRequest
 from megatron_srp.generation.server.client_policy import policy_of
 from megatron_srp.generation.server.settings import Client
@@ -22,10 +23,10 @@ def requests_of(model: PromptedModel, client: Client, asked: ChatRequest | TextR
     n = asked.n or 1
     if isinstance(asked, ChatRequest):
         prompts = [model.chat([message.as_turn() for message in asked.messages], options)]
+    elif asked.echo:
+        prompts = _scored(model, asked, options)
     else:
-        for prompt in asked.prompts:
-            model.refuse_unfinished(prompt)
-        prompts = [model.complete(prompt, options) for prompt in asked.prompts]
+        prompts = [_continued(model, str(prompt), options) for prompt in asked.prompts]
     seed = randbits(62) if asked.seed is None else asked.seed
     return [[_seeded(prompt, seed + at * n + i) for i in range(n)] for at, prompt in enumerate(prompts)]
 
@@ -41,6 +42,17 @@ def options_of(client: Client, asked: ChatRequest | TextRequest) -> Options:
     )
     policy = policy_of(own.policy, asked.guard, client.allow_weaker)
     return Options(policy, sampling, min(asked.most_tokens or own.max_new_tokens, own.max_new_tokens))
+
+
+def _continued(model: PromptedModel, prompt: str, options: Options) -> Request:
+    model.refuse_unfinished(prompt)
+    return model.complete(prompt, options)
+
+
+def _scored(model: PromptedModel, asked: TextRequest, options: Options) -> list[Request]:
+    if not model.generator.scores:
+        raise InputError("echo: this server's engine scores no prompts; use --engine hf")
+    return [model.score(prompt, replace(options, policy=GuardPolicy("off"))) for prompt in asked.prompts]
 
 
 def _seeded(request: Request, seed: int) -> Request:

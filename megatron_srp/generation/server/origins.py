@@ -16,8 +16,15 @@ def cross_origin(origins: Sequence[str]) -> list[Middleware]:
     """The middleware that answers browsers of these origins; none without any."""
     if not origins:
         return []
-    settings = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["X-Request-Id"]}
-    return [Middleware(CORSMiddleware, allow_origins=list(origins), **settings)]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+    ]
 
 
 def check_origin(http: HTTPRequest, origins: Sequence[str]) -> None:

@@ -91,10 +91,10 @@ class Reader:
                 self._put(index, shown)
 
         def on_end(found: Generation | Exception) -> None:
+            self._on_end(job, found)  # first: what its reader has seen is in the log
             if rest := stop.feed("", ended=True):
                 self._put(index, rest)
             self._put(index, found)
-            self._on_end(job, found)
 
         job = Job(request, on_text, on_end, deadline)
         return job

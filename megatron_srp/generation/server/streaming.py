@@ -46,10 +46,16 @@ async def whole(reader: Reader, reply: Reply, n: int) -> dict[str, Any]:
 
 async def verdicts(reader: Reader) -> list[ForcedReflection]:
     """What each request has read that only asks for a verdict; raises Busy where time was up before it was read."""
-    found = {index: end async for index, end in reader.events() if not isinstance(end, str)}
-    if not all(generation.forced for generation in found.values()):
+    found = await whole_generations(reader)
+    if not all(generation.forced for generation in found):
         raise Busy("the verdict was not read in time")
-    return [found[i].forced[0] for i in sorted(found)]
+    return [generation.forced[0] for generation in found]
+
+
+async def whole_generations(reader: Reader) -> list[Generation]:
+    """How each answer ended, in order."""
+    found = {index: end async for index, end in reader.events() if not isinstance(end, str)}
+    return [found[i] for i in sorted(found)]
 
 
 async def stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIterator[bytes]:

@@ -197,7 +197,7 @@ class Worker:
         ended = [(job, answer) for job, answer in self._running if answer.ended]
         if not ended:
             return
-        outcomes = [answer.error or answer.guard.result() for _, answer in ended]  # before anything is forgotten
+        outcomes = [answer.error or answer.result() for _, answer in ended]  # before anything is forgotten
         self._forget(ended)
         for (job, answer), outcome in zip(ended, outcomes, strict=True):
             self._seconds += 0.1 * (time.monotonic() - answer.begun - self._seconds)

@@ -1,17 +1,20 @@
 """A batch of texts that a transformers model has read: keys and values, and what comes next."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
+from megatron_srp.generation.guard.policy import TokenScore
 from megatron_srp.verdict_tree import VerdictTree
 
 # The mask value for what a token does not see, close to minus infinity: minus infinity itself would give NaN for
 # padding, which sees nothing, and near the smallest float32 some kernels overflow.
 _HIDDEN = -1e30
+TOP = 5  # most likely tokens that a score names
 
 
 def cache_argument(model: Any) -> str:
@@ -42,18 +45,31 @@ class CachedBatch:
         """Slots of each text in the cache."""
         return self._seen.shape[1]
 
-    def feed(self, rows: Sequence[Sequence[int]]) -> None:
-        """Append tokens to each text; some may get none, except in the first call."""
+    def feed(self, rows: Sequence[Sequence[int]], scored: bool = False) -> list[list[TokenScore | None]]:
+        """Append tokens to each text; some may get none, except in the first call.
+
+        Returns:
+            With `scored`, how likely each of the tokens was; None for the first of a text.
+        """
         width = max(map(len, rows))
         ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=self._device)
         counts = torch.tensor([len(row) for row in rows], device=self._device)
         real = torch.arange(width, device=self._device) >= width - counts[:, None]
         positions = (self._lengths[:, None] + real.cumsum(1) - 1).clamp(min=0)
         causal = torch.ones(width, width, dtype=torch.bool, device=self._device).tril()
-        logits = self._run(ids, positions, real[:, None] & causal, keep=1)[:, -1]
+        found = self._run(ids, positions, real[:, None] & causal, keep=0 if scored else 1)
+        logits = found[:, -1]
+        scores = self._scores(rows, found) if scored else []
         self._seen = torch.cat([self._seen, real], 1)
         self._lengths = self._lengths + counts
         self.logits = torch.where(counts[:, None] > 0, logits, self.logits) if len(self.logits) else logits
+        return scores
+
+    def _scores(self, rows: Sequence[Sequence[int]], found: torch.Tensor) -> list[list[TokenScore | None]]:
+        """Of new tokens, by float32[N, Q, V] logits after each of them."""
+        before = self.logits[:, None] if len(self.logits) else torch.full_like(found[:, :1], torch.nan)
+        logprobs = torch.cat([before, found[:, :-1]], 1).log_softmax(-1)
+        return [_row_scores(row, own[len(own) - len(row) :]) for row, own in zip(rows, logprobs, strict=True)]
 
     def verdicts(self, tree: VerdictTree) -> torch.Tensor:
         """float32[N, 3] probabilities of the verdicts, were each text to continue with a reflection.
@@ -122,3 +138,11 @@ class CachedBatch:
             **{self._cache_name: self._cache},
         )
         return found.logits.float()
+
+
+def _row_scores(row: Sequence[int], logprobs: torch.Tensor) -> list[TokenScore | None]:
+    """Of a row's tokens, by float32[len(row), V] log-probabilities before each; NaN before a text's first."""
+    values, ids = logprobs.topk(min(TOP, logprobs.shape[-1]))
+    own = logprobs[range(len(row)), list(row)].tolist()
+    tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [None if math.isnan(one) else TokenScore(one, top) for one, top in zip(own, tops, strict=True)]

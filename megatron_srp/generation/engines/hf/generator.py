@@ -34,6 +34,8 @@ class HFGenerator(GuardedEngine):
         tree: of forced reflections.
     """
 
+    scores = True
+
     def __init__(self, model: Any, vocabulary: GuardVocabulary, tree: VerdictTree) -> None:
         self._model, self.vocabulary, self._tree = model, vocabulary, tree
         self._opened = OpenedTree.of(tree, vocabulary)
@@ -53,7 +55,8 @@ class HFSession(Session):
 
     @property
     def answers(self) -> list[Answer]:  # type: ignore[override]
-        return [answer for part in (*self._rows, *self._readings) for answer in part.answers]
+        running = [answer for rows in self._rows for answer in rows.answers]
+        return running + [answer for reading in self._readings for answer in reading.answers]
 
     @property
     def width(self) -> int:

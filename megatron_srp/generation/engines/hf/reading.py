@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.request import Answer
+from megatron_srp.generation.guard.policy import TokenScore
 from megatron_srp.verdict_tree import VerdictTree
+
+SCORED_CHUNK = 256  # tokens; the logits after each of them are kept for a moment
 
 
 class Reading:
@@ -28,6 +31,8 @@ class Reading:
         self._left: list[Sequence[int]] = list(prompts)
         self.batch = new_batch(len(prompts))
         self._in_prefill = False
+        self._scored = any(answer.request.scored for answer in answers)
+        self._scores: list[list[TokenScore | None]] = [[] for _ in prompts]
 
     @property
     def left(self) -> int:
@@ -48,13 +53,19 @@ class Reading:
 
     def _feed(self, budget: int) -> int:
         """One chunk of each text; returns its tokens."""
-        share = max(budget // sum(1 for left in self._left if left), 1)
+        scored = self._scored and not self._in_prefill
+        share = max(min(budget, SCORED_CHUNK if scored else budget) // sum(1 for left in self._left if left), 1)
         chunk = [left[:share] for left in self._left]
-        self.batch.feed(chunk)
+        for scores, found in zip(self._scores, self.batch.feed(chunk, scored), strict=False):
+            scores += found
         self._left = [left[share:] for left in self._left]
         return sum(map(len, chunk))
 
     def _begin_prefill(self) -> None:
+        for answer, row in zip(self.answers, self._row_of, strict=True):
+            answer.scores = tuple(self._scores[row]) if answer.request.scored else ()
+            if not (answer.request.max_new_tokens or answer.request.policy.reflects_on_prompt):
+                answer.finish()
         self._reflect()
         self._spread()
         self._in_prefill = True
