@@ -81,6 +81,14 @@ class SrpArguments:
             choices=["megatron", "dali"],
         ),
     )
+    srp_log_reflections: bool = dataclasses.field(
+        default=False,
+        metadata=_flag(
+            "Log to TensorBoard and W&B, with Megatron's scalars: the loss on text, the loss on reflections, and the "
+            "share of verdicts that the model would have written right, by verdict.",
+            action="store_true",
+        ),
+    )
     srp_log: str = dataclasses.field(
         default="full",
         metadata=_flag(

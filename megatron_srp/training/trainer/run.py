@@ -16,6 +16,7 @@ from megatron_srp.training.cpu import backend as cpu_backend
 from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
 from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
+from megatron_srp.training.host.reflection_patterns import patterns_of
 from megatron_srp.training.host.register import register
 from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.plan import RunPlan
@@ -29,6 +30,7 @@ from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
 from megatron_srp.training.trainer.megatron_parser import parse_arguments
 from megatron_srp.training.trainer.record_readings import record_readings
+from megatron_srp.training.trainer.reflection_log import log_reflections
 
 
 def run(plan: RunPlan, on_cpu: bool) -> None:
@@ -83,6 +85,8 @@ def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:
         prepare_attention(args)
     else:
         check_attention(args)
+    if args.srp_log_reflections:
+        log_reflections(patterns_of(args))
     if args.srp_dataloader == "dali":
         patches.use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
     if on_cpu and not args.async_save:
