@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from megatron_srp.training.flags.model_class import CLASSES
 from megatron_srp.training.flags.model_preset import FUSED_LOSS
 from megatron_srp.training.flags.precision import PRECISIONS
 from megatron_srp.training.flags.presets import PRESETS
@@ -24,6 +25,14 @@ class SrpArguments:
             "Model size and training recipe, expanded to Megatron's flags; flags given on the command "
             f"line win. One of {', '.join(PRESETS)}.",
             metavar="NAME",
+        ),
+    )
+    srp_model_class: str = dataclasses.field(
+        default="gpt",
+        metadata=_flag(
+            "gpt: Megatron's GPTModel, which it calls deprecated. hybrid: the same layers as its HybridModel, with the "
+            "same losses; a checkpoint of gpt can be loaded into hybrid.",
+            choices=list(CLASSES),
         ),
     )
     srp_sidecar: list[str] | None = dataclasses.field(

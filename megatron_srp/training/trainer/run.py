@@ -6,7 +6,7 @@ import megatron.core
 import torch
 from megatron.core.enums import ModelType
 from megatron.training import get_tokenizer, pretrain
-from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+from megatron.training.argument_utils import pretrain_cfg_container_from_args
 from megatron.training.global_vars import get_tensorboard_writer
 
 from megatron_srp.training.checks import data as shards
@@ -28,7 +28,7 @@ from megatron_srp.training.trainer import patches
 from megatron_srp.training.trainer.batch import check_attention
 from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
-from megatron_srp.training.trainer.megatron_parser import parse_arguments
+from megatron_srp.training.trainer.megatron_parser import model_config, parse_arguments
 from megatron_srp.training.trainer.record_readings import record_readings
 from megatron_srp.training.trainer.reflection_log import log_reflections
 
@@ -40,9 +40,7 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
     args = parse_arguments(list(plan.flags))
     _check(args)
     _prepare(args, on_cpu)
-    model_config = gpt_config_from_args(args)
-    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 does not pass it on: always Llama 3.1's 8
-    config = pretrain_cfg_container_from_args(args, model_config)
+    config = pretrain_cfg_container_from_args(args, model_config(args))
     with trainer_errors.explained(args.save):
         pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
     writer = get_tensorboard_writer()
