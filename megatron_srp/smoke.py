@@ -45,7 +45,7 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     train = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     train += ["-m", "megatron_srp", "train", "--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
     train += ["--data-path", str(out / "corpus_text_document"), "--train-iters", str(steps), "--log-interval", "1"]
-    train += ["--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "tensorboard")]
+    train += ["--srp-log-reflections", "--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "tensorboard")]
     return {
         "preparing the corpus with reflections": prepare,
         f"training {steps} steps with tensor parallelism 2": train,
