@@ -43,13 +43,13 @@ def main(argv: list[str]) -> None:
     if (args.step is None) == (args.document is None):
         raise UsageError("srp trace: pass --step N, or --document PATH:N")
 
-    import warnings
     from pathlib import Path
 
     from megatron_srp.training.host.readings import load_readings
+    from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 
     readings = load_readings(Path(args.run))
-    warnings.filterwarnings("ignore")  # Megatron's, about what a training would miss here
+    ignore_missing_cuda_extensions()
     from megatron_srp.training.host.trace import Trace
 
     trace = Trace(readings)

@@ -13,6 +13,7 @@ from megatron_srp.training.checks.splits import check_parts
 from megatron_srp.training.flags import sft_flags
 from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.flags.defaults import add_defaults, decay_defaults, preset_defaults
+from megatron_srp.training.flags.model_class import hybrid_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.flags.precision import check_precision
 from megatron_srp.training.flags.refused import check_flags
@@ -84,4 +85,5 @@ def expand_flags(argv: list[str], gpus: int = 1) -> list[str]:
         whole = look_at(add_defaults(defaults, argv))  # the preset sets the sequence length and the batch size
         argv = add_defaults(sft_flags.conversation_defaults(asked, whole, gpus), argv)
     argv = add_defaults(defaults, argv)
+    argv = hybrid_flags(look_at(argv), argv)
     return add_defaults(decay_defaults(look_at(argv)), argv)

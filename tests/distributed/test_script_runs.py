@@ -93,3 +93,25 @@ def test_pad_equal_to_eos_is_refused_when_the_tokenizer_is_known(
     data = ["--data-path", str(folder / "w20_plain_a_text_document.srp"), "--allow-ambiguous-pad-tokens"]
     data += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(padded)]
     assert_refused(forkserver.run(2, [SCRIPT, *FLAGS, *data], MODULE), "its pad token is its eos")
+
+
+def test_reflections_are_logged(folder: Path, forkserver: Forkserver, tmp_path: Path) -> None:
+    """Under tensor parallelism and two ranks of data in turn; the training itself stays as it is."""
+    data = ["--data-path", str(folder / "w20_plain_a_text_document.srp")]
+    values = []
+    for number, (layout, more) in enumerate(
+        [("2", []), ("2", ["--srp-log-reflections"]), ("1", ["--srp-log-reflections"])]
+    ):
+        run = Run(tmp_path / str(number))
+        argv = [SCRIPT, *FLAGS[:-2], "--tensor-model-parallel-size", layout, *data, *more, *run.flags]
+        finished = forkserver.run(2, argv, MODULE)
+        assert finished.codes == [0, 0], finished.log
+        names = ["lm loss", *(["loss on text", "loss on reflections", "right verdicts: Safe"] if more else [])]
+        values.append({name: run.losses(name) for name in names})
+    assert values[0]["lm loss"] == values[1]["lm loss"]
+    for step, loss in values[1]["lm loss"].items():
+        text, reflections = values[1]["loss on text"][step], values[1]["loss on reflections"][step]
+        assert min(text, reflections) <= loss <= max(text, reflections)
+        assert 0 <= values[1]["right verdicts: Safe"][step] <= 1
+    for name, losses in values[1].items():
+        assert values[2][name] == pytest.approx(losses, abs=2e-3), name

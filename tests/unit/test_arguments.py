@@ -14,6 +14,7 @@ from megatron_srp.training.checks import data as shards
 from megatron_srp.training.flags.command_line import LOOKED_AT, look_at
 from megatron_srp.training.flags.defaults import add_defaults
 from megatron_srp.training.flags.refused import REFUSED, check_flags, check_pad_token
+from megatron_srp.training.layout.model_from_flags import model_of
 from megatron_srp.training.plan import expand_flags
 
 
@@ -301,3 +302,23 @@ def test_every_refusal_is_one_line() -> None:
         with pytest.raises(SrpError) as caught:
             check(flag, *value)
         assert "\n" not in str(caught.value)
+
+
+def test_hybrid_layers_are_the_presets() -> None:
+    argv = expand_flags(["--srp-preset", "debug", "--srp-model-class", "hybrid"])
+    assert argv[argv.index("--hybrid-layer-pattern") + 1] == "*-*-*-*-"
+    assert not [flag for flag in argv if flag.startswith("--num-layers")]
+    assert model_of(look_at(argv)) == model_of(look_at(expand_flags(["--srp-preset", "debug"])))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--hybrid-layer-pattern", "*-"],
+        ["--use-rope-scaling"],
+        ["--num-virtual-stages-per-pipeline-rank", "2"],
+    ],
+)
+def test_flags_that_hybrid_layers_do_not_have(argv: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"--srp-model-class hybrid.*{argv[0]}"):
+        expand_flags(["--srp-preset", "debug", "--srp-model-class", "hybrid", *argv])

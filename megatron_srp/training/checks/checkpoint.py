@@ -8,6 +8,7 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.training.checks.data_record import continue_data, succeed
 from megatron_srp.training.checks.lineage import check_lineage
 from megatron_srp.training.checks.vocabulary import keep_padded_size
+from megatron_srp.training.flags.model_class import num_layers
 from megatron_srp.training.process.repair_tracker import TRACKER
 
 # What determines the shapes of the weights, or their meaning, with the flag of each.
@@ -126,6 +127,10 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:
+    if getattr(saved, "hybrid_layer_pattern", None) and not args.hybrid_layer_pattern:
+        raise UsageError(
+            f"{where} is a checkpoint of a HybridModel, which GPTModel cannot load; pass --srp-model-class hybrid"
+        )
     names = [name for name in _MODEL if hasattr(saved, name) and _value(saved, name) != _value(args, name)]
     if names:
         differing = [f"{_MODEL[name]} {_value(saved, name)} there and {_value(args, name)} here" for name in names]
@@ -146,6 +151,8 @@ def _flag(saved: argparse.Namespace, name: str) -> str:
 
 def _value(args: argparse.Namespace, name: str) -> Any:
     """Without grouped-query attention Megatron's num_query_groups is a meaningless 1: each head has its own."""
+    if name == "num_layers":  # of attention and MLP, which a HybridModel counts one by one
+        return num_layers(args) or args.num_layers
     if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
         return args.num_attention_heads
     return getattr(args, name)

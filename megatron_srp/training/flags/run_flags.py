@@ -5,7 +5,15 @@ import dataclasses
 
 from megatron_srp.training.flags.srp_flags import SrpArguments
 
-RUN_FLAGS = ("srp_preset", "srp_precision", "srp_layout", "srp_sidecar", "srp_allow_new_data", "srp_log")
+RUN_FLAGS = (
+    "srp_preset",
+    "srp_precision",
+    "srp_layout",
+    "srp_sidecar",
+    "srp_allow_new_data",
+    "srp_log",
+    "srp_log_reflections",
+)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -50,6 +50,8 @@ def check_together(args: argparse.Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: pass one kind of data")
     if args.srp_sidecar:
         raise UsageError("--srp-sidecar is for pretraining: conversations have their reflections in the shard already")
+    if args.srp_log_reflections:
+        raise UsageError("--srp-log-reflections is for pretraining data: it cannot be used with --srp-sft")
     if args.srp_sft_epochs is not None and args.srp_sft_epochs < 1:
         raise UsageError(f"--srp-sft-epochs {args.srp_sft_epochs}: must be at least 1")
     if args.srp_sft_epochs is not None and (args.train_iters or args.train_samples):

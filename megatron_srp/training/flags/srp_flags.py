@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from megatron_srp.training.flags.model_class import CLASSES
 from megatron_srp.training.flags.model_preset import FUSED_LOSS
 from megatron_srp.training.flags.precision import PRECISIONS
 from megatron_srp.training.flags.presets import PRESETS
@@ -24,6 +25,14 @@ class SrpArguments:
             "Model size and training recipe, expanded to Megatron's flags; flags given on the command "
             f"line win. One of {', '.join(PRESETS)}.",
             metavar="NAME",
+        ),
+    )
+    srp_model_class: str = dataclasses.field(
+        default="gpt",
+        metadata=_flag(
+            "gpt: Megatron's GPTModel, which it calls deprecated. hybrid: the same layers as its HybridModel, with the "
+            "same losses; a checkpoint of gpt can be loaded into hybrid.",
+            choices=list(CLASSES),
         ),
     )
     srp_sidecar: list[str] | None = dataclasses.field(
@@ -79,6 +88,14 @@ class SrpArguments:
         metadata=_flag(
             "megatron: its own loader. dali: the same batches, prefetched and copied to the GPU by NVIDIA DALI.",
             choices=["megatron", "dali"],
+        ),
+    )
+    srp_log_reflections: bool = dataclasses.field(
+        default=False,
+        metadata=_flag(
+            "Log to TensorBoard and W&B, with Megatron's scalars: the loss on text, the loss on reflections, and the "
+            "share of verdicts that the model would have written right, by verdict.",
+            action="store_true",
         ),
     )
     srp_log: str = dataclasses.field(

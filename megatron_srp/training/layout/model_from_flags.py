@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from megatron_srp.training.flags.model_class import num_layers
 from megatron_srp.training.flags.model_preset import ModelPreset, TrainingRecipe
 from megatron_srp.training.layout.layouts import Layout
 
@@ -31,6 +32,7 @@ SHAPE_FLAGS: dict[str, dict[str, object]] = {
     "--step-batch-size-schedule": {},
     "--tensor-model-parallel-size": {"type": int},
     "--pipeline-model-parallel-size": {"type": int},
+    "--use-rope-scaling": {"action": "store_true"},
     "--num-virtual-stages-per-pipeline-rank": {"type": int},
     "--recompute-granularity": {},
     # Precision.
@@ -50,12 +52,14 @@ SHAPE_FLAGS: dict[str, dict[str, object]] = {
 
 def model_of(args: argparse.Namespace) -> ModelPreset | None:
     """The model's shape, or None if the flags do not set it or describe another kind of model."""
-    sizes = (args.num_layers, args.hidden_size, args.num_attention_heads, args.seq_length)
-    if not all(sizes) or any(_value(args, flag) for flag in UNEVEN):
+    layers = num_layers(args)
+    sizes = (layers, args.hidden_size, args.num_attention_heads, args.seq_length)
+    uneven = [flag for flag in UNEVEN if flag != "--hybrid-layer-pattern"]
+    if layers is None or not all(sizes) or any(_value(args, flag) for flag in uneven):
         return None
     return ModelPreset(
         name=args.srp_preset or "the model",
-        num_layers=args.num_layers,
+        num_layers=layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size or 4 * args.hidden_size,
         num_attention_heads=args.num_attention_heads,

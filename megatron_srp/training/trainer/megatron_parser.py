@@ -8,9 +8,14 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from megatron.core.extensions.transformer_engine import HAVE_TE
-from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+from megatron.training.argument_utils import (
+    gpt_config_from_args,
+    hybrid_config_from_args,
+    pretrain_cfg_container_from_args,
+)
 from megatron.training.arguments import parse_and_validate_args, parse_args, validate_args
 
 from megatron_srp.errors import SrpError, UsageError, explain_parse_error
@@ -59,8 +64,17 @@ def check_arguments(argv: list[str], gpus: int) -> argparse.Namespace:
             # Megatron gets it from its tokenizer later during start-up.
             args.vocab_size = load_tokenizer(args.tokenizer_type, args.tokenizer_model).vocab_size
         # The model's own configuration has rules too.
-        pretrain_cfg_container_from_args(args, gpt_config_from_args(args))
+        pretrain_cfg_container_from_args(args, model_config(args))
     return args
+
+
+def model_config(args: argparse.Namespace) -> Any:
+    """Megatron's configuration of a HybridModel, if the arguments have a pattern of layers, or of a GPTModel."""
+    if args.hybrid_layer_pattern:
+        return hybrid_config_from_args(args)
+    config = gpt_config_from_args(args)
+    config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 does not pass it on: always Llama 3.1's 8
+    return config
 
 
 @contextlib.contextmanager

@@ -10,11 +10,10 @@ from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.dataset_helpers import find_helpers
 
-# They warn at every start about things the user need not act on: the mode it always runs in, GPTModel
-# getting no new features, a deprecated writer that Megatron itself chooses.
+# They warn at every start about things the user need not act on: the mode it always runs in, a deprecated writer that
+# Megatron itself chooses.
 NOISY_MODULES = {
     "megatron.core.rerun_state_machine": logging.ERROR,
-    "megatron.core.models.gpt.gpt_model": logging.ERROR,
     "megatron.core.dist_checkpointing.strategies.torch": logging.ERROR,
 }
 

@@ -6,7 +6,7 @@ import megatron.core
 import torch
 from megatron.core.enums import ModelType
 from megatron.training import get_tokenizer, pretrain
-from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+from megatron.training.argument_utils import pretrain_cfg_container_from_args
 from megatron.training.global_vars import get_tensorboard_writer
 
 from megatron_srp.training.checks import data as shards
@@ -17,6 +17,7 @@ from megatron_srp.training.cpu import checkpoints as cpu_checkpoints
 from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
+from megatron_srp.training.host.reflection_patterns import patterns_of
 from megatron_srp.training.host.register import register
 from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.plan import RunPlan
@@ -28,8 +29,9 @@ from megatron_srp.training.trainer import patches
 from megatron_srp.training.trainer.batch import check_attention
 from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
-from megatron_srp.training.trainer.megatron_parser import parse_arguments
+from megatron_srp.training.trainer.megatron_parser import model_config, parse_arguments
 from megatron_srp.training.trainer.record_readings import record_readings
+from megatron_srp.training.trainer.reflection_log import log_reflections
 
 
 def run(plan: RunPlan, on_cpu: bool) -> None:
@@ -39,9 +41,7 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
     args = parse_arguments(list(plan.flags))
     _check(args)
     _prepare(args, on_cpu)
-    model_config = gpt_config_from_args(args)
-    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19 does not pass it on: always Llama 3.1's 8
-    config = pretrain_cfg_container_from_args(args, model_config)
+    config = pretrain_cfg_container_from_args(args, model_config(args))
     with trainer_errors.explained(args.save):
         pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
     writer = get_tensorboard_writer()
@@ -85,6 +85,8 @@ def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:
         prepare_attention(args)
     else:
         check_attention(args)
+    if args.srp_log_reflections:
+        log_reflections(patterns_of(args))
     if args.srp_dataloader == "dali":
         patches.use_dali(None if on_cpu else args.local_rank)  # Megatron has not chosen the GPU yet
     if on_cpu and not args.async_save:

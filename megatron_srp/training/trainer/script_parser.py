@@ -27,10 +27,12 @@ from megatron_srp.training.cpu.checkpoints import write_checkpoints_in_process
 from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.flags.defaults import add_defaults
 from megatron_srp.training.flags.run_flags import add_run_arguments
+from megatron_srp.training.host.reflection_patterns import patterns_of
 from megatron_srp.training.host.settings import check_resets, reflected_manifests
 from megatron_srp.training.plan import expand_flags
 from megatron_srp.training.process.exits import print_note, rank
 from megatron_srp.training.trainer import patches
+from megatron_srp.training.trainer.reflection_log import log_reflections
 
 _DATA_PATHS = ("data_path", "train_data_path", "valid_data_path", "test_data_path")
 
@@ -81,6 +83,8 @@ def _with_checks(validate: Any, args: argparse.Namespace, *more: Any, **kwargs: 
     validated = validate(args, *more, **kwargs)
     if reads_shards(args):
         record_data(args)
+        if args.srp_log_reflections:
+            log_reflections(patterns_of(args))
     return validated
 
 
