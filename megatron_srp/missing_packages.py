@@ -9,6 +9,7 @@ from megatron_srp.errors import UsageError
 # Packages that only some commands need, by the extra of setup.cfg that brings them.
 EXTRAS = {
     **dict.fromkeys(["httpx", "vllm"], "annotate"),
+    **dict.fromkeys(["model2vec"], "static"),
     **dict.fromkeys(["ray"], "ray"),
     **dict.fromkeys(["prometheus_client", "starlette", "uvicorn"], "serve"),
     **dict.fromkeys(["nvidia", "transformer_engine"], "gpu"),

@@ -25,6 +25,7 @@ from megatron_srp.annotation.extensions import (
 from megatron_srp.errors import GuardError, SrpError, UsageError, did_you_mean
 
 GUARDS = {
+    "small": "small.safetensors",
     "heuristic": "megatron_srp.annotation.guards.heuristic:HeuristicGuard",
     "qwen3guard": "qwen3guard.yaml",
     "llama-guard": "llama_guard.yaml",
@@ -62,10 +63,13 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         return load_cascade(Path(name.removeprefix("cascade:")), load_guard)
     if name.endswith((".yaml", ".yml")) or GUARDS.get(name, "").endswith(".yaml"):
         from megatron_srp.annotation.guards.chat_guard import load_chat_guard
+        from megatron_srp.annotation.guards.classifier import classifier_tree, load_classifier
 
         path = Path(__file__).with_name("guards") / GUARDS[name] if name in GUARDS else Path(name)
+        if (tree := classifier_tree(path)) is not None:
+            return load_classifier(path, tree, options)
         return load_chat_guard(path, options)
-    if name.startswith("front:"):
+    if name.startswith("front:") or name == "small":
         return _load_front(name, options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
@@ -76,11 +80,19 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
 
 
 def _load_front(name: str, options: GuardOptions) -> Guard:
-    from megatron_srp.annotation.guards.small import load_small
+    from megatron_srp.annotation.fronts.front_file import load_front
+    from megatron_srp.annotation.guards.small import SmallGuard
 
-    if options.changed() not in ([], ["threshold"]):
+    path = Path(__file__).with_name("guards") / GUARDS[name] if name in GUARDS else Path(name.removeprefix("front:"))
+    front = load_front(path)
+    allowed = {"threshold"} if front.embedder is None else {"threshold", "model", "engine_options"}
+    if not allowed.issuperset(options.changed()):
         raise UsageError(f"--guard {name} does not accept {', '.join(options.changed_flags())}, only --guard-threshold")
-    return load_small(Path(name.removeprefix("front:")), options.threshold)
+    if front.embedder is None:
+        return SmallGuard(front, path.name.removesuffix(path.suffix), options.threshold)
+    from megatron_srp.annotation.guards.embedding import load_embedding_guard
+
+    return load_embedding_guard(path, front, options)
 
 
 def _outside_target(name: str, also: Sequence[str]) -> str:

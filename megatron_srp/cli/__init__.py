@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "preprocess": Command("preprocess", "data", "write reflections into a corpus: Megatron shards, or sidecars"),
     "annotate": Command("annotate", "data", "judge every segment of a corpus and keep the verdicts"),
+    "train-guard": Command("train_guard", "data", "train a cheap front for a cascade from the verdicts of a store"),
     "calibrate": Command(
         "calibrate", "data", "choose the threshold of a cascade of guards, with a bound on its misses"
     ),

@@ -13,7 +13,7 @@ from megatron_srp.annotation.cascade.bound import Choice, Tally, Target
 from megatron_srp.annotation.cascade.sample import SegmentSample, sample_segments
 from megatron_srp.annotation.cascade.spec import CascadeSpec, write_calibration
 from megatron_srp.annotation.corpus_job.annotator import Annotator
-from megatron_srp.annotation.fronts.front_file import SmallFront, save_front
+from megatron_srp.annotation.fronts.front_file import Front, save_front
 from megatron_srp.annotation.guards.cascade import CascadeGuard
 from megatron_srp.annotation.store.browse import find_corpora
 from megatron_srp.annotation.store.edit import set_verdict
@@ -42,7 +42,7 @@ class Back(Guard):
         return [UNSAFE if "kill" in text else SAFE for text in texts]
 
 
-class Front(Back):
+class Suspicion(Back):
     """Probabilities of harm: high for `suspicious`, otherwise from 0 to 0.2 by the text's length."""
 
     name = "front"
@@ -56,7 +56,7 @@ class Front(Back):
 
 
 def make(threshold=0.5, audit=0.0, suspicious="kill", target=None) -> CascadeGuard:
-    return CascadeGuard(Front(suspicious), Back(), target or Target(0.05), threshold, audit, "my.yaml")
+    return CascadeGuard(Suspicion(suspicious), Back(), target or Target(0.05), threshold, audit, "my.yaml")
 
 
 def annotate(folder, files, guard, workers=1, chunk=20) -> Annotator:
@@ -90,7 +90,7 @@ def test_the_audits_choice_depends_on_the_text_alone():
     again = [one.stage for text in texts[::-1] for one in make(audit=0.1).results([text])][::-1]
     assert whole == again and set(whole) == {"front", "audit"}
     assert 320 < whole.count("audit") < 480
-    other = CascadeGuard(Front("bomb"), make(audit=0.1), Target(), 0.5, 0.1)  # nested: drawn independently
+    other = CascadeGuard(Suspicion("bomb"), make(audit=0.1), Target(), 0.5, 0.1)  # nested: drawn independently
     other.front.constructor_options = {"words": "bomb"}
     other = CascadeGuard(other.front, make(audit=0.1), Target(), 0.5, 0.1)
     nested = [one.stage for one in other.results(texts)]
@@ -102,7 +102,7 @@ def test_a_text_that_the_back_fails_on_has_no_verdict():
         def results(self, texts):
             return [GuardResult(failure="gone") for _ in texts]
 
-    guard = CascadeGuard(Front(), Failing(), Target(), 0.5, 0.0)
+    guard = CascadeGuard(Suspicion(), Failing(), Target(), 0.5, 0.0)
     first, second = guard.results(["kill", "x"])
     assert (first.failure, first.stage) == ("gone", "back") and not second.failure
     with pytest.raises(InputError, match="gone"):
@@ -204,7 +204,7 @@ def test_a_verdict_changed_by_hand_is_no_longer_the_cascades(files, tmp_path):
 
 def make_files(folder, **fields):
     weights = np.random.default_rng(0).integers(-127, 128, 256).astype(np.int8)
-    save_front(SmallFront(weights, 0.0, 0.002), folder / "front.safetensors")
+    save_front(Front(weights, 0.0, 0.002), folder / "front.safetensors")
     tree = {"front": {"guard": f"front:{folder}/front.safetensors"}, "back": {"guard": "heuristic"}}
     (folder / "my.yaml").write_text(json.dumps(tree | {"target": {"miss": 0.3}} | fields))
     return folder / "my.yaml"
@@ -255,7 +255,7 @@ def test_what_a_calibration_was_not_made_for_is_refused(tmp_path):
     path = make_files(tmp_path)
     set_threshold(path, 0.4)
     assert load_guard(f"cascade:{path}").threshold == pytest.approx(0.4)
-    save_front(SmallFront(np.ones(256, np.int8), 0.0, 0.1), tmp_path / "front.safetensors")
+    save_front(Front(np.ones(256, np.int8), 0.0, 0.1), tmp_path / "front.safetensors")
     with pytest.raises(UsageError, match="was calibrated with another front"):
         load_guard(f"cascade:{path}")
     make_files(tmp_path, target={"miss": 0.2})

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from megatron_srp.annotation import GuardOptions, load_guard
 from megatron_srp.annotation.fronts.features import batch_features, score_batch, text_features
-from megatron_srp.annotation.fronts.front_file import SmallFront, load_front, save_front
+from megatron_srp.annotation.fronts.front_file import Front, load_front, save_front
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.errors import InputError, UsageError
 
 TEXTS = st.lists(st.one_of(st.text(max_size=40), st.sampled_from(["", " ", "A b", "a\t\n b", "Über-½", "x" * 9])))
 
 
-def make_front(bits: int = 10, seed: int = 0) -> SmallFront:
+def make_front(bits: int = 10, seed: int = 0) -> Front:
     weights = np.random.default_rng(seed).integers(-127, 128, 1 << bits).astype(np.int8)
-    return SmallFront(weights, -1.0, 0.05, {"trained on": "nothing"})
+    return Front(weights, -1.0, 0.05, {"trained on": "nothing"})
 
 
 @settings(deadline=None, max_examples=300)

@@ -1,11 +1,14 @@
-"""A `small` front as one file: its weights, and a card that says what it was trained on and how good it is.
+"""A front as one file: its weights, and a card that says what it was trained on and how good it is.
 
-The file is a safetensors file with one tensor, `weights` int8[2**bits], and one field of metadata, `srp_front`, a JSON
-object:
+The file is a safetensors file with one tensor, `weights`, and one field of metadata, `srp_front`, a JSON object:
 
     version     1
     features    the revision of the features' definition; another one makes other buckets
-    bias, scale the probability of harm is sigmoid(bias + scale * sum / sqrt(count)), over a text's features
+    bias, scale the probability of harm is sigmoid(bias + scale * score). Of a `small` front, weights are int8[2**bits]
+                and the score is sum / sqrt(count) over a text's features; of another kind, weights are float32[D] and
+                the score is their product with the text's vector
+    embedder    of another kind: what makes the vectors, {kind: encoder or static, model, revision}; else null
+    threshold   the guard calls a text Unsafe from this probability on; a cascade has its own
     card        what it was trained on, accuracy, recall at thresholds, calibration, speed
 """
 
@@ -26,11 +29,12 @@ _KEY = "srp_front"
 
 
 @dataclass(frozen=True, slots=True)
-class SmallFront:
-    """A linear model over hashed words and characters.
+class Front:
+    """A linear model over hashed words and characters, or over vectors of texts.
 
     Attributes:
-        weights: int8[2**bits].
+        weights: int8[2**bits] of hashed features, float32[D] of vectors.
+        embedder: what makes the vectors; None for hashed features.
         card: JSON values, for people.
         revision: short hash of all that its scores depend on.
     """
@@ -39,19 +43,26 @@ class SmallFront:
     bias: float
     scale: float
     card: dict[str, Any] = field(default_factory=dict)
+    threshold: float = 0.5
+    embedder: dict[str, str] | None = None
 
     @property
     def revision(self) -> str:
         numbers = np.array([self.bias, self.scale], "<f8").tobytes()
-        return hashlib.sha256(self.weights.tobytes() + numbers + bytes([FEATURES])).hexdigest()[:12]
+        made_by = self.embedder["revision"].encode() if self.embedder else bytes([FEATURES])
+        return hashlib.sha256(self.weights.tobytes() + numbers + made_by).hexdigest()[:12]
 
     def probabilities(self, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """float32[N] probabilities of harm from int64[N] sums of weights and int64[N] numbers of features."""
-        logits = self.bias + self.scale * sums / np.sqrt(np.maximum(counts, 1))
+        return self.at_scores(sums / np.sqrt(np.maximum(counts, 1)))
+
+    def at_scores(self, scores: np.ndarray) -> np.ndarray:
+        """float32[N] probabilities of harm from float[N] scores."""
+        logits = self.bias + self.scale * scores
         return (1 / (1 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float32)
 
 
-def save_front(front: SmallFront, path: Path) -> None:
+def save_front(front: Front, path: Path) -> None:
     """Write the file atomically; raises OutputError where it cannot be written."""
     from safetensors.numpy import save
 
@@ -60,6 +71,8 @@ def save_front(front: SmallFront, path: Path) -> None:
         "features": FEATURES,
         "bias": front.bias,
         "scale": front.scale,
+        "threshold": front.threshold,
+        "embedder": front.embedder,
         "card": front.card,
     }
     data = save({"weights": front.weights}, {_KEY: json.dumps(header)})
@@ -71,7 +84,7 @@ def save_front(front: SmallFront, path: Path) -> None:
         raise OutputError(f"{path}: {error.strerror}; choose another --out") from None
 
 
-def load_front(path: Path) -> SmallFront:
+def load_front(path: Path) -> Front:
     """Raises InputError where the file is missing, damaged, or of another version."""
     from safetensors import SafetensorError, safe_open
 
@@ -80,11 +93,9 @@ def load_front(path: Path) -> SmallFront:
             header = json.loads((file.metadata() or {})[_KEY])
             weights = file.get_tensor("weights")
         version = (header["version"], header["features"])
-        front = SmallFront(weights, float(header["bias"]), float(header["scale"]), dict(header["card"]))
-        if weights.dtype != np.int8 or weights.ndim != 1 or not 8 <= len(weights).bit_length() - 1 <= 24:
-            raise ValueError(f"weights of {weights.dtype} with {weights.ndim} axes")
-        if len(weights).bit_count() != 1:
-            raise ValueError(f"{len(weights)} weights, which is no power of two")
+        numbers = (float(header[name]) for name in ("bias", "scale"))
+        front = Front(weights, *numbers, dict(header["card"]), float(header["threshold"]), header["embedder"])
+        _check_weights(front)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a front, or damaged ({reason}); make one with `srp train-guard`") from None
@@ -94,3 +105,13 @@ def load_front(path: Path) -> SmallFront:
             f"features {FEATURES}: train it again with `srp train-guard`"
         )
     return front
+
+
+def _check_weights(front: Front) -> None:
+    weights = front.weights
+    if front.embedder is not None:
+        fine = weights.dtype == np.float32 and weights.ndim == 1 and {"kind", "model", "revision"} <= {*front.embedder}
+    else:
+        fine = weights.dtype == np.int8 and weights.ndim == 1 and len(weights) in [1 << bits for bits in range(8, 25)]
+    if not fine:
+        raise ValueError(f"weights {weights.dtype}{list(weights.shape)} do not fit its kind")

@@ -5,7 +5,6 @@ the big guard wherever this one is not sure (`cascade`).
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard, GuardResult, StringArray
 from megatron_srp.annotation.fronts.features import score_batch
-from megatron_srp.annotation.fronts.front_file import SmallFront, load_front
+from megatron_srp.annotation.fronts.front_file import Front
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
 PREFIX = "front:"
 UNSAFE = SafetyLabel(Verdict.UNSAFE)
-_DEFAULT_THRESHOLD = 0.5
 
 
 class SmallGuard(Guard):
@@ -29,14 +27,14 @@ class SmallGuard(Guard):
     Args:
         front: the model.
         name: recorded with its verdicts.
-        threshold: the probability; 0.5 by default.
+        threshold: the probability; by default the front's.
     """
 
-    def __init__(self, front: SmallFront, name: str = "small", threshold: float | None = None) -> None:
+    def __init__(self, front: Front, name: str = "small", threshold: float | None = None) -> None:
         if threshold is not None and not 0 < threshold < 1:
             raise UsageError(f"--guard-threshold {threshold}: pass a probability between 0 and 1")
         self.front, self.name, self.revision = front, name, front.revision
-        self.threshold = threshold or _DEFAULT_THRESHOLD
+        self.threshold = threshold or front.threshold
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,8 +68,3 @@ class SmallGuard(Guard):
     def harm_probabilities_array(self, texts: StringArray) -> np.ndarray:
         array = texts if isinstance(texts, pa.LargeStringArray) else pa.array(texts.to_pylist(), pa.large_string())
         return self.front.probabilities(*score_batch(TextBatch.from_arrow(array), self.front.weights))
-
-
-def load_small(path: Path, threshold: float | None = None) -> SmallGuard:
-    """The guard of a front's file; raises InputError where it is not one."""
-    return SmallGuard(load_front(path), path.name.removesuffix(path.suffix) or "small", threshold)
