@@ -109,7 +109,7 @@ def _pretrain(tour: Tour) -> list[Argv]:
 
 def _compare(tour: Tour) -> list[Argv]:
     out = tour.out
-    return [_module("real.compare", out / "first.pt", out / "hf", out / "pretrain.log", out / "first.json")]
+    return [_module("real.compare", out / "first.pt", out / "hf", out / "first.json")]
 
 
 def _chats(tour: Tour) -> list[Argv]:
