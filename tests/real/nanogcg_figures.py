@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from nanogcg.gcg import GCG, GCGConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def main(folder: str, file: str, out: str) -> None:
     ids = {name: torch.tensor([row]) for name, row in json.loads(Path(file).read_text()).items()}
-    network = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
-    gcg = GCG(network, AutoTokenizer.from_pretrained(folder), GCGConfig(use_prefix_cache=False))
+    # transformers 5 wrote the folder; the version here looks for these two elsewhere.
+    config = AutoConfig.from_pretrained(folder)
+    config.rope_theta = json.loads((Path(folder) / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(Path(folder) / "tokenizer.json"))
+    network = AutoModelForCausalLM.from_pretrained(folder, config=config, torch_dtype=torch.float32).eval()
+    gcg = GCG(network, tokenizer, GCGConfig(use_prefix_cache=False))
     embed = network.get_input_embeddings()
     gcg.target_ids = ids["target"]
     gcg.before_embeds, gcg.after_embeds, gcg.target_embeds = (embed(ids[n]) for n in ("before", "after", "target"))

@@ -1,10 +1,9 @@
 """Megatron's first logits and losses, as record.py kept them, compared with transformers' on the same tokens.
 
-python -m megatron_srp.benchmarks.real.compare RECORDED MODEL LOG OUT
+python -m megatron_srp.benchmarks.real.compare RECORDED MODEL OUT
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from megatron_srp.errors import OutputError, run_command
 # Both compute in fp32 on a CPU, in other orders of summation; bf16 rounds by 4e-3.
 LOGITS_TOLERANCE = 1e-3  # of the largest logit
 LOSS_TOLERANCE = 1e-4  # nats a token
-_LOSS = re.compile(r"iteration +\d+/.*?lm loss: ([\d.]+E[-+]\d+)")
 
 
-def compare(recorded: Path, model: Path, log: Path) -> dict[str, Any]:
+def compare(recorded: Path, model: Path) -> dict[str, Any]:
     """The largest difference of logits, relative to the largest one, and the first losses of both.
 
     Raises:
@@ -26,7 +24,7 @@ def compare(recorded: Path, model: Path, log: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    batches: list[dict[str, torch.Tensor]] = torch.load(recorded)
+    batches: list[dict[str, Any]] = torch.load(recorded)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     with torch.inference_mode():
         expected = network(batches[0]["tokens"][:1]).logits
@@ -35,7 +33,7 @@ def compare(recorded: Path, model: Path, log: Path) -> dict[str, Any]:
     difference = float((ours - expected).abs().max() / expected.abs().max())
     found = {
         "largest_difference_of_logits": difference,
-        "losses": logged_losses(log)[: len(batches)],
+        "losses": [float(batch["loss"]) for batch in batches],
         "losses_of_transformers": theirs,
     }
     if difference > LOGITS_TOLERANCE:
@@ -54,13 +52,8 @@ def _mean_loss(network: Any, batch: dict[str, Any]) -> float:
     return float((losses * mask).sum() / mask.sum())
 
 
-def logged_losses(log: Path) -> list[float]:
-    """The loss of each step."""
-    return [float(loss) for loss in _LOSS.findall(log.read_text(errors="replace"))]
-
-
-def main(recorded: str, model: str, log: str, out: str) -> None:
-    Path(out).write_text(json.dumps(compare(Path(recorded), Path(model), Path(log)), indent=1))
+def main(recorded: str, model: str, out: str) -> None:
+    Path(out).write_text(json.dumps(compare(Path(recorded), Path(model)), indent=1))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m megatron_srp.benchmarks.real.record FILE FLAGS OF TRAINING...
 
-FILE gets the first two batches; with a warmup from zero the first update changes nothing. Of the first one's first
-sequence it gets the logits as well.
+FILE gets the first two batches with their losses; with a warmup from zero the first update changes nothing. Of the
+first one's first sequence it gets the logits as well. (Megatron's log averages the losses of the first two steps.)
 """
 
 import sys
@@ -26,13 +26,16 @@ def main(file: str, *flags: str) -> None:
         if len(batches) == BATCHES:
             return forward_step(data_iterator, model)
         batch = next(data_iterator)
-        batches.append({name: batch[name] for name in _KEPT})
-        if len(batches) == 1:
+        kept = {name: batch[name] for name in _KEPT}
+        if not batches:
             with torch.no_grad():
-                batches[0]["logits"] = model(batch["tokens"][:1], batch["position_ids"][:1], None).float()
+                kept["logits"] = model(batch["tokens"][:1], batch["position_ids"][:1], None).float()
+        losses, loss_function = forward_step(iter([batch]), model)
+        mask = batch["loss_mask"]
+        batches.append(kept | {"loss": float((losses.detach() * mask).sum() / mask.sum())})
         if len(batches) == BATCHES:
             torch.save(batches, file)
-        return forward_step(iter([batch]), model)
+        return losses, loss_function
 
     megatron_api.forward_step = recording
     pretrain.main(list(flags))

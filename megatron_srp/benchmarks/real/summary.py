@@ -1,11 +1,13 @@
 """The figures and answers of the tour, as Markdown."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.benchmarks.real.compare import logged_losses
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+
+_LOSS = re.compile(r"iteration +\d+/.*?lm loss: ([\d.]+E[-+]\d+)")
 
 
 def write_summary(out: Path) -> Path:
@@ -60,6 +62,11 @@ def _evaluation(out: Path) -> str:
 def _seconds(out: Path) -> str:
     files = sorted(out.glob("*.done"), key=lambda file: file.stat().st_mtime)
     return "Seconds: " + ", ".join(f"{file.stem} {file.read_text()}" for file in files) + "."
+
+
+def logged_losses(log: Path) -> list[float]:
+    """The loss of each step."""
+    return [float(loss) for loss in _LOSS.findall(log.read_text(errors="replace"))]
 
 
 def _cell(text: str) -> str:

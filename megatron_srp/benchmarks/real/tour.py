@@ -19,22 +19,11 @@ from megatron_srp.training.checks.devices import LOCAL_LAYERS
 
 Argv = Sequence[object]
 PRETRAIN_STEPS, SFT_STEPS = 20, 20
-_LENGTH, _MICRO_BATCH = ("--seq-length", 256), ("--micro-batch-size", 2)
+_BATCH = ("--seq-length", 256, "--micro-batch-size", 2, "--global-batch-size", 2)
 # A warmup from zero: the first update changes nothing, and two losses are those of the model as it came.
 _SCHEDULE = ("--lr-warmup-iters", 2, "--lr-decay-style", "linear", "--min-lr", 0)
-_LOGS = (
-    "--log-interval",
-    1,
-    "--eval-iters",
-    0,
-    "--eval-interval",
-    1000,
-    "--save-interval",
-    1000,
-    "--srp-log",
-    "brief",
-    "--no-one-logger",
-)
+_SAVING = ("--eval-iters", 0, "--eval-interval", 1000, "--save-interval", 1000)
+_LOGS = (*_SAVING, "--log-interval", 1, "--srp-log", "brief", "--no-one-logger")
 
 
 @dataclass(frozen=True)
@@ -102,14 +91,13 @@ def _prose(tour: Tour) -> list[Argv]:
 def _pretrain(tour: Tour) -> list[Argv]:
     out = tour.out
     data = ("--data-path", out / "prose_text_document", "--split", "1,0,0", "--train-iters", PRETRAIN_STEPS)
-    batch = (*_LENGTH, *_MICRO_BATCH, "--global-batch-size", 2)  # one micro-batch, so that the log has its loss
     run = ("--lr", 5e-5, *_SCHEDULE, "--save", out / "pretrained", "--no-save-optim")
-    return [_module("real.record", out / "first.pt", *_model(tour, "start"), *batch, *data, *run, *_LOGS)]
+    return [_module("real.record", out / "first.pt", *_model(tour, "start"), *_BATCH, *data, *run, *_LOGS)]
 
 
 def _compare(tour: Tour) -> list[Argv]:
     out = tour.out
-    return [_module("real.compare", out / "first.pt", out / "hf", out / "pretrain.log", out / "first.json")]
+    return [_module("real.compare", out / "first.pt", out / "hf", out / "first.json")]
 
 
 def _chats(tour: Tour) -> list[Argv]:
@@ -125,12 +113,9 @@ def _chats(tour: Tour) -> list[Argv]:
 
 def _post_train(tour: Tour) -> list[Argv]:
     out = tour.out
-    model = _model(tour, "pretrained")
-    data, batch = (
-        ("--srp-sft", out / "chats_sft", "--train-iters", SFT_STEPS),
-        (*_LENGTH, *_MICRO_BATCH, "--global-batch-size", 4),
-    )
-    return [_srp("train", *model, *batch, *data, "--lr", 2e-4, *_SCHEDULE, "--save", out / "sft", *_LOGS)]
+    data = ("--srp-sft", out / "chats_sft", "--train-iters", SFT_STEPS)
+    run = ("--lr", 3e-4, *_SCHEDULE, "--save", out / "sft", "--no-save-optim", *_LOGS)
+    return [_srp("train", *_model(tour, "pretrained"), *_BATCH, *data, *run)]
 
 
 def _export(tour: Tour) -> list[Argv]:
