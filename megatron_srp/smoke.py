@@ -46,7 +46,8 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     train = [sys.executable, "-m", "megatron_srp", "train", "--nproc-per-node", "2"]
     train += ["--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
     train += ["--data-path", str(out / "corpus_text_document"), "--train-iters", str(steps), "--log-interval", "1"]
-    train += ["--srp-log-reflections", "--save", str(out / "checkpoints"), "--tensorboard-dir", str(out / "tensorboard")]
+    train += ["--srp-log-reflections", "--tensorboard-dir", str(out / "tensorboard")]
+    train += ["--save", str(out / "checkpoints")]
     return {
         "preparing the corpus with reflections": prepare,
         f"training {steps} steps with tensor parallelism 2": train,

@@ -17,10 +17,11 @@ _KEPT = ("tokens", "labels", "loss_mask")
 def main(file: str, *flags: str) -> None:
     import torch
 
-    from megatron_srp.training import megatron_api, pretrain
+    from megatron_srp.training import pretrain
+    from megatron_srp.training.trainer import run
 
     batches: list[dict[str, Any]] = []
-    forward_step = megatron_api.forward_step
+    forward_step = run.forward_step
 
     def recording(data_iterator: Iterator[dict[str, Any]], model: Any) -> Any:
         if len(batches) == BATCHES:
@@ -37,7 +38,7 @@ def main(file: str, *flags: str) -> None:
             torch.save(batches, file)
         return losses, loss_function
 
-    megatron_api.forward_step = recording
+    run.forward_step = recording
     pretrain.main(list(flags))
 
 
