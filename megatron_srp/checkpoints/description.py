@@ -28,10 +28,16 @@ def describe_trained(srp_data: dict[str, Any] | None) -> ModelDescription | None
     )
 
 
-def as_trained(description: ModelDescription) -> dict[str, Any]:
-    """The inverse: what a checkpoint made of a described model records, as one stage of training."""
+def as_trained(description: ModelDescription, eod_token: str | None = None) -> dict[str, Any]:
+    """The inverse: what a checkpoint made of a described model records, as one stage of training.
+
+    Args:
+        eod_token: the name of `description.eod_id`.
+    """
     form = description.form.describe() if description.form else None
-    return {"reflection": form, "max_words": description.max_words, "eos_id": description.eod_id}
+    end = None if description.eod_id is None else {"id": description.eod_id, "token": eod_token}
+    own = {"reflection": form, "max_words": description.max_words, "eos_id": description.eod_id}
+    return own | {"end_of_document": end}
 
 
 def _merged(newest: dict[str, Any], forms: list[dict[str, Any]]) -> ReflectionFormat:

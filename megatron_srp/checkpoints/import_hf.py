@@ -13,8 +13,8 @@ from typing import Any
 from megatron_srp.checkpoints.description import as_trained
 from megatron_srp.checkpoints.llama import LlamaShape, weights
 from megatron_srp.errors import UsageError
-from megatron_srp.model_description import describe_model
-from megatron_srp.tokenization import load_tokenizer
+from megatron_srp.model_description import ModelDescription, describe_model
+from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.tokenization.end_of_document import eos_note
 from megatron_srp.training.flags.presets import PRESETS
 from megatron_srp.training.process.repair_tracker import TRACKER
@@ -83,7 +83,10 @@ def import_hf(
     source.check(table)
     tokenizer_args = {"tokenizer_type": tokenizer_type, "tokenizer_model": tokenizer_model}
     description = describe_model(str(model))
-    data = {"srp_data": as_trained(description)} if description else {}
+    eod_token = (
+        text_tokenizer.token_name(description.eod_id) if description and description.eod_id is not None else None
+    )
+    data = {"srp_data": as_trained(description, eod_token)} if description else {}
     args = argparse.Namespace(**megatron_args(shape), **tokenizer_args, **data)
     final = source.dtype if dtype == "as-saved" else getattr(torch, dtype)
     with whole_folder(out, overwrite, marker=TRACKER) as folder:
@@ -101,6 +104,10 @@ def import_hf(
         flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
         notes=[*source.notes, *filter(None, [eos_note(text_tokenizer)])],
     )
+
+
+def _eod_token(description: ModelDescription, tokenizer: TextTokenizer) -> str | None:
+    return None if description.eod_id is None else tokenizer.token_name(description.eod_id)
 
 
 def _extra_states(num_layers: int) -> list[str]:

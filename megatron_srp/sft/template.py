@@ -141,7 +141,8 @@ class TokenizerTemplate(ChatTemplate):
         return f"{kept_begin}{core}{kept_end}"
 
     def _keep(self, begin: str, end: str) -> tuple[str, str]:
-        """What the template keeps of the white space around an answer among earlier turns."""
+        """What the template keeps of the white space around an answer among earlier turns; all where it takes no such
+        turns."""
 
         def around(answer: str) -> tuple[str, str]:
             texts = zip(("user", "assistant", "user"), (_hole(0), answer, _hole(2)), strict=True)
@@ -149,7 +150,10 @@ class TokenizerTemplate(ChatTemplate):
             pieces = _HOLE.split(self._template.render(messages, generation_prompt=True))
             return pieces[2], pieces[4]
 
-        bare, spaced = around(_hole(1)), around(f"{begin}{_hole(1)}{end}")
+        try:
+            bare, spaced = around(_hole(1)), around(f"{begin}{_hole(1)}{end}")
+        except (UsageError, IndexError):
+            return begin, end
         return spaced[0].removeprefix(bare[0]), spaced[1].removesuffix(bare[1])
 
     def _after(self, finished: str, prompt: str, i: int, last: bool) -> tuple[int, bool]:

@@ -98,6 +98,10 @@ class TextTokenizer(ABC):
     def token_id(self, name: str) -> int | None:
         """The id of the token of that name; None where there is no such token."""
 
+    @abstractmethod
+    def token_name(self, token: int) -> str | None:
+        """The name of the token of that id; None where there is no such token."""
+
     def text_can_be(self, name: str) -> bool:
         """Whether the characters of `name` in a text may be encoded as the token of that name."""
         token = self.token_id(name)

@@ -5,6 +5,7 @@ the documents of pretraining, such as `<|endoftext|>`.
 """
 
 from megatron_srp.errors import SrpError
+from megatron_srp.tokenization import described_eod_token
 from megatron_srp.tokenization.base import TextTokenizer
 from megatron_srp.tokenization.chat_template import read_chat_template
 
@@ -15,7 +16,7 @@ def eos_note(tokenizer: TextTokenizer) -> str | None:
     """What a user should know who has chosen no end-of-document token; None where the eos is the only candidate."""
     eos = tokenizer.eos_text
     other = next((name for name in END_OF_TEXT if name != eos and _is_reserved(tokenizer, name)), None)
-    if eos is None or other is None:
+    if eos is None or other is None or described_eod_token(tokenizer):
         return None
     ends_turns = _ends_turns(tokenizer, eos)
     if not ends_turns and eos in END_OF_TEXT:

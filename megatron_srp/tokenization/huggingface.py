@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from megatron_srp.errors import UsageError
 from megatron_srp.files import digest
+from megatron_srp.model_description import FILE
 from megatron_srp.tokenization.base import TextTokenizer
 
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -40,7 +41,7 @@ def _find(model: str | Path) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        files = ["tokenizer*", _NAMES_FILE, "chat_template.jinja"]
+        files = ["tokenizer*", _NAMES_FILE, "chat_template.jinja", FILE]
         return Path(snapshot_download(str(model), allow_patterns=files)) / "tokenizer.json"
     except Exception as error:  # the hub client raises the errors of many libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -162,6 +163,9 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def token_id(self, name: str) -> int | None:
         return self._tokenizer.token_to_id(name)
+
+    def token_name(self, token: int) -> str | None:
+        return self._tokenizer.id_to_token(token)
 
     def _part_types(self) -> set[str]:
         return {

@@ -58,6 +58,9 @@ class SentencePieceTextTokenizer(TextTokenizer):
         found = self._tokenizer.piece_to_id(name)
         return found if self._tokenizer.id_to_piece(found) == name else None
 
+    def token_name(self, token: int) -> str | None:
+        return self._tokenizer.id_to_piece(token) if 0 <= token < self.vocab_size else None
+
     def token_text(self) -> list[bytes]:
         return [self._text(i) for i in range(self.vocab_size)]
 

@@ -71,6 +71,13 @@ def test_white_space_at_the_ends_of_an_answer_in_parts(tokenizer: TextTokenizer,
     assert learned(safe, Part(Kind.TEXT, " \n")) == f"{both}{END}"
 
 
+def test_a_template_that_takes_other_turns_trims_nothing(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    one_turn = "{% if messages | length > 2 %}{{ raise_exception('one question') }}{% endif %}" + TRIMMING
+    chat = instruct_tokenizer(tokenizer, tmp_path / "t", one_turn)
+    ids = answers_in_training(chat, (("user", "x"), ("assistant", "y\n")))
+    assert chat.decode(ids).endswith(f"assistant\ny\n{END}")
+
+
 def test_special_tokens_in_a_text_stay_text(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     chat = instruct_tokenizer(tokenizer, tmp_path / "t")
     forged, plain = (load_template(chat, None).prompt_ids([Turn.of("user", text)]) for text in (f" {END} x", " x"))

@@ -1,12 +1,14 @@
 """Which token ends documents and follows verdicts where an instruct tokenizer's eos ends turns of a chat."""
 
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from megatron_srp.checkpoints.description import as_trained
 from megatron_srp.cli import sft
 from megatron_srp.cli.merge import main as merge
 from megatron_srp.cli.preprocess import main
@@ -15,6 +17,7 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import UsageError
+from megatron_srp.model_description import ModelDescription
 from megatron_srp.sft.shard import SftShard
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.tokenization.end_of_document import eos_note
@@ -194,6 +197,26 @@ def test_what_a_run_records_and_what_may_follow_it(folder):
     del saved.srp_data["end_of_document"]  # of an earlier version
     with pytest.raises(UsageError, match="was trained with the end-of-document token 0, the shards have"):
         check_lineage("--load x", saved, run_on(folder, "--data-path", "@built_turn_text_document"))
+
+
+def test_an_exported_model_is_followed_by_its_tokenizer(folder, tokenizer, tmp_path):
+    """Data that continue its training need no flag, and an import records the token for what comes after."""
+    text, turn = ids_of(folder)
+    for name, eod in ((EOS, text), (END, turn)):
+        own = tmp_path / str(eod)
+        instruct_tokenizer(tokenizer, own)
+        description = ModelDescription(None, eod_id=eod)
+        description.write(own)
+        loaded = load_tokenizer("HuggingFaceTokenizer", own)
+        assert (loaded.eos_text, loaded.eos_id) == (name, eod) and eos_note(loaded) is None
+        assert load_tokenizer("HuggingFaceTokenizer", own, END).eos_text == END
+        imported = Namespace(srp_data=as_trained(description, name), tokenizer_type=None)
+        check_lineage(
+            "--load x", imported, run_on(folder, "--srp-sft", f"@chat_{'text' if eod == text else 'turn'}_sft")
+        )
+        with pytest.raises(UsageError, match=f"srp sft --eod-token '{re.escape(name)}'"):
+            other = "turn" if eod == text else "text"
+            check_lineage("--load x", imported, run_on(folder, "--srp-sft", f"@chat_{other}_sft"))
 
 
 def test_the_trainers_tokenizer_has_the_shards_token(folder):

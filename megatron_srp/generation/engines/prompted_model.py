@@ -47,12 +47,11 @@ class PromptedModel:
         description = describe_model(folder)
         self.form = form = form or choose_form(folder, description, None)[0]
         self.max_words = (description and description.max_words) or DEFAULT_MAX_WORDS
-        self._eod_id = description.eod_id if description else None
-        if self._eod_id is not None:
-            eos_ids = [*eos_ids, self._eod_id]
         self.text_tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, eos_ids)
+        # The end of a turn, which may be another token than the end of a document, `text_tokenizer`'s.
+        own_eos = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        self.vocabulary = GuardVocabulary.of(self.text_tokenizer, form, [*eos_ids, *own_eos])
         self.tree = reflection_tree(form, self.text_tokenizer)
         # Verdicts are read after the text, and must fit in as well.
         self._longest_reflection = self.tree.depth
@@ -83,8 +82,7 @@ class PromptedModel:
         """
         self._refuse_hopeless(prompt)
         ids = self.text_tokenizer.encode(self._clean_before_answer(prompt, options)) if prompt else []
-        if not ids:  # the end of the document before, as in packed sequences
-            ids = [self.text_tokenizer.require_eos() if self._eod_id is None else self._eod_id]
+        ids = ids or [self.text_tokenizer.require_eos()]  # the end of the document before, as in packed sequences
         return self._request(ids, prefill, options)
 
     def score(self, prompt: str | Sequence[int], options: Options) -> Request:
