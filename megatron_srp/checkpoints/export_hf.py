@@ -125,12 +125,7 @@ def _tokenizer(args: Any, model: str | None) -> TextTokenizer:
 
 def _check_tensors(source: "MegatronCheckpoint", table: list[Weight]) -> None:
     """Refuse a checkpoint with weights that are not in the table, or a vocabulary smaller than the tokenizer's."""
-    known = {weight.megatron for weight in table}
-    known |= {
-        weight.megatron.replace("decoder.layers.", f"decoder.layers.{weight.layer}.", 1)
-        for weight in table
-        if weight.layer is not None
-    }
+    known = {source.stored(weight.megatron, weight.layer)[0] for weight in table}
     left = sorted(set(source.tensors) - known)
     if left:
         raise InputError(f"{source.folder}: cannot be exported as a Llama, which has no {', '.join(left[:3])}")

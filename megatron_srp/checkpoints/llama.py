@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import InputError
+from megatron_srp.training.flags.model_class import num_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,10 +81,12 @@ def shape_of_megatron(args: argparse.Namespace, vocab_size: int, where: str) -> 
     """The shape that a checkpoint's arguments describe; raises InputError when it is not a Llama."""
     for name, (allowed, llama) in _MEGATRON_LIMITS.items():
         value = getattr(args, name, allowed[0])
+        if name == "hybrid_layer_pattern" and num_layers(args) is not None:  # the same layers, counted one by one
+            continue
         if value not in allowed:
             raise InputError(f"{where}: cannot be exported as a Llama, which has {llama}; here {name} is {value!r}")
     return LlamaShape(
-        num_layers=args.num_layers,
+        num_layers=num_layers(args) or args.num_layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
         num_attention_heads=args.num_attention_heads,

@@ -58,6 +58,9 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+_FINAL_NORM, _HYBRID_FINAL_NORM = "decoder.final_layernorm.weight", "decoder.final_norm.weight"
+
+
 class MegatronCheckpoint:
     """A distributed checkpoint, whatever layout wrote it.
 
@@ -128,14 +131,26 @@ class MegatronCheckpoint:
         return tuple(self.tensors[name].size)[layer is not None :]
 
     def _locate(self, name: str, layer: int | None) -> tuple[str, int | None]:
-        # Layers that differ (in heterogeneous models) are stored one by one.
+        stored, layer = self.stored(name, layer)
+        if stored not in self.tensors:
+            raise InputError(f"{self.folder}: has no {name}; is this the checkpoint of a GPT model?")
+        return stored, layer
+
+    def stored(self, name: str, layer: int | None) -> tuple[str, int | None]:
+        """The tensor with GPTModel's name in this checkpoint, and which of a stack; it need not be there."""
+        # Layers that differ (in heterogeneous and hybrid models) are stored one by one.
         if layer is not None and name not in self.tensors:
-            own = name.replace("decoder.layers.", f"decoder.layers.{layer}.", 1)
+            own = name.replace("decoder.layers.", f"decoder.layers.{self._number(name, layer)}.", 1)
             if own in self.tensors:
                 return own, None
-        if name not in self.tensors:
-            raise InputError(f"{self.folder}: has no {name}; is this the checkpoint of a GPT model?")
+        if name == _FINAL_NORM and name not in self.tensors:
+            name = _HYBRID_FINAL_NORM
         return name, layer
+
+    def _number(self, name: str, layer: int) -> int:
+        """A HybridModel counts attention and MLP one by one."""
+        hybrid = getattr(self.args, "hybrid_layer_pattern", None)
+        return 2 * layer + (".mlp." in name) if hybrid else layer
 
 
 class _Into(DefaultLoadPlanner):

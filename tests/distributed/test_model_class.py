@@ -1,7 +1,8 @@
-"""`--srp-model-class hybrid`: HybridModel has GPTModel's losses, and continues its checkpoints."""
+"""`--srp-model-class hybrid`: HybridModel has GPTModel's losses and exports, and continues its checkpoints."""
 
 from pathlib import Path
 
+from megatron_srp.checkpoints.export_hf import export_hf
 from tests.distributed.jobs import Corpus, Forkserver, Run
 
 STEPS = ["--train-iters", "6", "--save-interval", "3", "--tensor-model-parallel-size", "2"]
@@ -20,6 +21,10 @@ def test_losses_and_a_change_of_class(corpus: Corpus, forkserver: Forkserver, tm
     third = forkserver.run(2, [*argv, *HYBRID, *changed.flags, *gpt.resume(3)])
     assert third.codes == [0, 0], third.log
     assert changed.losses() == {step: loss for step, loss in gpt.losses().items() if step > 3}
+    export_hf(gpt.folder / "checkpoints", tmp_path / "of-gpt")
+    export_hf(hybrid.folder / "checkpoints", tmp_path / "of-hybrid")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "of-gpt" / name).read_bytes() == (tmp_path / "of-hybrid" / name).read_bytes()
     back = forkserver.run(2, [*argv, *Run(tmp_path / "back").flags, *hybrid.resume(3)])
     assert back.codes[0] == 2
     assert "is a checkpoint of a HybridModel, which GPTModel cannot load" in back.log

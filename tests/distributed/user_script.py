@@ -35,7 +35,7 @@ def build_datasets(num_samples, vp_stage=None):
     return BlendedMegatronDatasetBuilder(GPTDataset, num_samples, reads_data, config).build()
 
 
-build_datasets.is_distributed = True
+build_datasets.is_distributed = True  # type: ignore[attr-defined]
 
 
 def loss_function(loss_mask, losses):

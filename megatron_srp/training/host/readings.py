@@ -14,8 +14,10 @@ from megatron_srp.errors import InputError, UsageError
 
 NAME = "srp-readings.jsonl"
 # Of Megatron's dataset configuration: what the order of the samples depends on.
-CONFIG_FIELDS = ("random_seed", "sequence_length", "blend", "blend_per_split", "split", "mid_level_dataset_surplus")
-CONFIG_FIELDS += ("add_extra_token_to_sequence", "full_validation", "multiple_validation_sets")
+CONFIG_FIELDS = (
+    *("random_seed", "sequence_length", "blend", "blend_per_split", "split", "mid_level_dataset_surplus"),
+    *("add_extra_token_to_sequence", "full_validation", "multiple_validation_sets"),
+)
 
 
 @dataclass(frozen=True)

@@ -47,4 +47,4 @@ def _load(compiled: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.modules[NAME] = megatron.core.datasets.helpers_cpp = module  # type: ignore[attr-defined]
+    sys.modules[NAME] = megatron.core.datasets.helpers_cpp = module

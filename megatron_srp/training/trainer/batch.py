@@ -20,8 +20,10 @@ from megatron.training.utils import is_first_or_last_pipeline_stage
 
 from megatron_srp.errors import UsageError
 
-READ = ("tokens", "labels", "loss_mask", "attention_mask", "position_ids", "cu_seqlens", "cu_seqlens_padded")
-READ += ("max_seqlen", "local_cp_size")
+READ = (
+    *("tokens", "labels", "loss_mask", "attention_mask", "position_ids"),
+    *("cu_seqlens", "cu_seqlens_padded", "max_seqlen", "local_cp_size"),
+)
 PASSED_ON = ("position_ids", "attention_mask", "labels", "loss_mask")
 
 

@@ -29,7 +29,7 @@ def record_readings() -> None:
         if rank() == 0 and save and "://" not in save and reads_sidecars(cls) and sizes[0]:
             append_reading(Path(save), _describe(get_args(), sizes, config))
 
-    BlendedMegatronDatasetBuilder.__init__ = init  # type: ignore[method-assign]
+    BlendedMegatronDatasetBuilder.__init__ = init
 
 
 def _describe(args: Any, sizes: Any, config: Any) -> Reading:

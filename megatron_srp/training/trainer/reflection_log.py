@@ -51,7 +51,7 @@ def log_reflections(patterns: Patterns) -> None:
             _write(log.take(), iteration)
         return plain_log(*args, **kwargs)
 
-    LanguageModule.compute_language_model_loss = loss  # type: ignore[method-assign]
+    LanguageModule.compute_language_model_loss = loss
     training.training_log = log_step
 
 
