@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema"),
     ("files", "missing_packages"),
+    ("remote",),
     (
         "whole_folder",
         "terminal",
