@@ -16,6 +16,7 @@ LAYERS = [
     (
         "whole_folder",
         "terminal",
+        "unicode_classes",
         "segmentation",
         "reflection",
         "model_description",
