@@ -226,8 +226,8 @@ def segment_text(text: str, max_words: int = DEFAULT_MAX_WORDS) -> list[Segment]
             by_words = ends[min(i + max_words, len(words)) - 1]
             limit = min(by_bytes, by_words)
             if limit < ends[-1]:
-                cut = _last_in(sentences, first, limit) or _last_in(ends, first, limit)
-                cut = cut or _last_cluster(text, first, limit)
+                found = _last_in(sentences, first, limit) or _last_in(ends, first, limit)
+                cut = found or _last_cluster(text, first, limit)
         segments.append(Segment(start, cut))
         start = cut
     return segments

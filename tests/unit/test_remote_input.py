@@ -220,17 +220,17 @@ def test_a_stopped_run_resumes_unless_the_object_has_changed(place, hub, store, 
         make(source, tmp_path / "changed", flags, "--chunk-documents", "50")
 
 
-def test_an_object_replaced_while_it_is_read_is_noticed(store, flags, tmp_path):
-    (file,) = expand_inputs([f"s3://{BUCKET}/data/CC/part-1.jsonl"])
-    stream = file.open()
+def test_an_object_replaced_while_it_is_read_is_noticed(store):
+    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[:1]) * 2000)
+    (file,) = expand_inputs([f"s3://{BUCKET}/replaced.jsonl"])
+    stream = file.open("rb")
     stream.read(10)
-    store.put_object(Bucket=BUCKET, Key="data/CC/part-1.jsonl", Body=jsonl(TEXTS[:50]) * 20)
-    stream.seek(file.size - 5)
-    stream._buffer = b""
+    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[1:2]) * 3000)
+    stream.seek(100_000)  # beyond what was fetched with the first bytes
     with pytest.raises(InputError, match="changed while it was read"):
         stream.read(5)
     with pytest.raises(InputError, match="changed since this run began"):
-        file.open()
+        file.open("rb")
 
 
 @pytest.mark.parametrize(
