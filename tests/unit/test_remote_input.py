@@ -221,11 +221,11 @@ def test_a_stopped_run_resumes_unless_the_object_has_changed(place, hub, store, 
 
 
 def test_an_object_replaced_while_it_is_read_is_noticed(store):
-    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[:1]) * 2000)
+    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[:40]) * 100)
     (file,) = expand_inputs([f"s3://{BUCKET}/replaced.jsonl"])
     stream = file.open("rb")
     stream.read(10)
-    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[1:2]) * 3000)
+    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[1:41]) * 100)
     stream.seek(100_000)  # beyond what was fetched with the first bytes
     with pytest.raises(InputError, match="changed while it was read"):
         stream.read(5)
