@@ -137,7 +137,7 @@ class _Stream(io.RawIOBase):
         return self._buffer_at + len(self._buffer)
 
     def _fetch(self, begin: int, end: int) -> None:
-        continues = self._buffer_at <= begin <= self._buffer_end
+        continues = bool(self._buffer) and self._buffer_at <= begin <= self._buffer_end
         self._ahead = min(2 * self._ahead, _MOST_AHEAD) if continues else _FIRST_AHEAD
         there = self._buffer[begin - self._buffer_at :] if continues else b""
         missing = begin + len(there)
