@@ -1,6 +1,6 @@
 """Classes of characters from Unicode's tables, for sentence ends and grapheme clusters (Unicode Standard Annex 29).
 
-`unicode_classes.txt` has them by ranges; tools/make_unicode_classes.py writes it.
+`unicode_classes.txt` has them by ranges; the repository has the script that makes it, make_unicode_classes.py.
 """
 
 from array import array
