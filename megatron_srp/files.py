@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -136,7 +136,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def file_fingerprint(path: Path) -> str:
+class Readable(Protocol):
+    """A `Path`, or a file elsewhere that can be read like one."""
+
+    def stat(self) -> Any: ...
+
+    def open(self, mode: Any = ..., /) -> Any: ...
+
+
+def file_fingerprint(path: Readable) -> str:
     """A hash of a file's size, beginning and end: equal for copies, whatever their name and date."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -10,6 +10,8 @@ from megatron_srp.errors import UsageError
 EXTRAS = {
     **dict.fromkeys(["httpx", "vllm"], "annotate"),
     **dict.fromkeys(["model2vec"], "static"),
+    **dict.fromkeys(["s3fs"], "s3"),
+    **dict.fromkeys(["gguf"], "gguf"),
     **dict.fromkeys(["ray"], "ray"),
     **dict.fromkeys(["prometheus_client", "starlette", "uvicorn"], "serve"),
     **dict.fromkeys(["nvidia", "transformer_engine"], "gpu"),

@@ -10,10 +10,14 @@ without spaces is a single word). Within that limit it is cut at
 
 1. the last sentence end; else
 2. the last word end; else (one endless word)
-3. the limit itself, between two characters.
+3. the limit itself, between two grapheme clusters (between two characters where one cluster exceeds the limit).
 
 A cut lies directly after a word, so that whitespace opens the next segment: byte-level BPE and
 SentencePiece attach a space to the word after it, and a cut there splits no token.
+
+Sentences end as in Unicode Standard Annex 29, by its classes of characters (`unicode_classes`), with three differences
+that suit web text: ASCII stops count at the end of a word only, abbreviations and initials are known, and a line break
+ends a sentence.
 """
 
 import re
@@ -23,6 +27,7 @@ from itertools import accumulate
 
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import Segment
+from megatron_srp.unicode_classes import Cluster, Sentence, cluster_class, sentence_class
 
 DEFAULT_MAX_WORDS = 100  # the most robust interval of the paper's ablation (Table 11)
 BYTES_PER_WORD = 16  # English needs about 6
@@ -86,14 +91,11 @@ ABBREVIATIONS = frozenset(
     ]
 )
 
-_OPENING = "\"'([{“‘«"
-_CLOSING = "\"')\\]}”’»"
-_CJK_CLOSING = "」』）”’"
-_CJK_END = "。！？"
 _WORD = re.compile(f"[^{WHITESPACE}]+")
-_CJK_STOP = re.compile(f"[{_CJK_END}][{_CJK_END}{_CJK_CLOSING}]*")
-_STOP = re.compile(f"([.!?…])[{_CLOSING}]*$")
-_LOWERCASE = re.compile("[a-z]")
+# A text as the classes of its characters, a letter for each, in which sentence ends are easy to describe.
+_LETTERS = dict(zip(Sentence, "-TFSCOXULN", strict=True))
+_END_ANYWHERE = re.compile("(?:T|F(?![ULN]))[TFSCX]*")
+_END_OF_WORD = re.compile("S[COX]*$")
 
 
 def check_max_words(max_words: int) -> int:
@@ -103,38 +105,94 @@ def check_max_words(max_words: int) -> int:
     return max_words
 
 
-def _ends_sentence(word: str, space: str, following: str) -> bool:
-    """Whether `word`, followed by the whitespace `space` and the character `following`, ends a sentence."""
-    lowercase_follows = _LOWERCASE.match(following) is not None
+def _letters(text: str) -> str:
+    return "".join(_LETTERS[sentence_class(character)] for character in text)
+
+
+def _ends_sentence(word: str, classes: str, space: str, following: str) -> bool:
+    """Whether `word` of these `classes`, followed by whitespace and a character of the class `following`, ends a
+    sentence."""
     newlines = space.count("\n")
-    if not following or newlines > 1 or (newlines == 1 and not lowercase_follows):
+    if not following or newlines > 1 or (newlines == 1 and following != "L"):
         return True
-    stop = _STOP.search(word)
-    if stop is None or lowercase_follows:
+    stop = _END_OF_WORD.search(classes)
+    if stop is None or following == "L":
         return False
-    if stop[1] != ".":
+    if word[stop.start()] != ".":
         return True
-    bare = word[: stop.start()].lstrip(_OPENING)
-    is_initial = len(bare) == 1 and bare.isascii() and bare.isalpha()
-    is_list_number = len(bare) <= 2 and bare.isascii() and bare.isdigit()
+    start = len(classes) - len(classes.lstrip("CO"))
+    bare, kinds = word[start : stop.start()], classes[start : stop.start()]
+    is_initial, is_list_number = kinds in ("U", "L"), kinds in ("N", "NN")
     return not (is_initial or is_list_number or "." in bare or bare.lower() in ABBREVIATIONS)
 
 
 def sentence_ends(text: str) -> list[int]:
     """Character offsets at which a sentence ends, ascending; the last word's end is always one."""
-    ends = [m.end() for m in _CJK_STOP.finditer(text)]
+    classes = _letters(text)
+    ends = [m.end() for m in _END_ANYWHERE.finditer(classes)]
     words = [m.span() for m in _WORD.finditer(text)]
     next_starts = [start for start, _ in words[1:]] + [len(text)]
-    for (start, end), next_start in zip(words, next_starts, strict=False):
-        if _ends_sentence(text[start:end], text[end:next_start], text[next_start : next_start + 1]):
+    for (start, end), following in zip(words, next_starts, strict=False):
+        if _ends_sentence(text[start:end], classes[start:end], text[end:following], classes[following : following + 1]):
             ends.append(end)
     return sorted(set(ends))
+
+
+def cluster_ends(text: str) -> list[int]:
+    """Character offsets at which a grapheme cluster of a text without line breaks ends (UAX 29, GB3 to GB999)."""
+    kinds = [cluster_class(character) for character in text]
+    ends, linked, regional, pictograph = [], False, 0, 0
+    for i, kind in enumerate(kinds):
+        joined = (
+            _joins(kinds[i - 1], kind)
+            or (linked and kind is Cluster.CONSONANT)  # GB9c
+            or (pictograph == 2 and kind is Cluster.PICTOGRAPH)  # GB11; 2: after its joiner
+            or (regional % 2 == 1 and kind is Cluster.REGIONAL)  # GB12, GB13
+        )
+        if i and not joined:
+            ends.append(i)
+        linked = kind in _LINKERS or (linked and kind in (Cluster.EXTEND, Cluster.ZWJ))
+        regional = regional + 1 if kind is Cluster.REGIONAL else 0
+        if kind is Cluster.PICTOGRAPH:
+            pictograph = 1
+        elif kind is Cluster.ZWJ:
+            pictograph = 2 * (pictograph == 1)
+        else:
+            pictograph = int(pictograph == 1 and kind in _EXTENDS)
+    return [*ends, len(text)] if text else []
+
+
+_LINKERS = (Cluster.LINKER, Cluster.FIRST_LINKER)
+_EXTENDS = (Cluster.EXTEND, Cluster.OTHER_EXTEND, Cluster.LINKER)
+_HANGUL = {
+    Cluster.L: (Cluster.L, Cluster.V, Cluster.LV, Cluster.LVT),
+    **dict.fromkeys((Cluster.LV, Cluster.V), (Cluster.V, Cluster.T)),
+    **dict.fromkeys((Cluster.LVT, Cluster.T), (Cluster.T,)),
+}
+
+
+def _joins(before: Cluster, kind: Cluster) -> bool:
+    """Whether a cluster goes on between two characters of these classes, whatever is before them."""
+    if Cluster.CONTROL in (before, kind):  # GB4, GB5
+        return False
+    return (
+        kind in (*_EXTENDS, Cluster.ZWJ, Cluster.SPACING_MARK)  # GB9, GB9a
+        or before is Cluster.PREPEND  # GB9b
+        or kind in _HANGUL.get(before, ())  # GB6 to GB8
+    )
 
 
 def _last_in(positions: Sequence[int], after: int, upto: int) -> int | None:
     """The largest of the ascending `positions` in (after, upto], if there is one."""
     i = bisect_right(positions, upto) - 1
     return positions[i] if i >= 0 and positions[i] > after else None
+
+
+def _last_cluster(text: str, first: int, limit: int) -> int:
+    """The last end of a cluster in (first, limit], where `first` begins one; else `limit`."""
+    more = text[first : limit + 1]  # with the character after it: does it continue the last cluster?
+    ends = [first + end for end in cluster_ends(more) if first + end <= limit]
+    return ends[-1] if ends else limit
 
 
 def segment_text(text: str, max_words: int = DEFAULT_MAX_WORDS) -> list[Segment]:
@@ -168,7 +226,8 @@ def segment_text(text: str, max_words: int = DEFAULT_MAX_WORDS) -> list[Segment]
             by_words = ends[min(i + max_words, len(words)) - 1]
             limit = min(by_bytes, by_words)
             if limit < ends[-1]:
-                cut = _last_in(sentences, first, limit) or _last_in(ends, first, limit) or limit
+                found = _last_in(sentences, first, limit) or _last_in(ends, first, limit)
+                cut = found or _last_cluster(text, first, limit)
         segments.append(Segment(start, cut))
         start = cut
     return segments

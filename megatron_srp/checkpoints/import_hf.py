@@ -53,7 +53,7 @@ def import_hf(
     """Write the model in the folder `model` as a checkpoint of Megatron.
 
     Args:
-        model: a folder with config.json and safetensors.
+        model: a folder with config.json and safetensors, or a GGUF file, whose tokenizer goes into OUT/tokenizer.
         out: folder to write, whole or not at all.
         dtype: of the checkpoint, one of `DTYPES`.
         tokenizer: the tokenizer for training, if not the model's own: one with added tokens (such as
@@ -70,26 +70,30 @@ def import_hf(
 
     import torch
 
+    from megatron_srp.checkpoints.gguf_file import GGUFWeights, is_gguf, write_tokenizer
     from megatron_srp.checkpoints.hf_weights import HFWeights
     from megatron_srp.checkpoints.megatron_writer import write_checkpoint
 
-    source = HFWeights(model)
-    tokenizer_model = tokenizer or str(model)
+    packed = is_gguf(model)
+    source = GGUFWeights(model) if packed else HFWeights(model)
+    tokenizer_model = tokenizer or str(out / "tokenizer" if packed else model)
     tokenizer_type = "SentencePieceTokenizer" if tokenizer_model.endswith(".model") else "HuggingFaceTokenizer"
-    text_tokenizer = load_tokenizer(tokenizer_type, tokenizer_model)
-    vocab_size = max(source.shape.vocab_size, text_tokenizer.vocab_size)
-    shape = dataclasses.replace(source.shape, vocab_size=vocab_size)
-    table = weights(shape)
-    source.check(table)
-    tokenizer_args = {"tokenizer_type": tokenizer_type, "tokenizer_model": tokenizer_model}
-    description = describe_model(str(model))
-    eod_token = (
-        text_tokenizer.token_name(description.eod_id) if description and description.eod_id is not None else None
-    )
-    data = {"srp_data": as_trained(description, eod_token)} if description else {}
-    args = argparse.Namespace(**megatron_args(shape), **tokenizer_args, **data)
     final = source.dtype if dtype == "as-saved" else getattr(torch, dtype)
     with whole_folder(out, overwrite, marker=TRACKER) as folder:
+        unpacked = str(write_tokenizer(model, folder / "tokenizer")) if packed and not tokenizer else tokenizer_model
+        text_tokenizer = load_tokenizer(tokenizer_type, unpacked)
+        note = eos_note(text_tokenizer)
+        description = None if packed else describe_model(str(model))
+        ends = description.eod_id if description else None
+        eod_token = None if ends is None else text_tokenizer.token_name(ends)
+        data = {"srp_data": as_trained(description, eod_token)} if description else {}
+        vocab_size = max(source.shape.vocab_size, text_tokenizer.vocab_size)
+        shape = dataclasses.replace(source.shape, vocab_size=vocab_size)
+        table = weights(shape)
+        source.check(table)
+        args = argparse.Namespace(
+            **megatron_args(shape), tokenizer_type=tokenizer_type, tokenizer_model=tokenizer_model, **data
+        )
         write_checkpoint(
             folder / "release", table, source.megatron, final, args, shape.num_layers, _extra_states(shape.num_layers)
         )
@@ -102,7 +106,7 @@ def import_hf(
         new_tokens=vocab_size - source.shape.vocab_size,
         # Not --load, which would override that of a resumed run and start it from scratch.
         flags=model_flags(shape) + tokenizer_flags + ["--pretrained-checkpoint", str(out)],
-        notes=[*source.notes, *filter(None, [eos_note(text_tokenizer)])],
+        notes=[*source.notes, *filter(None, [note])],
     )
 
 

@@ -1,9 +1,8 @@
 """`srp annotate`: judge every segment of a corpus once."""
 
 import argparse
-from pathlib import Path
 
-from megatron_srp.cli import corpus_flags, guard_flags
+from megatron_srp.cli import corpus_flags, guard_flags, work_folder
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
@@ -26,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     guard_flags.add_guard_flags(parser)
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--store", required=True, metavar="DIR", help="folder of the annotation store")
+    add("--store", required=True, metavar="DIR", help="folder of the annotation store, or s3://BUCKET/FOLDER")
+    work_folder.add_work_dir(output)
     add(
         "--chunk-documents",
         type=int,
@@ -67,30 +67,31 @@ def main(argv: list[str]) -> int:
     files = InputFiles.from_args(args)
     guard = guard_flags.guard_from_args(args)
     try:
-        store = AnnotationStore.create(Path(args.store), {**guard.settings, "max_words": args.max_words})
-        with ProgressDisplay() as display:
-            job = Annotator(
-                files,
-                store,
-                guard,
-                args.max_words,
-                key=key,
-                chunk_documents=args.chunk_documents,
-                skip_errors=args.on_error == "skip",
-                workers=args.workers or guard.preferred_workers,
-                failures=FailureLog(args.max_failure_rate),
-                report=display.update,
-                warn=display.warn,
-            )
-            try:
-                job.run(args.retry_failed)
-            except SrpError:
-                if job.progress.documents:
-                    print_report(job)
-                raise
-        print_report(job)
+        with work_folder.mirrored_store(args) as folder:
+            store = AnnotationStore.create(folder, {**guard.settings, "max_words": args.max_words})
+            with ProgressDisplay() as display:
+                job = Annotator(
+                    files,
+                    store,
+                    guard,
+                    args.max_words,
+                    key=key,
+                    chunk_documents=args.chunk_documents,
+                    skip_errors=args.on_error == "skip",
+                    workers=args.workers or guard.preferred_workers,
+                    failures=FailureLog(args.max_failure_rate),
+                    report=display.update,
+                    warn=display.warn,
+                )
+                try:
+                    job.run(args.retry_failed)
+                except SrpError:
+                    if job.progress.documents:
+                        print_report(job)
+                    raise
+            print_report(job)
     finally:
         guard.close()
-    print(f"wrote {store.folder}")
-    next_step(f"srp preprocess --store {store.folder} --input ... writes the shards with these verdicts")
+    print(f"wrote {args.store}")
+    next_step(f"srp preprocess --store {args.store} --input ... writes the shards with these verdicts")
     return 0

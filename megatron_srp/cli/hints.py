@@ -2,7 +2,7 @@
 
 import argparse
 
-from megatron_srp.cli import corpus_flags
+from megatron_srp.cli import corpus_flags, work_folder
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 
 DESCRIPTION = """
@@ -18,7 +18,13 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("input and output")
     corpus_flags.add_corpus_flags(group, "the files that were annotated, with the same names")
     add = group.add_argument
-    add("--store", required=True, metavar="DIR", help="folder of the annotation store, to which the hints are added")
+    add(
+        "--store",
+        required=True,
+        metavar="DIR",
+        help="folder of the annotation store, or s3://BUCKET/FOLDER, to which the hints are added",
+    )
+    work_folder.add_work_dir(group)
     corpus_flags.add_partition_flags(group)
     chat = parser.add_argument_group("chat model")
     add = chat.add_argument
@@ -55,16 +61,17 @@ def main(argv: list[str]) -> int:
     from megatron_srp.corpus.input_files import InputFiles
 
     files = InputFiles.from_args(args)
-    store = AnnotationStore(args.store)
-    client = EndpointClient(args.endpoint, Limits(args.workers))
-    writer = HintWriter(client, args.model, args.max_tokens)
-    job = HintJob(files, store, writer, key, args.max_failure_rate)
-    try:
-        job.run()
-    finally:
-        client.close()
-        for name, count in sorted((job.counts + client.incidents).items()):
-            print(f"{name:<32} {count:,}")
-    print(f"wrote {store.folder}/hints")
-    next_step(f"srp preprocess --store {store.folder} --hints --input ... writes the shards with these hints")
+    with work_folder.mirrored_store(args) as folder:
+        store = AnnotationStore(folder)
+        client = EndpointClient(args.endpoint, Limits(args.workers))
+        writer = HintWriter(client, args.model, args.max_tokens)
+        job = HintJob(files, store, writer, key, args.max_failure_rate)
+        try:
+            job.run()
+        finally:
+            client.close()
+            for name, count in sorted((job.counts + client.incidents).items()):
+                print(f"{name:<32} {count:,}")
+    print(f"wrote {args.store}/hints")
+    next_step(f"srp preprocess --store {args.store} --hints --input ... writes the shards with these hints")
     return 0

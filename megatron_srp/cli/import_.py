@@ -1,4 +1,4 @@
-"""`srp import`: a Hugging Face Llama as a checkpoint to train from."""
+"""`srp import`: a Hugging Face Llama, or one in a GGUF file, as a checkpoint to train from."""
 
 import argparse
 import shlex
@@ -8,17 +8,22 @@ from pathlib import Path
 from megatron_srp.cli.parser import Parser, next_step
 
 DESCRIPTION = """
-Turn a Hugging Face Llama (such as SmolLM2) into a checkpoint that training starts from with --pretrained-checkpoint.
+Turn a Hugging Face Llama (such as SmolLM2), or one in a GGUF file, into a checkpoint that training starts from with
+--pretrained-checkpoint.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp import", description=DESCRIPTION, old_names={"--tokenizer": "--tokenizer-model"})
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="folder with config.json and safetensors")
+    add("model", type=Path, metavar="MODEL", help="folder with config.json and safetensors, or a GGUF file")
     add("out", type=Path, metavar="OUT", help="folder to write; it is written whole or not at all")
     add("--dtype", choices=["as-saved", "bfloat16", "float32"], default="as-saved", help="number format of the weights")
-    add("--tokenizer-model", metavar="PATH", help="tokenizer with added tokens (default: the model's own)")
+    add(
+        "--tokenizer-model",
+        metavar="PATH",
+        help="tokenizer with added tokens (default: the model's own; that of a GGUF file goes into OUT/tokenizer)",
+    )
     add("--overwrite", action="store_true", help="replace existing output")
     return parser
 

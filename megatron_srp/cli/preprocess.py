@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
 
@@ -30,15 +31,21 @@ def _on_texts(args: argparse.Namespace) -> None:
     from megatron_srp.data.preprocess.text_pipeline import require_documents
     from megatron_srp.terminal.display import ProgressDisplay
 
+    work_folder.fetch_store(args)
     files = InputFiles.from_args(args)
     partition, prefix = files.partition, args.output_prefix
     if partition and not files.own:
         count = f"{len(files.all)} input files in {partition.count} partitions"
         print(f"{count}: none is left for partition {partition.index}")
     else:
+        upload = work_folder.shard_upload(args, partition)
         with ProgressDisplay() as display:
-            manifest, errors = run_job(args, files, display)
-        print_summary(partition.prefix(prefix) if partition else prefix, manifest, errors)
+            manifest, errors = run_job(args, files, display, keep_finished=upload is not None)
+        made = args.output_prefix
+        print_summary(partition.prefix(made) if partition else made, manifest, errors)
+        if upload:
+            upload.publish()
+            print(f"moved them to {prefix.rpartition('/')[0]}")
     if partition:
         next_step(f"when all partitions are made, srp merge JOINED {prefix}")
     else:  # a partition may have no documents; the merged shard shows it instead

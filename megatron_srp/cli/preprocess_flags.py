@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from megatron_srp.cli import corpus_flags
+from megatron_srp.cli import corpus_flags, work_folder
 from megatron_srp.cli.guard_flags import GUARD_HELP
 from megatron_srp.cli.parser import Parser, require_at_least
 from megatron_srp.cli.reflection_flags import add_reflection_flags
@@ -98,8 +98,8 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
         "--store",
         dest="annotations",
         metavar="DIR",
-        help="verdicts that `srp annotate` made earlier, instead of --guard; with --input-shards they are matched by "
-        "text (no default)",
+        help="verdicts that `srp annotate` made earlier, here or on s3://, instead of --guard; with --input-shards "
+        "they are matched by text (no default)",
     )
     add(
         "--failed-as",
@@ -115,8 +115,16 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("output").add_argument
-    add("--output-prefix", type=output_prefix, required=True, metavar="PREFIX", help="prefix of every output file")
+    group = parser.add_argument_group("output")
+    add = group.add_argument
+    add(
+        "--output-prefix",
+        type=output_prefix,
+        required=True,
+        metavar="PREFIX",
+        help="prefix of every output file; s3://BUCKET/FOLDER/NAME uploads them when they are finished",
+    )
+    work_folder.add_work_dir(group)
     add("--overwrite", action="store_true", help="replace finished or partial output")
     add("--workers", type=int, metavar="N", help="threads (default: all cores; 2 for each task of a Ray cluster)")
     add(
@@ -142,6 +150,7 @@ def validate(args: argparse.Namespace) -> None:
         raise UsageError("--hints needs --store DIR, a store with hints; `srp hints` writes them")
     check_max_words(args.max_words)
     check_partition_flags(args)
+    work_folder.check_outputs(args)
     reflection_format(args)
     if args.workers is None:
         args.workers = 2 if args.executor == "ray" else os.cpu_count() or 1

@@ -4,6 +4,7 @@ import argparse
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
@@ -22,7 +23,8 @@ _SHOWN = 100  # characters of a text in a list
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp verdicts", description=DESCRIPTION)
-    parser.add_argument("store", metavar="STORE", help="folder of the annotation store")
+    parser.add_argument("store", metavar="STORE", help="folder of the annotation store, or s3://BUCKET/FOLDER")
+    work_folder.add_work_dir(parser)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|set", help="what to do (required)")
     listing = actions.add_parser("list", help="one line for each verdict", description="List verdicts.")
     _add_place(listing, row_required=False)
@@ -60,17 +62,18 @@ def main(argv: list[str]) -> int:
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.corpus.readers import expand_inputs
 
-    store = AnnotationStore(args.store)
-    if args.action == "list" and args.edits:
-        _print_edits(store)
-        return 0
-    corpora = find_corpora(store, expand_inputs(args.input) if args.input else [], args.json_keys)
-    if args.action == "list":
-        _list(args, corpora)
-    elif args.action == "show":
-        _show(args, _only(corpora))
-    else:
-        _set(args, _only(corpora))
+    with work_folder.mirrored_store(args) as folder:
+        store = AnnotationStore(folder)
+        if args.action == "list" and args.edits:
+            _print_edits(store, args.store)
+            return 0
+        corpora = find_corpora(store, expand_inputs(args.input) if args.input else [], args.json_keys)
+        if args.action == "list":
+            _list(args, corpora)
+        elif args.action == "show":
+            _show(args, _only(corpora))
+        else:
+            _set(args, _only(corpora))
     return 0
 
 
@@ -127,17 +130,17 @@ def _set(args: argparse.Namespace, corpus: "Corpus") -> None:
     except ValueError as error:
         raise UsageError(f"--categories: {error}") from None
     print(describe_edit(set_verdict(corpus, args.row - 1, args.segment - 1, label, args.reason, args.who)))
-    next_step(_again(corpus.store))
+    next_step(_again(args.store))
 
 
-def _print_edits(store: "AnnotationStore") -> None:
+def _print_edits(store: "AnnotationStore", folder: str) -> None:
     from megatron_srp.annotation.store.edit import describe_edit
 
     for edit in store.edits:
         print(describe_edit(edit))
     print(f"changed by hand: {len(store.edits):,}")
-    next_step(_again(store), to_stderr=True)
+    next_step(_again(folder), to_stderr=True)
 
 
-def _again(store: "AnnotationStore") -> str:
-    return f"srp preprocess --store {store.folder} --overwrite ... makes its shards again"
+def _again(folder: str) -> str:
+    return f"srp preprocess --store {folder} --overwrite ... makes its shards again"

@@ -11,7 +11,6 @@
  */
 #include "../_arrays.h"
 
-static inline int is_lower(u8 c) { return (u8)(c - 'a') < 26; }
 static inline int is_alpha(u8 c) { return (u8)((c | 32) - 'a') < 26; }
 static inline int is_digit(u8 c) { return (u8)(c - '0') < 10; }
 
@@ -173,26 +172,28 @@ static inline const u8 *previous(const u8 *p, const u8 *begin) {
     return p;
 }
 
-/* The code point of the character [p, end); only up to three bytes matter to the callers. */
+/* The first byte of the character after the one at p. */
+static inline const u8 *following(const u8 *p, const u8 *end) {
+    do p++;
+    while (p < end && (*p & 0xC0) == 0x80);
+    return p;
+}
+
+/* The code point of the character [p, end). */
 static inline uint32_t code_point(const u8 *p, const u8 *end) {
     switch (end - p) {
     case 1: return p[0];
     case 2: return (uint32_t)(p[0] & 0x1F) << 6 | (p[1] & 0x3F);
     case 3: return (uint32_t)(p[0] & 0x0F) << 12 | (uint32_t)(p[1] & 0x3F) << 6 | (p[2] & 0x3F);
+    case 4:
+        return (uint32_t)(p[0] & 0x07) << 18 | (uint32_t)(p[1] & 0x3F) << 12 | (uint32_t)(p[2] & 0x3F) << 6 |
+               (p[3] & 0x3F);
     default: return 0xFFFFFFFF;
     }
 }
 
-static inline int is_opening(uint32_t c) {
-    return c == '"' || c == '\'' || c == '(' || c == '[' || c == '{' || c == 0x201C || c == 0x2018 || c == 0xAB;
-}
-static inline int is_closing(uint32_t c) {
-    return c == '"' || c == '\'' || c == ')' || c == ']' || c == '}' || c == 0x201D || c == 0x2019 || c == 0xBB;
-}
-static inline int is_cjk_closing(uint32_t c) {
-    return c == 0x300D || c == 0x300F || c == 0xFF09 || c == 0x201D || c == 0x2019;
-}
-static inline int is_cjk_end(uint32_t c) { return c == 0x3002 || c == 0xFF01 || c == 0xFF1F; }
+enum { CODE_POINTS = 0x110000 };
+
 static inline int is_graphic(u8 c) { return (u8)(c - 33) < 94; } /* ASCII, not a space or control character */
 
 /* ---- segment: sentences -------------------------------------------------------------------- */
@@ -204,7 +205,30 @@ typedef struct {
 typedef struct {
     const u8 *begin, *words_end, *end; /* the document; words_end: the end of its last word */
     const Abbreviations *abbreviations;
+    const uint16_t *classes; /* by code point, as unicode_classes.py has them: sentence + 256 * cluster */
 } Document;
+
+/* unicode_classes.Sentence and sets of it, as bits. */
+enum { TERM = 1, FULL_STOP, STOP, CLOSING, OPENING, EXTENDING, UPPER, LOWER, NUMERIC };
+enum {
+    CASE_OR_DIGIT = 1 << UPPER | 1 << LOWER | 1 << NUMERIC,
+    QUOTES = 1 << CLOSING | 1 << OPENING,
+    AFTER_STOP = QUOTES | 1 << EXTENDING,
+    RUN = 1 << TERM | 1 << FULL_STOP | 1 << STOP | 1 << CLOSING | 1 << EXTENDING,
+};
+
+static inline unsigned classes_of(const Document *d, const u8 *p, const u8 *end) {
+    if (*p < 0x80) return d->classes[*p];
+    uint32_t c = code_point(p, end);
+    return c < CODE_POINTS ? d->classes[c] : 0;
+}
+static inline int is_lower(const Document *d, const u8 *p) {
+    return *p < 0x80 ? (u8)(*p - 'a') < 26 : (classes_of(d, p, following(p, d->end)) & 255) == LOWER;
+}
+/* The Sentence of the character [p, end), as a bit. */
+static inline unsigned sentence_bit(const Document *d, const u8 *p, const u8 *end) {
+    return 1u << (classes_of(d, p, end) & 255);
+}
 
 /* `words` is sorted, lowercase, and has a newline after every word. */
 static void index_abbreviations(const char *words, Abbreviations *index) {
@@ -238,14 +262,19 @@ static int full_stop_ends(const Document *d, const u8 *stop) {
         from = q;
     }
     while (from < stop) {
-        const u8 *next = from + 1;
-        while (next < stop && (*next & 0xC0) == 0x80) next++;
-        if (!is_opening(code_point(from, next))) break;
+        const u8 *next = following(from, stop);
+        if (!(sentence_bit(d, from, next) & QUOTES)) break;
         from = next;
     }
-    int64_t n = stop - from;
-    if (n == 1 && (is_alpha(*from) || is_digit(*from))) return 0;
-    if (n == 2 && is_digit(from[0]) && is_digit(from[1])) return 0;
+    unsigned letters = 0, digits = 0, others = 0;
+    for (const u8 *p = from, *next; p < stop && letters + digits + others < 3; p = next) {
+        next = following(p, stop);
+        unsigned bit = sentence_bit(d, p, next);
+        letters += (bit & (1 << UPPER | 1 << LOWER)) != 0;
+        digits += (bit & 1 << NUMERIC) != 0;
+        others += !(bit & CASE_OR_DIGIT);
+    }
+    if (!others && (letters + digits == 1 || (!letters && digits == 2))) return 0;
     return !is_abbreviation(d, from, stop);
 }
 
@@ -254,36 +283,76 @@ static int word_ends_sentence(const Document *d, const u8 *p) {
     int newlines = 0;
     const u8 *next = p;
     for (int n; next < d->end && (n = space_length(next, d->end)) > 0; next += n) newlines += *next == '\n';
-    int lowercase_follows = next < d->end && is_lower(*next);
+    int lowercase_follows = next < d->end && is_lower(d, next);
     if (next == d->end || newlines > 1 || (newlines == 1 && !lowercase_follows)) return 1;
     if (lowercase_follows) return 0;
     while (p > d->begin) {
         const u8 *q = previous(p, d->begin);
-        uint32_t c = code_point(q, p);
-        if (c == '!' || c == '?' || c == 0x2026) return 1;
-        if (c == '.') return full_stop_ends(d, q);
-        if (!is_closing(c)) return 0;
+        unsigned bit = sentence_bit(d, q, p);
+        if (bit & 1 << STOP) return *q == '.' ? full_stop_ends(d, q) : 1;
+        if (!(bit & AFTER_STOP)) return 0;
         p = q;
     }
     return 0;
 }
 
-/* Whether a run of CJK full stops and closing quotes ends at p. */
-static int cjk_ends_sentence(const Document *d, const u8 *p) {
-    if (p < d->end) {
-        const u8 *next = p + 1;
-        while (next < d->end && (*next & 0xC0) == 0x80) next++;
-        uint32_t c = code_point(p, next);
-        if (is_cjk_end(c) || is_cjk_closing(c)) return 0; /* the run continues */
-    }
+/* Whether a run of stops and closing quotes ends at p that has a stop which needs no space after it. */
+static int run_ends_sentence(const Document *d, const u8 *p) {
+    unsigned next = p < d->end ? sentence_bit(d, p, following(p, d->end)) : 1;
+    if (next & RUN) return 0; /* the run continues */
+    int last = 1;
     while (p > d->begin) {
         const u8 *q = previous(p, d->begin);
-        uint32_t c = code_point(q, p);
-        if (is_cjk_end(c)) return 1;
-        if (!is_cjk_closing(c)) return 0;
+        unsigned bit = sentence_bit(d, q, p);
+        if (bit & 1 << TERM || (bit & 1 << FULL_STOP && !(last && next & CASE_OR_DIGIT))) return 1;
+        if (!(bit & RUN)) return 0;
         p = q;
+        last = 0;
     }
     return 0;
+}
+
+/* Whether such a run may end with the character [q, p): most of ASCII is told from the character before it. */
+static inline int may_end_run(const Document *d, const u8 *q, const u8 *p) {
+    if (!(sentence_bit(d, q, p) & RUN)) return 0;
+    return *q >= 0x80 || (q > d->begin && (q[-1] >= 0x80 || 1u << (d->classes[q[-1]] & 255) & RUN));
+}
+
+/* ---- segment: grapheme clusters ------------------------------------------------------------ */
+
+/* unicode_classes.Cluster. */
+enum {
+    CONTROL = 1, EXTEND, OTHER_EXTEND, LINKER, ZWJ, REGIONAL, PREPEND, SPACING_MARK,
+    HANGUL_L, HANGUL_V, HANGUL_T, HANGUL_LV, HANGUL_LVT, PICTOGRAPH, CONSONANT, FIRST_LINKER
+};
+
+static int is_extend(unsigned kind) { return kind == EXTEND || kind == OTHER_EXTEND || kind == LINKER; }
+
+/* Whether a cluster goes on between two characters of these classes, whatever is before them. */
+static int joins(unsigned before, unsigned kind) {
+    if (before == CONTROL || kind == CONTROL) return 0;
+    if (is_extend(kind) || kind == ZWJ || kind == SPACING_MARK || before == PREPEND) return 1;
+    if (before == HANGUL_L) return kind == HANGUL_L || kind == HANGUL_V || kind == HANGUL_LV || kind == HANGUL_LVT;
+    if (before == HANGUL_LV || before == HANGUL_V) return kind == HANGUL_V || kind == HANGUL_T;
+    return (before == HANGUL_LVT || before == HANGUL_T) && kind == HANGUL_T;
+}
+
+/* The last end of a grapheme cluster in (first, limit], where `first` begins one; else `limit`. */
+static const u8 *last_cluster_end(const Document *d, const u8 *first, const u8 *limit) {
+    const u8 *last = NULL;
+    unsigned before = 0, linked = 0, regional = 0, pictograph = 0; /* pictograph 2: after its joiner */
+    for (const u8 *p = first, *next; p <= limit && p < d->end; p = next) {
+        next = following(p, d->end);
+        unsigned kind = classes_of(d, p, next) >> 8;
+        int joined = joins(before, kind) || (linked && kind == CONSONANT) || (pictograph == 2 && kind == PICTOGRAPH) ||
+                     (regional % 2 && kind == REGIONAL);
+        if (p > first && !joined) last = p;
+        linked = kind == LINKER || kind == FIRST_LINKER || (linked && (kind == EXTEND || kind == ZWJ));
+        regional = kind == REGIONAL ? regional + 1 : 0;
+        pictograph = kind == PICTOGRAPH ? 1 : kind == ZWJ ? 2 * (pictograph == 1) : pictograph == 1 && is_extend(kind);
+        before = kind;
+    }
+    return last ? last : limit;
 }
 
 /* ---- segment: words ------------------------------------------------------------------------ */
@@ -354,16 +423,20 @@ static const u8 *find_cut(const Document *d, const u8 *start, int64_t max_words,
     limit = skip_words(d, first, limit, max_words);
     if (limit >= d->words_end) return d->end;
     const u8 *word_end = NULL;
-    for (const u8 *p = limit, *q; p > first; p = q) {
+    for (const u8 *p = limit, *q, *end; p >= first && p > d->begin; p = q) {
         while (p > first && is_graphic(p[0]) && p[-1] < 0x80) p--; /* inside a word of ASCII letters */
+        if (p == d->begin) break;
+        q = previous(p, d->begin);
+        end = p; /* of a run that began before the ASCII just passed */
+        if (*q >= 0x80 || p == first)
+            while (end < limit && *end < 0x80 && sentence_bit(d, end, end + 1) & RUN) end++;
+        if (end > first && may_end_run(d, q, p) && run_ends_sentence(d, end)) return end;
         if (p == first) break;
-        q = previous(p, first);
-        if (*q >= 0xE2 && cjk_ends_sentence(d, p)) return p;
         if (!space_length(p, d->end) || space_length(q, d->end)) continue;
         if (word_ends_sentence(d, p)) return p;
         if (!word_end) word_end = p;
     }
-    return word_end ? word_end : limit;
+    return word_end ? word_end : last_cluster_end(d, first, limit);
 }
 
 typedef struct {
@@ -397,27 +470,30 @@ static int segment_document(const u8 *text, Document d, int64_t max_words, int64
 }
 
 PyDoc_STRVAR(segment_doc,
-             "segment(text, offsets, max_words, max_bytes, abbreviations, segment_offsets) -> bytes\n\n"
+             "segment(text, offsets, max_words, max_bytes, abbreviations, classes, segment_offsets) -> bytes\n\n"
              "Byte offsets int64[S] at which the segments of the batch end, as bytes; segment_offsets\n"
-             "int64[N+1] receives which of them belong to each document.");
+             "int64[N+1] receives which of them belong to each document. classes uint16[0x110000]: of the\n"
+             "characters, by code point.");
 
 static PyObject *segment(PyObject *self, PyObject *args) {
-    Py_buffer text, offsets, out;
+    Py_buffer text, offsets, classes, out;
     long long max_words, max_bytes;
     const char *words;
-    if (!PyArg_ParseTuple(args, "O&O&LLsO&", as_u1, &text, as_i8, &offsets, &max_words, &max_bytes, &words, out_i8, &out))
+    if (!PyArg_ParseTuple(args, "O&O&LLsO&O&", as_u1, &text, as_i8, &offsets, &max_words, &max_bytes, &words, as_u2,
+                          &classes, out_i8, &out))
         return NULL;
     Abbreviations abbreviations;
     index_abbreviations(words, &abbreviations);
     const int64_t *at = offsets.buf;
     int64_t *segment_offsets = out.buf, n = COUNT(offsets, int64_t);
     Vector ends = {0};
-    int valid = out.len == offsets.len && max_words > 0 && max_bytes > 4, memory = 1;
+    int valid = out.len == offsets.len && max_words > 0 && max_bytes > 4 && COUNT(classes, uint16_t) == CODE_POINTS;
+    int memory = 1;
     Py_BEGIN_ALLOW_THREADS
     valid = valid && good_offsets(at, n, text.len);
     for (int64_t i = 0; valid && memory && i < n - 1; i++) {
         const u8 *base = text.buf;
-        Document d = {base + at[i], NULL, base + at[i + 1], &abbreviations};
+        Document d = {base + at[i], NULL, base + at[i + 1], &abbreviations, classes.buf};
         segment_offsets[i] = ends.n;
         memory = segment_document(base, d, max_words, max_bytes, &ends);
     }
@@ -428,7 +504,7 @@ static PyObject *segment(PyObject *self, PyObject *args) {
     else if (!memory) PyErr_NoMemory();
     else result = PyBytes_FromStringAndSize((const char *)ends.items, ends.n * (Py_ssize_t)sizeof(int64_t));
     free(ends.items);
-    RELEASE(&text, &offsets, &out);
+    RELEASE(&text, &offsets, &classes, &out);
     return result;
 }
 
@@ -478,10 +554,8 @@ static int has_character(const u8 *p, const u8 *end, const u8 *bits) {
         }
         int n = *p < 0xE0 ? 2 : *p < 0xF0 ? 3 : 4;
         if (end - p < n) return 0;
-        uint32_t c = n == 4 ? (uint32_t)(p[0] & 0x07) << 18 | (uint32_t)(p[1] & 0x3F) << 12 |
-                                  (uint32_t)(p[2] & 0x3F) << 6 | (p[3] & 0x3F)
-                            : code_point(p, p + n);
-        if (c < 0x110000 && bits[c >> 3] >> (c & 7) & 1) return 1;
+        uint32_t c = code_point(p, p + n);
+        if (c < CODE_POINTS && bits[c >> 3] >> (c & 7) & 1) return 1;
         p += n;
     }
     return 0;
@@ -493,7 +567,7 @@ static PyObject *find_characters(PyObject *self, PyObject *args) {
         return NULL;
     const int64_t *at = offsets.buf;
     int64_t n = COUNT(offsets, int64_t);
-    int valid = found.len == n - 1 && characters.len == 0x110000 / 8;
+    int valid = found.len == n - 1 && characters.len == CODE_POINTS / 8;
     Py_BEGIN_ALLOW_THREADS
     valid = valid && good_offsets(at, n, text.len);
     for (int64_t i = 0; valid && i < n - 1; i++)

@@ -13,6 +13,7 @@ import xxhash
 
 from megatron_srp.corpus import _text
 from megatron_srp.segmentation import ABBREVIATIONS, BYTES_PER_WORD, check_max_words
+from megatron_srp.unicode_classes import character_classes
 
 _ABBREVIATIONS = "".join(f"{word}\n" for word in sorted(ABBREVIATIONS))
 
@@ -78,7 +79,8 @@ def segment_batch(batch: TextBatch, max_words: int) -> SegmentBatch:
     """Cut every document as `segmentation.segment_text` defines it."""
     offsets = np.zeros(len(batch) + 1, np.int64)
     max_bytes = BYTES_PER_WORD * check_max_words(max_words)
-    ends = _text.segment(batch.text, batch.offsets, max_words, max_bytes, _ABBREVIATIONS, offsets)
+    classes = character_classes()
+    ends = _text.segment(batch.text, batch.offsets, max_words, max_bytes, _ABBREVIATIONS, classes, offsets)
     return SegmentBatch(np.frombuffer(ends, np.int64), offsets)
 
 

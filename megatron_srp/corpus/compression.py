@@ -8,13 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
 from megatron_srp.corpus.file_kinds import refuse_other_kinds
 from megatron_srp.errors import InputError
+from megatron_srp.remote.remote_file import InputFile
 
 _GZIP, _ZSTD, _BZIP2, _XZ = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0"
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a zstd frame without content; pzstd's files begin with one
@@ -80,7 +80,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
             yield block
 
 
-def read_blocks(path: Path, consumed: Consumed | None = None) -> Iterator[bytes]:
+def read_blocks(path: InputFile, consumed: Consumed | None = None) -> Iterator[bytes]:
     """The decompressed content of `path`; the format is detected from its first bytes, not its name.
 
     Args:
@@ -109,7 +109,7 @@ def read_blocks(path: Path, consumed: Consumed | None = None) -> Iterator[bytes]
             raise InputError(f"{path}: damaged or truncated ({error}); fetch or compress the file again") from None
 
 
-def read_lines(path: Path, consumed: Consumed | None = None) -> Iterator[bytes]:
+def read_lines(path: InputFile, consumed: Consumed | None = None) -> Iterator[bytes]:
     """The lines of `path` without their line breaks, a byte order mark removed."""
     rest = [b""]
     first = True

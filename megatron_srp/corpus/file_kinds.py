@@ -1,8 +1,7 @@
 """Files that are not UTF-8 text, recognized by their first bytes: read as lines, each would be one bad row."""
 
-from pathlib import Path
-
 from megatron_srp.errors import InputError
+from megatron_srp.remote.remote_file import InputFile
 
 # First bytes of decompressed content; those of supported formats mean that the file was compressed twice.
 _COMPRESSED = {
@@ -25,7 +24,7 @@ _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _TAR_AT = 257
 
 
-def refuse_other_kinds(path: Path, head: bytes) -> None:
+def refuse_other_kinds(path: InputFile, head: bytes) -> None:
     """Raise InputError where content that begins with `head` is not UTF-8 text; the message says what it is."""
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):

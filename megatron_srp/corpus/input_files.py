@@ -2,10 +2,10 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.remote.remote_file import InputFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class InputFiles:
         partition: whose files are this run's; None where one run does all.
     """
 
-    all: list[Path]
+    all: list[InputFile]
     partition: Partition | None = None
 
     @classmethod
@@ -37,6 +37,6 @@ class InputFiles:
         return self.partition.numbers(self.all) if self.partition else range(len(self.all))
 
     @property
-    def own(self) -> list[Path]:
+    def own(self) -> list[InputFile]:
         """This run's files."""
         return [self.all[number] for number in self.own_numbers]

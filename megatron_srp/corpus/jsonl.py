@@ -7,7 +7,6 @@ are parsed again by `load_json`, which decides and says what is wrong.
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ import orjson
 from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 from megatron_srp.errors import is_utf8
+from megatron_srp.remote.remote_file import InputFile
 
 _NO_STRING = b""
 
@@ -29,7 +29,7 @@ class JsonLines:
         size: bytes collected.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+    def __init__(self, path: InputFile, keys: Sequence[str]) -> None:
         self._path, self._keys = path, keys
         self._find = _string_finder(keys)
         self.clear()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.remote_file import InputFile
 
 _NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 
@@ -61,7 +62,7 @@ class Partition:
                 f"--partition-index {self.index}: partitions are counted from 0; pass 0 to {self.count - 1}"
             )
 
-    def numbers(self, files: Sequence[Path]) -> range:
+    def numbers(self, files: Sequence[InputFile]) -> range:
         """Indices of the files it takes in `files`, the list of all input files of the job."""
         return split_by_size([file.stat().st_size for file in files], self.count)[self.index]
 

@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,12 @@ from megatron_srp.corpus.batch import TextBatch, invalid_utf8
 from megatron_srp.corpus.compression import Consumed, read_lines
 from megatron_srp.corpus.jsonl import JsonLines
 from megatron_srp.errors import InputError, UsageError, is_utf8
+from megatron_srp.remote.drivers import scheme
+from megatron_srp.remote.remote_file import InputFile, RemoteFile
 
 BATCH_BYTES = 4 << 20
 _FIRST_LINES = 64
+_NO_CORPUS = "no .jsonl, .json or .parquet file in this folder; pass the files"
 _SUFFIXES = re.compile(r"\.(jsonl|ndjson|json|parquet)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 
 
@@ -42,8 +46,9 @@ class InputBatch:
     consumed: int = 0
 
 
-def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[Path]:
-    """Files named by paths, folders and glob patterns, in the order given; those of each are sorted.
+def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[InputFile]:
+    """Files named by paths, folders and glob patterns, hf:// and s3:// URLs too, in the order given; those of each are
+    sorted.
 
     A folder stands for the corpus files below it, by their names; hidden ones and those of Hive and Spark that begin
     with _ are left out.
@@ -53,32 +58,58 @@ def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[Path]:
 
     Raises:
         UsageError: when a pattern matches nothing or a file is named twice.
+        InputError: when a remote place cannot be read.
     """
-    files: list[Path] = []
+    files: list[InputFile] = []
     for pattern in patterns:
-        is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
-        found = sorted(map(Path, glob.glob(pattern, recursive=True))) if is_pattern else [Path(pattern)]
-        if not found:
-            raise UsageError(f"{flag} {pattern}: no file matches; for folders inside folders write 'FOLDER/**/*.jsonl'")
-        for path in found:
-            files += _corpus_files(path, flag) if path.is_dir() else [path]
-    for file in files:
-        if not file.is_file():
-            raise UsageError(f"{flag} {file}: {_why_no_file(file)}")
-        if not is_utf8(str(file)):
-            raise UsageError(f"{flag} {str(file)!r}: the name is not UTF-8; rename the file")
-    names = Counter(file.resolve() for file in files)
-    twice = [file for file in files if names[file.resolve()] > 1]
+        files += _remote_files(pattern, flag) if scheme(pattern) else _local_files(pattern, flag)
+    names = Counter(str(file.resolve()) for file in files)
+    twice = [file for file in files if names[str(file.resolve())] > 1]
     if twice:
         raise UsageError(f"{flag} names {twice[0]} twice; its documents would be in the shard twice")
     return files
 
 
-def _corpus_files(folder: Path, flag: str) -> list[Path]:
-    paths = (path for path in sorted(folder.rglob("*")) if _SUFFIXES.search(path.name) and path.is_file())
-    found = [path for path in paths if not any(part[0] in "._" for part in path.relative_to(folder).parts)]
+def _local_files(pattern: str, flag: str) -> list[Path]:
+    is_pattern = glob.has_magic(pattern) and not Path(pattern).exists()
+    found = sorted(map(Path, glob.glob(pattern, recursive=True))) if is_pattern else [Path(pattern)]
     if not found:
-        raise UsageError(f"{flag} {folder}: no .jsonl, .json or .parquet file in this folder; pass the files")
+        raise UsageError(f"{flag} {pattern}: no file matches; for folders inside folders write 'FOLDER/**/*.jsonl'")
+    files: list[Path] = []
+    for path in found:
+        files += _corpus_files(path, flag) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{flag} {file}: {_why_no_file(file)}")
+        if not is_utf8(str(file)):
+            raise UsageError(f"{flag} {str(file)!r}: the name is not UTF-8; rename the file")
+    return files
+
+
+def _remote_files(url: str, flag: str) -> list[RemoteFile]:
+    from megatron_srp.remote.expand import find_remote
+
+    files, is_folder = find_remote(url)
+    if is_folder:
+        folder = PurePosixPath(url)
+        files = [file for file in files if _is_corpus_file(PurePosixPath(file.url).relative_to(folder))]
+        if not files:
+            raise UsageError(f"{flag} {url}: {_NO_CORPUS}")
+    if not files:
+        raise UsageError(f"{flag} {url}: no file matches; for folders inside folders write '.../**/*.parquet'")
+    return files
+
+
+def _is_corpus_file(path: PurePath) -> bool:
+    """Whether a path relative to a folder of the user's belongs to the corpus in it."""
+    return bool(_SUFFIXES.search(path.name)) and not any(part[0] in "._" for part in path.parts)
+
+
+def _corpus_files(folder: Path, flag: str) -> list[Path]:
+    paths = (path for path in sorted(folder.rglob("*")) if _is_corpus_file(path.relative_to(folder)))
+    found = [path for path in paths if path.is_file()]
+    if not found:
+        raise UsageError(f"{flag} {folder}: {_NO_CORPUS}")
     return found
 
 
@@ -88,13 +119,15 @@ def _why_no_file(path: Path) -> str:
     return "no such file"
 
 
-def is_parquet(path: Path) -> bool:
+def is_parquet(path: InputFile) -> bool:
+    if path.suffix == ".parquet":
+        return True
     with path.open("rb") as file:
-        return file.read(4) == b"PAR1" or path.suffix == ".parquet"
+        return file.read(4) == b"PAR1"
 
 
 def read_batches(
-    files: Sequence[Path],
+    files: Sequence[InputFile],
     keys: Sequence[str],
     start: tuple[int, int] = (0, 0),
     skip_errors: bool = False,
@@ -122,7 +155,7 @@ def read_batches(
             raise unreadable(error, files[number]) from None
 
 
-def unreadable(error: OSError, path: Path | None = None) -> InputError:
+def unreadable(error: OSError, path: InputFile | None = None) -> InputError:
     """The error for an input file that has disappeared, or a failing disk."""
     return InputError(f"{error.filename or path}: {error.strerror or error}; restore the file and rerun the command")
 
@@ -131,7 +164,7 @@ _ADVICE = "fix or remove it, or pass --on-error skip"
 
 
 def _read_jsonl(
-    path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
+    path: InputFile, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
     lines, consumed = JsonLines(path, keys), Consumed()
 
@@ -153,7 +186,7 @@ def _read_jsonl(
         yield batch()
 
 
-def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
+def _require_a_good_line(path: InputFile, keys: Sequence[str]) -> None:
     """Raise InputError for a file that `--on-error skip` would skip completely. The answer does not depend on where
     in the file a run resumes; where the first lines are good, only they are read."""
     reason = ""
@@ -165,15 +198,20 @@ def _require_a_good_line(path: Path, keys: Sequence[str]) -> None:
         raise InputError(f"{reason}; no other line is usable: drop the file, or pass its key with --json-keys")
 
 
-def require_one_column(path: Path, names: Sequence[str], key: str) -> None:
+def require_one_column(path: InputFile, names: Sequence[str], key: str) -> None:
     """Raise InputError where several columns have that name: there is no telling which one is meant."""
     if (count := names.count(key)) > 1:
         raise InputError(f"{path}: {count} columns are called {key!r}; rename all but one")
 
 
-def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
+def parquet_source(path: InputFile) -> Path | BinaryIO:
+    """What pyarrow opens: it maps local files itself; of a remote one it fetches the columns of each row group."""
+    return path if isinstance(path, Path) else path.open("rb")
+
+
+def _open_parquet(path: InputFile, keys: Sequence[str]) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(parquet_source(path))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from None
     schema = file.schema_arrow
@@ -189,7 +227,7 @@ def _open_parquet(path: Path, keys: Sequence[str]) -> pq.ParquetFile:
 
 
 def _read_parquet(
-    path: Path, number: int, keys: Sequence[str], first: int, skip: bool, most: int
+    path: InputFile, number: int, keys: Sequence[str], first: int, skip: bool, most: int
 ) -> Iterator[InputBatch]:
     file = _open_parquet(path, keys)
     row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
@@ -213,7 +251,7 @@ def _read_parquet(
 
 
 def _from_table(
-    path: Path, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
+    path: InputFile, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
 ) -> InputBatch:
     columns: list[pa.LargeStringArray] = []
     bad: dict[int, str] = {}  # only the first problem of a row: it counts as one bad row

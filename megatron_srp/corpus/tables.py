@@ -3,15 +3,16 @@
 import csv
 import io
 import json
-from pathlib import Path
 from typing import Any
 
+from megatron_srp.corpus.readers import parquet_source
 from megatron_srp.errors import InputError
+from megatron_srp.remote.remote_file import InputFile
 
 KINDS = ("csv", "json", "jsonl", "parquet")
 
 
-def read_rows(file: Path, kind: str | None = None, headless: str | None = None) -> list[dict[str, Any]]:
+def read_rows(file: InputFile, kind: str | None = None, headless: str | None = None) -> list[dict[str, Any]]:
     """The rows of a table.
 
     Args:
@@ -25,7 +26,8 @@ def read_rows(file: Path, kind: str | None = None, headless: str | None = None) 
     if kind == "parquet":
         return _parquet_rows(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with io.TextIOWrapper(file.open("rb"), encoding="utf-8-sig") as stream:
+            text = stream.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
     try:
@@ -54,12 +56,12 @@ def _csv_rows(text: str, headless: str | None) -> list[dict[str, Any]]:
     return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
 
 
-def _parquet_rows(file: Path) -> list[dict[str, Any]]:
+def _parquet_rows(file: InputFile) -> list[dict[str, Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(parquet_source(file)).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not valid parquet ({error})") from None
     return rows

@@ -10,11 +10,11 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from megatron_srp.annotation.base import Guard
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.sft.conversation import Conversation
@@ -47,15 +47,15 @@ class SetBuilder:
     max_words: int = DEFAULT_MAX_WORDS
     mode: str = "sft"
     mix: int = MIX
-    mix_input: list[Path] = field(default_factory=list)
-    harmful: list[Path] = field(default_factory=list)
+    mix_input: list[InputFile] = field(default_factory=list)
+    harmful: list[InputFile] = field(default_factory=list)
     num_refusals: int = 0
     num_recoveries: int = 0
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-    def build(self, files: list[Path]) -> list[Conversation]:
+    def build(self, files: list[InputFile]) -> list[Conversation]:
         """The conversations of the set, shuffled; raises InputError when none is left."""
         kept = self.filters(self.reader.read(files))
         chosen = list(self._reflected(kept) if self.mode in ("sft", "reflection") else self._plain(kept))

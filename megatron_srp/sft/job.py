@@ -8,6 +8,7 @@ from typing import Any
 from megatron_srp.annotation import load_guard
 from megatron_srp.corpus.readers import expand_inputs
 from megatron_srp.data.preprocess.text_pipeline import describe_inputs
+from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.sft.build import SetBuilder
 from megatron_srp.sft.chat_formats import check_format
 from megatron_srp.sft.conversation import Conversation
@@ -51,7 +52,7 @@ def make_sft_set(settings: SftSettings) -> SftResult:
     return SftResult(builder.counts, [*builder.reader.errors, *builder.notes], wrote)
 
 
-def _build(builder: SetBuilder, files: list[Path]) -> list[Conversation]:
+def _build(builder: SetBuilder, files: list[InputFile]) -> list[Conversation]:
     try:
         return builder.build(files)
     finally:
@@ -59,7 +60,9 @@ def _build(builder: SetBuilder, files: list[Path]) -> list[Conversation]:
             builder.guard.close()
 
 
-def _write_shard(settings: SftSettings, builder: SetBuilder, files: list[Path], description: dict[str, Any]) -> Path:
+def _write_shard(
+    settings: SftSettings, builder: SetBuilder, files: list[InputFile], description: dict[str, Any]
+) -> Path:
     assert settings.output_prefix and settings.tokenizer_model
     tokenizer = load_tokenizer(settings.tokenizer_type, settings.tokenizer_model, settings.eod_token)
     if settings.eod_token is None and (note := eos_note(tokenizer)):
@@ -97,7 +100,7 @@ def _builder(settings: SftSettings) -> SetBuilder:
     )
 
 
-def describe(settings: SftSettings, builder: SetBuilder, files: list[Path]) -> dict[str, Any]:
+def describe(settings: SftSettings, builder: SetBuilder, files: list[InputFile]) -> dict[str, Any]:
     """Everything that decides the set, for its manifest."""
     names = ("mode", "format", "mix", "num_refusals", "num_recoveries", "seed", "max_words", "max_chars", "keep_share")
     return {

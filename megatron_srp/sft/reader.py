@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +10,10 @@ import pyarrow.parquet as pq
 
 from megatron_srp.corpus.compression import read_lines
 from megatron_srp.corpus.jsonl import load_json
-from megatron_srp.corpus.readers import is_parquet, require_one_column, unreadable
+from megatron_srp.corpus.readers import is_parquet, parquet_source, require_one_column, unreadable
 from megatron_srp.errors import InputError, is_utf8
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.sft.chat_formats import detect_format, read_turns
 from megatron_srp.sft.conversation import Conversation, Kind, Turn
 
@@ -40,7 +40,7 @@ class ChatReader:
     counts: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
-    def read(self, files: Sequence[Path]) -> Iterator[Conversation]:
+    def read(self, files: Sequence[InputFile]) -> Iterator[Conversation]:
         """All conversations of the files, in order; raises InputError."""
         for file in files:
             try:
@@ -48,7 +48,7 @@ class ChatReader:
             except OSError as error:
                 raise unreadable(error, file) from None
 
-    def _read_file(self, file: Path) -> Iterator[Conversation]:
+    def _read_file(self, file: InputFile) -> Iterator[Conversation]:
         name = self.format
         for number, load in _rows(file):
             self.counts["read"] += 1
@@ -93,7 +93,7 @@ def _require_utf8(conversation: Conversation) -> None:
         raise ValueError("a lone surrogate, or bytes that are not UTF-8, in a text")
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+def _rows(file: InputFile) -> Iterator[tuple[int, Callable[[], Any]]]:
     """The number of each row, from 1, and a function that returns its record or raises ValueError."""
     if is_parquet(file):
         yield from _parquet_rows(file)
@@ -112,10 +112,10 @@ def _load(line: bytes) -> Any:
         raise
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+def _parquet_rows(file: InputFile) -> Iterator[tuple[int, Callable[[], Any]]]:
     number = 0
     try:
-        with pq.ParquetFile(file) as table:
+        with pq.ParquetFile(parquet_source(file)) as table:
             for name in table.schema_arrow.names:
                 require_one_column(file, table.schema_arrow.names, name)
             for batch in table.iter_batches(batch_size=1024):
@@ -126,12 +126,12 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
 
-def _identity(record: dict[str, Any], file: Path, number: int, name: str) -> str:
+def _identity(record: dict[str, Any], file: InputFile, number: int, name: str) -> str:
     """`file:row`, or its id from when the reflections were inserted."""
     known = record.get("id") if name == "srp" else None
     return known if isinstance(known, str) else f"{file.name}:{number}"
 
 
-def _source(record: dict[str, Any], file: Path) -> str:
+def _source(record: dict[str, Any], file: InputFile) -> str:
     named = (record.get(key) for key in _SOURCE_KEYS)
     return next((value for value in named if isinstance(value, str) and value), file.name.partition(".")[0])

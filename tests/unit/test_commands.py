@@ -218,7 +218,13 @@ def test_nothing_looks_for_tools():
     ]
     assert not files
     assert sorted(path.name for path in (ROOT / "tools").iterdir() if path.is_file()) == [
-        *("gpu_check.sh", "preprocess_with_reflections.py", "setup_comparisons.sh", "setup_venv.sh"),
+        *(
+            "gpu_check.sh",
+            "make_unicode_classes.py",
+            "preprocess_with_reflections.py",
+            "setup_comparisons.sh",
+            "setup_venv.sh",
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ from megatron_srp.data.interleave import (
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 from megatron_srp.tokenization.fast import FastEncoder
+from megatron_srp.unicode_classes import character_classes
 
 TABLE = ReflectionTable(
     [
@@ -67,7 +68,7 @@ def test_kernel_refuses_arrays_that_do_not_fit():
         wrong = np.array([0, 2], np.int64)
         interleave_batch(tokens, np.array([1], np.int32), np.array([0], np.uint16), wrong, TABLE, None, np.dtype("u2"))
     with pytest.raises(ValueError, match="segment"):
-        _text.segment(b"text", np.array([0, 9]), 1, 16, "", np.zeros(2, np.int64))
+        _text.segment(b"text", np.array([0, 9]), 1, 16, "", character_classes(), np.zeros(2, np.int64))
 
 
 @settings(max_examples=300)
@@ -115,7 +116,7 @@ def test_cuts_lie_where_the_text_was_cut(any_tokenizer):
 @pytest.mark.parametrize("offsets", [np.array([0, 4], np.int32), np.array([0, 4], np.float64), np.array([0, 4])[::-1]])
 def test_an_array_of_another_type_is_refused_by_name(offsets):
     with pytest.raises((TypeError, ValueError, BufferError), match=r"array of int64|contiguous"):
-        _text.segment(b"text", offsets, 1, 16, "", np.zeros(2, np.int64))
+        _text.segment(b"text", offsets, 1, 16, "", character_classes(), np.zeros(2, np.int64))
 
 
 def test_what_is_written_to_must_be_writable():

@@ -12,9 +12,11 @@ PACKAGE = Path(__file__).parents[2] / "megatron_srp"
 LAYERS = [
     ("errors", "schema"),
     ("files", "missing_packages"),
+    ("remote",),
     (
         "whole_folder",
         "terminal",
+        "unicode_classes",
         "segmentation",
         "reflection",
         "model_description",

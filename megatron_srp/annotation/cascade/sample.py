@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from megatron_srp.corpus.batch import segment_batch
 from megatron_srp.corpus.readers import read_batches
+from megatron_srp.remote.remote_file import InputFile
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class SegmentSample:
         return self._texts
 
 
-def sample_segments(files: Sequence[Path], key: str, max_words: int, size: int, seed: int = 0) -> SegmentSample:
+def sample_segments(files: Sequence[InputFile], key: str, max_words: int, size: int, seed: int = 0) -> SegmentSample:
     """A sample of all segments of the files; one pass over them."""
     sample = SegmentSample(size, seed)
     for batch in read_batches(list(files), [key]):

@@ -28,6 +28,7 @@ from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import InputBatch
 from megatron_srp.files import file_fingerprint
 from megatron_srp.ordered_map import ordered_map, thread_pool
+from megatron_srp.remote.remote_file import each_file
 from megatron_srp.terminal.progress import Progress
 
 Classified = tuple[Part, SegmentVerdicts]
@@ -64,7 +65,7 @@ class Annotator:
     sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.fingerprints = [file_fingerprint(file) for file in self.files.all]
+        self.fingerprints = each_file(file_fingerprint, self.files.all)
         self.sizes = [file.stat().st_size for file in self.files.all]
         self.own = self.files.own_numbers
         self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))

@@ -6,13 +6,13 @@ kill or by another node, becomes the same part.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from megatron_srp.annotation.store.store import Span
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.corpus.readers import InputBatch, read_batches
+from megatron_srp.remote.remote_file import InputFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Piece:
 
 
 def read_pieces(
-    file: Path, number: int, key: str, span: Span, chunk_documents: int, skip_errors: bool = False
+    file: InputFile, number: int, key: str, span: Span, chunk_documents: int, skip_errors: bool = False
 ) -> Iterator[Piece]:
     """The documents of `span` of a file, at least one piece: an empty one where the file has no more."""
     first, size = span.start, 0

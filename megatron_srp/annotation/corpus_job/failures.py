@@ -2,10 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from megatron_srp.annotation.store.part import Part
 from megatron_srp.errors import GuardError
+from megatron_srp.remote.remote_file import InputFile
 
 DEFAULT_MAX_FAILURE_RATE = 0.001
 _EXAMPLES = 10
@@ -30,7 +30,7 @@ class FailureLog:
     examples: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, file: Path, part: Part) -> None:
+    def add(self, file: InputFile, part: Part) -> None:
         """Count the segments of `part`; raises GuardError when far too many failed."""
         self.segments += len(part.codes)
         self.failed += len(part.failures)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from megatron_srp.annotation.corpus_job.chunks import read_pieces
 from megatron_srp.annotation.store.store import Part, PartSummary, Span, read_part
 from megatron_srp.corpus.batch import text_hashes
 from megatron_srp.errors import InputError
+from megatron_srp.remote.remote_file import InputFile
 
 _MOST_DOCUMENTS = 20_000  # in a batch
 
@@ -21,7 +21,7 @@ class Document(NamedTuple):
     segments: list[str]
 
 
-def read_documents(file: Path, key: str, summary: PartSummary, part: Part | None = None) -> Iterator[Document]:
+def read_documents(file: InputFile, key: str, summary: PartSummary, part: Part | None = None) -> Iterator[Document]:
     """The documents of a part, in order.
 
     Raises:
@@ -42,7 +42,7 @@ def read_documents(file: Path, key: str, summary: PartSummary, part: Part | None
         raise _other_text(file, int(part.rows[number]), summary)
 
 
-def _other_text(file: Path, row: int, summary: PartSummary) -> InputError:
+def _other_text(file: InputFile, row: int, summary: PartSummary) -> InputError:
     return InputError(
         f"{file}, row {row + 1}: its text is not the one that {summary.path} was made for; delete that part and "
         "annotate again"

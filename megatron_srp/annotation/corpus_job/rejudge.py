@@ -3,7 +3,6 @@ settled and its new threshold would not."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.annotation.corpus_job.part_texts import read_documents
 from megatron_srp.annotation.store.part import PartSummary
 from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part, write_part
+from megatron_srp.remote.remote_file import InputFile
 
 Choose = Callable[[PartSummary], tuple[Part, Sequence[int]] | None]
 
@@ -38,7 +38,7 @@ def segments_from(threshold: float) -> Choose:
 
 
 def rejudge(
-    store: AnnotationStore, guard: Guard, file: Path, key: str, fingerprint: str, choose: Choose
+    store: AnnotationStore, guard: Guard, file: InputFile, key: str, fingerprint: str, choose: Choose
 ) -> Iterator[Part]:
     """Replace the parts of an input file that have chosen segments by parts with the new verdicts; yields these."""
     for summary in store.summaries(key, fingerprint):
@@ -50,7 +50,7 @@ def rejudge(
 
 
 def _with_new_verdicts(
-    guard: Guard, file: Path, key: str, summary: PartSummary, part: Part, segments: Sequence[int]
+    guard: Guard, file: InputFile, key: str, summary: PartSummary, part: Part, segments: Sequence[int]
 ) -> Part:
     documents = read_documents(file, key, summary, part)
     texts = {d.first + i: text for d in documents for i, text in enumerate(d.segments)}

@@ -9,7 +9,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.remote.remote_file import InputFile, each_file
 
 
 class Pair(NamedTuple):
@@ -60,7 +60,7 @@ class HintJob:
             UsageError: when files have no verdicts yet, or its hints were made with other settings.
             GuardError: when the endpoint fails. Replies are kept, as for any error.
         """
-        fingerprints = [file_fingerprint(file) for file in self.files.all]
+        fingerprints: list[str] = each_file(file_fingerprint, self.files.all)
         for file, fingerprint in zip(self.files.all, fingerprints, strict=True):
             if self.store.missing(self.key, fingerprint):
                 raise UsageError(f"{self.store.folder} has no verdicts for all of {file}; finish annotating it first")
@@ -72,7 +72,7 @@ class HintJob:
                     if not hints.part_path(self.key, fingerprints[number], summary.first).exists():
                         self._write(self.files.all[number], fingerprints[number], summary, hints)
 
-    def _write(self, file: Path, fingerprint: str, summary: PartSummary, hints: HintStore) -> None:
+    def _write(self, file: InputFile, fingerprint: str, summary: PartSummary, hints: HintStore) -> None:
         part = read_part(summary.path)
         replies = Replies(hints.replies_path(self.key, fingerprint, summary.first))
         try:
@@ -121,7 +121,7 @@ class HintJob:
         return pa.table({"row": pa.array(part.rows), "hints": lists})
 
 
-def _pairs(file: Path, key: str, summary: PartSummary, part: Part) -> Iterator[Pair]:
+def _pairs(file: InputFile, key: str, summary: PartSummary, part: Part) -> Iterator[Pair]:
     wanted = hintable(part)
     for document in read_documents(file, key, summary, part):
         for i, (this, following) in enumerate(zip(document.segments, document.segments[1:], strict=False)):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from megatron_srp.annotation.store.part import FAILED, Part, read_part
 from megatron_srp.annotation.store.settling import FRONT
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.errors import InputError
+from megatron_srp.remote.remote_file import InputFile
 
 FEWEST = 20  # harmful segments, to train on and held out, below which neither training nor its measure mean anything
 HELD_OUT, PLATT = 0.2, 0.1  # shares of the documents
@@ -43,7 +43,7 @@ def part_of(hashes: np.ndarray) -> np.ndarray:
     return np.where(share < HELD_OUT, 2, np.where(share < HELD_OUT + PLATT, 1, 0)).astype(np.uint8)
 
 
-def read_examples(store: AnnotationStore, files: Sequence[Path], key: str, of: str, most: int) -> Examples:
+def read_examples(store: AnnotationStore, files: Sequence[InputFile], key: str, of: str, most: int) -> Examples:
     """About `most` segments of the store, of documents chosen by their hash.
 
     Args:

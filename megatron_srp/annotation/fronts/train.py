@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ from megatron_srp.annotation.fronts.train_small import SmallSettings, train_smal
 from megatron_srp.annotation.guards.embedding import EmbeddingGuard
 from megatron_srp.annotation.guards.small import SmallGuard
 from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.remote.remote_file import InputFile
 
 
 def train_front(
     store: AnnotationStore,
-    files: Sequence[Path],
+    files: Sequence[InputFile],
     key: str,
     of: str,
     most: int,

@@ -1,11 +1,12 @@
 """Labelled texts to evaluate a guard on: the files of known benchmarks, and other tables with named columns."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.tables import read_rows
 from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.remote.expand import input_file
+from megatron_srp.remote.remote_file import InputFile
 
 LABELS = {"safe": False, "benign": False, "unsafe": True, "harmful": True}
 
@@ -60,7 +61,7 @@ def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
     columns = FORMATS.get(form, columns)
     if columns is None:
         raise UsageError(f"--dataset {name!r}: say where the text is with --text-column, or pass the format's name")
-    file = Path(path)
+    file = input_file(path)
     rows = read_rows(file, form if form in GENERIC else None, columns.text if columns.headless else None)
     examples = [_example(file, number, row, columns) for number, row in enumerate(rows, 1)]
     if not examples:
@@ -68,7 +69,7 @@ def load_dataset(name: str, columns: Columns | None = None) -> list[Example]:
     return examples
 
 
-def _example(file: Path, number: int, row: dict[str, Any], columns: Columns) -> Example:
+def _example(file: InputFile, number: int, row: dict[str, Any], columns: Columns) -> Example:
     for column in (columns.text, columns.label, columns.kind):
         if column is not None and column not in row:
             raise InputError(

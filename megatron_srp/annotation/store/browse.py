@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from megatron_srp.annotation.store.part import FAILED, Part, PartSummary, read_p
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.errors import UsageError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.schema import SafetyLabel, Verdict
 
 
@@ -26,7 +26,7 @@ class Corpus:
     store: AnnotationStore
     key: str
     fingerprint: str
-    file: Path | None = None
+    file: InputFile | None = None
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ def shown(label: SafetyLabel) -> str:
     return f"{label.verdict}: {', '.join(label.categories)}" if label.categories else str(label.verdict)
 
 
-def find_corpora(store: AnnotationStore, files: Sequence[Path] = (), key: str | None = None) -> list[Corpus]:
+def find_corpora(store: AnnotationStore, files: Sequence[InputFile] = (), key: str | None = None) -> list[Corpus]:
     """The input files of a store: `files`, or all that have verdicts.
 
     Raises:

@@ -20,11 +20,17 @@ import orjson
 from megatron_srp.annotation.store.part import Part, PartSummary, read_part, read_summary, write_part
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.files import digest, write_json, write_text_once
+from megatron_srp.remote.objects import Mirror
 
 FORMAT_VERSION = 2
 THRESHOLD = "settles_below"  # the one setting that a store may change: a cascade's threshold may be lowered
 
 __all__ = ["THRESHOLD", "AnnotationStore", "Part", "PartSummary", "Span", "read_part", "read_summary", "write_part"]
+
+
+def store_mirror(url: str, work: str | Path) -> Mirror:
+    """A store on S3 and its copy in the folder `work`: without locks, and unfinished replies to requests for hints."""
+    return Mirror(url, work, AnnotationStore.HEADER, lambda name: name.endswith((".parquet", ".json")))
 
 
 @dataclass(frozen=True, slots=True)

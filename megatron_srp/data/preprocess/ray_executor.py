@@ -20,6 +20,7 @@ from megatron_srp.data.shards.merge import merge_shards
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
 from megatron_srp.ray_cluster import ray_cluster
+from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.terminal.display import ProgressDisplay
 from megatron_srp.terminal.progress import Progress
 
@@ -84,7 +85,7 @@ def make_partition(args: argparse.Namespace, files: InputFiles, index: int, boar
         return Outcome(error=f"{error.filename or 'no file named'}: {error.strerror or error}", exit_code=1)
 
 
-def run_on_ray(args: argparse.Namespace, files: list[Path]) -> None:
+def run_on_ray(args: argparse.Namespace, files: list[InputFile]) -> None:
     """Make all partitions of `files` and join them, as the parsed flags of `srp preprocess` ask.
 
     Raises:

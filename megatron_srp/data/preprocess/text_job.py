@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from megatron_srp.terminal.progress import Display
 
 
-def run_job(args: argparse.Namespace, files: InputFiles, display: "Display") -> tuple[dict[str, Any], list[str]]:
+def run_job(
+    args: argparse.Namespace, files: InputFiles, display: "Display", keep_finished: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Make the shards of this run's files.
+
+    Args:
+        keep_finished: an existing output with the same settings counts as this run's.
 
     Returns:
         The manifest, and the first skipped rows.
@@ -44,7 +49,7 @@ def run_job(args: argparse.Namespace, files: InputFiles, display: "Display") -> 
         ),
         overwrite=args.overwrite,
         threads=args.workers,
-        keep_finished=partition is not None,  # a resubmitted array job succeeds
+        keep_finished=keep_finished or partition is not None,  # a resubmitted array job succeeds
     )
     if isinstance(builder, Finished):
         if builder.kept:

@@ -5,29 +5,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
 from megatron_srp.data.builder import ShardBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.files import file_fingerprint
 from megatron_srp.ordered_map import ordered_map, thread_pool
+from megatron_srp.remote.remote_file import InputFile, RemoteFile, describe_file, each_file
 from megatron_srp.terminal.progress import Progress
 
 _SHOWN_ERRORS = 10
 _OTHER_IDS = "its ids differ from the reference tokenizer's"
 
 
-def describe_inputs(files: list[Path]) -> list[dict[str, str]]:
-    """The record of a run's input: names and fingerprints.
+def describe_inputs(files: list[InputFile]) -> list[dict[str, str]]:
+    """The record of a run's input: names and fingerprints, of remote files their places and versions too.
 
     Raises:
         InputError: for a file that cannot be read.
     """
     try:
-        return [{"file": file.name, "fingerprint": file_fingerprint(file)} for file in files]
+        return each_file(describe_file, files)
     except OSError as error:
         raise unreadable(error) from None
 
@@ -46,7 +45,7 @@ class Preprocessor:
         warn: called with a line of text for the user.
     """
 
-    files: list[Path]
+    files: list[InputFile]
     builder: ShardBuilder
     workers: int = 1
     chunk_documents: int = 100_000
@@ -78,9 +77,9 @@ class Preprocessor:
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
                 raise InputError(f"{file} changed while it was read; pass --overwrite to start over")
-            if file.stat().st_mtime > self.builder.started:
+            if not isinstance(file, RemoteFile) and file.stat().st_mtime > self.builder.started:
                 self.warn(f"{file} was modified since this run began, though its size, beginning and end are the same")
-        return now
+        return [record | _commit(file) for file, record in zip(self.files, now, strict=True)]
 
     def _resume(self) -> tuple[int, int]:
         position = self.builder.position
@@ -172,6 +171,12 @@ class Preprocessor:
                 )
                 return True
         return False
+
+
+def _commit(file: InputFile) -> dict[str, str]:
+    """The commit on the hub that a file was read from. Not part of the settings: another commit may have left it as it
+    was, and then a run resumes."""
+    return {"commit": file.commit} if isinstance(file, RemoteFile) and file.commit else {}
 
 
 def require_documents(manifest: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""Outputs and stores on S3, of which a command works on a copy in a folder on this machine."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from megatron_srp.corpus.partitions import Partition
+from megatron_srp.errors import UsageError
+from megatron_srp.remote.objects import WORK_DIR, is_remote_output
+
+if TYPE_CHECKING:
+    from megatron_srp.data.shards.upload import ShardUpload
+
+
+def add_work_dir(group: "argparse._ActionsContainer") -> None:
+    group.add_argument(
+        "--work-dir",
+        default=WORK_DIR,
+        metavar="DIR",
+        help="for what is written to s3://: the folder on this machine in which it is made first, and from which a "
+        "stopped run resumes",
+    )
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises UsageError for an output of `srp preprocess` that cannot be where the flags want it."""
+    if not is_remote_output(args.output_prefix, "--output-prefix"):
+        return
+    if args.output_prefix.count("/") < 3:
+        raise UsageError(f"--output-prefix {args.output_prefix}: has no name; pass s3://BUCKET/FOLDER/NAME")
+    if args.executor == "ray" or args.input_shards:
+        given = "--input-shards" if args.input_shards else "--executor ray"
+        raise UsageError(f"--output-prefix {args.output_prefix}: {given} writes to a folder of this machine; pass one")
+
+
+def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "ShardUpload | None":
+    """The upload of the output if it is to be on S3; `args.output_prefix` becomes the one on this machine."""
+    if not is_remote_output(args.output_prefix, "--output-prefix"):
+        return None
+    from megatron_srp.data.shards.upload import ShardUpload
+
+    upload = ShardUpload(partition.prefix(args.output_prefix) if partition else args.output_prefix, args.work_dir)
+    upload.prepare(args.overwrite, keep_finished=partition is not None)
+    args.output_prefix = str(ShardUpload(args.output_prefix, args.work_dir).prefix)
+    return upload
+
+
+def fetch_store(args: argparse.Namespace) -> None:
+    """Of a store on S3, bring a copy here and let `args.annotations` be that."""
+    if args.annotations and is_remote_output(args.annotations, "--store"):
+        from megatron_srp.annotation.store.store import store_mirror
+
+        mirror = store_mirror(args.annotations, args.work_dir)
+        mirror.download()
+        args.annotations = str(mirror.folder)
+
+
+@contextmanager
+def mirrored_store(args: argparse.Namespace) -> Iterator[str]:
+    """The folder of `--store`; of one on S3 a copy, uploaded at the end, however the run ends: parts are whole."""
+    if not is_remote_output(args.store, "--store"):
+        yield args.store
+        return
+    from megatron_srp.annotation.store.store import store_mirror
+
+    mirror = store_mirror(args.store, args.work_dir)
+    mirror.download()
+    try:
+        yield str(mirror.folder)
+    finally:
+        mirror.upload()
