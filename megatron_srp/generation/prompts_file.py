@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import InputError
 from megatron_srp.generation.answers_file import AnswersFile
-from megatron_srp.generation.engines.limits import Limits, answer_all
+from megatron_srp.generation.engines.continuous import answer_all
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.engines.request import Options
 from megatron_srp.generation.guard.policy import to_record
 from megatron_srp.generation.records import read_records

@@ -17,12 +17,15 @@ CHAT = {"model": "tiny", "messages": say("knife")}
 
 
 @pytest.fixture(scope="module")
-def served(tiny_reflector, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("operation")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("operation")
+
+
+@pytest.fixture(scope="module")
+def served(tiny_reflector, folder):
     (folder / "keys.yaml").write_text(KEYS)
     flags = ["--keys", folder / "keys.yaml", "--audit-log", folder / "audit.jsonl", "--served-name", "tiny"]
     with Served(tiny_reflector, *map(str, flags), key="sk-of-the-flags") as server:
-        server.folder = folder
         yield server.wait()
 
 
@@ -44,10 +47,10 @@ def test_each_key_has_its_own_guard_and_limits(served):
     assert served.http.get("/health").json() == {"status": "ok"}  # how busy it is, is for those with a key
 
 
-def test_what_is_written_down(served):
+def test_what_is_written_down(served, folder):
     found = post(served, "sk-strict-1", CHAT, **{"X-Request-Id": "trace-7"})
     assert found.headers["x-request-id"] == "trace-7"
-    lines = [json.loads(line) for line in (served.folder / "audit.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
     (line,) = [line for line in lines if line["request_id"] == "trace-7"]
     assert (line["client"], line["stop_reason"], line["policy"]["on_unsafe"]) == ("strict", "unsafe", "retract")
     assert line["reflections"][-1]["categories"] == ["Violent", "PII"] and "morning" not in json.dumps(lines)
@@ -57,8 +60,8 @@ def test_what_is_written_down(served):
     assert 'srp_requests_total{path="/v1/chat/completions",status="429"} 1.0' in text
 
 
-def test_keys_change_without_a_restart(served):
-    path = served.folder / "keys.yaml"
+def test_keys_change_without_a_restart(served, folder):
+    path = folder / "keys.yaml"
     assert post(served, "sk-new-5678", {}).status_code == 401
     path.write_text("- {name: new, key: sk-new-5678}\n")
     served.process.send_signal(signal.SIGHUP)

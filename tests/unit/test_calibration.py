@@ -41,6 +41,10 @@ def test_from_both_sides(folder, capsys):
     assert found.benign["cases"] == 100 and found.benign["file"] == "benign.jsonl" and found.harmful["cases"] == 10
     assert {"threshold": 0.5, "attack_success": 0.2, "false_stops": 0.01} in found.curve
     assert f"wrote {folder}/calibration.json" in capsys.readouterr().out
+    content = json.loads((folder / "calibration.json").read_text())
+    documented = "format_version threshold stop_at model date max_false_stops benign harmful curve at_chance"
+    assert content.keys() == set(documented.split()) and content["format_version"] == 1
+    assert content["benign"].keys() == set("file bytes xxh3_128 cases lowest percentile low high".split())
     settings = ModelSettings.of(str(folder))
     assert settings.threshold == 0.2 and not any("calibration" in note for note in settings.notes)
     assert ModelSettings.of(str(folder), threshold=0.4).threshold == 0.4  # a flag overrides

@@ -7,9 +7,10 @@ from typing import ClassVar
 import pytest
 import torch
 
+from megatron_srp.generation.engines.continuous import answer_all
 from megatron_srp.generation.engines.hf import generator as hf
 from megatron_srp.generation.engines.hf.generator import CHUNK, SHARED_CHUNK, SHORT
-from megatron_srp.generation.engines.limits import Limits, answer_all
+from megatron_srp.generation.engines.limits import Limits
 from megatron_srp.generation.engines.request import Answer, Request, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from tests.helpers.scripted_model import OPEN, ScriptedBatch, scripted_engine

@@ -76,7 +76,7 @@ def folder(tmp_path: Path, tokenizer_models) -> Path:
 
 
 def test_flags_agree_or_are_refused(folder):
-    bare = ModelSettings.of(str(folder))
+    bare = ModelSettings.of(str(folder), guarded=False)
     assert bare.form == TEXT and bare.notes == (
         f"{folder} has no srp.json; assuming <think> as plain text, no hints, end-of-text after Controversial and "
         "Unsafe",
@@ -84,7 +84,7 @@ def test_flags_agree_or_are_refused(folder):
     ModelDescription(None).write(folder)
     assert "was trained without reflections" in ModelSettings.of(str(folder)).notes[0]
     ModelDescription(ONLY_UNSAFE).write(folder)
-    own = ModelSettings.of(str(folder), tokens="text")
+    own = ModelSettings.of(str(folder), tokens="text", guarded=False)
     assert (own.form, own.stop_at, own.notes) == (ONLY_UNSAFE, ONLY_UNSAFE.stop_after, ())
     assert ModelSettings.of(str(folder), stop_after="Controversial").stop_at == {Verdict.CONTROVERSIAL}
     with pytest.raises(UsageError, match=r"--reflection-tokens special: .* was trained with text"):
