@@ -92,16 +92,20 @@ def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:
 
 
 def make_tiny_reflector(
-    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document
+    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document, heads: int = 4
 ) -> Path:
-    """Write model and tokenizer to `folder`; the model learns the documents of `write`."""
+    """Write model and tokenizer to `folder`; the model learns the documents of `write`.
+
+    Args:
+        heads: of attention, with a width of 64 together; vLLM on a CPU takes heads from a width of 32.
+    """
     import torch
     from transformers import AutoTokenizer
 
     rng = random.Random(0)
     make_tokenizer(folder, ["".join(document(rng)) for _ in range(300)])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = tiny_model(tokenizer, positions=256)
+    model = tiny_model(tokenizer, positions=256, heads=heads)
     rng = random.Random(1)
 
     def loss() -> torch.Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int = 2) -> Any:
+def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int = 2, heads: int = 4) -> Any:
     """A Llama (or Qwen3) of width 64 with the same random weights in every call, for texts of `positions` tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -15,7 +15,7 @@ def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int 
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": layers,
-        "num_attention_heads": 4,
+        "num_attention_heads": heads,
         "max_position_embeddings": positions,
         "tie_word_embeddings": True,
         "bos_token_id": None,
