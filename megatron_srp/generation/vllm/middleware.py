@@ -62,14 +62,16 @@ class GuardMiddleware:
         elif scope["method"] == "POST" and scope["path"] in self._kinds:
             response = await self._respond(scope, receive)
             await response(scope, receive, send)
-        elif scope["method"] in ("GET", "HEAD") and scope["path"] in OPEN:
-            await self._app(scope, receive, send)
-        elif scope["method"] == "OPTIONS" and scope["path"] in {*OPEN, *self._kinds}:
+        elif self._passes(scope["method"], scope["path"]):
             await self._app(scope, receive, send)
         else:
             routes = ", ".join(sorted({*OPEN, *self._kinds}))
             message = f"{scope['method']} {scope['path']}: not on this guarded server, which has {routes}"
             await APIError(404, message, "invalid_request_error").response()(scope, receive, send)
+
+    def _passes(self, method: str, path: str) -> bool:
+        reads = method in ("GET", "HEAD") and path in OPEN
+        return reads or (method == "OPTIONS" and path in {*OPEN, *self._kinds})
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         try:

@@ -5,7 +5,7 @@ parser cannot change why an answer ended, nor show a refusal.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
@@ -24,7 +24,7 @@ class ReflectionParser(ReasoningParser):
     """
 
     engine_based_streaming = True  # so that vLLM asks for what is held back when an answer ends
-    _models: dict[str, ServedModel] = {}  # vLLM makes a parser for every answer
+    _models: ClassVar[dict[str, ServedModel]] = {}  # vLLM makes a parser for every answer
 
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)

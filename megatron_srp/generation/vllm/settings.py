@@ -22,7 +22,7 @@ OPERATORS_ONLY = ("reflect_every", "reflect_prompt")
 
 class _Given(msgspec.Struct, forbid_unknown_fields=True):
     on_unsafe: str = "stop"
-    stop_at: list[Literal["Controversial", "Unsafe"]] = ["Controversial", "Unsafe"]
+    stop_at: tuple[Literal["Controversial", "Unsafe"], ...] = ("Controversial", "Unsafe")
     refusal: str = DEFAULT_REFUSAL
     reflect_every: int = 0
     reflect_prompt: bool = False
