@@ -159,17 +159,13 @@ def test_a_stop_text_ends_an_answer_once_it_is_judged():
 
 
 def test_a_tokenizer_that_one_token_does_not_tell_the_verdicts_apart():
-    words = Words(TEXT)
-    words._pieces = [(text.replace(" Contro", " U").replace(" Un", " U"), i) for text, i in words._pieces]
-    words._pieces += [(" U", 5), ("n", 6), ("controversial", 8), (" S", 7), ("afe", 9)]
     form = TEXT
 
     class Shared(Words):
         def encode_inside(self, text):
-            found = super().encode_inside(text.replace(" Contro", " Un"))
-            return found
+            return super().encode_inside(text.replace(" Contro", " Un"))
 
-    with pytest.raises(UsageError, match=r"does not tell the verdicts apart; serve the model with srp serve|tell the"):
+    with pytest.raises(UsageError, match=r"the verdicts apart"):
         ReflectionTokens.of(vocabulary(form), reflection_tree(form, Shared(form)), form, Shared(form))
 
 

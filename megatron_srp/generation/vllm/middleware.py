@@ -91,8 +91,8 @@ class GuardMiddleware:
         asked = parse(self._kinds[scope["path"]], await _body(HTTPRequest(scope, receive)))
         served = await self._served(scope)
         policy = requests_policy(served.settings.policy, asked.guard)
-        body = await asyncio.to_thread(_upstream_body, asked, served)
         longest = scope["app"].state.vllm_config.model_config.max_model_len
+        body = await asyncio.to_thread(_upstream_body, asked, served, longest)
         return Exchange(asked, served, policy, longest, Upstream(self._app, scope, receive, body))
 
     async def _served(self, scope: Scope) -> ServedModel:
@@ -195,14 +195,18 @@ async def _after(first: dict[str, Any], events: AsyncIterator[dict[str, Any]]) -
         yield event
 
 
-def _upstream_body(asked: ChatRequest | TextRequest, served: ServedModel) -> dict[str, Any]:
-    """What vLLM is asked: an escaped prompt, and nothing that has not been read and understood."""
+def _upstream_body(asked: ChatRequest | TextRequest, served: ServedModel, longest: int) -> dict[str, Any]:
+    """What vLLM is asked: an escaped prompt, and nothing that has not been read and understood.
+
+    Args:
+        longest: tokens that a prompt and its answer may have together.
+    """
     body: dict[str, Any] = {"model": asked.model, "stream": True, "return_token_ids": True, "n": asked.n or 1}
     for name in ("temperature", "top_p", "seed"):
         if (value := getattr(asked, name)) is not None:
             body[name] = value
     if asked.most_tokens:  # more than the client wants, for judging the end
-        body["max_tokens"] = asked.most_tokens + served.tokens.longest
+        body["max_tokens"] = min(asked.most_tokens + served.tokens.longest, longest)
     if arguments := to_arguments(asked.guard):
         body["vllm_xargs"] = arguments
     return body | _prompt(asked, served)
