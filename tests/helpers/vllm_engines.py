@@ -2,11 +2,10 @@
 tests with transformers.
 
     python -m tests.helpers.vllm_engines answers MODEL OUT
-    python -m tests.helpers.vllm_engines verdicts GUARD OUT
+    python -m tests.helpers.vllm_engines verdicts GUARD OUT        (OUT has the texts first)
 """
 
 import json
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,10 @@ def drawn(model: PromptedModel, policy: GuardPolicy, seeds: int) -> list[str]:
     return [found.text for found in model.generator.generate(asked)]
 
 
-def verdicts(guard_folder: str, engine: str) -> list[tuple[float, str]]:
-    """Scores and labels of sample texts."""
+def verdicts(guard_folder: str, engine: str, texts: list[str]) -> list[tuple[float, str]]:
+    """Scores and labels of texts."""
     from megatron_srp.annotation import GuardOptions, load_guard
-    from tests.helpers.tiny_guard import sample_text
 
-    rng = random.Random(5)
-    texts = [sample_text(rng) for _ in range(60)]
     own: dict[str, Any] = {"vllm": {"max_num_seqs": 32, "dtype": "float32"}, "hf": {}}[engine]
     guard = load_guard("qwen3guard", GuardOptions(guard_folder, engine=engine, engine_options=own))
     found = [(float(result.score), str(result.label)) for result in guard.results(texts)]
@@ -60,7 +56,7 @@ def verdicts(guard_folder: str, engine: str) -> list[tuple[float, str]]:
 def main() -> None:
     what, folder, out = sys.argv[1:]
     if what == "verdicts":
-        found: Any = verdicts(folder, "vllm")
+        found: Any = verdicts(folder, "vllm", json.loads(Path(out).read_text()))
     else:
         from megatron_srp.generation.engines.vllm import VLLMModel
 

@@ -5,7 +5,7 @@ takes about half a minute of processor time.
 """
 
 import json
-import sys
+import random
 
 import pytest
 
@@ -13,9 +13,9 @@ from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.reflection import ReflectionFormat
 from tests.helpers import vllm_engines
 from tests.helpers.served import say
-from tests.helpers.tiny_guard import make_tiny_guard
+from tests.helpers.tiny_guard import make_tiny_guard, sample_text
 from tests.helpers.tiny_reflector import make_tiny_reflector, wavering
-from tests.helpers.vllm_served import VARIABLE, VLLMServed, run_in_vllm, vllm_python
+from tests.helpers.vllm_served import VLLMServed, run_in_vllm, vllm_python
 
 pytestmark = pytest.mark.exhaustive
 
@@ -54,8 +54,13 @@ def test_answers_are_those_of_transformers(reflector, tmp_path):
 
 
 def test_verdicts_are_those_of_transformers(tmp_path):
-    guard = make_tiny_guard(tmp_path / "guard", head_dim=32)
-    ours, theirs = run_engine("verdicts", guard, tmp_path / "found.json"), vllm_engines.verdicts(str(guard), "hf")
+    guard, rng = make_tiny_guard(tmp_path / "guard", head_dim=32), random.Random(5)
+    texts = [sample_text(rng) for _ in range(60)]
+    (tmp_path / "found.json").write_text(json.dumps(texts))
+    ours, theirs = (
+        run_engine("verdicts", guard, tmp_path / "found.json"),
+        vllm_engines.verdicts(str(guard), "hf", texts),
+    )
     assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=0.02)
     assert [label for _, label in ours] == [label for _, label in theirs]
 
@@ -176,4 +181,3 @@ def test_without_its_settings_the_plugin_does_nothing(reflector):
     )
     done = run_in_vllm("-c", code)
     assert "<think> Unsafe: Violent, PII </think>" in done.stdout, done.stderr[-2000:]
-    assert VARIABLE and sys.executable
