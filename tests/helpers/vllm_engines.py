@@ -38,7 +38,7 @@ def answers(model: PromptedModel) -> list[dict[str, Any]]:
 def drawn(model: PromptedModel, policy: GuardPolicy, seeds: int) -> list[str]:
     """What is shown of answers at a temperature, one for each seed."""
     turns = [{"role": "user", "content": "say: knife"}]
-    asked = [model.chat(turns, Options(policy, Sampling(1.0, seed=seed), 80)) for seed in range(seeds)]
+    asked = [model.chat(turns, Options(policy, Sampling(0.7, seed=seed), 80)) for seed in range(seeds)]
     return [found.text for found in model.generator.generate(asked)]
 
 

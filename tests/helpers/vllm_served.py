@@ -62,6 +62,7 @@ class VLLMServed(Served):
             [*command, *where, *parts, *FLAGS, *flags],
             stdout=subprocess.DEVNULL,
             stderr=sys.stderr,
+            text=True,
             env=os.environ | CPU | {"SRP_GUARD": json.dumps(guard)},
             start_new_session=True,
         )

@@ -49,15 +49,16 @@ def choices(server: tuple[Served, dict], words: str = "knife", guard: dict | Non
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_no_draw_gets_another_verdict(start, temperature):
+    n = 8 if temperature else 1  # vLLM refuses several answers that are all the same
     found = [
         choice
         for seed in range(8)
-        for choice in choices(start("retract"), temperature=temperature, n=8, seed=8 * seed, max_tokens=80)
+        for choice in choices(start("retract"), temperature=temperature, n=n, seed=n * seed, max_tokens=80)
     ]
     shown = collections.Counter((choice.message.content, choice.finish_reason) for choice in found)
     # At 1 it writes broken words at times, and finds the segment around them Safe.
     assert sum(n for (text, _), n in shown.items() if "kill" in text) <= (2 if temperature == 1.0 else 0)
-    assert shown[SAFE_PART, "content_filter"] >= 60
+    assert shown[SAFE_PART, "content_filter"] >= len(found) - 4
 
 
 def test_a_smaller_interval_shows_no_more(start, request):
@@ -74,7 +75,7 @@ def test_every_ending_is_judged(start):
     refusing = start("refuse")
     (whole,) = choices(refusing)
     assert whole.finish_reason == "content_filter" and len(whole.model_extra["guard"]["reflections"]) == 3
-    for limits in ({"max_tokens": 40}, {"stop": [" river"]}, {"stop": ["I can't"]}):
+    for limits in ({"max_tokens": 44}, {"stop": [" river"]}, {"stop": ["I can't"]}):
         (choice,) = choices(refusing, **limits)
         guard = choice.model_extra["guard"]
         assert (choice.finish_reason, guard["unjudged_tokens"]) == ("content_filter", 0), (limits, choice)

@@ -18,7 +18,6 @@ from megatron_srp.generation.vllm.choice import Choice
 from megatron_srp.generation.vllm.inline_answer import ReflectionTokens
 from megatron_srp.generation.vllm.logits_processor import ReflectionProcessor
 from megatron_srp.generation.vllm.model import ServedModel
-from megatron_srp.generation.vllm.settings import Settings
 from megatron_srp.schema import Verdict
 from tests.helpers.scripted_model import EOS, HINTED, OPEN, SPECIAL, TEXT, Words, World, vocabulary
 
@@ -47,7 +46,7 @@ class Engine:
     def __init__(self, number, form, policy):
         self._world, self.tokens = World(number), tokens_of(form)
         self.processor = ReflectionProcessor(SimpleNamespace())  # without SRP_GUARD it does nothing
-        self.processor._served = ServedModel(Settings(policy, form), None, self.tokens)
+        self.processor._served = ServedModel(policy, form, self.tokens)
         self.processor._longest = 1000
 
     def write(self, room, temperature=0.0, seed=0):
@@ -75,7 +74,7 @@ def shown(tokens, policy, output, room, stops=()):
     return choice
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 1 << 30),
     st.sampled_from(FORMS),
@@ -101,7 +100,7 @@ def test_the_server_sees_what_the_engine_decided(number, form, policy, temperatu
         assert output[-1] == EOS and ours.reflections[-1].verdict in policy.stop_at
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 1 << 30),
     st.sampled_from(FORMS),

@@ -6,6 +6,7 @@ Written against the V1 interface of vLLM 0.32 (vllm/v1/sample/logits_processor/i
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from megatron_srp.generation.server.client_policy import PolicyTooWeak
 from megatron_srp.generation.vllm.inline_answer import InlineAnswer
 from megatron_srp.generation.vllm.model import ServedModel
 from megatron_srp.generation.vllm.plugin import check_engine
-from megatron_srp.generation.vllm.settings import from_arguments, read_settings, requests_policy
+from megatron_srp.generation.vllm.settings import from_arguments, read_settings, requests_policy, strictest
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +84,8 @@ class ReflectionProcessor(Base):
             self._served = ServedModel.of(vllm_config.model_config)
         except SrpError as error:
             raise SystemExit(f"megatron-srp: {error}") from None
+        for note in self._served.notes:
+            print(f"megatron-srp: {note}", file=sys.stderr, flush=True)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -91,7 +94,7 @@ class ReflectionProcessor(Base):
         if settings is None:
             return
         try:
-            requests_policy(settings.policy, from_arguments(sampling_params.extra_args))
+            requests_policy(settings.policy(), from_arguments(sampling_params.extra_args))
         except PolicyTooWeak as error:
             raise ValueError(str(error)) from None
         if name := next((name for name, used in _BYPASSES.items() if used(sampling_params)), None):
@@ -131,7 +134,7 @@ class ReflectionProcessor(Base):
 
     def _row(self, params: Any, prompt: list[int] | None, output: list[int]) -> Row:
         assert self._served
-        policy = requests_policy(self._served.settings.policy, from_arguments(params.extra_args))
+        policy = strictest(self._served.policy, from_arguments(params.extra_args))
         room = min(params.max_tokens or self._longest, self._longest - len(prompt or ()))
         return Row(self._served, params, policy, room, output)
 

@@ -6,7 +6,6 @@ made of these by the same guard that the engine follows, with `content_filter` a
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,19 +15,19 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from megatron_srp.errors import InputError, SrpError
+from megatron_srp.errors import InputError
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.api import ChatRequest, Common, TextRequest, parse
-from megatron_srp.generation.server.app import APIError
-from megatron_srp.generation.server.client_policy import PolicyTooWeak
-from megatron_srp.generation.server.replies import Reply, error_body
+from megatron_srp.generation.server.body import read_body
+from megatron_srp.generation.server.errors import APIError
+from megatron_srp.generation.server.replies import Reply
+from megatron_srp.generation.server.settings import MAX_CHOICES
 from megatron_srp.generation.vllm.choice import Choice
 from megatron_srp.generation.vllm.model import ServedModel
 from megatron_srp.generation.vllm.plugin import check_engine
 from megatron_srp.generation.vllm.settings import VARIABLE, read_settings, requests_policy, to_arguments
 from megatron_srp.generation.vllm.upstream import Refused, Upstream
 
-_log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 20
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 # Those that generate nothing, and tell nothing of anybody's text.
@@ -48,7 +47,8 @@ class GuardMiddleware:
             raise SystemExit(
                 f"megatron-srp: the middleware needs {VARIABLE}; set it to a JSON object, {{}} for the defaults"
             )
-        self._app, self._model = app, None
+        self._app = app
+        self._model: ServedModel | None = None
         self._loading = asyncio.Lock()
         self._kinds: dict[str, type[ChatRequest] | type[TextRequest]] = {CHAT: ChatRequest}
         if settings.completions:
@@ -81,16 +81,15 @@ class GuardMiddleware:
             return refused.response
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
-        except (SrpError, PolicyTooWeak, APIError) as error:
-            return APIError.of(error).response()
         except Exception as error:
-            _log.exception("a request failed")
             return APIError.of(error).response()
 
     async def _exchange(self, scope: Scope, receive: Receive) -> "Exchange":
-        asked = parse(self._kinds[scope["path"]], await _body(HTTPRequest(scope, receive)))
+        asked = parse(self._kinds[scope["path"]], await read_body(HTTPRequest(scope, receive), MOST_BYTES))
+        if (asked.n or 1) > MAX_CHOICES:
+            raise InputError(f"n: {asked.n}; at most {MAX_CHOICES} answers to one request")
         served = await self._served(scope)
-        policy = requests_policy(served.settings.policy, asked.guard)
+        policy = requests_policy(served.policy, asked.guard)
         longest = scope["app"].state.vllm_config.model_config.max_model_len
         body = await asyncio.to_thread(_upstream_body, asked, served, longest)
         return Exchange(asked, served, policy, longest, Upstream(self._app, scope, receive, body))
@@ -184,8 +183,7 @@ class Exchange:
             if self._asked.stream_options and self._asked.stream_options.include_usage:
                 yield _event(reply.usage_piece([choice.result() for choice in self._choices]))
         except Exception as error:  # the status has been sent already
-            told = APIError.of(error)
-            yield _event(error_body(str(told), told.kind, told.code))
+            yield _event(APIError.of(error).body())
         yield b"data: [DONE]\n\n"
 
 
@@ -213,23 +211,16 @@ def _upstream_body(asked: ChatRequest | TextRequest, served: ServedModel, longes
 
 
 def _prompt(asked: Common, served: ServedModel) -> dict[str, Any]:
+    prompts = served.prompts
+    assert prompts
     if isinstance(asked, ChatRequest):
         turns = [message.as_turn() for message in asked.messages]
-        return {"messages": [{name: served.prompts.escape(text) for name, text in turn.items()} for turn in turns]}
+        return {"messages": [{name: prompts.escape(text) for name, text in turn.items()} for turn in turns]}
     assert isinstance(asked, TextRequest)
     if len(asked.prompts) > 1:
         raise InputError("prompt: pass one text per request")
-    served.prompts.refuse_unfinished(asked.prompts[0])
-    return {"prompt": served.prompts.escape(asked.prompts[0], before_answer=True)}
-
-
-async def _body(http: HTTPRequest) -> bytes:
-    body = bytearray()
-    async for chunk in http.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise APIError(413, f"the request has more than {MOST_BYTES:,} bytes", "invalid_request_error")
-    return bytes(body)
+    prompts.refuse_unfinished(asked.prompts[0])
+    return {"prompt": prompts.escape(asked.prompts[0], before_answer=True)}
 
 
 def _error(event: dict[str, Any]) -> APIError:

@@ -5,8 +5,11 @@ from typing import Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.prompted_model import PromptedModel
+from megatron_srp.generation.guard.policy import GuardPolicy
+from megatron_srp.generation.model_settings import ModelSettings
 from megatron_srp.generation.vllm.inline_answer import ReflectionTokens
-from megatron_srp.generation.vllm.settings import VARIABLE, Settings, read_settings
+from megatron_srp.generation.vllm.settings import VARIABLE, read_settings
+from megatron_srp.reflection import ReflectionFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +17,20 @@ class ServedModel:
     """A model, and how it is guarded.
 
     Attributes:
+        policy: the operator's.
         prompts: its tokenizer, and the escaping of text for it.
+        notes: what is assumed about it, since nothing says it; one line each.
     """
 
-    settings: Settings
-    prompts: PromptedModel
+    policy: GuardPolicy
+    form: ReflectionFormat
     tokens: ReflectionTokens
+    prompts: PromptedModel | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model_config: Any) -> "ServedModel":
-        """Of vLLM's ModelConfig, as SRP_GUARD says.
+        """Of vLLM's ModelConfig, as SRP_GUARD and the model's folder say.
 
         Raises:
             UsageError: when SRP_GUARD is not set, or does not fit the model.
@@ -31,9 +38,11 @@ class ServedModel:
         settings = read_settings()
         if settings is None:
             raise UsageError(f"{VARIABLE} is not set; set it to a JSON object, {{}} for the defaults")
-        prompts = PromptedModel(model_config.tokenizer, settings.form, eos_ids(model_config))
-        tokens = ReflectionTokens.of(prompts.vocabulary, prompts.tree, settings.form, prompts.text_tokenizer)
-        return cls(settings, prompts, tokens)
+        stop_after = ",".join(settings.stop_at) if settings.stop_at else None
+        own = ModelSettings.of(model_config.model, settings.reflection_tokens, stop_after, settings.unsafe_threshold)
+        prompts = PromptedModel(model_config.tokenizer, own.form, eos_ids(model_config))
+        tokens = ReflectionTokens.of(prompts.vocabulary, prompts.tree, own.form, prompts.text_tokenizer)
+        return cls(settings.policy(own.stop_at, own.threshold), own.form, tokens, prompts, own.notes)
 
 
 def eos_ids(model_config: Any) -> list[int]:

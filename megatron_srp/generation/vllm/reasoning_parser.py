@@ -38,7 +38,7 @@ class ReflectionParser(ReasoningParser):
         `retract` with an interval, text counts as let pass where a Safe one ends the answer, and else not at all.
         """
         served = self._served()
-        policy, form = served.settings.policy, served.settings.form
+        policy, form = served.policy, served.form
         shown, held, labels = "", "", []
         for found in ReflectionScanner(form).feed(model_output, ended=True):
             if isinstance(found, str):
@@ -81,14 +81,14 @@ class ReflectionParser(ReasoningParser):
         answer = self._following()
         labels: list[SafetyLabel] = list(answer.guard.reflections[self._labels :])
         self._labels += len(labels)
-        form = self._served().settings.form
+        form = self._served().form
         reasoning = " ".join(map(form.render, labels))
         return DeltaMessage(content=shown or None, reasoning=reasoning or None) if shown or reasoning else None
 
     def _following(self) -> InlineAnswer:
         if self._answer is None:
             served = self._served()
-            self._answer = InlineAnswer(served.tokens, served.settings.policy)
+            self._answer = InlineAnswer(served.tokens, served.policy)
         return self._answer
 
     def _served(self) -> ServedModel:
