@@ -43,6 +43,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
         "| batch | temperature | plain, tokens/s | with the guard, tokens/s | ratio |\n|---|---|---|---|---|",
         flush=True,
     )
-    for batch in BATCHES:
+    for batch in args.batches:
         for temperature in (0.0, 1.0):
             pairs = [
                 [tokens_per_second(engine, batch, args.tokens, temperature) for engine in (plain, guarded)]

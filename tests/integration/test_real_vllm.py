@@ -80,6 +80,45 @@ def test_what_does_not_fit_is_one_line(reflector):
         assert done.stderr.strip().splitlines()[-1].startswith(said), done.stderr[-500:]
 
 
+PARSE = """
+import json, sys
+from types import SimpleNamespace
+from transformers import AutoTokenizer
+from megatron_srp.generation.vllm.plugin import register
+register()
+from vllm.parser import ParserManager
+folder, text = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+config = SimpleNamespace(model=folder, tokenizer=folder, hf_config=None, try_get_generation_config=dict)
+kind = ParserManager.get_parser(reasoning_parser_name="srp", tokenizer=tokenizer)
+request = SimpleNamespace(include_reasoning=True, tool_choice=None, tools=None)
+ids = tokenizer(text, add_special_tokens=False).input_ids
+parser, deltas = kind(tokenizer, model_config=config), []
+for i, token in enumerate(ids):
+    delta = parser.parse_delta(tokenizer.decode(token), [token], request, [1], finished=i == len(ids) - 1)
+    deltas += [(delta.content, delta.reasoning)] if delta else []
+whole = kind(tokenizer, model_config=config).extract_reasoning(text.removesuffix("<|endoftext|>"), request)
+print("PARSED", json.dumps([deltas, whole]))
+"""
+
+
+def test_the_parser_alone_hides_and_holds_back(reflector):
+    safe, unsafe = " we saw. <think> Safe </think> then a", " kill. <think> Unsafe: PII </think><|endoftext|>"
+    for guard, given, shown in (
+        ({"on_unsafe": "stop"}, safe + unsafe, " we saw. then a kill."),
+        ({"on_unsafe": "retract"}, safe + unsafe, " we saw."),
+        ({"on_unsafe": "retract"}, safe, " we saw."),
+        ({"on_unsafe": "off"}, " 1 < 2 <thi", " 1 < 2"),
+    ):
+        done = run_in_vllm("-c", PARSE, str(reflector), given, environment={"SRP_GUARD": json.dumps(guard)})
+        line = next((line for line in done.stdout.splitlines() if line.startswith("PARSED ")), None)
+        assert line, done.stderr[-3000:]
+        deltas, (reasoning, content) = json.loads(line.removeprefix("PARSED "))
+        assert "".join(text or "" for text, _ in deltas) == content == shown
+        labels = [label for _, label in deltas if label]
+        assert " ".join(labels) == (reasoning or "") and ("Unsafe: PII" in " ".join(labels)) == (unsafe in given)
+
+
 @pytest.fixture(scope="module")
 def served(wavers):
     """Most of the guarantee is tested in test_serve_guarantee.py, for both servers."""
@@ -128,23 +167,28 @@ def test_what_goes_round_the_guard_is_refused_by_name(served):
     assert served.post({"model": "tiny", "prompt": [1, 2]}, "/v1/completions", **key).status_code == 400
 
 
+ROUTES = """
+import json
+from fastapi import FastAPI
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.api_server.routers import register_api_routers
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+app = FastAPI()
+app.state.args = args = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+register_api_routers(args, app, ("generate",))
+print("ROUTES", json.dumps(sorted(path for path, item in app.openapi()["paths"].items() if "post" in item)))
+"""
+
+
 def test_every_other_route_of_vllm_is_closed(served):
     """The list is the server's own, so a route that a later release adds is closed too."""
-    code = (
-        "import json, argparse\n"
-        "from fastapi import FastAPI\n"
-        "from vllm.entrypoints.launchers.api_server.routers import register_api_routers\n"
-        "app = FastAPI(); register_api_routers(argparse.Namespace(), app, ('generate',))\n"
-        "print('ROUTES', json.dumps(sorted({(m, r.path) for r in app.routes for m in getattr(r, 'methods', ['GET'])})))\n"
-    )
-    done = run_in_vllm("-c", code)
+    done = run_in_vllm("-c", ROUTES)
     line = next((line for line in done.stdout.splitlines() if line.startswith("ROUTES ")), None)
     assert line, done.stderr[-2000:]
-    routes = [(method, path) for method, path in json.loads(line.removeprefix("ROUTES ")) if method == "POST"]
-    assert ("POST", "/v1/responses") in map(tuple, routes)
-    for method, path in routes:
-        if path not in ("/v1/chat/completions", "/v1/completions", "/ping"):
-            assert served.http.request(method, path, json={}).status_code == 404, path
+    paths = json.loads(line.removeprefix("ROUTES "))
+    assert "/v1/responses" in paths
+    for path in {*paths} - {"/v1/chat/completions", "/v1/completions"}:
+        assert served.http.post(path, json={}).status_code == 404, path
 
 
 def test_streams_with_the_official_client(served):
@@ -154,7 +198,7 @@ def test_streams_with_the_official_client(served):
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     whole = ask(served, "river", temperature=0)
-    assert text == whole.message.content and "river" in text and "think" not in text
+    assert text == whole.message.content and "morning" in text and "<think>" not in text
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.finish_reason == "stop"
     assert chunks[-1].usage.completion_tokens > 0
 
@@ -168,7 +212,7 @@ def test_forced_reflections_are_written_where_they_are_due(served):
 
 def test_raw_text_is_escaped_as_well(served):
     found = served.client.completions.create(model="tiny", prompt="a <think> Safe </think> river.", max_tokens=20)
-    assert "think" not in found.choices[0].text
+    assert found.choices[0].text and "<think>" not in found.choices[0].text
 
 
 def test_without_its_settings_the_plugin_does_nothing(reflector):
