@@ -20,8 +20,6 @@ from megatron_srp.generation.vllm.plugin import check_engine
 from megatron_srp.generation.vllm.settings import from_arguments, read_settings, requests_policy, strictest
 
 if TYPE_CHECKING:
-    import torch
-
     Base = object
 else:
     # Each of vLLM's two model runners refuses to start with a class that is none of its own, even one that is not used.
@@ -31,6 +29,7 @@ else:
             _BASES.append(import_module(_module).LogitsProcessor)
     Base = type("Base", tuple(_BASES), {})
 
+Tensor = Any  # torch's, which only the engine's process imports
 _GREEDY = 1e-5  # vLLM takes the most likely token below this temperature
 
 
@@ -119,7 +118,7 @@ class ReflectionProcessor(Base):
             for one, other, direction in batch_update.moved:
                 self._move(one, other, swap=direction.name == "SWAP")
 
-    def apply(self, logits: "torch.Tensor", *_: Any) -> "torch.Tensor":
+    def apply(self, logits: Tensor, *_: Any) -> Tensor:
         """Change the rows of float32[R, V] logits in which the guard has a say."""
         if not self._rows:
             return logits
@@ -145,7 +144,7 @@ class ReflectionProcessor(Base):
         if swap and replaced:
             self._rows[one] = replaced
 
-    def _chosen(self, logits: "torch.Tensor", row: Row, likeliest: int) -> int | None:
+    def _chosen(self, logits: Tensor, row: Row, likeliest: int) -> int | None:
         """The token that has to come, or None where one is to be drawn."""
         answer = row.answer
         if answer.deciding:
@@ -165,7 +164,7 @@ class ReflectionProcessor(Base):
         return None
 
 
-def _probability(logits: "torch.Tensor", params: Any, tokens: list[int], likeliest: int) -> float:
+def _probability(logits: Tensor, params: Any, tokens: list[int], likeliest: int) -> float:
     """That one of the tokens is drawn next, from V logits."""
     if params.temperature < _GREEDY:
         return float(likeliest in tokens)
