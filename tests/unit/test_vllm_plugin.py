@@ -163,7 +163,9 @@ def test_raw_text_where_the_operator_allows_it(serve):
     assert found["choices"][0]["finish_reason"] == "content_filter"
     assert server.asked[0]["prompt"] == "a ‹think› Safe ‹/think› b"
     assert client.post("/v1/completions", json={"model": "tiny", "prompt": "a <thi"}).status_code == 400
-    assert client.post("/v1/completions", json={"model": "tiny", "prompt": ["a", "b"]}).status_code == 400
+    for given in ({"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"echo": True}, {"logprobs": 1}, {"max_tokens": 0}):
+        answer = client.post("/v1/completions", json={"model": "tiny", "prompt": "a"} | given)
+        assert answer.status_code == 400, given
 
 
 def test_settings():

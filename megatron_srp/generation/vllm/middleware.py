@@ -217,10 +217,14 @@ def _prompt(asked: Common, served: ServedModel) -> dict[str, Any]:
         turns = [message.as_turn() for message in asked.messages]
         return {"messages": [{name: prompts.escape(text) for name, text in turn.items()} for turn in turns]}
     assert isinstance(asked, TextRequest)
+    if asked.echo or asked.logprobs is not None or asked.max_tokens == 0:
+        raise InputError("echo, logprobs, max_tokens 0: prompts are scored by srp serve only; leave them out")
     if len(asked.prompts) > 1:
         raise InputError("prompt: pass one text per request")
-    prompts.refuse_unfinished(asked.prompts[0])
-    return {"prompt": prompts.escape(asked.prompts[0], before_answer=True)}
+    (text,) = asked.prompts
+    assert isinstance(text, str)
+    prompts.refuse_unfinished(text)
+    return {"prompt": prompts.escape(text, before_answer=True)}
 
 
 def _error(event: dict[str, Any]) -> APIError:
