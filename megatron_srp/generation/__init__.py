@@ -7,6 +7,7 @@
     engines     what runs the model: requests and answers that come and go, on transformers or vLLM
     threshold   the probability at which a forced reflection should stop the answer
     server      an OpenAI-compatible endpoint
+    vllm        the same guard inside vLLM's own server
 
 Only `engines/hf` imports torch.
 """

@@ -28,11 +28,14 @@ class Served:
         self._key = key
 
     def wait(self) -> "Served":
-        self.ready = self.process.stdout.readline()
+        self.ready = self._first_line()
         self.url = self.ready.partition(" on ")[2].partition(": ")[0]
         self.client = openai.OpenAI(base_url=self.url, api_key=self._key or "none", max_retries=0, timeout=600)
         self.http = httpx.Client(base_url=self.url.removesuffix("/v1"), trust_env=False, timeout=600)
         return self
+
+    def _first_line(self) -> str:
+        return self.process.stdout.readline()
 
     def post(self, content: bytes | dict, path: str = "/v1/chat/completions", **headers) -> httpx.Response:
         content = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -86,14 +86,14 @@ def make_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def make_tiny_guard(folder: Path, steps: int = 120, layers: int = 2) -> Path:
+def make_tiny_guard(folder: Path, steps: int = 120, layers: int = 2, head_dim: int = 16) -> Path:
     """Write model and tokenizer to `folder`, trained for so many steps; 0 leaves the weights random."""
     import torch
     from transformers import AutoTokenizer
 
     make_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = tiny_model(tokenizer, positions=512, qwen3=True, layers=layers)
+    model = tiny_model(tokenizer, positions=512, qwen3=True, layers=layers, head_dim=head_dim)
     verdicts = torch.tensor([tokenizer.encode(f" {verdict}")[0] for verdict in ANSWERS])  # what is hard to learn
     rng = random.Random(1)
 

@@ -92,16 +92,20 @@ def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:
 
 
 def make_tiny_reflector(
-    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document
+    folder: Path, steps: int = 350, write: Callable[[random.Random], tuple[str, str]] = document, head_dim: int = 16
 ) -> Path:
-    """Write model and tokenizer to `folder`; the model learns the documents of `write`."""
+    """Write model and tokenizer to `folder`; the model learns the documents of `write`.
+
+    Args:
+        head_dim: width of an attention head.
+    """
     import torch
     from transformers import AutoTokenizer
 
     rng = random.Random(0)
     make_tokenizer(folder, ["".join(document(rng)) for _ in range(300)])
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = tiny_model(tokenizer, positions=256)
+    model = tiny_model(tokenizer, positions=256, head_dim=head_dim)
     rng = random.Random(1)
 
     def loss() -> torch.Tensor:

@@ -4,8 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 
-def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int = 2) -> Any:
-    """A Llama (or Qwen3) of width 64 with the same random weights in every call, for texts of `positions` tokens."""
+def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int = 2, head_dim: int = 16) -> Any:
+    """A Llama (or Qwen3) of width 64 with the same random weights in every call, for texts of `positions` tokens.
+
+    Args:
+        head_dim: width of each of the four attention heads; vLLM on a CPU takes 32 and more.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -16,13 +20,14 @@ def tiny_model(tokenizer: Any, positions: int, qwen3: bool = False, layers: int 
         "intermediate_size": 128,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
+        "head_dim": head_dim,
         "max_position_embeddings": positions,
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
     }
     if qwen3:
-        return Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=2, head_dim=16))
+        return Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=2))
     return LlamaForCausalLM(LlamaConfig(**sizes))
 
 

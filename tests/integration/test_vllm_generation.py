@@ -1,5 +1,5 @@
-"""The guard over vLLM, whose engine is stood in for by the model in miniature behind vLLM's recorded API: the
-answers are those of transformers. With vLLM and a GPU, tests/gpu runs it for real."""
+"""The guard over vLLM, whose engine is stood in for by the model in miniature: the answers are those of transformers.
+tests/integration/test_real_vllm.py runs it on vLLM itself."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -15,13 +15,12 @@ from megatron_srp.generation.engines.request import Answer, Options, Sampling
 from megatron_srp.generation.engines.vllm import VLLMModel
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
-from tests.helpers.recorded_vllm import API, RECORD, record, signature
 
 FORM = ReflectionFormat()
 
 
-class RecordedEngine:
-    """vLLM's engine as its record and source describe it: one token for each request in each step."""
+class StandInEngine:
+    """Behaves as vLLM's engine: one token for each request in each step."""
 
     def __init__(self, folder: str, stream_interval: int = 1) -> None:
         self.network = AutoModelForCausalLM.from_pretrained(folder)
@@ -32,26 +31,21 @@ class RecordedEngine:
         settings = SimpleNamespace(eos_token_id=self.network.generation_config.eos_token_id)
         self.model_config = SimpleNamespace(max_model_len=257, try_get_generation_config=lambda: vars(settings))
 
-    def add_request(self, *args, **kwargs):
-        given = signature("LLMEngine.add_request").bind(*args, **kwargs).arguments
-        assert isinstance(given["request_id"], str) and given["request_id"] not in self.requests
-        assert set(given["prompt"]) == {"prompt_token_ids"}
-        params = given["params"]
-        assert params.max_tokens >= 1 and isinstance(params.stop_token_ids, list | None)
-        assert all(type(token) is int for token in given["prompt"]["prompt_token_ids"])
-        assert len(given["prompt"]["prompt_token_ids"]) < self.model_config.max_model_len
-        request = SimpleNamespace(ids=list(given["prompt"]["prompt_token_ids"]), written=[], params=params)
-        self.requests[given["request_id"]] = request
+    def add_request(self, request_id, prompt, params):
+        assert isinstance(request_id, str) and request_id not in self.requests
+        assert params.max_tokens >= 1
+        assert len(prompt["prompt_token_ids"]) < self.model_config.max_model_len
+        request = SimpleNamespace(ids=list(prompt["prompt_token_ids"]), written=[], params=params)
+        self.requests[request_id] = request
         self.added.append(request)
 
-    def abort_request(self, *args, **kwargs):
-        for name in signature("LLMEngine.abort_request").bind(*args, **kwargs).arguments["request_ids"]:
+    def abort_request(self, request_ids):
+        for name in request_ids:
             self.aborted.append(name)
             self.requests.pop(name, None)
 
     @torch.inference_mode()
     def step(self):
-        signature("LLMEngine.step").bind()
         found = [self._bring_on(name, request) for name, request in list(self.requests.items())]
         return [output for output in found if output]
 
@@ -61,33 +55,27 @@ class RecordedEngine:
         request.written.append(int(logprobs.argmax()))
         last = request.written[-1]
         assert params.ignore_eos  # else vLLM would end at its own idea of an end
-        stopped = last in (params.stop_token_ids or [])
+        stopped = last in (params.stop_token_ids)
         ended = stopped or len(request.written) >= params.max_tokens
         if ended:
             del self.requests[name]
         elif len(request.written) % self.interval:
             return None
-        listed = {i: record("Logprob", logprob=float(logprobs[i])) for i in params.logprob_token_ids or []}
-        fields = {"index": 0, "text": "", "token_ids": request.written, "cumulative_logprob": None}
-        finish = {"finish_reason": ("stop" if stopped else "length") if ended else None}
-        output = record("CompletionOutput", **fields, **finish, logprobs=[listed] if listed else None)
-        fields = {"request_id": name, "prompt": None, "prompt_token_ids": request.ids, "prompt_logprobs": None}
-        return record("RequestOutput", **fields, outputs=[output], finished=ended)
+        listed = {i: SimpleNamespace(logprob=float(logprobs[i])) for i in params.logprob_token_ids}
+        output = SimpleNamespace(token_ids=request.written, logprobs=[listed])
+        return SimpleNamespace(request_id=name, outputs=[output], finished=ended)
+
+
+def sampling_params(**given):
+    return SimpleNamespace(**{"stop_token_ids": [], "logprob_token_ids": []} | given)
 
 
 @pytest.fixture(params=[1, 4], ids=["each token", "four at a time"])
 def model(tiny_reflector, monkeypatch, request) -> VLLMModel:
-    def from_engine_args(*args, **kwargs):
-        given = signature("LLMEngine.from_engine_args").bind(*args, **kwargs).arguments["engine_args"]
-        return RecordedEngine(given.model, request.param)
-
     module: Any = ModuleType("vllm")
-    module.EngineArgs = lambda **given: record("EngineArgs", **given)
-    module.LLMEngine = SimpleNamespace(from_engine_args=from_engine_args)
-    module.SamplingParams = lambda **given: record("SamplingParams", **given)
-    module.TokensPrompt = dict
-    assert {"EngineArgs", "LLMEngine", "SamplingParams", "TokensPrompt"} <= set(RECORD["exported"])
-    assert API["ModelConfig.try_get_generation_config"] == []
+    module.EngineArgs = lambda **given: SimpleNamespace(**given)
+    module.LLMEngine = SimpleNamespace(from_engine_args=lambda args: StandInEngine(args.model, request.param))
+    module.SamplingParams, module.TokensPrompt = sampling_params, dict
     monkeypatch.setitem(sys.modules, "vllm", module)
     return VLLMModel(str(tiny_reflector), FORM)
 

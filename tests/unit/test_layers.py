@@ -54,7 +54,7 @@ HEAVY = {
         "attacks/",
         "evaluation/",
     ),
-    "vllm": ("annotation/engines/", "generation/"),
+    "vllm": ("annotation/engines/", "generation/", "benchmarks/"),
     "ray": ("annotation/engines/", "ray_cluster"),
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

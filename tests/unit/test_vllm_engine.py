@@ -1,5 +1,4 @@
-"""The vLLM engine against vLLM's recorded API: calls that the record does not allow are refused as Python
-would refuse them. With vLLM and a GPU, tests/gpu runs it for real."""
+"""The guards' vLLM engine on a stand-in for vLLM. tests/integration/test_real_vllm.py runs it on vLLM itself."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -14,48 +13,39 @@ from megatron_srp.annotation.guards.verdict_tokens import verdict_logprobs
 from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
 from megatron_srp.verdict_tree import VerdictTree
-from tests.helpers.recorded_vllm import API, RECORD, record, signature
 
 EOS, SAFE, UNSAFE, UN, SURE = 0, 11, 12, 13, 14
 
 
-class RecordedLLM:
+class StandInLLM:
     """Says Unsafe where a prompt ends with 7, and writes its last two ids and an end."""
 
-    def __init__(self, *args, **kwargs):
-        given = signature("LLM").bind(*args, **kwargs).arguments
-        unknown = {*given.get("kwargs", {})} - {name.removesuffix("=") for name in API["EngineArgs"]}
-        if unknown:
-            raise TypeError(f"EngineArgs has no {unknown}")
-        self.model_config = SimpleNamespace(max_model_len=given["kwargs"]["max_model_len"] or 4096)
+    def __init__(self, model, max_model_len=None, **_):
+        self.model_config = SimpleNamespace(max_model_len=max_model_len or 4096)
 
-    def generate(self, *args, **kwargs):
-        given = signature("LLM.generate").bind(*args, **kwargs).arguments
-        assert all(
-            set(prompt) <= {name.removesuffix("=") for name in API["TokensPrompt"]} for prompt in given["prompts"]
-        )
-        return [self._answer(prompt["prompt_token_ids"], given["sampling_params"]) for prompt in given["prompts"]]
+    def generate(self, prompts, sampling_params, use_tqdm):
+        return [self._answer(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
 
     def _answer(self, prompt, params):
         worst = prompt[-1] == 7
         scores = {SAFE: -3.0 if worst else -0.1, UNSAFE: -0.2 if worst else -4.0}
         scores |= {UN: -0.5} | ({SAFE: -2.0, SURE: -0.25} if prompt[-1] == UN else {})
         assert not params.allowed_token_ids or params.max_tokens == 1
-        listed = {i: record("Logprob", logprob=scores[i]) for i in params.logprob_token_ids or []}
+        listed = {i: SimpleNamespace(logprob=scores[i]) for i in params.logprob_token_ids}
         written = [*prompt[-2:], EOS][: params.max_tokens]
-        fields = {"index": 0, "text": "", "token_ids": written, "cumulative_logprob": None}
-        output = record("CompletionOutput", **fields, logprobs=[listed] if listed else None)
-        fields = {"request_id": "0", "prompt": None, "prompt_token_ids": prompt, "prompt_logprobs": None}
-        return record("RequestOutput", **fields, outputs=[output], finished=True)
+        output = SimpleNamespace(token_ids=written, logprobs=[listed])
+        return SimpleNamespace(outputs=[output])
+
+
+def sampling_params(**given):
+    return SimpleNamespace(**{"allowed_token_ids": [], "logprob_token_ids": []} | given)
 
 
 @pytest.fixture
 def engine(monkeypatch):
     module: Any = ModuleType("vllm")
-    module.LLM = RecordedLLM
-    module.SamplingParams = lambda **given: record("SamplingParams", **given)
-    module.TokensPrompt = dict
-    assert {"LLM", "SamplingParams", "TokensPrompt"} <= set(RECORD["exported"])
+    module.LLM = StandInLLM
+    module.SamplingParams, module.TokensPrompt = sampling_params, dict
     monkeypatch.setitem(sys.modules, "vllm", module)
     return VLLMEngine("folder", max_length=512)
 

@@ -1,6 +1,6 @@
 """vLLM in this process: prompts of token ids in large batches, with the common prefix in its cache.
 
-Written against vLLM 0.33.0, whose signatures are recorded in tests/golden. One pass asks for a single token
+Tested on vLLM 0.32. One pass asks for a single token
 and for the log-probabilities of the verdicts, whether they are among the likeliest or not.
 """
 

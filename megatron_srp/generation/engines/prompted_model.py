@@ -144,6 +144,14 @@ class PromptedModel:
             prefill = f" {prefill}"
         return self._request(ids, prefill, options)
 
+    def escape(self, text: str, before_answer: bool = False) -> str:
+        """A user's text, without anything that could become a special token or a reflection.
+
+        Args:
+            before_answer: whether the model continues it.
+        """
+        return self._escape.before_answer(text) if before_answer else self._escape(text)
+
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token's text, with reflections as they are written; none for special tokens."""
         words = {OPEN_MARK: self.form.open, CLOSE_MARK: self.form.close}
@@ -155,10 +163,10 @@ class PromptedModel:
         return b"".join(self.pieces(tokens)).decode(errors="replace")
 
     def _clean(self, text: str, options: Options) -> str:
-        return self._escape(text) if options.escape else text
+        return self.escape(text) if options.escape else text
 
     def _clean_before_answer(self, text: str, options: Options) -> str:
-        return self._escape.before_answer(text) if options.escape else text
+        return self.escape(text, before_answer=True) if options.escape else text
 
     def _needs_space(self, turns: list[dict[str, str]], prompt: str) -> bool:
         """Whether a space sets an answer off from its prompt: where the template writes one, or has only a word there

@@ -1,10 +1,11 @@
 """vLLM as the engine of guarded generation: its own scheduler and paged cache, with prefix caching.
 
-Written against vLLM 0.33.0, whose signatures are recorded in tests/golden. An answer is written in pieces, each
+Tested on vLLM 0.32. An answer is written in pieces, each
 a vLLM request: a piece ends at an end-of-text token, where the model opens a reflection, or where a forced
 one is due. Both kinds of verdict are read by further requests for a single token, one for each token of the verdict
 tree after which a probability counts; they share the text, whose keys and values are in the cache already. Then the
-next piece continues from the cache. Each piece is drawn with its own seed.
+next piece continues from the cache. Each piece is drawn with its own seed, so at a temperature another interval of
+forced reflections gives another draw from the same distribution.
 """
 
 import itertools

@@ -16,6 +16,7 @@ reflection and the answer continues. Under `off` every one ends it.
 """
 
 import codecs
+from collections.abc import Sequence
 
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, StopReason
 from megatron_srp.generation.guard.scanner import ReflectionScanner
@@ -32,6 +33,8 @@ class ReflectionGuard:
         stop_reason: why the answer has ended, or None while it continues.
         tokens: those that were pushed.
         unjudged: how many tokens no verdict has judged.
+        mid_segment: set where the next reflection in the text is a forced one in the middle of a segment, which
+            releases nothing.
     """
 
     def __init__(self, vocabulary: GuardVocabulary, policy: GuardPolicy) -> None:
@@ -46,6 +49,7 @@ class ReflectionGuard:
         self.stop_reason: StopReason | None = None
         self.tokens: list[int] = []
         self.unjudged = 0
+        self.mid_segment = False
         self._since_release = 0  # tokens
 
     @property
@@ -68,9 +72,9 @@ class ReflectionGuard:
         return self._scanner.reading
 
     @property
-    def num_reflections(self) -> int:
-        """How many reflections the model has written."""
-        return len(self._reflections)
+    def reflections(self) -> Sequence[SafetyLabel]:
+        """Those in the text so far."""
+        return self._reflections
 
     def ends(self, token: int) -> bool:
         """Whether that token, pushed next, would end the answer as an end-of-text."""
@@ -132,7 +136,8 @@ class ReflectionGuard:
                 shown, last = shown + self._show(found), None
                 continue
             self._reflections.append(found)
-            shown, last = shown + self._judge(found, whole=True), found
+            shown, last = shown + self._judge(found, whole=not self.mid_segment), found
+            self.mid_segment = False
             if self.stop_reason:
                 return shown
         if last and not self._scanner.held and not self._decoder.getstate()[0]:

@@ -1,0 +1,103 @@
+"""vLLM's own application as the engine: a request sent to it within this process, and the events that it answers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope
+
+_END = object()
+_DONE = b"[DONE]"
+
+
+class Refused(Exception):
+    """vLLM answers with an error.
+
+    Attributes:
+        response: it, for the client.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+class Upstream:
+    """One request to vLLM's application, whose answer is a stream of server-sent events.
+
+    Args:
+        receive: the client's channel, which says when the client goes away.
+    """
+
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, body: dict[str, Any]) -> None:
+        content = msgspec.json.encode(body)
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
+        self._task = asyncio.ensure_future(self._run(app, _with_body(scope, content), _receive(content, receive)))
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The events, as they come.
+
+        Raises:
+            Refused: when the answer is an error.
+        """
+        rest = b""
+        async for piece in self._body():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data: ") and (data := line[6:].strip()) != _DONE:
+                    yield msgspec.json.decode(data)
+
+    async def close(self) -> None:
+        """Nobody reads it any more: have vLLM drop it."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await self._task
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        head = await self._message()
+        if head is None:
+            return
+        if head["status"] != 200:
+            content = [message["body"] async for message in self._rest()]
+            headers = {k.decode(): v.decode() for k, v in head["headers"] if k.lower() != b"content-length"}
+            raise Refused(Response(b"".join(content), head["status"], headers))
+        async for message in self._rest():
+            yield message["body"]
+
+    async def _rest(self) -> AsyncIterator[Message]:
+        while (message := await self._message()) is not None:
+            yield {"body": b""} | message
+
+    async def _message(self) -> Message | None:
+        """The next, or None at the end."""
+        message = await self._messages.get()
+        if message is _END:
+            self._messages.put_nowait(_END)
+            if not self._task.cancelled() and self._task.done() and (error := self._task.exception()):
+                raise error
+            return None
+        return message  # type: ignore[no-any-return]
+
+    async def _run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+        try:
+            await app(scope, receive, self._messages.put)
+        finally:
+            self._messages.put_nowait(_END)
+
+
+def _with_body(scope: Scope, content: bytes) -> Scope:
+    headers = [(k, v) for k, v in scope["headers"] if k.lower() not in (b"content-length", b"transfer-encoding")]
+    return {**scope, "headers": [*headers, (b"content-length", str(len(content)).encode())]}
+
+
+def _receive(content: bytes, client: Receive) -> Callable[[], Any]:
+    """A channel that brings that body, and then whatever comes from the client."""
+    body: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Message:
+        return body.pop() if body else await client()
+
+    return receive
