@@ -140,7 +140,8 @@ def test_a_cascades_part_and_a_front(tmp_path):
     guard = load_guard(f"cascade:{tmp_path}/c.yaml")
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    Annotator([path], AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 8}), guard, 8).run()
+    store = AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 8})
+    Annotator(InputFiles([path]), store, guard, 8).run()
     table = pq.read_table(next((tmp_path / "store" / "text").rglob("*.parquet")))
     rows = table.to_pylist()
     pairs = [pair for row in rows for pair in zip(row["stages"], row["front_harms"], strict=True)]
