@@ -10,6 +10,7 @@ SECTIONS = {
     "data": "megatron_srp.benchmarks.data_plane:run",
     "view": "megatron_srp.benchmarks.view:run",
     "guard-cpu": "megatron_srp.benchmarks.guard_cpu:run",
+    "cascade": "megatron_srp.benchmarks.cascade:run",
     "dataloader": "megatron_srp.benchmarks.dataloader:run",
     "world": "megatron_srp.benchmarks.world:run",
     "generation": "megatron_srp.benchmarks.generation:run",
@@ -26,9 +27,13 @@ class Options:
         tokenizers: folders with tokenizer.json, or .model files; by default real ones, where tests/real/fetch.sh has
             brought them, else one is trained.
         size: bytes of the corpus of the section `data`.
+        prompts: labelled data sets, FORMAT:PATH, for the section of cascades; it has no default.
+        encoder: folder of an encoder, for the same.
     """
 
     quick: bool = False
     corpus: list[Path] = field(default_factory=list)
     tokenizers: list[Path] = field(default_factory=list)
     size: int = 1_000_000_000
+    prompts: list[str] = field(default_factory=list)
+    encoder: Path | None = None

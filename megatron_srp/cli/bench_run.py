@@ -27,6 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
     )
     add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of the section data")
+    add("--prompts", nargs="+", default=[], metavar="FORMAT:PATH", help="labelled prompts for the section cascade")
+    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for the section cascade (no default)")
     return parser
 
 
@@ -41,7 +43,8 @@ def main(argv: list[str]) -> None:
     from megatron_srp.benchmarks import Options
     from megatron_srp.benchmarks.sections import write_section
 
-    options = Options(args.quick, args.corpus, args.tokenizers, args.size * 1_000_000)
+    size = args.size * 1_000_000
+    options = Options(args.quick, args.corpus, args.tokenizers, size, args.prompts, args.encoder)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
         try:

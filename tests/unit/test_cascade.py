@@ -19,6 +19,7 @@ from megatron_srp.annotation.store.browse import find_corpora
 from megatron_srp.annotation.store.edit import set_verdict
 from megatron_srp.annotation.store.store import AnnotationStore, read_part
 from megatron_srp.cli.calibrate import main as calibrate
+from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import random_texts
@@ -61,7 +62,7 @@ def make(threshold=0.5, audit=0.0, suspicious="kill", target=None) -> CascadeGua
 
 def annotate(folder, files, guard, workers=1, chunk=20) -> Annotator:
     store = AnnotationStore.create(folder, {**guard.settings, "max_words": 10})
-    job = Annotator(files, store, guard, 10, chunk_documents=chunk, workers=workers)
+    job = Annotator(InputFiles(files), store, guard, 10, chunk_documents=chunk, workers=workers)
     job.run()
     return job
 

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
+from safetensors.numpy import save_file
 
+from megatron_srp.annotation import load_guard
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli import preprocess, sft
@@ -124,6 +126,31 @@ def test_store(tmp_path):
         assert row["verdicts"] == [str(label.verdict) for label in labels]
         assert row["categories"] == [", ".join(label.categories) for label in labels]
         assert not any(row["failures"])
+
+
+def test_a_cascades_part_and_a_front(tmp_path):
+    front = {"version": 1, "features": 1, "bias": -2.0, "scale": 0.5, "threshold": 0.5, "embedder": None, "card": {}}
+    weights = np.arange(256).astype(np.int8)
+    save_file({"weights": weights}, tmp_path / "f", {"srp_front": json.dumps(front)})
+    (tmp_path / "c.yaml").write_text(f"front: {{guard: 'front:{tmp_path}/f'}}\nback: {{guard: heuristic}}\n")
+    heuristic = load_guard("heuristic")
+    calibration = {"version": 1, "threshold": 0.3, "target": {"miss": 0.01, "confidence": 0.95, "of": "Unsafe"}}
+    calibration |= {"front": load_guard(f"front:{tmp_path}/f").settings, "back": heuristic.settings}
+    (tmp_path / "c.calibration.json").write_text(json.dumps(calibration))
+    guard = load_guard(f"cascade:{tmp_path}/c.yaml")
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    store = AnnotationStore.create(tmp_path / "store", {**guard.settings, "max_words": 8})
+    Annotator(InputFiles([path]), store, guard, 8).run()
+    table = pq.read_table(next((tmp_path / "store" / "text").rglob("*.parquet")))
+    rows = table.to_pylist()
+    pairs = [pair for row in rows for pair in zip(row["stages"], row["front_harms"], strict=True)]
+    assert {stage for stage, _ in pairs} == {"front", "back"}
+    assert all((stage == "front") == (harm < 0.3) for stage, harm in pairs)
+    settled = json.loads(table.schema.metadata[b"settled"])
+    assert sum(settled.values()) == len(pairs)
+    highest = max(harm for stage, harm in pairs if stage == "front")
+    assert float(table.schema.metadata[b"highest_harm"]) == highest
 
 
 def test_a_sidecar_of_a_plain_shard(shards):

@@ -14,7 +14,7 @@ import torch
 from megatron_srp.annotation.engines.hf_loading import check_tokens, choose_device, choose_dtype, weights_revision
 from megatron_srp.errors import UsageError
 
-_GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 2_048
+_GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4_096
 
 
 class TextEncoder:

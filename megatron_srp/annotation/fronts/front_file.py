@@ -93,8 +93,8 @@ def load_front(path: Path) -> Front:
             header = json.loads((file.metadata() or {})[_KEY])
             weights = file.get_tensor("weights")
         version = (header["version"], header["features"])
-        numbers = (float(header[name]) for name in ("bias", "scale"))
-        front = Front(weights, *numbers, dict(header["card"]), float(header["threshold"]), header["embedder"])
+        bias, scale, threshold = (float(header[name]) for name in ("bias", "scale", "threshold"))
+        front = Front(weights, bias, scale, dict(header["card"]), threshold, header["embedder"])
         _check_weights(front)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
