@@ -1,8 +1,8 @@
-"""gigatoken over flat arrays: an instance for each thread, and a bound on the size of their caches."""
+"""gigatoken over flat arrays: an instance for each batch in progress, and a bound on the size of their caches."""
 
 import ctypes
 import os
-import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +43,36 @@ class GigatokenPool:
 
     def __init__(self, spec: str, threads: int = 1) -> None:
         self._spec = spec
-        self._thread = threading.local()  # an instance per thread: its cache takes a lock
+        # As many as encode at once: their caches take locks, and making one takes up to a second.
+        self._idle: list[_Instance] = []
         self._limit = resident_bytes() + _GROWTH + threads * _GROWTH_PER_THREAD
         self.dropped = 0
-        backend = type(self._tokenizer().backend).__name__
+        first = self._make()
+        self._idle.append(first)
         # For SentencePiece gigatoken keeps its cache from call to call only where it encodes one document
         # at a time, which takes a third of the time but holds the GIL: a few threads gain, many lose.
-        self._one_by_one = backend == "SentencePieceTokenizer" and threads < _MANY_THREADS
+        self._one_by_one = (
+            type(first.tokenizer.backend).__name__ == "SentencePieceTokenizer" and threads < _MANY_THREADS
+        )
 
-    def _tokenizer(self) -> Any:
-        own = self._thread
-        if not hasattr(own, "tokenizer"):
-            import gigatoken
+    def _make(self) -> "_Instance":
+        import gigatoken
 
-            try:
-                own.tokenizer, own.text = gigatoken.Tokenizer.from_json(self._spec), 0
-            except Exception as error:  # it raises whatever its Rust code meets
-                raise ValueError(_reason(error)) from None
-        return own.tokenizer
+        try:
+            return _Instance(gigatoken.Tokenizer.from_json(self._spec))
+        except Exception as error:  # it raises whatever its Rust code meets
+            raise ValueError(_reason(error)) from None
 
     def encode(self, batch: TextBatch) -> TokenBatch:
         """The ids of every document of the batch."""
-        self._forget()
-        tokenizer = self._tokenizer()
-        self._thread.text += len(batch.text)
+        instance = self._take()
+        try:
+            instance.text += len(batch.text)
+            return self._encode(instance.tokenizer, batch)
+        finally:
+            self._idle.append(instance)
+
+    def _encode(self, tokenizer: Any, batch: TextBatch) -> TokenBatch:
         if self._one_by_one:
             text, at = batch.text.tobytes(), batch.offsets.tolist()
             return TokenBatch.from_arrays([tokenizer.encode(text[at[i] : at[i + 1]]) for i in range(len(batch))])
@@ -74,13 +80,26 @@ class GigatokenPool:
         offsets = np.asarray(ragged.offsets.data, dtype=np.int64)
         return TokenBatch(np.asarray(ragged.content.data)[offsets[0] : offsets[-1]], offsets - offsets[0])
 
-    def _forget(self) -> None:
-        """Drop this thread's instance where the process has outgrown its bound."""
-        own = self._thread
-        if hasattr(own, "tokenizer") and own.text > _LEAST_TEXT and resident_bytes() > self._limit:
-            del own.tokenizer
+    def _take(self) -> "_Instance":
+        """An idle instance, or a new one where there is none or the process has outgrown its bound."""
+        try:
+            instance = self._idle.pop()
+        except IndexError:  # all are at work, in other threads
+            return self._make()
+        if instance.text > _LEAST_TEXT and resident_bytes() > self._limit:
+            del instance
             self.dropped += 1
             return_freed_memory()
+            return self._make()
+        return instance
+
+
+@dataclass(slots=True)
+class _Instance:
+    """One of gigatoken's tokenizers, and how many bytes it has encoded."""
+
+    tokenizer: Any
+    text: int = 0
 
 
 def resident_bytes() -> int:
