@@ -69,7 +69,7 @@ class Upstream:
 
     async def _rest(self) -> AsyncIterator[Message]:
         while (message := await self._message()) is not None:
-            yield {"body": b""} | message
+            yield {"body": b"", **message}
 
     async def _message(self) -> Message | None:
         """The next, or None at the end."""
@@ -79,7 +79,7 @@ class Upstream:
             if not self._task.cancelled() and self._task.done() and (error := self._task.exception()):
                 raise error
             return None
-        return message  # type: ignore[no-any-return]
+        return message
 
     async def _run(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         try:
