@@ -53,7 +53,7 @@ class Suspicion(Back):
         self.suspicious = suspicious
 
     def harm_probabilities(self, texts):
-        return np.float32([0.9 if self.suspicious in t else len(t) % 20 / 100 for t in texts])
+        return np.array([0.9 if self.suspicious in t else len(t) % 20 / 100 for t in texts], np.float32)
 
 
 def make(threshold=0.5, audit=0.0, suspicious="kill", target=None) -> CascadeGuard:

@@ -109,7 +109,7 @@ def test_few_weights_are_as_good_as_their_eight_bits():
 
 
 def test_what_is_settled_at_a_recall():
-    harms, harmful = np.float32([0.0, 0.1, 0.2, 0.3, 0.9]), np.array([False, True, False, True, True])
+    harms, harmful = np.array([0.0, 0.1, 0.2, 0.3, 0.9]), np.array([False, True, False, True, True], np.float32)
     assert settled_at(harms, harmful, 0.6)["share"] == pytest.approx(0.6)  # one of three missed, at 0.1
     assert settled_at(harms, harmful, 0.99)["share"] is None
 
