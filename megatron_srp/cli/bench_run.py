@@ -32,9 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FORMAT:PATH",
-        help="labelled prompts for the section cascade (no default)",
+        help="labelled prompts for cascade (no default)",
     )
-    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for the section cascade (no default)")
+    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for cascade (no default)")
     return parser
 
 
