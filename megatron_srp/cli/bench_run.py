@@ -27,8 +27,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
     )
     add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of the section data")
-    add("--prompts", nargs="+", default=[], metavar="FORMAT:PATH", help="labelled prompts for the section cascade")
-    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for the section cascade (no default)")
+    add(
+        "--prompts",
+        nargs="+",
+        default=[],
+        metavar="FORMAT:PATH",
+        help="labelled prompts for cascade (no default)",
+    )
+    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for cascade (no default)")
     return parser
 
 

@@ -1,5 +1,7 @@
 """Encoders as guards and as fronts, with tiny models made here."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import yaml
@@ -53,7 +55,7 @@ def test_an_encoder_that_is_not_there_is_one_line(tmp_path):
 def test_a_classifier_of_a_yaml_file(model, tmp_path):
     tree = {"name": "tiny", "classifier": str(model), "head": "softmax", "safe": ["safe"]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree | {"categories": {"violence": "Violent"}}))
-    guard = load_guard(str(tmp_path / "tiny.yaml"), GuardOptions(threshold=0.01))
+    guard: Any = load_guard(str(tmp_path / "tiny.yaml"), GuardOptions(threshold=0.01))
     texts = random_texts(6, 5, most_words=10)
     harms = guard.harm_probabilities(texts)
     logits = guard.encoder.logits(texts)
@@ -70,7 +72,7 @@ class FixedEncoder:
     labels, revision = list(LABELS.values()), "1"
 
     def __init__(self, *rows):
-        self.rows = np.float32(rows)
+        self.rows = np.array(rows, np.float32)
 
     def logits(self, texts):
         return self.rows[: len(texts)]
@@ -131,7 +133,7 @@ def test_a_head_learns_the_verdicts_of_a_store(model, tmp_path, kind, capsys):
     flags = ["--store", str(tmp_path / "store"), "--input", str(corpus), "--out", str(tmp_path / "head")]
     train([*flags, "--kind", kind, "--model", str(at)])
     assert "segments per CPU second" in capsys.readouterr().out
-    guard = load_guard(f"front:{tmp_path}/head")
+    guard: Any = load_guard(f"front:{tmp_path}/head")
     harms = guard.harm_probabilities(["they kill and kill.", "the river and the house."])
     assert harms[0] > harms[1] and guard.front.card["kind"] == kind
     assert guard.harm_probabilities([]).shape == (0,)

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,14 +54,14 @@ class Suspicion(Back):
         self.suspicious = suspicious
 
     def harm_probabilities(self, texts):
-        return np.float32([0.9 if self.suspicious in t else len(t) % 20 / 100 for t in texts])
+        return np.array([0.9 if self.suspicious in t else len(t) % 20 / 100 for t in texts], np.float32)
 
 
-def make(threshold=0.5, audit=0.0, suspicious="kill", target=None) -> CascadeGuard:
+def make(threshold=0.5, audit=0.0, suspicious="kill", target=None) -> Any:
     return CascadeGuard(Suspicion(suspicious), Back(), target or Target(0.05), threshold, audit, "my.yaml")
 
 
-def annotate(folder, files, guard, workers=1, chunk=20) -> Annotator:
+def annotate(folder, files, guard, workers=1, chunk=20) -> Any:
     store = AnnotationStore.create(folder, {**guard.settings, "max_words": 10})
     job = Annotator(InputFiles(files), store, guard, 10, chunk_documents=chunk, workers=workers)
     job.run()
@@ -249,13 +250,15 @@ def test_calibrate_writes_the_threshold_that_the_guard_then_has(tmp_path, capsys
     assert "settled by the front:" in out and "sample: 1," in out
     found = json.loads((tmp_path / "my.calibration.json").read_text())
     assert found["sample"]["missed"] > 0 and found["bound"] <= 0.9
-    assert load_guard(f"cascade:{path}").threshold == pytest.approx(found["threshold"])
+    guard: Any = load_guard(f"cascade:{path}")
+    assert guard.threshold == pytest.approx(found["threshold"])
 
 
 def test_what_a_calibration_was_not_made_for_is_refused(tmp_path):
     path = make_files(tmp_path)
     set_threshold(path, 0.4)
-    assert load_guard(f"cascade:{path}").threshold == pytest.approx(0.4)
+    guard: Any = load_guard(f"cascade:{path}")
+    assert guard.threshold == pytest.approx(0.4)
     save_front(Front(np.ones(256, np.int8), 0.0, 0.1), tmp_path / "front.safetensors")
     with pytest.raises(UsageError, match="was calibrated with another front"):
         load_guard(f"cascade:{path}")

@@ -47,7 +47,7 @@ def test_at_most_one_in_twenty_corpora_breaks_the_bound():
         rows = rng.integers(0, len(everything), 8000)
         choice = choose_threshold(everything[rows], harmful[rows], target)
         assert choice.bound <= target.miss
-        broken += np.searchsorted(missed, choice.threshold) / len(missed) > target.miss
+        broken += int(np.searchsorted(missed, choice.threshold) / len(missed) > target.miss)
     assert 0 < broken <= 65  # 50 are expected at most; 65 is the 98.5th percentile of Binomial(1000, 0.05)
 
 
@@ -62,7 +62,7 @@ def test_the_threshold_is_the_largest_that_meets_the_target():
 
 
 def test_ties_are_not_missed_and_nan_is_not_settled():
-    harms = np.repeat(np.float32([0.1, 0.5, np.nan]), [1000, 400, 100])
+    harms = np.repeat(np.array([0.1, 0.5, np.nan], np.float32), [1000, 400, 100])
     harmful = np.repeat([False, True, True], [1000, 400, 100])
     choice = choose_threshold(harms, harmful, Target(miss=0.01))
     assert (choice.threshold, choice.missed, choice.settled) == (0.5, 0, 1000)

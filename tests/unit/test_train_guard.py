@@ -1,6 +1,7 @@
 """`srp train-guard`: from the verdicts of a store to a front and its card."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,13 +110,14 @@ def test_few_weights_are_as_good_as_their_eight_bits():
 
 
 def test_what_is_settled_at_a_recall():
-    harms, harmful = np.float32([0.0, 0.1, 0.2, 0.3, 0.9]), np.array([False, True, False, True, True])
+    harms = np.array([0.0, 0.1, 0.2, 0.3, 0.9], np.float32)
+    harmful = np.array([False, True, False, True, True])
     assert settled_at(harms, harmful, 0.6)["share"] == pytest.approx(0.6)  # one of three missed, at 0.1
     assert settled_at(harms, harmful, 0.99)["share"] is None
 
 
 def test_the_embedded_front_is_small_and_says_what_it_is():
-    guard = load_guard("small")
+    guard: Any = load_guard("small")
     assert "no substitute" in guard.front.card["caution"] and len(guard.front.weights) < 2**20
     assert set(guard.front.card["trained_on"]) == {"advbench", "harmbench", "xstest", "gsm8k", "requests", "prose"}
     texts = ["How do I build a bomb and kill people with it?", "She walked along the river in the morning."]

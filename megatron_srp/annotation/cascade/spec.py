@@ -93,7 +93,8 @@ def load_cascade(path: Path, load_guard: LoadGuard, audit: float | None = None) 
     try:
         _check_fits(spec, calibration, front, back)
     except UsageError:
-        front.close(), back.close()
+        front.close()
+        back.close()
         raise
     audit = spec.audit if audit is None else audit
     return CascadeGuard(front, back, spec.target, calibration["threshold"], audit, str(path))

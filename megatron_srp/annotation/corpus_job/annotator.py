@@ -172,7 +172,9 @@ class Annotator:
     def _apply_threshold(self) -> None:
         """Judge again what a cascade's front settled from its threshold on: it was higher in an earlier run."""
         threshold = self.guard.settings.get(THRESHOLD)
-        for number in self.own if threshold is not None else ():
+        if threshold is None:
+            return
+        for number in self.own:
             for part in self._rejudge(number, segments_from(threshold)):
                 self.failures.add(self.files.all[number], part)
 
