@@ -8,13 +8,13 @@ torchrun itself prints a traceback and a table after it, and exits with 1 whatev
 
 import logging
 import os
-import signal
+import socket
 import sys
-from collections.abc import Iterable
-from typing import Any
 
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import SrpError, UsageError
+from megatron_srp.training.checks.addresses import check_addresses
 from megatron_srp.training.flags.rank_flags import Ranks
+from megatron_srp.training.process.failures import end_like, find_cause
 
 ENTRY_POINT = ("-m", "megatron_srp", "train")
 
@@ -35,6 +35,7 @@ def start(ranks: Ranks, command: list[str]) -> int:
     """Start `command`, as torchrun takes it, on the ranks of this node. Returns the exit code, as `torchrun` does."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UsageError("--nproc-per-node: torchrun has started this process as a rank; leave the flag out")
+    check_addresses(ranks)
     if ranks.per_node > 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's choice, which it would explain in three lines
     return torchrun([*ranks.to_torchrun(), *command])
@@ -46,36 +47,22 @@ def torchrun(argv: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    from megatron_srp.training.process.agent import watch_other_nodes
+
     # This is how torchrun ends the other ranks: nothing to act on.
     logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
+    watch_other_nodes()
     try:
         run(parse_args(argv))
     except ChildFailedError as error:
         return end_like(find_cause(error.failures.items()))
+    except SrpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except SignalException as error:
-        print(f"ended by {error.sigval.name}", file=sys.stderr)
+        print(f"ended by {error.sigval.name} on {socket.gethostname()}", file=sys.stderr)
         return 128 + error.sigval
     return 0
-
-
-def find_cause(failures: Iterable[tuple[int, Any]]) -> tuple[int, int]:
-    """Rank and exit code of the first failure; the ranks that torchrun ended for it come last.
-
-    Args:
-        failures: torchrun's, by rank. Their times are whole seconds, so those with one cause are often equal.
-    """
-    rank, failure = min(failures, key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
-    return rank, failure.exitcode
-
-
-def end_like(failed: tuple[int, int]) -> int:
-    """The exit code for a failed rank's code; a rank that was killed could not report it, so this prints the line."""
-    rank, code = failed
-    if code >= 0:
-        return code
-    memory = "; has the machine run out of memory?" if code == -signal.SIGKILL else ""
-    print(f"error: rank {rank} was ended by {signal.Signals(-code).name}{memory}", file=sys.stderr)
-    return 128 - code
 
 
 if __name__ == "__main__":

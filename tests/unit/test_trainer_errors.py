@@ -12,10 +12,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.training.checks.outputs import check_outputs
 from megatron_srp.training.flags.command_line import look_at
-from megatron_srp.training.launch import end_like, find_cause
 from megatron_srp.training.process import exits
 from megatron_srp.training.process.errors import explain_load_errors, explained
 from megatron_srp.training.process.exits import AnotherRankEnded
+from megatron_srp.training.process.failures import Failed, end_like, find_cause
 from megatron_srp.training.process.write_errors import find_reason, raise_errors
 
 
@@ -108,20 +108,25 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_start(tmp_path: Pat
 def test_ranks_wait_as_long_again_for_the_first_to_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 70.0)
     assert exits._seconds_for_rank_0(UsageError("wrong")) == 70.0
-    assert exits._seconds_for_rank_0(AnotherRankEnded("gone")) == exits.SECONDS_FOR_RANK_0
+    assert exits._seconds_for_rank_0(AnotherRankEnded()) == exits.SECONDS_FOR_RANK_0
     monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 0.5)
     assert exits._seconds_for_rank_0(UsageError("wrong")) == exits.SECONDS_FOR_RANK_0
 
 
 def failures(*codes: int) -> list[tuple[int, SimpleNamespace]]:
-    return [(rank, SimpleNamespace(exitcode=code, timestamp=7)) for rank, code in enumerate(codes)]
+    said = {"message": "error: no room"}
+    return [
+        (rank, SimpleNamespace(exitcode=code, timestamp=7, error_file_data=said if code > 0 else None))
+        for rank, code in enumerate(codes)
+    ]
 
 
 def test_the_launcher_ends_like_the_rank_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_cause(failures(-15, 2)) == (1, 2)  # torchrun ended the first for the second, within a second
-    assert find_cause(failures(1, -9)) == (0, 1)
-    assert find_cause(failures(-15, -15)) == (0, -15)
-    assert end_like((1, 2)) == 2
+    # torchrun ended the first for the second, within a second
+    assert find_cause(failures(-15, 2)) == Failed(1, 2, "no room")
+    assert find_cause(failures(1, -9)) == Failed(0, 1, "no room")
+    assert find_cause(failures(-15, -15)) == Failed(0, -15, "ended by SIGTERM")
+    assert end_like(Failed(1, 2, "no room")) == 2
     assert capsys.readouterr().err == ""  # the rank has said why
-    assert end_like((3, -9)) == 137
-    assert capsys.readouterr().err == "error: rank 3 was ended by SIGKILL; has the machine run out of memory?\n"
+    assert end_like(find_cause(failures(-9))) == 137
+    assert capsys.readouterr().err == "error: rank 0 was ended by SIGKILL; has the machine run out of memory?\n"

@@ -66,7 +66,7 @@ def explained(save: str | None) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         if _CONNECTION_LOST.search(str(error)):
-            raise AnotherRankEnded("another rank has ended; see its error") from error
+            raise AnotherRankEnded from error
         raise
 
 

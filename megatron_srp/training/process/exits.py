@@ -19,6 +19,11 @@ _STARTED = time.monotonic()
 class AnotherRankEnded(OutputError):
     """This rank cannot continue, and the cause is elsewhere."""
 
+    MESSAGE = "another rank has ended; see its error"
+
+    def __init__(self) -> None:
+        super().__init__(self.MESSAGE)
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))

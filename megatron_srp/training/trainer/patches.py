@@ -9,6 +9,7 @@ from megatron_srp.training.datasets.dali import through_dali
 from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.dataset_helpers import find_helpers
+from megatron_srp.training.process.exits import print_note
 
 # They warn at every start about things the user need not act on: the mode it always runs in, a deprecated writer that
 # Megatron itself chooses.
@@ -37,8 +38,14 @@ def speak_briefly() -> None:
     def nothing(*args: object, **kwargs: object) -> None:
         pass
 
+    def print_reason(text: str, *args: object) -> None:
+        """Why a run stops early is among Megatron's time stamps."""
+        if text.startswith("exiting program"):
+            print_note(f"{text.rstrip('.')}; the same command resumes it")
+
     megatron_arguments._print_args = nothing
-    for name in ("print_datetime", "report_memory", "report_theoretical_memory"):
+    training.print_datetime = print_reason
+    for name in ("report_memory", "report_theoretical_memory"):
         setattr(training, name, nothing)
     logging.getLogger("megatron").setLevel(logging.WARNING)
     for module, level in NOISY_MODULES.items():

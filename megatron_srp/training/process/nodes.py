@@ -1,0 +1,167 @@
+"""What the launchers of a run's nodes know of each other: which of them live, and why the run ended.
+
+torchrun looks after the ranks of its own node only. Of another node that ends, the ranks learn from a broken
+connection at best, without the cause, and at worst after the time-out of a collective. The launchers exchange a sign of
+life every second, and the first cause of an end, over the store in which torchrun's nodes meet.
+"""
+
+import json
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from megatron_srp.training.process.exits import print_note
+
+SECONDS_TO_BE_LOST = 20.0
+SECONDS_TO_LEAVE = 10.0
+_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a run ends.
+
+    Attributes:
+        cause: one line that names the rank, or the node, and its host.
+        code: the exit code of every node.
+        gentle: whether the ranks save a last checkpoint, since a signal, not an error, ended the run.
+    """
+
+    cause: str
+    code: int
+    gentle: bool
+
+
+class NodeWatch:
+    """One node's part in it. All calls of the store are in one thread: one may take as long as TCP's own time-out.
+
+    Args:
+        store: torch's, which all nodes share. Node 0 is its server.
+        node: this node's number.
+        nodes: how many there are.
+        lost_after: seconds without a sign of life after which a node is lost.
+    """
+
+    def __init__(self, store: Any, node: int, nodes: int, lost_after: float = SECONDS_TO_BE_LOST) -> None:
+        self.store, self.node, self.nodes, self.lost_after = store, node, nodes, lost_after
+        self.host = socket.gethostname()
+        self.own: Ending | None = None  # what this node has reported
+        self._known: Ending | None = None
+        self._answered = time.monotonic()  # when the store last did
+        self._beats = {other: (b"", time.monotonic()) for other in range(nodes)}
+        self._gone: set[int] = set()
+        self._leaving = threading.Event()
+        self._left = threading.Event()  # the others know that this node leaves
+        self._done = threading.Event()  # nothing is left to exchange, or nobody to exchange it with
+        self._thread = threading.Thread(target=self._run, name="node-watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ending(self) -> Ending | None:
+        """Why the run ends, if it does."""
+        if self._known is None and time.monotonic() - self._answered > self.lost_after:
+            self._lose_store()
+        return self._known
+
+    def report(self, cause: str, code: int, gentle: bool = False) -> None:
+        """Give all nodes the cause of this node's end; the first cause of a run stays. Waits until it is known."""
+        self.own = Ending(cause, code, gentle)
+        while self.ending() is None:
+            time.sleep(_EVERY_S / 10)
+
+    def wait_for_others(self, seconds: float) -> None:
+        """After the ranks of this node have finished: until those of the others have, or the run has another end."""
+        self._leaving.set()
+        end = time.monotonic() + seconds
+        while not self._done.wait(_EVERY_S / 10) and self.ending() is None and time.monotonic() < end:
+            pass
+
+    def leave(self, seconds: float) -> None:
+        """Before the end of this process. Node 0 takes the store with it, so the others must know the cause first."""
+        self._leaving.set()
+        (self._left if self.node else self._done).wait(seconds)
+        self._done.set()
+        self._thread.join(2 * _EVERY_S)  # a thread that returns from the store in Python's own exit aborts it
+
+    def _lose_store(self) -> None:
+        self._known = self._known or self.own or self._lost(0, "")
+        self._left.set()
+        self._done.set()
+
+    def _run(self) -> None:
+        beat = 0
+        while not self._done.wait(_EVERY_S / (10 if self.own or self._leaving.is_set() else 1)):
+            beat += 1
+            try:
+                self._exchange(beat)
+            except RuntimeError:  # of the store: node 0 has ended
+                self._lose_store()
+            self._answered = time.monotonic()
+
+    def _exchange(self, beat: int) -> None:
+        store = self.store
+        if beat == 1:
+            store.set(f"srp/host/{self.node}", self.host)
+        store.set(f"srp/beat/{self.node}", str(beat))
+        if self._known is None:
+            self._learn()
+        if self._leaving.is_set():
+            store.set(f"srp/left/{self.node}", "")
+            self._left.set()
+            if all(store.check([f"srp/left/{other}"]) for other in set(range(self.nodes)) - self._gone):
+                self._done.set()
+
+    def _learn(self) -> None:
+        if self.own is not None:
+            self._publish(self.own)
+        elif self.store.check(["srp/ending"]):
+            self._known = _read(self.store.get("srp/ending"))
+        elif self.node == 0:
+            self._find_lost()
+
+    def _publish(self, ending: Ending) -> None:
+        self._known = _read(self.store.compare_set("srp/ending", "", json.dumps(asdict(ending))))
+
+    def _find_lost(self) -> None:
+        now = time.monotonic()
+        for other in range(1, self.nodes):
+            key = f"srp/beat/{other}"
+            beat = self.store.get(key) if self.store.check([key]) else b""
+            last, since = self._beats[other]
+            if beat != last:
+                self._beats[other] = (beat, now)
+            elif now - since > self.lost_after and not self.store.check([f"srp/left/{other}"]):
+                self._gone.add(other)
+                host = f"srp/host/{other}"
+                name = f" ({self.store.get(host).decode()})" if self.store.check([host]) else ""
+                self._publish(self._lost(other, name))
+                return
+
+    def _lost(self, other: int, host: str) -> Ending:
+        return Ending(
+            f"node {other}{host} gave no sign of life for {self.lost_after:.0f} s: it has ended without a word, or "
+            f"{self.host} (node {self.node}) has lost the link to it; rerun the command to resume",
+            code=1,
+            gentle=False,
+        )
+
+
+def _read(content: bytes) -> Ending:
+    return Ending(**json.loads(content))
+
+
+def remind(text: str, every_s: float) -> threading.Event:
+    """Print a note every so many seconds, from now until the event that this returns is set."""
+    done = threading.Event()
+
+    def run() -> None:
+        waited = 0.0
+        while not done.wait(every_s):
+            waited += every_s
+            print_note(f"{text} ({waited:.0f} s)")
+
+    threading.Thread(target=run, name="reminder", daemon=True).start()
+    return done
