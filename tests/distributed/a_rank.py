@@ -1,4 +1,5 @@
-"""A rank that does what a line of its argument says, without Megatron: "sleep", "fail" or "finish", one word a rank."""
+"""A rank that does what a line of its argument says, without Megatron: one word a rank: sleep, fail,
+finish, save (as Megatron does at SIGTERM), or a number of micro-batches to do before it hangs."""
 
 import os
 import signal
@@ -7,12 +8,17 @@ import time
 
 from megatron_srp.errors import InputError
 from megatron_srp.training.process.exits import exit_alone
+from megatron_srp.training.process.progress import count_micro_batches
 
 do = sys.argv[1].split(",")[int(os.environ["RANK"])]
 print(f"started rank {os.environ['RANK']}", flush=True)
 if do == "fail":
     exit_alone(InputError("the shard x.bin is damaged"))
-if do == "save":  # what Megatron does at SIGTERM, on all ranks together
+if do.isdigit():
+    step = count_micro_batches(lambda: None, timeout_minutes=0.5)
+    for _ in range(int(do)):
+        step()
+if do == "save":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while do != "finish":
     time.sleep(0.05)

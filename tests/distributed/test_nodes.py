@@ -1,6 +1,7 @@
 """Two nodes on this machine, each with a launcher of its own: one's end ends the other, with the cause."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -97,3 +98,11 @@ def test_a_node_that_has_finished_waits_for_the_other(started: Nodes) -> None:
         started.launchers[0].wait(timeout=3)
     started.launchers[1].send_signal(signal.SIGTERM)
     assert started.codes() == [143, 143]
+
+
+@pytest.mark.parametrize("started", ["8,7"], indirect=True)
+def test_a_rank_that_hangs(started: Nodes) -> None:
+    assert started.codes() == [1, 1]
+    for said in started.said():
+        assert re.search(r"^error: no micro-batch for 1\d s: the others wait for rank 1, with 7 of 8; rerun", said, re.M)
+        assert "Traceback" not in said

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import Any
 
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
@@ -10,13 +11,15 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.launcher import api as launcher
 
 from megatron_srp.errors import OutputError, UsageError
-from megatron_srp.training.process.exits import AnotherRankEnded
+from megatron_srp.training.process.exits import AnotherRankEnded, print_note
 from megatron_srp.training.process.failures import find_cause, shell_code
 from megatron_srp.training.process.nodes import SECONDS_TO_BE_LOST, SECONDS_TO_LEAVE, Ending, NodeWatch, remind
+from megatron_srp.training.process.progress import HangDetector, ProgressFolder
 
 SECONDS_FOR_THE_CAUSE = SECONDS_TO_BE_LOST + 2
 SECONDS_FOR_OTHER_NODES = 300.0  # torchrun's own
 SECONDS_BETWEEN_REMINDERS = 30.0
+SECONDS_BETWEEN_LOOKS = 5.0
 _WAITING = "waiting for the other nodes: is the same command running on each, with its own --node-rank?"
 
 
@@ -33,6 +36,12 @@ class WatchingAgent(LocalElasticAgent):
 
     _watch: NodeWatch | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._folder = ProgressFolder()
+        self._hangs = HangDetector()
+        self._looked = time.monotonic()
+
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         met = remind(_WAITING, SECONDS_BETWEEN_REMINDERS)
         try:
@@ -42,7 +51,8 @@ class WatchingAgent(LocalElasticAgent):
         finally:
             met.set()
         if worker_group.group_world_size > 1 and self._watch is None:
-            self._watch = NodeWatch(self._store.clone(), worker_group.group_rank, worker_group.group_world_size)
+            node, nodes = worker_group.group_rank, worker_group.group_world_size
+            self._watch = NodeWatch(self._store.clone(), node, nodes, progress=self._folder.read)
             self._watch.start()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -51,7 +61,26 @@ class WatchingAgent(LocalElasticAgent):
             if result.is_failed():
                 self._report(self._watch, result)
             self._follow(self._watch)
+        if not result.is_failed():
+            self._look_for_hangs()
         return result
+
+    def _look_for_hangs(self) -> None:
+        """Node 0 does it for all."""
+        if time.monotonic() - self._looked < SECONDS_BETWEEN_LOOKS or (self._watch and self._watch.node):
+            return
+        self._looked = time.monotonic()
+        found = self._hangs.look(self._watch.progress() if self._watch else self._folder.read())
+        if found is None:
+            return
+        said, ends = found
+        if not ends:
+            print_note(said)
+            return
+        if self._watch:
+            self._watch.report(said, 1)
+        self._shutdown(signal.SIGKILL)
+        raise OutputError(said)
 
     def _report(self, watch: NodeWatch, result: RunResult) -> None:
         """Give the other nodes the cause; a rank that has only lost another one waits for that one's."""
@@ -96,6 +125,7 @@ class WatchingAgent(LocalElasticAgent):
         finally:
             if self._watch is not None:
                 self._watch.leave(SECONDS_TO_LEAVE)
+            self._folder.remove()
 
 
 def watch_other_nodes() -> None:

@@ -9,10 +9,12 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.progress import Progress, combine
 
 SECONDS_TO_BE_LOST = 20.0
 SECONDS_TO_LEAVE = 10.0
@@ -42,11 +44,21 @@ class NodeWatch:
         node: this node's number.
         nodes: how many there are.
         lost_after: seconds without a sign of life after which a node is lost.
+        progress: returns that of this node's ranks; node 0 collects it.
     """
 
-    def __init__(self, store: Any, node: int, nodes: int, lost_after: float = SECONDS_TO_BE_LOST) -> None:
+    def __init__(
+        self,
+        store: Any,
+        node: int,
+        nodes: int,
+        lost_after: float = SECONDS_TO_BE_LOST,
+        progress: Callable[[], Progress | None] = lambda: None,
+    ) -> None:
         self.store, self.node, self.nodes, self.lost_after = store, node, nodes, lost_after
         self.host = socket.gethostname()
+        self._progress = progress
+        self._progress_there: dict[int, Progress | None] = dict.fromkeys(range(1, nodes))
         self.own: Ending | None = None  # what this node has reported
         self._known: Ending | None = None
         self._answered = time.monotonic()  # when the store last did
@@ -65,6 +77,10 @@ class NodeWatch:
         if self._known is None and time.monotonic() - self._answered > self.lost_after:
             self._lose_store()
         return self._known
+
+    def progress(self) -> Progress | None:
+        """Of the ranks of all nodes; on node 0 only."""
+        return combine([self._progress(), *self._progress_there.values()])
 
     def report(self, cause: str, code: int, gentle: bool = False) -> None:
         """Give all nodes the cause of this node's end; the first cause of a run stays. Waits until it is known."""
@@ -105,7 +121,8 @@ class NodeWatch:
         store = self.store
         if beat == 1:
             store.set(f"srp/host/{self.node}", self.host)
-        store.set(f"srp/beat/{self.node}", str(beat))
+        progress = self._progress()
+        store.set(f"srp/beat/{self.node}", json.dumps([beat, progress and asdict(progress)]))
         if self._known is None:
             self._learn()
         if self._leaving.is_set():
@@ -133,6 +150,8 @@ class NodeWatch:
             last, since = self._beats[other]
             if beat != last:
                 self._beats[other] = (beat, now)
+                progress = json.loads(beat)[1]
+                self._progress_there[other] = progress and Progress(**progress)
             elif now - since > self.lost_after and not self.store.check([f"srp/left/{other}"]):
                 self._gone.add(other)
                 host = f"srp/host/{other}"

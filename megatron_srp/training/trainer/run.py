@@ -24,6 +24,7 @@ from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.progress import count_micro_batches
 from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 from megatron_srp.training.trainer import patches
 from megatron_srp.training.trainer.batch import check_attention
@@ -43,7 +44,8 @@ def run(plan: RunPlan, on_cpu: bool) -> None:
     _prepare(args, on_cpu)
     config = pretrain_cfg_container_from_args(args, model_config(args))
     with trainer_errors.explained(args.save):
-        pretrain(config, build_datasets, ModelType.encoder_or_decoder, forward_step)
+        step = count_micro_batches(forward_step, args.distributed_timeout_minutes)
+        pretrain(config, build_datasets, ModelType.encoder_or_decoder, step)
     writer = get_tensorboard_writer()
     if writer:  # the last evaluation comes after Megatron's last flush, and its thread ends with the process
         writer.flush()
