@@ -54,7 +54,7 @@ COMMANDS = {
     "compare": Command("compare", "evaluation", "compare two evaluations, with paired significance"),
     "evaluate-guard": Command("evaluate_guard", "evaluation", "measure a guard on labelled texts"),
     "world": Command("world", "evaluation", "MedSafetyWorld, the paper's controlled experiment: make, run"),
-    "check": Command("check", "this machine", "report which parts of the training stack are available"),
+    "check": Command("check", "this machine", "check the training stack, or a training's checkpoints"),
     "smoke": Command("smoke", "this machine", "try the whole path on a small corpus, on the CPU"),
     "bench": Command("bench", "this machine", "measure speed, and write the figures to BENCHMARKS.md"),
     "completion": Command("completion", "this machine", "print a script that completes srp in bash or zsh"),

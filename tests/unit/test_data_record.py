@@ -114,6 +114,21 @@ def test_a_resumed_run_and_other_data(folder: Path) -> None:
     assert again.srp_data["earlier"] == args.srp_data["earlier"]
 
 
+def test_settings_that_choose_other_samples(folder: Path) -> None:
+    def run(**settings: Any) -> Namespace:
+        args = run_on(folder, *PLAIN, *(["--srp-allow-new-data"] if settings.pop("allowed", False) else []))
+        return Namespace(**{**vars(args), "seed": 1234, "split": "998,1,1", "seq_length": 2048, **settings})
+
+    assert continue_data("--load x", run(), run(), 25) is None
+    for name, value, flag in (("seed", 7, "--seed"), ("split", None, "--split"), ("seq_length", 4096, "--seq-length")):
+        with pytest.raises(
+            UsageError, match=f"other data: {flag} {run().__dict__[name]} there and {value} here.*new-data"
+        ):
+            continue_data("--load x", run(), run(**{name: value}), 25)
+    args = run(seed=7, allowed=True)
+    assert "--seed 1234 there and 7 here" in (continue_data("--load x", run(), args, 25) or "")
+
+
 def test_checkpoints_from_before_shards_were_recorded(folder: Path) -> None:
     for saved in (Namespace(), Namespace(srp_data=None), Namespace(srp_data={"tokenizer": "a", "reflection": None})):
         assert continue_data("--load x", saved, run_on(folder, *PLAIN), 25) is None

@@ -24,6 +24,8 @@ _COMPARED = {
     "sidecar": "the sidecar",
 }
 _CONTENT = ("bin", "idx")
+# Megatron's settings of a run that choose its samples and their order.
+_SAMPLING = {"seed": "--seed", "split": "--split", "seq_length": "--seq-length"}
 
 
 def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
         if was.get("reflection"):
             succeed(saved, args, iteration)
         return None
-    found = "; ".join(differences(was["shards"], now["shards"]))
+    found = "; ".join([*differences(was["shards"], now["shards"]), *_sampling_differences(saved, args)])
     if not found:
         return None
     if not args.srp_allow_new_data:
@@ -144,6 +146,14 @@ def continue_data(where: str, saved: argparse.Namespace, args: argparse.Namespac
         )
     succeed(saved, args, iteration)
     return f"{where} was trained on other data, which the checkpoints record: {found}"
+
+
+def _sampling_differences(saved: argparse.Namespace, args: argparse.Namespace) -> list[str]:
+    return [
+        f"{flag} {getattr(saved, name)} there and {getattr(args, name, None)} here"
+        for name, flag in _SAMPLING.items()
+        if hasattr(saved, name) and getattr(saved, name) != getattr(args, name, None)
+    ]
 
 
 def succeed(saved: argparse.Namespace, args: argparse.Namespace, iteration: int) -> None:
