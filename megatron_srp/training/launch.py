@@ -50,7 +50,8 @@ def torchrun(argv: list[str]) -> int:
     from megatron_srp.training.process.agent import watch_other_nodes
 
     # This is how torchrun ends the other ranks: nothing to act on.
-    logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)
+    for part in ("multiprocessing", "agent.server.api"):
+        logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.CRITICAL)
     watch_other_nodes()
     try:
         run(parse_args(argv))

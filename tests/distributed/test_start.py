@@ -67,16 +67,29 @@ def test_every_flag_of_every_script(name: str, nodes: int, forkserver: Forkserve
     assert "--exit-duration-in-mins 9" in log
 
 
+def slurm_job(folder: Path) -> dict[str, str]:
+    """The environment of a job on one node, with stubs of Slurm's commands in `folder`."""
+    for name, text in {"scontrol": "echo node0", "srun": '[ "$2" = --label ] && exec "${@:3}"'}.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1"}
+    return slurm | {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 @pytest.mark.parametrize(("allocated", "minutes"), [(24 * 60, 24 * 60 - 15), (10, 8)])
 def test_a_slurm_job_saves_before_its_end(allocated: int, minutes: int, tmp_path: Path) -> None:
-    for name, text in {"scontrol": "echo node0", "srun": 'exec "${@:2}"'}.items():
-        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_START_TIME": "1000"}
-    slurm |= {"SLURM_JOB_END_TIME": str(1000 + 60 * allocated), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    times = {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": str(1000 + 60 * allocated)}
+    slurm = slurm_job(tmp_path) | times
     done = script("slurm/pretrain.sbatch", str(EXAMPLES / "pretrain_1p7b.sh"), "--print-command", **slurm)
     assert done.returncode == 0, done.stderr
     assert f"--exit-duration-in-mins {minutes} " in done.stdout
+
+
+def test_a_slurm_job_whose_start_is_unknown(tmp_path: Path) -> None:
+    slurm = slurm_job(tmp_path) | {"SLURM_JOB_END_TIME": "9000"}
+    done = script("slurm/pretrain.sbatch", str(EXAMPLES / "pretrain_1p7b.sh"), "--print-command", **slurm)
+    assert done.returncode == 0, done.stderr
+    assert "--exit-duration-in-mins" not in done.stdout
 
 
 def test_a_script_finds_shards_that_are_missing() -> None:
@@ -207,8 +220,8 @@ def test_a_damaged_checkpoint(corpus: Corpus, uninterrupted: Run, forkserver: Fo
         os.truncate(file, file.stat().st_size // 2)
     resume = ["--load", str(tmp_path), "--ckpt-step", str(SAVE_INTERVAL)]
     line = refused(forkserver, 1, [*corpus.flags, *resume])
-    assert line.startswith(f"error: --load {tmp_path}: Megatron cannot load it: ")
-    assert line.endswith("or an earlier --ckpt-step if it is damaged")
+    assert line.startswith(f"error: {tmp_path / source.name} is damaged: ")
+    assert line.endswith("; pass an earlier --ckpt-step, or another folder")
 
 
 @pytest.mark.parametrize("kind", [pytest.param([], marks=pytest.mark.exhaustive), ASYNC], ids=["sync", "async"])

@@ -67,7 +67,7 @@ def whole_instead_of_latest(folder: Path) -> tuple[int, str] | None:
     """The checkpoint to resume from if the latest is damaged, and a line for the user.
 
     None if the latest is complete, or no earlier one is: Megatron then loads the latest or says why not.
-    Damage inside tensors is not checked, since that would read all of them: it ends the run with one line.
+    Damage inside tensors is found later, by all ranks together, since that reads all of them.
     Each rank gets the same result, whether or not rank 0 has repaired a lost tracker yet.
     """
     latest = latest_iteration(folder)

@@ -43,11 +43,12 @@ def verify_checkpoint(folder: Path) -> Verified:
         return Verified(folder, [damage])
     if next(folder.glob("mp_rank_*"), None):
         return Verified(folder, ["it is of Megatron's old format, which has no checksums: not verified"])
-    parts = _parts(folder)
+    parts = parts_of(folder)
     return Verified(folder, list(find_damaged_parts(folder, parts)), len(parts), sum(part.length for _, part in parts))
 
 
-def _parts(folder: Path) -> list[tuple[str, Any]]:
+def parts_of(folder: Path) -> list[tuple[str, Any]]:
+    """Name and place of each stored tensor or part of one, in the order of the files."""
     from torch.distributed.checkpoint import FileSystemReader
 
     stored = FileSystemReader(folder).read_metadata().storage_data
@@ -61,15 +62,14 @@ def _place(item: tuple[str, Any]) -> tuple[str, int]:
 def find_damaged_parts(folder: Path, parts: list[tuple[str, Any]]) -> Iterator[str]:
     """Parts with another checksum than torch has saved with them; torch does not compare it when it loads them."""
     for name, part in parts:
-        with (folder / part.relative_path).open("rb") as file:
-            file.seek(part.offset)
-            content = io.BytesIO(file.read(part.length))
-        if _is_damaged(content):
+        if _is_damaged(folder / part.relative_path, part.offset, part.length):
             yield f"{name} in {part.relative_path} is damaged"
 
 
-def _is_damaged(content: io.BytesIO) -> bool:
+def _is_damaged(path: Path, offset: int, length: int) -> bool:
     try:
-        return zipfile.ZipFile(content).testzip() is not None
+        with path.open("rb") as file:
+            file.seek(offset)
+            return zipfile.ZipFile(io.BytesIO(file.read(length))).testzip() is not None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
         return True

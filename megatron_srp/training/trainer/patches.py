@@ -10,6 +10,7 @@ from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.dataset_helpers import find_helpers
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.trainer.whole_checkpoint import load_whole
 
 # They warn at every start about things the user need not act on: the mode it always runs in, a deprecated writer that
 # Megatron itself chooses.
@@ -69,10 +70,11 @@ def use_dali(device_id: int | None) -> None:
 
 
 def explain_load_errors() -> None:
-    """Report a checkpoint that cannot be loaded in one line."""
+    """Report a checkpoint that cannot be loaded in one line, and load none with damaged tensors."""
     from megatron.training import training
 
-    training.load_checkpoint = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
+    load = trainer_errors.explain_load_errors(training.load_checkpoint, lambda: get_args().load)
+    training.load_checkpoint = load_whole(load)
 
 
 def keep_checkpoints(count: int) -> None:
