@@ -15,6 +15,7 @@ from megatron_srp.training.process.exits import AnotherRankEnded, print_note
 from megatron_srp.training.process.failures import find_cause, shell_code
 from megatron_srp.training.process.nodes import SECONDS_TO_BE_LOST, SECONDS_TO_LEAVE, Ending, NodeWatch, remind
 from megatron_srp.training.process.progress import HangDetector, ProgressFolder
+from megatron_srp.training.process.same_nodes import check_same
 
 SECONDS_FOR_THE_CAUSE = SECONDS_TO_BE_LOST + 2
 SECONDS_FOR_OTHER_NODES = 300.0  # torchrun's own
@@ -54,6 +55,14 @@ class WatchingAgent(LocalElasticAgent):
             node, nodes = worker_group.group_rank, worker_group.group_world_size
             self._watch = NodeWatch(self._store.clone(), node, nodes, progress=self._folder.read)
             self._watch.start()
+            self._check_same(self._watch)
+
+    def _check_same(self, watch: NodeWatch) -> None:
+        try:
+            check_same(self._store, watch.node, watch.nodes)
+        except UsageError as error:
+            watch.report(str(error), error.exit_code)
+            raise
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)

@@ -9,6 +9,7 @@ A rank writes its count to a file in a folder that the launcher has made: a laun
 import functools
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,12 +31,14 @@ class Progress:
         rank: which one that is.
         patience_s: seconds that a micro-batch may take.
         most: micro-batches of the fastest.
+        host: of the slowest.
     """
 
     micro_batches: int
     rank: int
     patience_s: float
     most: int
+    host: str
 
 
 def combine(parts: list[Progress | None]) -> Progress | None:
@@ -75,6 +78,7 @@ class ProgressFolder:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="megatron-srp-"))
+        self._host = socket.gethostname()
         os.environ[_FOLDER] = str(self.path)
 
     def read(self) -> Progress | None:
@@ -83,7 +87,7 @@ class ProgressFolder:
         for file in self.path.iterdir():
             count, _, patience = file.read_text().partition(" ")
             done = int(count or 0)  # an empty file was created a moment ago
-            parts.append(Progress(done, int(file.name), float(patience), done) if patience else None)
+            parts.append(Progress(done, int(file.name), float(patience), done, self._host) if patience else None)
         return combine(parts)
 
     def remove(self) -> None:
@@ -123,4 +127,5 @@ def _describe(progress: Progress, waited: float) -> str:
     held_up = f"no micro-batch for {waited:.0f} s"
     if progress.micro_batches == progress.most:
         return f"{held_up}, and all ranks have done {progress.most:,}: a collective, a save or a backward pass hangs"
-    return f"{held_up}: the others wait for rank {progress.rank}, with {progress.micro_batches:,} of {progress.most:,}"
+    behind = f"with {progress.micro_batches:,} of {progress.most:,}"
+    return f"{held_up}: the others wait for rank {progress.rank} on {progress.host}, {behind}"
