@@ -56,6 +56,7 @@ def test_the_last_checkpoint_before_a_scheduler_ends_the_job(in_a_save: bool, co
     seconds = terminate(command, log, moment)
     said = log.read_text()
     assert "error:" not in said, said
+    assert "note: exiting program after receiving SIGTERM; the same command resumes it" in said
     assert seconds < SECONDS_OF_TORCHRUN
     last = steps_done(log)
     assert (checkpoints / TRACKER).read_text() == str(last)

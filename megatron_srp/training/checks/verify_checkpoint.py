@@ -30,10 +30,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """
     if folder.name.startswith("iter_") or (folder / ".metadata").exists():
         return [folder]
-    iterations = set(complete_checkpoints(folder)) | {latest_iteration(folder)} - {None}
+    latest = latest_iteration(folder)
+    iterations = {*complete_checkpoints(folder), *([] if latest is None else [latest])}
     if not iterations:
         raise InputError(f"{folder}: no checkpoint there; pass the folder of --save, or one of its iter_* folders")
-    return [checkpoint_folder(folder, int(iteration)) for iteration in sorted(map(int, iterations), reverse=True)]
+    return [checkpoint_folder(folder, iteration) for iteration in sorted(iterations, reverse=True)]
 
 
 def verify_checkpoint(folder: Path) -> Verified:

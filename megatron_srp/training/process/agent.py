@@ -51,8 +51,9 @@ class WatchingAgent(LocalElasticAgent):
             raise UsageError(_explain_meeting(error)) from error
         finally:
             met.set()
-        if worker_group.group_world_size > 1 and self._watch is None:
-            node, nodes = worker_group.group_rank, worker_group.group_world_size
+        node, nodes = worker_group.group_rank, worker_group.group_world_size
+        assert self._store is not None and node is not None and nodes is not None
+        if nodes > 1 and self._watch is None:
             self._watch = NodeWatch(self._store.clone(), node, nodes, progress=self._folder.read)
             self._watch.start()
             self._check_same(self._watch)

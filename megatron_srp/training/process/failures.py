@@ -27,8 +27,9 @@ def find_cause(failures: Iterable[tuple[int, Any]]) -> Failed:
     if code < 0:
         return Failed(rank, code, f"ended by {_signal(code)}")
     message = (failure.error_file_data or {}).get("message")
-    known = isinstance(message, str)
-    return Failed(rank, code, message.removeprefix("error: ") if known else f"ended with exit code {code}")
+    if not isinstance(message, str):
+        message = f"ended with exit code {code}"
+    return Failed(rank, code, message.removeprefix("error: "))
 
 
 def end_like(failed: Failed) -> int:
