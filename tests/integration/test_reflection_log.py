@@ -82,9 +82,9 @@ def test_the_sums_of_a_step(log):
         logits.scatter_add_(2, labels.t()[..., None], 2.5 * torch.ones(400, 3, 1))
         losses = torch.rand(3, 400)
         written = logits.argmax(-1).t() == labels
-        for row, own in enumerate(firsts):
+        for number, own in enumerate(firsts):
             for at, entry in own:
-                verdict = written[row, at + 1 : at + tokens_to_verdict(entry)]
+                verdict = written[number, at + 1 : at + tokens_to_verdict(entry)]
                 expected[str(entry.label.verdict)].append(bool(verdict.all()))
         assert torch.equal(log.inside(labels), marked)
         log.add(labels, losses, log.count_verdicts(labels, logits))

@@ -58,7 +58,12 @@ def test_likelihoods_are_lm_evals(model: Path, tmp_path: Path) -> None:
     python = python_of("lm-eval")
     rows = [{"q": question, "a": answer} for question, answer in QUESTIONS]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    task = {"task": "places", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice"}
+    task: dict[str, object] = {
+        "task": "places",
+        "dataset_path": "json",
+        "test_split": "test",
+        "output_type": "multiple_choice",
+    }
     task |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}, "doc_to_text": "{{q}}"}
     task |= {"doc_to_choice": WORDS, "doc_to_target": "{{a}}", "metric_list": [{"metric": "acc"}]}
     (tmp_path / "tasks").mkdir()
@@ -67,7 +72,7 @@ def test_likelihoods_are_lm_evals(model: Path, tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"title": "t", "columns": [column]}))
     flags = ["--suite", tmp_path / "suite.yaml", "--lm-eval-include", tmp_path / "tasks", "--out", tmp_path / "out"]
     run(python, "-m", "megatron_srp", "evaluate", model, *flags, "--device", "cpu", "--dtype", "float32")
-    theirs = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
+    theirs: list[object] = ["--model", "hf", "--model_args", f"pretrained={model},dtype=float32", "--device", "cpu"]
     theirs += ["--tasks", "places", "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "results"]
     run(python, "-m", "lm_eval", "run", *theirs)
 

@@ -99,8 +99,8 @@ def test_figures_that_differ_are_refused(logits: float, loss: float, message: st
         own = network(batch["tokens"], labels=None).logits
         mean = float(torch.nn.functional.cross_entropy(own.flatten(0, 1), batch["labels"].flatten()))
     padded = torch.nn.functional.pad(own[:1] + logits, (0, 14))
-    batch["loss"] = mean + loss
-    torch.save([batch | {"logits": padded}, batch], tmp_path / "first.pt")
+    recorded = batch | {"loss": mean + loss}
+    torch.save([recorded | {"logits": padded}, recorded], tmp_path / "first.pt")
     arguments = tmp_path / "first.pt", tmp_path / "model"
     if message:
         with pytest.raises(OutputError, match=message):

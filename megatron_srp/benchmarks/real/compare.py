@@ -31,15 +31,16 @@ def compare(recorded: Path, model: Path) -> dict[str, Any]:
         theirs = [_mean_loss(network, batch) for batch in batches]
     ours = batches[0]["logits"][..., : expected.shape[-1]]  # Megatron pads the vocabulary
     difference = float((ours - expected).abs().max() / expected.abs().max())
+    losses = [float(batch["loss"]) for batch in batches]
     found = {
         "largest_difference_of_logits": difference,
-        "losses": [float(batch["loss"]) for batch in batches],
+        "losses": losses,
         "losses_of_transformers": theirs,
     }
     if difference > LOGITS_TOLERANCE:
         raise OutputError(f"Megatron's logits differ from transformers' by {difference:.1e} of the largest one")
-    if any(abs(a - b) > LOSS_TOLERANCE for a, b in zip(found["losses"], theirs, strict=True)):
-        raise OutputError(f"Megatron's first losses are {found['losses']}, and transformers' {theirs}")
+    if any(abs(a - b) > LOSS_TOLERANCE for a, b in zip(losses, theirs, strict=True)):
+        raise OutputError(f"Megatron's first losses are {losses}, and transformers' {theirs}")
     return found
 
 
