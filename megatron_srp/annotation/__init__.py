@@ -3,7 +3,7 @@
 A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
 subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
 (`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`); or `front:FILE`, a front that
-`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of a dear one (`cascade`).
+`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of an expensive one (`cascade`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 

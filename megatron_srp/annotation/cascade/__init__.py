@@ -1,1 +1,1 @@
-"""A cheap guard in front of a dear one: the threshold between them, its bound, and the audit that checks it."""
+"""A cheap guard in front of an expensive one: the threshold between them, its bound, and the audit that checks it."""

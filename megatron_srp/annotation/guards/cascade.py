@@ -1,4 +1,4 @@
-"""A cheap guard in front of a dear one: `--guard cascade:FILE.yaml`.
+"""A cheap guard in front of an expensive one: `--guard cascade:FILE.yaml`.
 
     front: {guard: "front:front.safetensors"}   # any guard with probabilities, with the options of an ensemble's member
     back: {guard: qwen3guard, engine: vllm}     # any guard, another cascade: too
