@@ -21,8 +21,8 @@ OLD_NAMES = {
 OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
 GUARD_HELP = (
     "what judges: heuristic (a list of words, for demos and tests only), small (words learned from public "
-    "prompts), qwen3guard, llama-guard, the YAML file of "
-    "another chat guard, front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
+    "prompts), qwen3guard, llama-guard, the YAML file of another chat guard, front:FILE (of srp train-guard), "
+    "cascade:FILE.yaml (a cheap guard in front of an expensive one), "
     "ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
 )
 
