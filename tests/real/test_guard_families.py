@@ -55,3 +55,9 @@ def test_the_longest_answer_fits(builder):
     verdicts = [text for text, verdict in spec.verdicts.items() if verdict is not Verdict.SAFE]
     longest = [f"{spec.answer}{text}{spec.category_lead} {named}" for text in verdicts]
     assert max(len(builder.tokenizer.encode_template(text)) for text in longest) <= spec.max_new_tokens
+
+
+def test_reasoning_does_not_end_an_answer(real_data):
+    tokenizer = load_tokenizer(real_data / "tokenizers" / "gptoss")
+    ends = tokenizer._tokenizer.convert_ids_to_tokens(tokenizer.end_ids)
+    assert "<|return|>" in ends and "<|end|>" not in ends
