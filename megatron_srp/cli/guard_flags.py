@@ -49,7 +49,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
         "class; policy=FILE for dynaguard and gpt-oss-safeguard; may be repeated (default: none)",
     )
     if one_mode:
-        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt)")
+        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt, if it can)")
         add(
             "--guard-user-turn",
             metavar="TEXT",
