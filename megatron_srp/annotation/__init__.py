@@ -29,6 +29,16 @@ GUARDS = {
     "heuristic": "megatron_srp.annotation.guards.heuristic:HeuristicGuard",
     "qwen3guard": "qwen3guard.yaml",
     "llama-guard": "llama_guard.yaml",
+    "llama-guard-4": "llama_guard_4.yaml",
+    "wildguard": "wildguard.yaml",
+    "shieldgemma": "shieldgemma.yaml",
+    "granite-guardian": "granite_guardian.yaml",
+    "nemotron-safety-guard": "nemotron_safety_guard.yaml",
+    "aegis": "aegis.yaml",
+    "polyguard": "polyguard.yaml",
+    "dynaguard": "dynaguard.yaml",
+    "md-judge": "md_judge.yaml",
+    "gpt-oss-safeguard": "gpt_oss_safeguard.yaml",
 }
 
 __all__ = ["GUARDS", "Guard", "GuardOptions", "GuardResult", "load_guard"]

@@ -21,8 +21,9 @@ OLD_NAMES = {
 OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
 GUARD_HELP = (
     "what judges: heuristic (a list of words, for demos and tests only), small (words learned from public "
-    "prompts), qwen3guard, llama-guard, the YAML file of another chat guard, front:FILE (of srp train-guard), "
-    "cascade:FILE.yaml (a cheap guard in front of an expensive one), "
+    "prompts), a chat guard (qwen3guard, llama-guard, llama-guard-4, wildguard, shieldgemma, granite-guardian, "
+    "nemotron-safety-guard, aegis, polyguard, dynaguard, md-judge, gpt-oss-safeguard), the YAML file of another one, "
+    "front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
     "ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
 )
 
@@ -45,10 +46,10 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
         default=[],
         metavar="NAME=VALUE",
         help="an option of the engine, such as batch_tokens=32768 or base_url=http://HOST:8000/v1, or of your own "
-        "class; may be repeated (default: none)",
+        "class; policy=FILE for dynaguard and gpt-oss-safeguard; may be repeated (default: none)",
     )
     if one_mode:
-        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt)")
+        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt, if it can)")
         add(
             "--guard-user-turn",
             metavar="TEXT",

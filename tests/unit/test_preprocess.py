@@ -93,10 +93,7 @@ def bad(tmp_path, name, content):
         (lambda d: {"--input": bad(d, "b.jsonl", b'{"text": "\xff"}\n')}, "line 1: not valid JSON"),
         (lambda d: {"--input": bad(d, "b.parquet", b"PAR1junk")}, "b.parquet: not a readable Parquet file"),
         (lambda d: {"--input": bad(d, "b.jsonl", b'{"text": ""}\n')}, "no document with text"),
-        (
-            lambda d: {"--guard": "heuristics"},
-            "choose from heuristic, llama-guard, none, qwen3guard; did you mean 'heuristic'",
-        ),
+        (lambda d: {"--guard": "heuristics"}, "wildguard; did you mean 'heuristic'"),
         (lambda d: {"--tokenizer-type": "GPT2"}, "--tokenizer-type 'GPT2': choose from GPTSentencePieceTokenizer, "),
         (lambda d: {"--tokenizer-model": str(d / "nothing")}, "it has no tokenizer.json"),
         (lambda d: {"--max-words": "0"}, "--max-words 0"),

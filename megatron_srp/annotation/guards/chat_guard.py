@@ -5,6 +5,7 @@ follow are the verdict (`verdict_tokens`). Only a text that is not safe costs mo
 categories. So instead of about ten tokens for every text, it generates a few tokens for few texts.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
@@ -30,13 +31,37 @@ _SHOWN = 80  # characters of a nonsense answer to quote
 def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
     """The guard that a YAML file describes, with its model loaded."""
     spec = GuardSpec.load(path)
+    policy, options = take_policy(spec, options)
     model = options.model or spec.model
-    builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn)
+    builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn, policy)
     check_threshold(options.threshold, options.generate_all)
     if not options.generate_all:
         _ = builder.verdict_tokens  # report a mistake before the model is loaded
     engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
     return ChatGuard(builder, engine, options)
+
+
+def take_policy(spec: GuardSpec, options: GuardOptions) -> tuple[str | None, GuardOptions]:
+    """The text of the option `policy`'s file, and the other options, which are the engine's.
+
+    Raises:
+        UsageError: when the guard needs a policy and has none, has no place for one, or the file cannot be read.
+    """
+    others = dict(options.engine_options)
+    file = others.pop("policy", None)
+    if not spec.needs_policy and file is None:
+        return None, options
+    if not spec.needs_policy:
+        raise UsageError(f"--guard-option policy: guard {spec.name} has a policy of its own; leave it out")
+    if file is None:
+        raise UsageError(f"guard {spec.name} judges by your own policy: pass --guard-option policy=FILE")
+    try:
+        text = Path(str(file)).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--guard-option policy={file}: {error}; pass a text file") from None
+    if not text:
+        raise UsageError(f"--guard-option policy={file}: the file is empty; write the rules there")
+    return text, replace(options, engine_options=others)
 
 
 def check_threshold(threshold: float | None, generate_all: bool = False) -> None:
@@ -96,7 +121,7 @@ class ChatGuard(Guard):
 
     @property
     def settings(self) -> dict[str, Any]:
-        options = self.options
+        options, policy = self.options, self.builder.policy
         return {
             "guard": self.name,
             "revision": self.revision,
@@ -105,7 +130,7 @@ class ChatGuard(Guard):
             "user_turn": options.user_turn,
             "threshold": options.threshold,
             "generate_all": options.generate_all,
-        }
+        } | ({} if policy is None else {"policy": hashlib.sha256(policy.encode()).hexdigest()[:12]})
 
     @property
     def preferred_workers(self) -> int:
@@ -131,7 +156,7 @@ class ChatGuard(Guard):
         """The same guard with the same model; without a user turn, which belongs to one text only."""
         if mode not in self.spec.modes:
             return self
-        builder = PromptBuilder(self.spec, self.builder.tokenizer, mode, None)
+        builder = PromptBuilder(self.spec, self.builder.tokenizer, mode, None, self.builder.policy)
         return ChatGuard(builder, self.engine, replace(self.options, mode=mode, user_turn=None))
 
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:

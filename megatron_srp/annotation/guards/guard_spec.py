@@ -2,7 +2,8 @@
 
 name: my-guard
 model: folder or hub name of the weights
-template: a Jinja chat template                        # default: the tokenizer's own
+template: a Jinja chat template                        # default: the tokenizer's own; {{ policy }} in it: the text of
+                                                       # the file that --guard-option policy=FILE names
 generation_prompt: false                               # whether the template is asked for one
 modes:                                                 # the conversation that is classified
   prompt: [{role: user, content: "{text}"}]            # {text}: the segment
@@ -14,7 +15,8 @@ verdicts: {" Safe": Safe, " Unsafe": Unsafe}           # what may follow
 verdict_pattern: 'Safety: (Safe|Unsafe)'               # finds them in a whole answer
 category_lead: "\\nCategories:"                         # what is between verdict and categories
 category_pattern: 'Categories: (.*)'                   # a list with commas, after the verdict
-categories: {Violent: Violent}                         # what the guard writes: the category's name
+categories: {Violent: Violent}                         # what the guard writes: the category's name ("S1: Violent"
+                                                       # and "Violent" are S1 too)
 max_new_tokens: 64                                     # of an answer that names all categories
 min_mass: 0.5                                          # least probability of all verdicts together
 """
@@ -84,6 +86,11 @@ class GuardSpec:
         except (UsageError, TypeError, AttributeError, ValueError, re.error) as error:
             raise UsageError(f"--guard {path}: {error}; annotation/guards/guard_spec.py shows the form") from None
 
+    @property
+    def needs_policy(self) -> bool:
+        """Whether the template has a place for a policy of the user's own."""
+        return re.search(r"\{\{-?\s*policy\b", self.template or "") is not None
+
     def conversation(self, mode: str | None, user_turn: str | None, text: str) -> list[dict[str, str]]:
         """The turns that are classified; raises UsageError for a mode this guard does not have."""
         mode = mode or next(iter(self.modes))
@@ -108,9 +115,16 @@ class GuardSpec:
         listed = self.category_pattern.search(answer, found.end() if found else 0) if self.categories else None
         names = [name.strip() for name in listed[1].split(",")] if listed else []
         given = [name for name in names if name and name.lower() != "none"]
-        by_name = {written.lower(): name for written, name in self.categories.items()}
-        known = dict.fromkeys(by_name[name.lower()] for name in given if name.lower() in by_name)
-        return Answer(verdict, tuple(known), tuple(name for name in given if name.lower() not in by_name))
+        found_names = [(name, self._category(name)) for name in given]
+        known = dict.fromkeys(category for _, category in found_names if category is not None)
+        return Answer(verdict, tuple(known), tuple(name for name, category in found_names if category is None))
+
+    def _category(self, written: str) -> str | None:
+        """The category that a guard writes as "S1", "Violent Crimes" or "S1: Violent Crimes"."""
+        names = {name.lower(): name for name in self.categories.values()}
+        names |= {key.lower(): name for key, name in self.categories.items()}
+        whole = written.lower().rstrip(".")
+        return names.get(whole) or names.get(whole.partition(":")[0].strip())
 
 
 def _fill(content: str, values: dict[str, str]) -> str:

@@ -51,13 +51,19 @@ class GuardTokenizer:
             path.write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
             return HuggingFaceTextTokenizer("HuggingFaceTokenizer", path)
 
-    def render(self, turns: list[dict[str, str]], template: str | None, generation_prompt: bool) -> str:
-        """The text of a conversation rendered by `template`, or by the tokenizer's own."""
+    def render(
+        self, turns: list[dict[str, Any]], template: str | None, generation_prompt: bool, policy: str | None = None
+    ) -> str:
+        """The text of a conversation rendered by `template`, or by the tokenizer's own; `policy` is a name in it."""
         if template is None and not self._tokenizer.chat_template:
             raise UsageError(f"the tokenizer {self.model} has no chat template; add one to the guard's YAML file")
         try:
             rendered: str = self._tokenizer.apply_chat_template(
-                turns, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt
+                turns,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **({} if policy is None else {"policy": policy}),
             )
         except Exception as error:  # Jinja's, and what the template itself raises
             roles = ", ".join(turn["role"] for turn in turns)
@@ -101,8 +107,11 @@ class GuardTokenizer:
     @cached_property
     def end_ids(self) -> list[int]:
         """Tokens that end an answer: end of text, and of a turn."""
-        names = {self._tokenizer.eos_token, "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|end|>"}
-        return sorted({i for t, i in self._tokenizer.get_added_vocab().items() if t in names})
+        added = self._tokenizer.get_added_vocab()
+        names = {self._tokenizer.eos_token, "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|endoftext|>", "<|return|>"}
+        if "<|channel|>" not in added:  # in Harmony's format it ends the reasoning, which the answer follows
+            names.add("<|end|>")
+        return sorted({i for t, i in added.items() if t in names})
 
     @cached_property
     def line_break_ids(self) -> list[int]:

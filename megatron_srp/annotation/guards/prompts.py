@@ -35,6 +35,7 @@ _EDGES = (
     " the",
     "9",
     ".",
+    " ",
     "!)",
     '"',
     "'s",
@@ -66,9 +67,22 @@ class Frame:
     strip_right: bool
 
     @classmethod
-    def render(cls, spec: GuardSpec, tokenizer: GuardTokenizer, mode: str | None, user_turn: str | None) -> "Frame":
+    def render(
+        cls,
+        spec: GuardSpec,
+        tokenizer: GuardTokenizer,
+        mode: str | None,
+        user_turn: str | None,
+        policy: str | None = None,
+    ) -> "Frame":
         def rendered(text: str) -> str:
-            return tokenizer.render(spec.conversation(mode, user_turn, text), spec.template, spec.generation_prompt)
+            turns = spec.conversation(mode, user_turn, text)
+            shown = tokenizer.render(turns, spec.template, spec.generation_prompt, policy)
+            if _SENTINEL in shown:
+                return shown
+            # The template of a model that also reads images, as Llama Guard 4, shows parts of a content only.
+            parts = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+            return tokenizer.render(parts, spec.template, spec.generation_prompt, policy)
 
         before, *after = rendered(_SENTINEL).split(_SENTINEL)
         if len(after) != 1:
@@ -87,10 +101,15 @@ class PromptBuilder:
     """
 
     def __init__(
-        self, spec: GuardSpec, tokenizer: GuardTokenizer, mode: str | None = None, user_turn: str | None = None
+        self,
+        spec: GuardSpec,
+        tokenizer: GuardTokenizer,
+        mode: str | None = None,
+        user_turn: str | None = None,
+        policy: str | None = None,
     ):
-        self.spec, self.tokenizer = spec, tokenizer
-        self.frame = frame = Frame.render(spec, tokenizer, mode, user_turn)
+        self.spec, self.tokenizer, self.policy = spec, tokenizer, policy
+        self.frame = frame = Frame.render(spec, tokenizer, mode, user_turn, policy)
         self._head, self._tail = find_seams(tokenizer, frame)
         self.prefix = _ids(tokenizer.encode_template(frame.before.removesuffix(self._head)))
         self._rest = frame.after.removeprefix(self._tail)
