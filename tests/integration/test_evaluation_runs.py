@@ -213,6 +213,7 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
     ],
 )
 def test_mistakes_get_one_line(flags, message, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError) as error:
         main([str(tmp_path), "--out", str(tmp_path / "out"), *flags])
     assert message in str(error.value)
@@ -248,5 +249,6 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
 )
 def test_suites_that_are_none(suite, message, tmp_path):
     (tmp_path / "s.yaml").write_text(suite)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises((InputError, UsageError), match=message):
         main([str(tmp_path), "--out", str(tmp_path / "out"), "--suite", str(tmp_path / "s.yaml")])

@@ -87,7 +87,8 @@ def test_preprocess_a_file(installed):
 
 
 def test_serve(installed, tiny_reflector):
-    command = [installed.folder / "venv" / "bin" / "srp", "serve", "--model", tiny_reflector, "--device", "cpu"]
+    command = [installed.folder / "venv" / "bin" / "srp", "serve", "--model", tiny_reflector]
+    command += ["--device", "cpu", "--completions"]
     with subprocess.Popen(
         [*command, "--port", "0"], cwd=installed.folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     ) as server:
