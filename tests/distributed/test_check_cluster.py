@@ -51,7 +51,7 @@ def test_nodes_that_could_train(tmp_path: Path) -> None:
     ]
     assert f"node 1: {HOST}, 127.0.0.1, 1 x CPU" in done.said[0]
     assert "gloo, 16 MB on 2 ranks" in done.said[0]
-    assert "3 checkpoints of debug take 0.3 GB" in done.said[0]
+    assert "3 more checkpoints of debug will take 0.3 GB" in done.said[0]
     assert done.said[1] == ""
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -116,4 +116,6 @@ def test_too_little_space(tmp_path: Path) -> None:
     node = check("--out", str(tmp_path), "--preset", "debug", "--checkpoints", count, node=0, settings={"NNODES": "1"})
     said, _ = node.communicate(timeout=300)
     assert node.returncode == 1
-    assert f"{count} checkpoints of debug take" in said and said.splitlines()[-1].startswith(f"error: --out {tmp_path}")
+    assert f"{count} more checkpoints of debug will take" in said and said.splitlines()[-1].startswith(
+        f"error: --out {tmp_path}"
+    )

@@ -18,11 +18,15 @@ def checkpoint_bytes(preset: ModelPreset) -> int:
 def check_space(folder: Path, preset: ModelPreset, count: int) -> str:
     """Compare the free space with what `count` checkpoints take. Returns a line on it.
 
+    Those that a run to be resumed has in `folder` have their space; the next one needs some before an old one goes.
+
     Raises:
         OutputError: where they do not fit.
     """
+    count = max(1, count - len([*folder.glob("iter_*"), *folder.glob("*/iter_*")]))
     free, needed = shutil.disk_usage(folder).free, count * checkpoint_bytes(preset)
-    line = f"{free / 1e9:,.1f} GB free; {count} checkpoints of {preset.name} take {needed / 1e9:,.1f} GB"
+    more = "1 more checkpoint" if count == 1 else f"{count} more checkpoints"
+    line = f"{free / 1e9:,.1f} GB free, and {more} of {preset.name} will take {needed / 1e9:,.1f} GB"
     if needed > free:
         raise OutputError(f"--out {folder}: {line}; free some, pass another folder, or fewer --checkpoints")
     return line
