@@ -1,13 +1,9 @@
 """`srp check cluster` on two nodes of this machine: two launchers that meet over loopback."""
 
-import os
-import shutil
 import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from tests.distributed.jobs import REPOSITORY, environment
 from tests.helpers.commands import SRP
@@ -81,41 +77,3 @@ def test_a_node_that_does_not_come() -> None:
     said, _ = node.communicate(timeout=300)
     assert node.returncode == 2
     assert said.splitlines()[-1].startswith("error: the nodes cannot meet: ") and "Traceback" not in said
-
-
-def test_the_place_of_a_node_under_slurm(tmp_path: Path) -> None:
-    """The first host of the list is node 0; this one does not exist."""
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho nowhere.invalid\necho other.invalid\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "nowhere,other"}
-    paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    node = check(node=0, settings=slurm | paths | {"NNODES": "", "NODE_RANK": "", "MASTER_ADDR": ""})
-    said, _ = node.communicate(timeout=300)
-    assert node.returncode == 2
-    assert said == (
-        "error: --master-addr nowhere.invalid: no such host here; pass node 0's address, or its full name\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--preset", "debug"], "error: --preset needs --out FOLDER"),
-        (["--preset", "debgu", "--out", "x"], "error: --preset: unknown preset 'debgu'; "),
-        (["--out", "s3://bucket/run"], "error: --out s3://bucket/run: pass a folder on a file system"),
-    ],
-)
-def test_mistakes(argv: list[str], message: str) -> None:
-    node = check(*argv, node=0, settings={})
-    said, _ = node.communicate(timeout=300)
-    assert (node.returncode, said[: len(message)]) == (2, message)
-
-
-def test_too_little_space(tmp_path: Path) -> None:
-    count = str(shutil.disk_usage(tmp_path).free // (14 * 7_000_000))
-    node = check("--out", str(tmp_path), "--preset", "debug", "--checkpoints", count, node=0, settings={"NNODES": "1"})
-    said, _ = node.communicate(timeout=300)
-    assert node.returncode == 1
-    assert f"{count} more checkpoints of debug will take" in said and said.splitlines()[-1].startswith(
-        f"error: --out {tmp_path}"
-    )
