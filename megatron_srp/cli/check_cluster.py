@@ -2,7 +2,7 @@
 
 import argparse
 
-from megatron_srp.cli.parser import Parser, require_at_least
+from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError, did_you_mean
 from megatron_srp.training.flags.presets import PRESETS
 
@@ -46,7 +46,10 @@ def main(argv: list[str]) -> int:
 
     ranks = find_ranks(args)
     wait = ["--rdzv-conf", f"timeout={args.timeout}"] if ranks.nodes > 1 else []
-    return start(ranks, [*wait, "-m", "megatron_srp.training.preflight.ranks", *rank_flags])
+    code = start(ranks, [*wait, "-m", "megatron_srp.training.preflight.ranks", *rank_flags])
+    if code == 0 and ranks.node_rank == 0:
+        next_step("srp train, with the same flags for the nodes")
+    return code
 
 
 def _rank_flags(args: argparse.Namespace) -> list[str]:

@@ -43,7 +43,8 @@ def test_nodes_that_could_train(tmp_path: Path) -> None:
     done = check_both("--out", str(tmp_path / "run"), "--preset", "debug")
     assert done.codes == [0, 0], done.said
     assert [line.split("  ")[0] for line in done.said[0].splitlines()] == [
-        *("nodes", "", "versions", "folder", "space", "all-reduce")
+        *("nodes", "", "versions", "folder", "space", "all-reduce"),
+        "next: srp train, with the same flags for the nodes",
     ]
     assert f"node 1: {HOST}, 127.0.0.1, 1 x CPU" in done.said[0]
     assert "gloo, 16 MB on 2 ranks" in done.said[0]
