@@ -109,6 +109,11 @@ launch() {
                 "$python" -m megatron_srp check environment --precision "$PRECISION" --gpus "$gpus_per_node" --brief
             fi
             mkdir -p "$out"
+            if [ "$nnodes" -gt 1 ]; then
+                "$python" -m megatron_srp check cluster --nproc-per-node "$gpus_per_node" --nnodes "$nnodes" \
+                    --node-rank "$node_rank" --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" \
+                    --out "$out" --preset "$PRESET"
+            fi
             exec "${command[@]}" "$@" "${extra[@]}"
             ;;
     esac

@@ -7,6 +7,7 @@ from megatron_srp.cli.tree import tree_parser
 
 COMMANDS = {
     "environment": Command("check_environment", "commands", "the training stack on this machine (the default)"),
+    "cluster": Command("check_cluster", "commands", "the nodes of a run, before it starts"),
     "checkpoint": Command("check_checkpoint", "commands", "checkpoints of a training, read to their last byte"),
 }
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_srp.cli.parser import Parser
+from megatron_srp.cli.parser import Parser, next_step
 
 DESCRIPTION = """
 Verify checkpoints: the metadata, that every file is whole, and the checksum of every tensor, which loading does not
@@ -35,4 +35,7 @@ def main(argv: list[str]) -> int:
         if not found.problems:
             print(f"{checkpoint}: whole, {found.num_tensors:,} parts, {found.num_bytes / 1e6:,.1f} MB")
         damaged |= bool(found.problems)
-    return 2 if damaged else 0
+    if damaged:
+        return 2
+    next_step("srp train --load FOLDER resumes from the newest, srp export FOLDER MODEL makes a Hugging Face model")
+    return 0

@@ -279,6 +279,15 @@ def test_mistakes_in_the_settings_of_a_script(settings: dict[str, str], message:
     assert done.stderr.startswith(message)
 
 
+def test_a_script_checks_its_nodes_first(tmp_path: Path) -> None:
+    settings = {"PRESET": "debug", "DATA": "x", "CHECKPOINT": "x", "NNODES": "2", "MASTER_ADDR": "nowhere.invalid"}
+    done = script("sft.sh", **settings, OUT=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --master-addr nowhere.invalid: no such host here; pass node 0's address, or its full name\n"
+    )
+
+
 def test_a_script_does_not_start_where_the_job_cannot_run(tmp_path: Path) -> None:
     if Path("/dev/nvidia0").exists():
         pytest.skip("there is a GPU here")

@@ -36,9 +36,9 @@ def check_addresses(ranks: Ranks) -> None:
 
 def _check_interface() -> None:
     """The interfaces that the environment names; NCCL's variable may hold prefixes and exclusions."""
-    missing = set(os.environ.get(_GLOO, "").split(",")) - {"", *_interfaces()}
+    missing = set(os.environ.get(_GLOO, "").split(",")) - {"", *interfaces()}
     if missing:
-        raise UsageError(f"{_GLOO}={os.environ[_GLOO]}: this host has {', '.join(_interfaces())}; name one of them")
+        raise UsageError(f"{_GLOO}={os.environ[_GLOO]}: this host has {', '.join(interfaces())}; name one of them")
 
 
 def _check_own_name(master: str) -> None:
@@ -49,10 +49,10 @@ def _check_own_name(master: str) -> None:
     own = _resolve(name)
     if own is None or own.is_loopback:
         what = "has no address here" if own is None else f"is {own} here (see /etc/hosts)"
-        interfaces = ", ".join(interface for interface in _interfaces() if interface != "lo")
+        names = ", ".join(interface for interface in interfaces() if interface != "lo")
         raise UsageError(
             f"the host name {name} {what}, and other nodes could not connect to its ranks; set {_GLOO}, and {_NCCL} "
-            f"with GPUs, to the interface that has {_local_address(master)}, one of {interfaces}"
+            f"with GPUs, to the interface that has {local_address(master)}, one of {names}"
         )
 
 
@@ -64,11 +64,12 @@ def _resolve(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return ipaddress.ip_address(str(found).partition("%")[0])
 
 
-def _interfaces() -> list[str]:
+def interfaces() -> list[str]:
+    """The names of this host's network interfaces, the loopback too."""
     return [name for _, name in socket.if_nameindex()]
 
 
-def _local_address(other: str) -> str:
+def local_address(other: str) -> str:
     """This host's address on the way to another; nothing is sent."""
     family = socket.AF_INET6 if ":" in other else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -101,8 +101,9 @@ class SrpArguments:
     srp_log: str = dataclasses.field(
         default="full",
         metadata=_flag(
-            "full: everything Megatron prints. brief: without the list of all arguments and its start-up "
-            "notes (the default of the debug preset).",
+            "full: everything Megatron prints. brief: without the list of all arguments and its start-up notes, "
+            "and a short line per step, with the loss, tokens a second, on a GPU the MFU, and the time left (the "
+            "default of the debug preset).",
             choices=["full", "brief"],
         ),
     )

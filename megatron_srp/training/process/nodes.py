@@ -128,8 +128,19 @@ class NodeWatch:
         if self._leaving.is_set():
             store.set(f"srp/left/{self.node}", "")
             self._left.set()
-            if all(store.check([f"srp/left/{other}"]) for other in set(range(self.nodes)) - self._gone):
-                self._done.set()
+            if self._all("left"):
+                self._end_exchange()
+
+    def _end_exchange(self) -> None:
+        """Node 0 stays until the others know that all have left: without its store they would take it for lost."""
+        if self.node:
+            self.store.set(f"srp/done/{self.node}", "")
+        if self.node or self._known or self._all("done", first=1):
+            self._done.set()
+
+    def _all(self, state: str, first: int = 0) -> bool:
+        nodes = set(range(first, self.nodes)) - self._gone
+        return all(self.store.check([f"srp/{state}/{node}"]) for node in nodes)
 
     def _learn(self) -> None:
         if self.own is not None:

@@ -10,6 +10,7 @@ from megatron_srp.training.layout.flops import add_mfu, bf16_peak
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.dataset_helpers import find_helpers
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.trainer.step_line import shorten_step
 from megatron_srp.training.trainer.whole_checkpoint import load_whole
 
 # They warn at every start about things the user need not act on: the mode it always runs in, a deprecated writer that
@@ -32,7 +33,7 @@ def skip_compilation() -> None:
 
 
 def speak_briefly() -> None:
-    """`--srp-log brief`: omit Megatron's arguments, time stamps, memory reports and notes."""
+    """`--srp-log brief`: omit Megatron's arguments, time stamps, memory reports and notes; shorten a step's line."""
     from megatron.training import arguments as megatron_arguments
     from megatron.training import training
 
@@ -44,6 +45,8 @@ def speak_briefly() -> None:
         if text.startswith("exiting program"):
             print_note(f"{text.rstrip('.')}; the same command resumes it")
 
+    print_plain = training.print_rank_last
+    training.print_rank_last = lambda line: print_plain(shorten_step(line, get_args().seq_length))
     megatron_arguments._print_args = nothing
     training.print_datetime = print_reason
     for name in ("report_memory", "report_theoretical_memory"):

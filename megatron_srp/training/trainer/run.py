@@ -55,6 +55,8 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
     """The patches that come before Megatron parses its flags."""
     patches.skip_compilation()
     patches.explain_load_errors()
+    if args.srp_log == "brief":  # before the MFU is added, so that the short line gets it
+        patches.speak_briefly()
     if on_cpu:
         cpu_backend.patch_megatron()
     else:
@@ -63,8 +65,6 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
     keep_reasons_of_failed_writes()
     register()
     record_readings()
-    if args.srp_log == "brief":
-        patches.speak_briefly()
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -83,6 +83,8 @@ def _check(args: argparse.Namespace) -> None:
 def _prepare(args: argparse.Namespace, on_cpu: bool) -> None:
     """Set up what the parsed flags ask for."""
     patches.keep_checkpoints(args.srp_keep_checkpoints)
+    if args.srp_log == "brief":
+        args.log_throughput = True  # from which the MFU is computed
     if args.srp_sft:
         prepare_attention(args)
     else:
