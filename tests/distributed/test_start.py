@@ -26,7 +26,7 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.na
 SCRIPTS += ["sft.sh", "finetune.sh"]
 NO_DATA = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "49152"]
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
-TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
+TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16), ("30b-a3b", 8), ("8x7b", 8)}
 
 
 def script(name: str, *argv: str, **settings: str) -> subprocess.CompletedProcess[str]:
