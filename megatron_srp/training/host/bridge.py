@@ -5,8 +5,9 @@
     config = llama3_8b_pretrain_config()
     config.dataset = SRPDatasetProvider(data_path=["0.7", "out/w200.srp", "0.3", "out/plain_text"], seq_length=8192)
 
-Bridge chooses the dataset by the type of `config.dataset`, and takes its own for every subclass of its GPTDatasetConfig;
-a `DatasetProvider` builds its datasets itself (`megatron.bridge.data.utils.get_dataset_provider`, in 0.6).
+Bridge chooses the dataset by the type of `config.dataset`, and takes its own for every subclass of its
+GPTDatasetConfig; a `DatasetProvider` builds its datasets itself (`megatron.bridge.data.utils.get_dataset_provider`,
+in 0.6).
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class SRPDatasetProvider(DatasetProvider):
     """Training, validation and test data of shards and sidecars, for `ConfigContainer.dataset`.
 
     Attributes:
-        data_path: as Megatron's --data-path: one path, or weights and paths in turn. A path is a shard's, or a sidecar's.
+        data_path: as Megatron's --data-path: one path, or weights and paths in turn; of shards or sidecars.
         seq_length: tokens of a sample; that of the model.
         split: shares of training, validation and test.
         random_seed: of the order of the samples.
