@@ -39,7 +39,7 @@ def test_one_file(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
         assert places[0] is not None and places[0] == places[1]
         file, row = places[0]
         assert Path(file).name == "a.jsonl"
-        read = tokenizer.decode(IndexedShard(shard)[number][:-1])
+        read = tokenizer.decode(IndexedShard(shard)[number][:-1].tolist())
         assert read == texts[row - 1]
 
 
