@@ -168,7 +168,11 @@ def model_flags(shape: LlamaShape, with_preset: bool = True) -> list[str]:
     for name, preset in PRESETS.items() if with_preset else ():
         known = _pairs(preset.to_flags())
         known = {"--group-query-attention": "", "--num-query-groups": known["--num-attention-heads"]} | known
-        if name != "debug" and all(known.get(flag) == flags.get(flag) for flag in _SAME_IN_A_PRESET):
+        if (
+            name != "debug"
+            and preset.experts is None
+            and all(known.get(flag) == flags.get(flag) for flag in _SAME_IN_A_PRESET)
+        ):
             return ["--srp-preset", name, *_tokens({k: v for k, v in flags.items() if known.get(k) != v})]
     return _tokens(flags)
 

@@ -69,6 +69,7 @@ def _record(part: "Part") -> dict[str, Any]:
     return {
         "path": part.path,
         "document": part.sequence,
+        "source": None if part.source is None else {"file": part.source[0], "row": part.source[1]},
         "tokens": [part.begin, part.end],
         "segments": None if part.segments is None else [*part.segments],
         "verdicts": [*part.verdicts],
@@ -76,7 +77,8 @@ def _record(part: "Part") -> dict[str, Any]:
 
 
 def _describe(part: "Part") -> str:
-    place = f"{part.path} document {part.sequence}, tokens {part.begin} to {part.end - 1}"
+    source = f" ({part.source[0]} row {part.source[1]})" if part.source else ""
+    place = f"{part.path} document {part.sequence}{source}, tokens {part.begin} to {part.end - 1}"
     if not part.segments:
         return place
     segments = ", ".join(f"{k} {verdict}" for k, verdict in zip(part.segments, part.verdicts, strict=True))

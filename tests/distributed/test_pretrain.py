@@ -51,6 +51,16 @@ def test_resuming_equals_not_stopping(
     assert largest_difference(ours, theirs) < 1e-6
 
 
+def test_a_mixture_of_experts_trains_spread_over_ranks(corpus: Corpus, forkserver: Forkserver, tmp_path: Path) -> None:
+    experts = ["--num-experts", "4", "--moe-router-topk", "2", "--expert-model-parallel-size", "2"]
+    experts += ["--moe-router-load-balancing-type", "aux_loss", "--moe-aux-loss-coeff", "0.01"]
+    run = Run(tmp_path)
+    finished = forkserver.run(2, [*corpus.flags, *experts, "--moe-token-dispatcher-type", "allgather", *run.flags])
+    assert finished.codes == [0, 0], finished.log
+    losses = run.losses()
+    assert losses[NUM_STEPS] < losses[1] - 1
+
+
 def test_the_distributed_optimizer_resumes(corpus: Corpus, forkserver: Forkserver, tmp_path: Path) -> None:
     flags = [*corpus.flags, "--use-distributed-optimizer"]
     whole, resumed = Run(tmp_path / "whole"), Run(tmp_path / "resumed")

@@ -26,7 +26,14 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("pretrain_*.sh") if path.na
 SCRIPTS += ["sft.sh", "finetune.sh"]
 NO_DATA = ["--mock-data", "--tokenizer-type", "NullTokenizer", "--vocab-size", "49152"]
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
-TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
+TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16), ("30b-a3b", 8), ("8x7b", 8)}
+# For experts in FP8 Megatron asks for Transformer Engine, in a dry run too.
+COMBINATIONS = [
+    (name, precision)
+    for name in PRESETS
+    for precision in PRECISIONS
+    if precision == "bf16" or not PRESETS[name].experts
+]
 
 
 def script(name: str, *argv: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -111,8 +118,7 @@ def test_the_dry_run_of_post_training(tokenizer_models: dict[str, Any], tmp_path
     assert (done.returncode, done.stderr[:30]) == (2, "error: CHECKPOINT is not set: ")
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("preset", "precision"), COMBINATIONS)
 def test_presets_and_precisions(preset: str, precision: str, forkserver: Forkserver) -> None:
     argv = ["--srp-preset", preset, "--srp-precision", precision, "--srp-layout", "auto", *NO_DATA]
     dry_run(forkserver, argv, 64)
@@ -120,8 +126,7 @@ def test_presets_and_precisions(preset: str, precision: str, forkserver: Forkser
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("gpus", GPUS)
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("preset", "precision"), COMBINATIONS)
 def test_every_recommended_layout(preset: str, precision: str, gpus: int, forkserver: Forkserver) -> None:
     if (preset, gpus) not in TOO_FEW:
         argv = ["--srp-preset", preset, "--srp-precision", precision, "--srp-layout", "auto", *NO_DATA]

@@ -158,13 +158,13 @@ def defaults(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return vars(parser.parse_args([]))
 
 
-def test_only_one_folder_of_ours_knows_the_trainer() -> None:
+def test_only_two_folders_of_ours_know_the_trainer() -> None:
     users = {
         name
         for name, tree in zip(USERS_OF_MEGATRON, syntax_trees(), strict=True)
         if any(path.startswith("megatron.training") for path in aliases(tree).values())
     }
-    assert {str(Path(name).parent) for name in users - {"training/cpu/backend.py"}} == {"training/trainer"}
+    assert {str(Path(name).parent) for name in users} == {"training/cpu", "training/trainer"}
 
 
 @pytest.mark.parametrize("path", imports_of_megatron())
@@ -236,7 +236,8 @@ def test_arguments_read_exist(defaults: dict[str, Any]) -> None:
         )
     }
     assert read
-    assert read <= set(defaults)
+    # These come after parsing: from Megatron's trainer, and from ours.
+    assert read <= {*defaults, "iteration", "curr_iteration", "consumed_train_samples", "srp_data"}
 
 
 @pytest.mark.parametrize("flag", sorted(set(LOOKED_AT) - {"--help"}))
@@ -274,7 +275,7 @@ def test_help_works() -> None:
 def test_our_flops_are_megatrons(name: str, parser: argparse.ArgumentParser) -> None:
     preset = PRESETS[name]
     args = parser.parse_args(preset.to_flags())
-    args.kv_channels = preset.hidden_size // preset.num_attention_heads
+    args.kv_channels = preset.head_size
     args.padded_vocab_size = preset.vocab_size
     flops = find("megatron.training.training.num_floating_point_operations")(args, 1)
     assert flops_per_token(preset) == pytest.approx(flops / preset.recipe.seq_length, rel=1e-9)
@@ -286,12 +287,14 @@ def test_our_memory_of_states_is_megatrons(
     name: str, tensor: int, pipeline: int, parser: argparse.ArgumentParser
 ) -> None:
     preset = dataclasses.replace(PRESETS[name], recipe=dataclasses.replace(PRESETS[name].recipe, bf16=True))
-    layout = Layout(gpus=64, tensor=tensor, pipeline=pipeline)
+    layout = Layout(gpus=64, tensor=tensor, pipeline=pipeline, expert=4 if preset.experts else 1)
     args = parser.parse_args([*preset.to_flags(), *layout.to_flags(), "--use-distributed-optimizer"])
-    args.kv_channels = preset.hidden_size // preset.num_attention_heads
+    args.kv_channels = preset.head_size
     args.padded_vocab_size = padded_vocab_size(preset, layout)
     args.world_size, args.data_parallel_size = layout.gpus, layout.data
-    args.expert_tensor_parallel_size = tensor
+    args.expert_tensor_parallel_size = args.expert_tensor_parallel_size or tensor
     theirs = find("megatron.training.theoretical_memory_usage.compute_weight_and_optimizer_memory")(args)
     ours = estimate_memory(preset, layout)
-    assert ours.weights + ours.gradients + ours.optimizer == pytest.approx(theirs, rel=1e-6)
+    # Megatron leaves out the norms of queries and keys.
+    close = 1e-5 if preset.qk_norm else 1e-6
+    assert ours.weights + ours.gradients + ours.optimizer == pytest.approx(theirs, rel=close)

@@ -14,7 +14,7 @@ from megatron_srp.training.layout.recommend import recommend, step_time
 from tests.helpers.commands import srp
 
 GPUS = [8, 16, 32, 64, 128, 256, 512, 1024]
-TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16)}
+TOO_FEW = {("32b", 8), ("70b", 8), ("70b", 16), ("30b-a3b", 8), ("8x7b", 8)}
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,9 @@ def test_tensor_parallel_sizes(preset: str, sizes: list[int]) -> None:
         ("1p7b", {"gpus": 7}, r"512 cannot be divided among DP 7; nearest possible: 4 or 8 GPUs, or .* 511$"),
         ("1p7b", {"gpus": 8, "micro_batch": 3}, r"64 sequences for each of DP 8, .* 3; nearest possible: 1, 2, 4$"),
         ("1p7b", {"gpus": 1024}, r"512 has fewer sequences than the 1024 data-parallel ranks: use at most 512 GPUs"),
+        ("8b", {"gpus": 64, "expert": 8}, r"-parallel-size 8: 8b has no experts; leave it out$"),
+        ("8x7b", {"gpus": 64, "expert": 3}, r"-size 3: the 8 experts of 8x7b cannot .*; nearest possible: 1, 2, 4$"),
+        ("30b-a3b", {"gpus": 24, "expert": 16}, r"does not divide the 24 ranks of a pipeline stage; .*: 2, 4, 8$"),
         ("3b", {"gpus": 1024, "tensor": 4, "pipeline": 4, "virtual": 3}, r"a step has 9 on each rank"),
     ],
 )
@@ -85,6 +88,21 @@ def test_well_known_layouts() -> None:
         assert (recommend(PRESETS[name], 64).layout.tensor, recommend(PRESETS[name], 64).layout.pipeline) == (1, 1)
     large = recommend(PRESETS["70b"], 64).layout
     assert (large.tensor, large.pipeline) == (4, 4)
+
+
+def test_experts_are_spread_over_ranks() -> None:
+    preset = PRESETS["8x7b"]
+    one, eight = (estimate_memory(preset, Layout(gpus=64, expert=expert)) for expert in (1, 8))
+    experts = preset.num_layers * preset.num_mlps * preset.num_mlp_params
+    assert one.gradients - eight.gradients == pytest.approx(4 * experts * 7 / 8)
+    assert one.optimizer == pytest.approx(eight.optimizer)  # divided among all ranks either way
+    times = [step_time(preset, Layout(gpus=64, expert=expert)) for expert in (1, 8)]
+    assert times[0].expert == 0 < times[1].expert and times[0].data > times[1].data
+    best = recommend(preset, 64).layout
+    assert best.expert > 1
+    flags = best.to_flags()
+    assert flags[flags.index("--expert-model-parallel-size") + 1] == str(best.expert)
+    assert f" EP {best.expert} " in str(best)
 
 
 def test_more_gpus_than_the_batch_can_use() -> None:
@@ -200,6 +218,8 @@ def test_presets_command() -> None:
     assert done.returncode == 0, done.stderr
     assert "in sequences of 65536" in done.stdout
     assert "\n--max-position-embeddings 65536\n" in done.stdout and "\n--seq-length 65536" in done.stdout
+    done = srp("presets", "8x7b", "--gpus", "64")
+    assert "46,702,792,704 parameters, 12,879,925,248 of them active for a token (2 of 8 experts)" in done.stdout
     done = srp("presets", "1p8b")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean '1p7b'?" in done.stderr

@@ -13,12 +13,26 @@ def value_of(flags: list[str], flag: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "num_params"), [("135m", 134_515_008), ("360m", 361_821_120), ("1p7b", 1_711_376_384)]
+    ("name", "num_params"),
+    [
+        ("135m", 134_515_008),
+        ("360m", 361_821_120),
+        ("1p7b", 1_711_376_384),
+        ("7b-a1b", 6_919_161_856 - 65_536),  # without OLMoE's norms of all queries and keys of a token
+        ("30b-a3b", 30_532_122_624),
+        ("8x7b", 46_702_792_704),
+    ],
 )
 def test_sizes_are_the_published_ones(name: str, num_params: int) -> None:
     preset = find_preset(name)
     assert preset.num_params == num_params
     assert preset.source_url.startswith("https://")
+
+
+@pytest.mark.parametrize(("name", "billions"), [("7b-a1b", 1.3), ("30b-a3b", 3.3), ("8x7b", 12.9), ("8b", 8.0)])
+def test_parameters_that_a_token_passes_through(name: str, billions: float) -> None:
+    """As the model cards of the published models round them."""
+    assert find_preset(name).num_active_params / 1e9 == pytest.approx(billions, abs=0.06)
 
 
 def test_debug_has_about_a_million_parameters() -> None:

@@ -46,6 +46,23 @@ class TrainingRecipe:
         return ["--lr-wsd-decay-iters", str(max(1, round(self.decay_fraction * steps)))]
 
 
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: in every layer `count` MLPs, `per_token` of which each token passes through."""
+
+    count: int
+    per_token: int
+    aux_loss_coeff: float = 0.0  # of the loss that balances the experts' load
+
+    def to_flags(self) -> list[str]:
+        """Megatron's flags, without the MLPs' width. Experts are spread whole, never split (expert TP 1)."""
+        flags: list[object] = ["--num-experts", self.count, "--moe-router-topk", self.per_token]
+        flags += ["--moe-router-load-balancing-type", "aux_loss", "--moe-aux-loss-coeff", self.aux_loss_coeff]
+        flags += ["--moe-router-dtype", "fp32", "--moe-token-dispatcher-type", "alltoall"]
+        flags += ["--expert-tensor-parallel-size", 1]
+        return [*map(str, flags), "--moe-grouped-gemm"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelPreset:
     """A Llama-like decoder (RMSNorm, SwiGLU, RoPE, no bias) and how to train it.
@@ -56,7 +73,7 @@ class ModelPreset:
     name: str
     num_layers: int
     hidden_size: int
-    ffn_hidden_size: int
+    ffn_hidden_size: int  # of each expert, where there are experts
     num_attention_heads: int
     num_query_groups: int  # key/value heads; fewer than the attention heads means GQA
     vocab_size: int
@@ -65,6 +82,9 @@ class ModelPreset:
     recipe: TrainingRecipe
     rotary_base: int = 10_000
     tied_embeddings: bool = True
+    experts: Experts | None = None
+    kv_channels: int | None = None  # width of a head; None: the hidden size divided among the heads
+    qk_norm: bool = False  # RMSNorm of each head's queries and keys
     extra_flags: tuple[str, ...] = field(default=())
 
     def with_batch(self, seq_length: int | None, global_batch_size: int | None) -> "ModelPreset":
@@ -88,18 +108,54 @@ class ModelPreset:
     @property
     def num_non_embedding_params(self) -> int:
         """Parameters of the layers and the final norm."""
-        return self.num_layers * (self.num_layer_matrix_params + 2 * self.hidden_size) + self.hidden_size
+        return self.num_layers * (self.num_layer_matrix_params + self.num_layer_whole_params) + self.hidden_size
+
+    @property
+    def num_active_params(self) -> int:
+        """Parameters that a token passes through: all, but of the experts only those it is routed to."""
+        idle = self.num_mlps - (self.experts.per_token if self.experts else 1)
+        return self.num_params - self.num_layers * idle * self.num_mlp_params
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head's queries, keys and values."""
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def query_size(self) -> int:
+        """Width of a token's queries, over all heads."""
+        return self.head_size * self.num_attention_heads
 
     @property
     def kv_size(self) -> int:
         """Width of a token's keys (and of its values), over all groups."""
-        return self.hidden_size // self.num_attention_heads * self.num_query_groups
+        return self.head_size * self.num_query_groups
+
+    @property
+    def num_mlps(self) -> int:
+        """MLPs in a layer: the experts, or one."""
+        return self.experts.count if self.experts else 1
 
     @property
     def num_layer_matrix_params(self) -> int:
-        """Parameters of a layer's matrices, which tensor parallelism shards; its norms are not."""
-        attention = 2 * self.hidden_size * (self.hidden_size + self.kv_size)  # query and output; key and value
-        return attention + 3 * self.hidden_size * self.ffn_hidden_size  # gate, up, down
+        """Parameters of a layer's matrices, which are sharded, the experts' by expert parallelism."""
+        return self.num_attention_params + self.num_mlps * self.num_mlp_params
+
+    @property
+    def num_attention_params(self) -> int:
+        """Parameters of a layer's attention matrices: query and output, key and value."""
+        return 2 * self.hidden_size * (self.query_size + self.kv_size)
+
+    @property
+    def num_mlp_params(self) -> int:
+        """Parameters of one MLP: gate, up, down."""
+        return 3 * self.hidden_size * self.ffn_hidden_size
+
+    @property
+    def num_layer_whole_params(self) -> int:
+        """Parameters of a layer that every tensor-parallel rank holds: its norms, and the experts' router."""
+        router = self.experts.count * self.hidden_size if self.experts else 0
+        return 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0) + router
 
     def to_flags(self) -> list[str]:
         """The preset as Megatron's command-line flags."""
@@ -108,6 +164,12 @@ class ModelPreset:
         flags += ["--num-attention-heads", self.num_attention_heads]
         if self.num_query_groups != self.num_attention_heads:
             flags += ["--group-query-attention", "--num-query-groups", self.num_query_groups]
+        if self.kv_channels:
+            flags += ["--kv-channels", self.kv_channels]
+        if self.qk_norm:
+            flags += ["--qk-layernorm"]
+        if self.experts:
+            flags += [*self.experts.to_flags(), "--moe-ffn-hidden-size", self.ffn_hidden_size]
         if not self.tied_embeddings:
             flags += ["--untie-embeddings-and-output-weights"]
         flags += ["--normalization", "RMSNorm", "--norm-epsilon", 1e-5, "--swiglu"]

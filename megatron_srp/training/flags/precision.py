@@ -103,12 +103,11 @@ def _reasons_of_layout(args: argparse.Namespace, model: ModelPreset, layout: Lay
             "FP8 with pipeline parallelism, recomputation and gradient accumulation together has given NaN "
             "(Megatron-LM issue 607): leave out --recompute-granularity, or use tensor parallelism"
         )
-    head = model.hidden_size // model.num_attention_heads
     groups = max(1, model.num_query_groups // layout.tensor)
     sides = {
         "--hidden-size": model.hidden_size,
-        "queries per rank": model.hidden_size // layout.tensor,
-        "keys and values per rank": head * groups,
+        "queries per rank": model.query_size // layout.tensor,
+        "keys and values per rank": model.head_size * groups,
         "--ffn-hidden-size per rank": model.ffn_hidden_size // layout.tensor,
         "tokens per rank": layout.micro_batch * model.recipe.seq_length // layout.tensor,
     }

@@ -2,11 +2,12 @@
 
 `135m`, `360m` and `1p7b` are SmolLM2's shapes, the models of the paper (arXiv 2606.19168), with the paper's
 optimizer and schedule. The larger ones are the shapes of published Llama-like models, with the learning
-rate and the batch that their authors report, and the paper's schedule. `debug` is for the demo and the tests.
+rate and the batch that their authors report, and the paper's schedule. `7b-a1b`, `30b-a3b` and `8x7b` are mixtures of
+experts. `debug` is for the demo and the tests.
 """
 
 from megatron_srp.errors import UsageError, did_you_mean
-from megatron_srp.training.flags.model_preset import ModelPreset, TrainingRecipe
+from megatron_srp.training.flags.model_preset import Experts, ModelPreset, TrainingRecipe
 
 SMOLLM2 = "https://huggingface.co/HuggingFaceTB/SmolLM2-"
 NUM_TOKENS = 100e9  # of the paper's corpus; give --train-iters for another
@@ -36,6 +37,11 @@ def _large_recipe(lr: float, global_batch_size: int) -> TrainingRecipe:
         warmup_fraction=0.01,
         weight_decay=0.1,
     )
+
+
+def _moe_recipe() -> TrainingRecipe:
+    # OLMoE's (arXiv 2409.02060, appendix B); the authors of Qwen3 and of Mixtral report none.
+    return _large_recipe(lr=4e-4, global_batch_size=1024)
 
 
 _ALL = (
@@ -157,6 +163,54 @@ _ALL = (
         recipe=_large_recipe(lr=1.5e-4, global_batch_size=1024),
         rotary_base=500_000,
         tied_embeddings=False,
+    ),
+    ModelPreset(
+        # OLMoE's shape, without its norms of all queries and keys of a token (65,536 parameters).
+        name="7b-a1b",
+        num_layers=16,
+        hidden_size=2048,
+        ffn_hidden_size=1024,
+        num_attention_heads=16,
+        num_query_groups=16,
+        vocab_size=50_304,
+        init_method_std=0.02,
+        source_url="https://huggingface.co/allenai/OLMoE-1B-7B-0924",
+        recipe=_moe_recipe(),
+        tied_embeddings=False,
+        experts=Experts(count=64, per_token=8, aux_loss_coeff=0.01),
+        extra_flags=("--moe-router-pre-softmax", "--moe-z-loss-coeff", "0.001"),
+    ),
+    ModelPreset(
+        name="30b-a3b",
+        num_layers=48,
+        hidden_size=2048,
+        ffn_hidden_size=768,
+        num_attention_heads=32,
+        num_query_groups=4,
+        vocab_size=151_936,
+        init_method_std=0.02,
+        source_url="https://huggingface.co/Qwen/Qwen3-30B-A3B-Base",
+        recipe=_moe_recipe(),
+        rotary_base=1_000_000,
+        tied_embeddings=False,
+        experts=Experts(count=128, per_token=8, aux_loss_coeff=0.001),
+        kv_channels=128,
+        qk_norm=True,
+    ),
+    ModelPreset(
+        name="8x7b",
+        num_layers=32,
+        hidden_size=4096,
+        ffn_hidden_size=14_336,
+        num_attention_heads=32,
+        num_query_groups=8,
+        vocab_size=32_000,
+        init_method_std=0.02,
+        source_url="https://huggingface.co/mistralai/Mixtral-8x7B-v0.1",
+        recipe=_moe_recipe(),
+        rotary_base=1_000_000,
+        tied_embeddings=False,
+        experts=Experts(count=8, per_token=2, aux_loss_coeff=0.02),
     ),
 )
 PRESETS = {preset.name: preset for preset in _ALL}

@@ -9,7 +9,7 @@ The datasets are built as the run built them, so blends, shuffles and epochs are
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sid
 from megatron_srp.errors import UsageError
 from megatron_srp.training.host.readings import Reading, reading_of, spans
 from megatron_srp.training.host.register import register
+from megatron_srp.training.host.source_rows import source_row
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Part:
         segments: numbers of the document's segments that begin before `end` and whose reflection ends after `begin`;
             None for a shard without a sidecar.
         verdicts: of these segments, as they are written.
+        source: input file and row, counted from 1, of the document, where they are known (`source_rows.py`).
     """
 
     path: str
@@ -42,6 +44,7 @@ class Part:
     end: int
     segments: tuple[int, ...] | None
     verdicts: tuple[str, ...]
+    source: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Trace:
         if not 0 <= sample < self.batch_size(step):
             raise UsageError(f"--sample {sample}: step {step} has the samples 0 to {self.batch_size(step) - 1}")
         dataset, number = _locate(self._dataset(reading), reading.first_sample(step) + sample)
-        return [_part(dataset, *document) for document in _documents(dataset, int(dataset.shuffle_index[number]))]
+        parts = [_part(dataset, *document) for document in _documents(dataset, int(dataset.shuffle_index[number]))]
+        return [replace(part, source=source_row(part.path, part.sequence)) for part in parts]
 
     def batch_size(self, step: int) -> int:
         """Number of samples of a step."""

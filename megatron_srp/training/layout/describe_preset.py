@@ -17,6 +17,14 @@ def _context_reason(preset: ModelPreset, best: Recommendation) -> str:
     return f"{sequences} fit with {kept}; to spread a sequence over GPUs would only add communication"
 
 
+def _parameters(preset: ModelPreset) -> str:
+    whole = f"{preset.num_params:,} parameters"
+    if preset.experts is None:
+        return whole
+    routed = f"{preset.experts.per_token} of {preset.experts.count} experts"
+    return f"{whole}, {preset.num_active_params:,} of them active for a token ({routed})"
+
+
 def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | None = None) -> str:
     """The flags for that many GPUs, one per line, with comments on their cost and the reasons.
 
@@ -31,7 +39,7 @@ def describe(preset: ModelPreset, gpus: int, precision: str, seq_length: int | N
     tokens = tokens_per_step(preset, best.layout)
     return "\n".join(
         [
-            f"# {preset.name}: {preset.num_params:,} parameters. {preset.source_url}".rstrip(),
+            f"# {preset.name}: {_parameters(preset)}. {preset.source_url}".rstrip(),
             f"# {flops_per_token(preset) / 1e9:.1f} GFLOP per token in sequences of {preset.recipe.seq_length}, "
             f"{tokens:,} tokens a step",
             f"# {gpus} x H100: {best.layout}",

@@ -2,11 +2,12 @@
 
 Per token, forward and backward (the backward pass costs twice the forward):
 
-    6 x parameters of the matrices      a multiply and an add for each, three times
-  + 6 x layers x sequence x hidden      attention scores and their sums over values, the causal half of them
+    6 x parameters of the matrices      a multiply and an add for each, three times; of the experts, those of a token
+  + 6 x layers x sequence x queries     attention scores and their sums over values, the causal half of them
 
 The input embedding is a lookup and costs nothing; tied or not, the output matrix counts once. This is the
-count of PaLM's appendix B (arXiv 2204.02311) with half the attention, as Megatron counts it too. Recomputation
+count of PaLM's appendix B (arXiv 2204.02311) with half the attention, and without the experts' router, as Megatron
+counts it too. Recomputation
 to save memory is not counted: MFU measures the model's own work.
 """
 
@@ -32,8 +33,10 @@ H100 = "NVIDIA H100 80GB HBM3"
 def flops_per_token(preset: ModelPreset, seq_length: int | None = None) -> float:
     """FLOP for training on one token in a sequence of `seq_length` (the recipe's by default)."""
     seq_length = seq_length or preset.recipe.seq_length
-    matrices = preset.num_layers * preset.num_layer_matrix_params + preset.vocab_size * preset.hidden_size
-    attention = preset.num_layers * seq_length * preset.hidden_size
+    mlps = preset.experts.per_token if preset.experts else 1
+    layer = preset.num_attention_params + mlps * preset.num_mlp_params
+    matrices = preset.num_layers * layer + preset.vocab_size * preset.hidden_size
+    attention = preset.num_layers * seq_length * preset.query_size
     return 6 * (matrices + attention)
 
 

@@ -4,7 +4,8 @@
     check_layout(preset, layout)      # UsageError: the reason, and the nearest layouts that work
 
 Names of sizes: TP tensor parallel, PP pipeline parallel, VP virtual stages of each pipeline rank, DP data parallel =
-GPUs / (TP x PP x CP), where CP, context parallel, is 1 unless the user asks for it (`WITHOUT_CONTEXT`).
+GPUs / (TP x PP x CP), where CP, context parallel, is 1 unless the user asks for it (`WITHOUT_CONTEXT`). EP, expert
+parallel, is the number of ranks of a pipeline stage among which each layer's experts are divided; an expert is whole.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ class Layout:
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
+    expert: int = 1
     virtual: int = 1  # pipeline stages of each rank, interleaved; 1: none
     micro_batch: int = 1  # sequences
     recompute: bool = False  # every layer's activations, in the backward pass
@@ -33,6 +35,11 @@ class Layout:
     def data(self) -> int:
         """Data-parallel size; exact only if `check_layout` passes."""
         return self.gpus // (self.tensor * self.pipeline * self.context)
+
+    @property
+    def expert_data(self) -> int:
+        """Ranks that hold the same experts; exact only if `check_layout` passes."""
+        return self.gpus // (self.expert * self.pipeline)
 
     def micro_batches(self, preset: ModelPreset) -> int:
         """Forward passes per rank in one step."""
@@ -48,6 +55,8 @@ class Layout:
             flags += ["--num-virtual-stages-per-pipeline-rank", self.virtual]
         if self.context > 1:
             flags += ["--context-parallel-size", self.context]
+        if self.expert > 1:
+            flags += ["--expert-model-parallel-size", self.expert]
         if self.tensor > 1:
             flags += ["--sequence-parallel"]
         if self.recompute:
@@ -57,7 +66,8 @@ class Layout:
     def __str__(self) -> str:
         virtual = f" VP {self.virtual}" if self.virtual > 1 else ""
         recompute = ", recomputed" if self.recompute else ""
-        sizes = f"TP {self.tensor} PP {self.pipeline}{virtual} CP {self.context} DP {self.data}"
+        expert = f" EP {self.expert}" if self.expert > 1 else ""
+        sizes = f"TP {self.tensor} PP {self.pipeline}{virtual} CP {self.context}{expert} DP {self.data}"
         return f"{sizes}, micro-batch {self.micro_batch}{recompute}"
 
 
@@ -135,6 +145,27 @@ def _check_gpus(preset: ModelPreset, layout: Layout) -> str:
     )
 
 
+def possible_expert(preset: ModelPreset) -> list[int]:
+    """Valid EP sizes: each rank has the same number of experts."""
+    return divisors(preset.experts.count) if preset.experts else [1]
+
+
+def _check_expert(preset: ModelPreset, layout: Layout) -> str:
+    asked, possible = f"--expert-model-parallel-size {layout.expert}", possible_expert(preset)
+    if layout.expert == 1:
+        return ""
+    if preset.experts is None:
+        return f"{asked}: {preset.name} has no experts; leave it out"
+    if layout.expert not in possible:
+        why = f"the {preset.experts.count} experts of {preset.name} cannot be divided by it"
+        return f"{asked}: {why}; {_nearest(layout.expert, possible)}"
+    ranks = layout.gpus // layout.pipeline
+    if ranks % layout.expert:
+        usable = [size for size in possible if ranks % size == 0]
+        return f"{asked}: it does not divide the {ranks} ranks of a pipeline stage; {_nearest(layout.expert, usable)}"
+    return ""
+
+
 def _check_batch(preset: ModelPreset, layout: Layout) -> str:
     batch = preset.recipe.global_batch_size
     per_pass = layout.micro_batch * layout.data
@@ -177,6 +208,7 @@ _CHECKS: tuple[Callable[[ModelPreset, Layout], str], ...] = (
     _check_tensor,
     _check_pipeline,
     _check_gpus,
+    _check_expert,
     _check_batch,
     _check_schedule,
 )

@@ -4,13 +4,15 @@
     estimate.total, estimate.fits(80 * GIB)        # bytes; bool
 
 What is counted, per parameter (Megatron's guide to its distributed optimizer): bf16 weight 2 bytes, fp32
-gradient 4, and fp32 weight and two Adam moments 12, which the distributed optimizer divides by DP. Activations
+gradient 4, and fp32 weight and two Adam moments 12, which the distributed optimizer divides by DP (those of experts
+by the ranks that hold the same ones). Tokens are taken to be spread evenly over experts. Activations
 are the tensors that the backward pass of a layer needs, counted one by one as Korthikanti et al. do it
 (arXiv 2205.05198, section 4), with what differs here: flash attention keeps no scores, SwiGLU has two input
 matrices, and there is no dropout. `tools/gpu_check.sh` measures the real peak beside this estimate.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.layout.layouts import Layout
@@ -68,25 +70,40 @@ def padded_vocab_size(preset: ModelPreset, layout: Layout) -> int:
     return -(-preset.vocab_size // multiple) * multiple
 
 
-def stage_params(preset: ModelPreset, layout: Layout) -> tuple[float, float]:
-    """Parameters of the first or last stage on one rank: all of them, and those of the layers' matrices."""
-    matrices = preset.num_layers * preset.num_layer_matrix_params / layout.pipeline / layout.tensor
-    norms = (2 * preset.num_layers + 1) * preset.hidden_size / layout.pipeline
+class StageParams(NamedTuple):
+    """Parameters of a stage on one rank."""
+
+    shared: float  # without those of experts
+    experts: float
+    matrices: float  # of all layers, experts included
+
+    @property
+    def total(self) -> float:
+        return self.shared + self.experts
+
+
+def stage_params(preset: ModelPreset, layout: Layout) -> StageParams:
+    """Parameters of the first or last stage on one rank."""
+    layers = preset.num_layers / layout.pipeline
+    mlps = layers * preset.num_mlps * preset.num_mlp_params
+    experts = mlps / layout.expert if preset.experts else 0.0
+    matrices = (layers * preset.num_attention_params + (0 if preset.experts else mlps)) / layout.tensor
+    whole = layers * preset.num_layer_whole_params + preset.hidden_size / layout.pipeline
     embedding = padded_vocab_size(preset, layout) * preset.hidden_size / layout.tensor
     # A pipeline has the embedding in its first stage and the output matrix, tied or not, in its last.
     copies = 1 if layout.pipeline > 1 or preset.tied_embeddings else 2
-    return matrices + norms + copies * embedding, matrices
+    return StageParams(matrices + whole + copies * embedding, experts, matrices + experts)
 
 
 def _stage(preset: ModelPreset, layout: Layout, precision: str, first: bool) -> MemoryEstimate:
-    params, matrices = stage_params(preset, layout)
+    params = stage_params(preset, layout)
     bf16 = preset.recipe.bf16 or precision != "bf16"
     weight_bytes, master_bytes = (2, 12) if bf16 else (4, 8)
     has_logits = layout.pipeline == 1 or not first
     return MemoryEstimate(
-        weights=weight_bytes * params + _fp8_copies(precision) * matrices,
-        gradients=4 * params,
-        optimizer=master_bytes * params / layout.data,
+        weights=weight_bytes * params.total + _fp8_copies(precision) * params.matrices,
+        gradients=4 * params.total,
+        optimizer=master_bytes * (params.shared / layout.data + params.experts / layout.expert_data),
         activations=_activations(preset, layout, precision, first) * (1 if bf16 else 2),
         logits=_logits(preset, layout) if has_logits else 0,
     )
@@ -100,14 +117,18 @@ def _fp8_copies(precision: str) -> int:
 
 def layer_activations(preset: ModelPreset, layout: Layout, precision: str = "bf16") -> float:
     """Bytes that one layer keeps of one micro-batch for the backward pass."""
-    h, kv, f = preset.hidden_size, preset.kv_size, preset.ffn_hidden_size
+    h, q, kv, f = preset.hidden_size, preset.query_size, preset.kv_size, preset.ffn_hidden_size
     linear_input = 2 if precision == "bf16" else 1  # bytes of an element of what a linear layer keeps
     # The inputs of both norms and their outputs, which the matrices behind them keep.
     whole = 2 * (2 * h) + 2 * (linear_input * h)
     # Query, keys, values and output of attention; SwiGLU's two inputs; the last matrix' input.
-    sharded = 2 * (h + 2 * kv + h) + 2 * (2 * f) + linear_input * f
+    sharded = 2 * (q + 2 * kv + q)
+    mlp = 2 * (2 * f) + linear_input * f
+    if preset.experts:  # each has its own copy of the token, and of what becomes of it
+        mlp = preset.experts.per_token * (mlp + linear_input * h + 2 * h)
+    sharded += mlp
     if precision != "bf16":
-        sharded += h  # attention's output once more, in FP8, for the matrix behind it
+        sharded += q  # attention's output once more, in FP8, for the matrix behind it
     # Sequence parallelism, which comes with TP, shards the rest too.
     return _tokens(preset, layout) * (whole + sharded) / layout.tensor
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from megatron_srp.training.flags.model_class import num_layers
-from megatron_srp.training.flags.model_preset import ModelPreset, TrainingRecipe
+from megatron_srp.training.flags.model_preset import Experts, ModelPreset, TrainingRecipe
 from megatron_srp.training.layout.layouts import Layout
 
 # Flags that the checks of `layouts.py` do not cover: if one is given, only Megatron checks the layout.
@@ -13,7 +13,9 @@ UNEVEN = (
     "--decoder-first-pipeline-num-layers",
     "--decoder-last-pipeline-num-layers",
     "--num-layers-per-virtual-pipeline-stage",
-    "--num-experts",
+    "--moe-layer-freq",
+    "--moe-shared-expert-intermediate-size",
+    "--moe-latent-size",
     "--hybrid-layer-pattern",
 )
 # The flags read here and in `precision.py` and `devices.py`, in Megatron's own spelling and types.
@@ -25,6 +27,10 @@ SHAPE_FLAGS: dict[str, dict[str, object]] = {
     "--num-attention-heads": {"type": int},
     "--group-query-attention": {"action": "store_true"},
     "--num-query-groups": {"type": int},
+    "--kv-channels": {"type": int},
+    "--num-experts": {"type": int},
+    "--moe-ffn-hidden-size": {"type": int},
+    "--moe-router-topk": {"type": int},
     "--seq-length": {"type": int},
     "--micro-batch-size": {"type": int},
     "--global-batch-size": {"type": int},
@@ -32,6 +38,8 @@ SHAPE_FLAGS: dict[str, dict[str, object]] = {
     "--step-batch-size-schedule": {},
     "--tensor-model-parallel-size": {"type": int},
     "--pipeline-model-parallel-size": {"type": int},
+    "--expert-model-parallel-size": {"type": int},
+    "--expert-tensor-parallel-size": {"type": int},
     "--use-rope-scaling": {"action": "store_true"},
     "--num-virtual-stages-per-pipeline-rank": {"type": int},
     "--recompute-granularity": {},
@@ -57,18 +65,28 @@ def model_of(args: argparse.Namespace) -> ModelPreset | None:
     uneven = [flag for flag in UNEVEN if flag != "--hybrid-layer-pattern"]
     if layers is None or not all(sizes) or any(_value(args, flag) for flag in uneven):
         return None
+    if args.num_experts and _expert_tensor_size(args) > 1:  # no layout here splits an expert
+        return None
+    width = (args.moe_ffn_hidden_size if args.num_experts else None) or args.ffn_hidden_size
     return ModelPreset(
         name=args.srp_preset or "the model",
         num_layers=layers,
         hidden_size=args.hidden_size,
-        ffn_hidden_size=args.ffn_hidden_size or 4 * args.hidden_size,
+        ffn_hidden_size=width or 4 * args.hidden_size,
         num_attention_heads=args.num_attention_heads,
         num_query_groups=(args.num_query_groups if args.group_query_attention else None) or args.num_attention_heads,
         vocab_size=0,  # the tokenizer's
         init_method_std=0.0,
         source_url="",
         recipe=_recipe_of(args),
+        experts=Experts(args.num_experts, args.moe_router_topk or 2) if args.num_experts else None,
+        kv_channels=args.kv_channels,
     )
+
+
+def _expert_tensor_size(args: argparse.Namespace) -> int:
+    """Ranks that share an expert: as many as share the other matrices, unless the flags say otherwise."""
+    return args.expert_tensor_parallel_size or args.tensor_model_parallel_size or 1
 
 
 def _value(args: argparse.Namespace, flag: str) -> object:
@@ -95,6 +113,7 @@ def layout_of(args: argparse.Namespace, gpus: int) -> Layout:
         tensor=args.tensor_model_parallel_size or 1,
         pipeline=args.pipeline_model_parallel_size or 1,
         context=args.context_parallel_size or 1,
+        expert=args.expert_model_parallel_size or 1,
         virtual=args.num_virtual_stages_per_pipeline_rank or 1,
         micro_batch=args.micro_batch_size or 1,
         recompute=args.recompute_granularity == "full",

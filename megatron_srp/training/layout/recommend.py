@@ -9,6 +9,8 @@ per GPU.
   which is what makes a small micro-batch slow.
 - tensor parallelism: four all-gathers and four reduce-scatters of a micro-batch in every layer, and two
   all-gathers again in the backward pass, not overlapped; inside a node only, hence TP of 8 at most.
+- expert parallelism: two all-to-alls of each token's copies for its experts in every layer, and two again in the
+  backward pass, not overlapped; inside a node only.
 - pipeline: the bubble, (PP - 1) / (micro-batches x VP) of the compute, and what stages send each other.
 - data parallelism: fp32 gradients and bf16 parameters; overlapped with one micro-batch, the rest is added.
 
@@ -28,6 +30,7 @@ from megatron_srp.training.layout.layouts import (
     WITHOUT_CONTEXT,
     Layout,
     divisors,
+    possible_expert,
     possible_pipeline,
     possible_tensor,
     why_impossible,
@@ -51,15 +54,16 @@ class StepTime:
 
     compute: float
     tensor: float
+    expert: float
     pipeline: float
     data: float
 
     @property
     def total(self) -> float:
-        return self.compute + self.tensor + self.pipeline + self.data
+        return self.compute + self.tensor + self.expert + self.pipeline + self.data
 
     def __str__(self) -> str:
-        parts = {"compute": self.compute, "tensor parallelism": self.tensor}
+        parts = {"compute": self.compute, "tensor parallelism": self.tensor, "expert parallelism": self.expert}
         parts |= {"pipeline": self.pipeline, "data parallelism": self.data}
         return ", ".join(
             f"{name} {100 * part / self.total:.0f}%" for name, part in parts.items() if part >= 0.005 * self.total
@@ -87,17 +91,25 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
     one_pass = one_pass * (4 / 3 if layout.recompute else 1) + layers * SECONDS_PER_LAYER
     gathered = 2 * tokens * preset.hidden_size * (layout.tensor - 1) / layout.tensor  # bytes per collective
     one_tensor = layers * 10 * gathered / NVLINK
-    params, _ = stage_params(preset, layout)
+    copies = 2 * tokens * preset.hidden_size / layout.tensor * (preset.experts.per_token if preset.experts else 0)
+    one_expert = layers * 4 * copies * (layout.expert - 1) / layout.expert / NVLINK
     bandwidth = NVLINK if layout.gpus <= GPUS_PER_NODE else NETWORK
     sent = 2 * 2 * tokens * preset.hidden_size / layout.tensor * layout.virtual * (layout.pipeline > 1)  # bytes
-    bubble = (layout.pipeline - 1) / layout.virtual * (one_pass + one_tensor)
-    exchanged = 6 * params * (layout.data - 1) / layout.data / bandwidth
+    bubble = (layout.pipeline - 1) / layout.virtual * (one_pass + one_tensor + one_expert)
     return StepTime(
         compute=passes * one_pass,
         tensor=passes * one_tensor,
+        expert=passes * one_expert,
         pipeline=bubble + passes * sent / NETWORK,
-        data=max(0.0, exchanged - one_pass),
+        data=max(0.0, _exchanged(preset, layout) / bandwidth - one_pass),
     )
+
+
+def _exchanged(preset: ModelPreset, layout: Layout) -> float:
+    """Bytes that a rank sends the others that hold the same parameters: fp32 gradients, bf16 parameters."""
+    params = stage_params(preset, layout)
+    groups = ((params.shared, layout.data), (params.experts, layout.expert_data))
+    return sum(6 * count * (ranks - 1) / ranks for count, ranks in groups)
 
 
 def recommend(preset: ModelPreset, gpus: int, precision: str = "bf16", packed: bool = False) -> Recommendation:
@@ -131,8 +143,8 @@ def tokens_per_step(preset: ModelPreset, layout: Layout) -> int:
     return layout.micro_batches(preset) * layout.micro_batch * layout.data * preset.recipe.seq_length
 
 
-def _complexity(layout: Layout) -> tuple[int, int, int, bool]:
-    return layout.tensor * layout.pipeline, layout.pipeline, layout.virtual, layout.recompute
+def _complexity(layout: Layout) -> tuple[int, int, int, bool, int]:
+    return layout.tensor * layout.pipeline, layout.pipeline, layout.virtual, layout.recompute, layout.expert
 
 
 def _possible(preset: ModelPreset, gpus: int) -> Iterator[Layout]:
@@ -141,9 +153,14 @@ def _possible(preset: ModelPreset, gpus: int) -> Iterator[Layout]:
             if tensor > GPUS_PER_NODE or pipeline > MAX_PIPELINE:
                 continue
             for virtual in divisors(preset.num_layers // pipeline) if pipeline > 1 else [1]:
-                yield from _possible_batches(
-                    preset, Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, virtual=virtual)
-                )
+                for expert in _expert_sizes(preset):
+                    yield from _possible_batches(
+                        preset, Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, virtual=virtual, expert=expert)
+                    )
+
+
+def _expert_sizes(preset: ModelPreset) -> list[int]:
+    return [expert for expert in possible_expert(preset) if expert <= GPUS_PER_NODE]
 
 
 def _possible_batches(preset: ModelPreset, layout: Layout) -> Iterator[Layout]:
@@ -156,7 +173,7 @@ def _possible_batches(preset: ModelPreset, layout: Layout) -> Iterator[Layout]:
 
 def _reason(preset: ModelPreset, best: Layout, precision: str, time: StepTime) -> str:
     alone = Layout(gpus=best.gpus)  # data parallelism only, one sequence at a time
-    if best.tensor * best.pipeline == 1:
+    if best.tensor * best.pipeline * best.expert == 1:
         reason = "data parallelism alone fits, and hides most of its communication"
     elif impossible := why_impossible(preset, alone):
         reason = f"data parallelism alone is not possible: {impossible}"
@@ -199,9 +216,10 @@ def _what_fits(preset: ModelPreset, gpus: int, precision: str) -> str:
 def _usable(preset: ModelPreset, gpus: int, precision: str) -> bool:
     """Whether a layout of this many GPUs is possible and fits."""
     plain = (
-        Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, recompute=recompute)
+        Layout(gpus=gpus, tensor=tensor, pipeline=pipeline, expert=expert, recompute=recompute)
         for tensor in possible_tensor(preset)
         for pipeline in possible_pipeline(preset)
+        for expert in _expert_sizes(preset)
         for recompute in (False, precision == "bf16" or pipeline == 1)
         if tensor <= GPUS_PER_NODE and pipeline <= MAX_PIPELINE
     )
