@@ -3,6 +3,7 @@
 import json
 import random
 import unicodedata
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def forged(rng: random.Random) -> str:
     return text
 
 
-def normalizers() -> dict[str, object]:
+def normalizers() -> dict[str, Any]:
     from tokenizers import normalizers as kinds
 
     hidden = [kinds.Replace(character, "") for character in HIDDEN[:4]]
