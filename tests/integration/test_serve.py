@@ -162,22 +162,6 @@ def test_tokens_names_and_tools(served):
     assert ask(served, "river", n=3).usage.prompt_tokens == asked.usage.prompt_tokens  # counted once
 
 
-def test_prompts_are_scored_for_evaluations(served):
-    """As lm-eval asks for log-likelihoods: of token ids, with a token that it never looks at."""
-    ids = served.post({"prompt": "we saw the morning"}, "/tokenize").json()["tokens"]
-    scored = {"model": "tiny", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
-    by_ids, by_text = (
-        served.client.completions.create(prompt=prompt, **scored).choices[0] for prompt in (ids, "we saw the morning")
-    )
-    assert by_ids.text == by_text.text == "we saw the morning"
-    found = by_ids.logprobs
-    assert len(found.tokens) == len(ids) + 1 and "".join(found.tokens) == by_ids.text
-    assert found.token_logprobs[0] is None and all(value <= 0 for value in found.token_logprobs[1:-1])
-    assert found.text_offset[1] == len(found.tokens[0]) and len(found.top_logprobs[1]) <= 2
-    many = served.client.completions.create(prompt=[ids, ids[:2]], **scored).choices
-    assert many[0].logprobs == found and len(many[1].logprobs.tokens) == 3
-
-
 def test_the_api_describes_itself(served):
     described = served.http.get("/openapi.json").json()
     fields = described["components"]["schemas"]["ChatRequest"]["properties"]
@@ -217,7 +201,7 @@ PROMPT = {"model": "tiny", "prompt": "river"}
         (GOOD | {"messages": say("river " * 400)}, 400, "including the answer; shorten it"),
         (GOOD | {"user": "x" * (1 << 20)}, 413, "more than 1,048,576 bytes"),
         (PROMPT | {"prompt": [64, 60]}, 400, "token ids are taken only with echo"),
-        (PROMPT | {"prompt": [464, 1560], "echo": True, "logprobs": 1}, 400, "the prompt has token 464"),
+        (PROMPT | {"echo": True, "logprobs": 5, "max_tokens": 0}, 403, "no verdict judges those"),
         (PROMPT | {"prompt": ["a", [1]], "echo": True, "logprobs": 1}, 400, "prompt: pass texts"),
         (PROMPT | {"echo": True, "logprobs": 1, "max_tokens": 5}, 400, "generates nothing"),
         (PROMPT | {"max_tokens": 0}, 400, "max_tokens 0"),

@@ -11,7 +11,7 @@ from tests.helpers.served import Served, say, until
 
 KEYS = """
 - {name: strict, key: sk-strict-1, policy: {on_unsafe: retract}, max_answers: 2}
-- {name: raw, key: sk-raw-1234, completions: true, max_new_tokens: 5}
+- {name: raw, key: sk-raw-1234, completions: true, allow_weaker: true, max_new_tokens: 5}
 """
 CHAT = {"model": "tiny", "messages": say("knife")}
 
@@ -45,6 +45,26 @@ def test_each_key_has_its_own_guard_and_limits(served):
     refused = post(served, "sk-strict-1", text, "/v1/completions")
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "completions_off")
     assert served.http.get("/health").json() == {"status": "ok"}  # how busy it is, is for those with a key
+
+
+def test_prompts_are_scored_for_evaluations(served):
+    """As lm-eval asks for log-likelihoods: of token ids, with a token that it never looks at."""
+    text = "we saw the morning"
+    ids = post(served, "sk-raw-1234", {"prompt": text}, "/tokenize").json()["tokens"]
+    scored = {"model": "tiny", "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
+
+    def score(prompt):
+        return post(served, "sk-raw-1234", scored | {"prompt": prompt}, "/v1/completions").json()
+
+    (by_ids,), (by_text,) = score(ids)["choices"], score(text)["choices"]
+    assert by_ids["text"] == by_text["text"] == text
+    found = by_ids["logprobs"]
+    assert len(found["tokens"]) == len(ids) + 1 and "".join(found["tokens"]) == text
+    assert found["token_logprobs"][0] is None and all(value <= 0 for value in found["token_logprobs"][1:-1])
+    assert found["text_offset"][1] == len(found["tokens"][0]) and len(found["top_logprobs"][1]) <= 2
+    many = score([ids, ids[:2]])["choices"]
+    assert many[0]["logprobs"] == found and len(many[1]["logprobs"]["tokens"]) == 3
+    assert "the prompt has token 464" in score([464, 1560])["error"]["message"]
 
 
 def test_what_is_written_down(served, folder):

@@ -90,3 +90,14 @@ def test_every_ending_is_judged(number, form, policy, sampling, limit):
     assert found.unjudged_tokens == 0
     if policy.on_unsafe != "retract":
         assert found.withheld_tokens == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1 << 30), st.sampled_from([TEXT, HINTED, SPECIAL]), SAMPLING)
+def test_an_interval_that_ends_where_the_answer_does_withholds_nothing(number, form, sampling):
+    """A verdict in the middle of a segment, read at its last token, does not replace the one at the answer's end."""
+    policies = [GuardPolicy("retract", reflect_every=every, unsafe_threshold=1.0) for every in (0, 1)]
+    requests = [Request([1], policy=policy, sampling=sampling, max_new_tokens=60) for policy in policies]
+    plain, often = scripted_engine(number, form).generate(requests)
+    if "eos" == plain.stop_reason == often.stop_reason:
+        assert (often.text, often.withheld_tokens) == (plain.text, plain.withheld_tokens)

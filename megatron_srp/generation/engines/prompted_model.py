@@ -16,6 +16,8 @@ from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.tokenization import load_tokenizer
 
+_BORDER = "\ue000"  # for private use: marks where a turn begins and ends, within the spaces that templates cut off
+
 
 class PromptedModel:
     """A model and its tokenizer: makes requests of text that cannot forge a reflection.
@@ -137,12 +139,25 @@ class PromptedModel:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
+        if options.escape and self._joined(turns, text):
+            raise InputError("two turns together write a reflection or a special token; leave out what cuts it in two")
         if any(turn["role"] == "tool" and turn["content"].strip() not in text for turn in turns):
             raise InputError("the model's chat template has no turns of tools; send their results as a user's turn")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         if prefill and not prefill[0].isspace() and self._needs_space(turns, text):
             prefill = f" {prefill}"
         return self._request(ids, prefill, options)
+
+    def _joined(self, turns: Sequence[dict[str, str]], text: str) -> bool:
+        """Whether a turn, with what the template writes next to it, makes up a word that is escaped."""
+        marked = [turn | {"content": _bordered(turn["content"])} for turn in turns]
+        try:
+            pieces = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True).split(
+                _BORDER
+            )
+        except Exception:  # of a template that reads the contents
+            return False
+        return "".join(pieces) == text.replace(_BORDER, "") and self._escape.joins(pieces)
 
     def escape(self, text: str, before_answer: bool = False) -> str:
         """A user's text, without anything that could become a special token or a reflection.
@@ -213,6 +228,12 @@ class PromptedModel:
                 "including the answer; shorten it"
             )
         return Request(ids, before, options.policy, options.sampling, min(options.max_new_tokens, room))
+
+
+def _bordered(text: str) -> str:
+    core = text.strip()
+    at = text.find(core)
+    return f"{text[:at]}{_BORDER}{core}{_BORDER}{text[at + len(core) :]}"
 
 
 def _shorten(text: str) -> str:

@@ -112,6 +112,8 @@ class Answer:
     def push(self, token: int) -> None:
         """Take the next token."""
         self._show(self.guard.push(token))
+        if not self.guard.reading:  # the verdict has been written: it decides on no later text
+            self._decided = None
 
     def decide(self, paths: Sequence[Sequence[int]], *probabilities: float) -> None:
         """Decide on the verdict that follows an opening, from the probabilities of the three.
@@ -172,9 +174,11 @@ class Answer:
         """How many tokens it may get before the next forced reflection; 1 while that waits."""
         return max(int(min(self._due_at - self._length, self.room)), 1)
 
-    def due_at_end(self) -> bool:
-        """Whether one is due because the answer ends here."""
-        return self.request.policy.judges_end and self.guard.unjudged > 0
+    def due_at_end(self, whole: bool = False) -> bool:
+        """Whether one is due because the answer ends here: its last tokens are not judged, or, if `whole`, they were
+        judged as the middle of a segment."""
+        held = whole and self.guard.withholds and not self.guard.reflecting
+        return self.request.policy.judges_end and (self.guard.unjudged > 0 or held)
 
     @property
     def _length(self) -> int:

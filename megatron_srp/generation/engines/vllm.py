@@ -212,7 +212,7 @@ class VLLMSession(Session):
     def _end(self, row: _Row, then: Callable[[], None], whole: bool = False) -> None:
         """End the answer with `then`, judged; `whole` where the model ends it."""
         row.answer.settle()
-        if row.answer.due_at_end():
+        if row.answer.due_at_end(whole):
             self._reflect(row, then, whole)
         else:
             then()

@@ -11,7 +11,8 @@ of one, which a guard would not recognize as a reflection. Words after `<think>`
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 from megatron_srp.schema import Verdict
 
@@ -60,6 +61,15 @@ class Escaper:
                 return text
             text = text[: next(filter(self._opens(text), reversed(range(len(text)))), 0)]
         return text[: next(filter(self._opens(text), range(len(text))), len(text))]  # nobody writes so many
+
+    def joins(self, pieces: Sequence[str]) -> bool:
+        """Whether one of the words reaches over the border between two pieces of a text, in any of its forms."""
+        for formed in zip(*map(self._forms, pieces), strict=True):
+            borders = list(accumulate(map(len, formed)))
+            found = self._pattern.finditer("".join(formed))
+            if any(match.start() < border < match.end() for match in found for border in borders):
+                return True
+        return False
 
     def _opens(self, text: str) -> Callable[[int], bool]:
         """Whether the character at a place may be read as one that opens a word."""

@@ -72,6 +72,11 @@ class ReflectionGuard:
         return self._scanner.reading
 
     @property
+    def withholds(self) -> bool:
+        """Whether there is text that no verdict on a whole segment has let pass."""
+        return bool("".join(self._segment).strip())
+
+    @property
     def reflections(self) -> Sequence[SafetyLabel]:
         """Those in the text so far."""
         return self._reflections
@@ -126,7 +131,7 @@ class ReflectionGuard:
             tuple(self._forced),
             tuple(self.tokens),
             self.unjudged,
-            self._since_release if "".join(self._segment).strip() else 0,
+            self._since_release if self.withholds else 0,
         )
 
     def _take(self, text: str, ended: bool = False) -> str:

@@ -8,7 +8,7 @@ from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.api import ChatRequest, TextRequest
-from megatron_srp.generation.server.client_policy import policy_of
+from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
 from megatron_srp.generation.server.settings import Client
 
 
@@ -24,7 +24,7 @@ def requests_of(model: PromptedModel, client: Client, asked: ChatRequest | TextR
     if isinstance(asked, ChatRequest):
         prompts = [model.chat([message.as_turn() for message in asked.messages], options)]
     elif asked.echo:
-        prompts = _scored(model, asked, options)
+        prompts = _scored(model, client, asked, options)
     else:
         prompts = [_continued(model, str(prompt), options) for prompt in asked.prompts]
     seed = randbits(62) if asked.seed is None else asked.seed
@@ -49,7 +49,12 @@ def _continued(model: PromptedModel, prompt: str, options: Options) -> Request:
     return model.complete(prompt, options)
 
 
-def _scored(model: PromptedModel, asked: TextRequest, options: Options) -> list[Request]:
+def _scored(model: PromptedModel, client: Client, asked: TextRequest, options: Options) -> list[Request]:
+    if client.options.policy.on_unsafe != "off" and not client.allow_weaker:
+        raise PolicyTooWeak(
+            "echo: scores name the tokens that the model would write next, and no verdict judges those; ask the "
+            "operator for --allow-weaker or --on-unsafe off"
+        )
     if not model.generator.scores:
         raise InputError("echo: this server's engine scores no prompts; use --engine hf")
     return [model.score(prompt, replace(options, policy=GuardPolicy("off"))) for prompt in asked.prompts]

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from megatron_srp.errors import OutputError
-from megatron_srp.generation.guard.policy import Generation, GuardPolicy, to_record
+from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.server.exchange import Exchange
+from megatron_srp.generation.server.outcomes import outcome
 from megatron_srp.generation.server.worker import Job
 
 _POLICY = ("on_unsafe", "reflect_every", "reflect_prompt", "unsafe_threshold")
@@ -50,7 +51,7 @@ class AuditLog:
         self._log.info(msgspec.json.encode(content).decode())
 
     def _answer(self, job: Job, found: Generation) -> dict[str, Any]:
-        record = to_record(found)
+        record = outcome(found)
         text = record.pop("text")
         return record | ({"prompt": self._decode(job.request.prompt), "text": text} if self._decode else {})
 

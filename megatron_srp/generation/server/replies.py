@@ -4,7 +4,8 @@ import time
 import uuid
 from typing import Any
 
-from megatron_srp.generation.guard.policy import Generation, to_record
+from megatron_srp.generation.guard.policy import Generation
+from megatron_srp.generation.server.outcomes import outcome
 
 _FINISH = {"eos": "stop", "length": "length", "unsafe": "content_filter"}
 
@@ -72,7 +73,7 @@ class Reply:
     def _end(self, generation: Generation, cut: bool) -> dict[str, Any]:
         stopped = cut and generation.stop_reason != "unsafe"  # a verdict outranks a stop text
         end = {"finish_reason": "stop" if stopped else _FINISH[generation.stop_reason], "logprobs": None}
-        return end | self._guard(to_record(generation))
+        return end | self._guard(outcome(generation))
 
     def _guard(self, record: dict[str, Any]) -> dict[str, Any]:
         """The reflections, if requested, and always how much was not judged and how much was not shown."""

@@ -46,7 +46,8 @@ class Rows:
             return
         tokens = next_tokens(self.answers, self._samplers, self._batch.logits)
         pairs = list(zip(self.answers, tokens, strict=True))
-        self._force(self._settled([answer for answer, token in pairs if answer.guard.ends(token)]), whole=True)
+        ending = [answer for answer, token in pairs if answer.guard.ends(token)]
+        self._force(self._settled(ending, whole=True), whole=True)
         for answer, token in pairs:
             answer.push(token)
         tokens = self._drop(tokens)
@@ -63,11 +64,11 @@ class Rows:
             answer.finish()
         self._drop()
 
-    def _settled(self, last: list[Answer]) -> list[Answer]:
-        """Those of them that still have to be judged, since they end here."""
+    def _settled(self, last: list[Answer], whole: bool = False) -> list[Answer]:
+        """Those of them that still have to be judged, since they end here; `whole` where they end themselves."""
         for answer in last:
             answer.settle()
-        return [answer for answer in last if answer.due_at_end()]
+        return [answer for answer in last if answer.due_at_end(whole)]
 
     def _decide(self) -> None:
         """Decide on the verdicts of the answers that have just opened a reflection."""
