@@ -124,9 +124,10 @@ def test_a_role_is_user_text_as_well(model):
     assert model.text_tokenizer.eos_id not in request.prompt
 
 
+@pytest.mark.parametrize("chunk", [3, 7, 11, 256])  # a text's last chunk is shorter than its neighbour's
 @torch.inference_mode()
-def test_scores_are_those_of_a_full_pass(model, monkeypatch):
-    monkeypatch.setattr("megatron_srp.generation.engines.hf.reading.SCORED_CHUNK", 7)
+def test_scores_are_those_of_a_full_pass(model, monkeypatch, chunk):
+    monkeypatch.setattr("megatron_srp.generation.engines.hf.reading.SCORED_CHUNK", chunk)
     texts = ["the river and a house in the morning", "kill", "the river and a window, we saw"]
     requests = [model.score(text, Options(GuardPolicy("off"), Sampling())) for text in texts]
     for request, found in zip(requests, model.generator.generate(requests), strict=True):

@@ -66,10 +66,13 @@ class CachedBatch:
         return scores
 
     def _scores(self, rows: Sequence[Sequence[int]], found: torch.Tensor) -> list[list[TokenScore | None]]:
-        """Of new tokens, by float32[N, Q, V] logits after each of them."""
-        before = self.logits[:, None] if len(self.logits) else torch.full_like(found[:, :1], torch.nan)
-        logprobs = torch.cat([before, found[:, :-1]], 1).log_softmax(-1)
-        return [_row_scores(row, own[len(own) - len(row) :]) for row, own in zip(rows, logprobs, strict=True)]
+        """Of new tokens, by float32[N, Q, V] logits after each of them and after the padding before them."""
+        last = self.logits if len(self.logits) else torch.full_like(found[:, 0], torch.nan)
+        scores = []
+        for row, before, after in zip(rows, last, found, strict=True):
+            logits = torch.cat([before[None], after[len(after) - len(row) : -1]])[: len(row)]
+            scores.append(_row_scores(row, logits.log_softmax(-1)))
+        return scores
 
     def verdicts(self, tree: VerdictTree) -> torch.Tensor:
         """float32[N, 3] probabilities of the verdicts, were each text to continue with a reflection.
