@@ -228,11 +228,17 @@ def test_a_run_that_skips_does_not_become_one_that_stops(tmp_path):
         Output(tmp_path / "c", {"on_error": "stop"}, [])
 
 
+def begin(builder):
+    """Stop after the first commit: a run that has committed nothing begins again, whatever its settings."""
+    builder.commit({"chunks": 1})
+    builder.close()
+
+
 def test_another_revision_of_a_guard_is_another_guard(tokenizer, tmp_path):
     class Guard(KeywordGuard):
         revision = "2"
 
-    ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard()).close()
+    begin(ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=KeywordGuard()))
     with pytest.raises(UsageError, match='guard_revision was "1", now "2"'):
         ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=Guard())
 
@@ -240,6 +246,6 @@ def test_another_revision_of_a_guard_is_another_guard(tokenizer, tmp_path):
 def test_an_ensemble_of_another_rule_is_another_guard(tokenizer, tmp_path):
     members = {"a": KeywordGuard(), "b": KeywordGuard()}
     guards = [EnsembleGuard(members, rule) for rule in ("majority", "any-unsafe")]
-    ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=guards[0]).close()
+    begin(ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=guards[0]))
     with pytest.raises(UsageError, match=r'guard_settings\.rule was "majority", now "any-unsafe"'):
         ReflectionIndexedDatasetBuilder(tmp_path / "c", tokenizer, guard=guards[1])

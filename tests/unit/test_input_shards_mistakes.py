@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from megatron_srp.cli.preprocess import main
+from megatron_srp.data.preprocess.shard_pipeline import ShardJob
 from megatron_srp.data.shards.manifest import find_manifest
-from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.errors import SrpError, UsageError
 from tests.helpers.plain_shards import TEXTS, build, flags, write_shard
 
 
@@ -82,10 +83,19 @@ def test_a_word_level_tokenizer_is_refused(tmp_path):
 def test_other_settings_on_a_half_done_output(tokenizer_models, tmp_path, monkeypatch, changed):
     monkeypatch.setattr("megatron_srp.data.preprocess.shard_blocks.BLOCK_TOKENS", 2)
     family = tokenizer_models["gpt2"]
-    plain = write_shard(tmp_path / "old", [[1, 2], [700]])  # stops at the second sequence
-    argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
-    with pytest.raises(InputError, match="token 700"):
-        main([*flags(family), *argv])
+    plain = write_shard(tmp_path / "old", [[1, 2], [3, 4]])
+    argv = ["--input-shards", str(plain), "--output-prefix", str(tmp_path / "o"), "--workers", "1"]
+    argv += ["--chunk-documents", "1"]
+    commit = ShardJob._commit
+
+    def stop(job, position):
+        commit(job, position)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardJob, "_commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags(family), *argv])
     if changed == "input_shards":
         write_shard(tmp_path / "old", [[1, 2], [3]])
     with pytest.raises(UsageError, match=rf"half-done run with other settings: {changed}\S* was"):

@@ -53,6 +53,7 @@ def test_a_guard_that_changes_before_a_run_goes_on(tmp_path, tokenizer, monkeypa
     file.write_text("rule: majority\nguards: [{guard: heuristic}, {guard: heuristic, name: other}]\n")
     guard = "python:tests.conftest:KeywordGuard" if kind == "revision" else f"ensemble:{file}"
     argv = ["--guard", guard, "--max-words", "8", "--input-shards", str(plain), "--output-prefix", str(tmp_path / "o")]
+    argv += ["--chunk-documents", "1", "--workers", "1"]
 
     def stop(job: ShardJob) -> None:
         raise KeyboardInterrupt
