@@ -84,7 +84,10 @@ def test_another_sidecar(folder: Path, stopped: Path, forkserver: Forkserver, tm
     assert note.startswith("note: --load ")
     (earlier,) = recorded(tmp_path / "checkpoints")["earlier"]
     was = recorded(stopped)
-    assert earlier == {"until": 3, **{name: was[name] for name in ("tokenizer", "end_of_document", "reflection", "shards")}}
+    assert earlier == {
+        "until": 3,
+        **{name: was[name] for name in ("tokenizer", "end_of_document", "reflection", "shards")},
+    }
 
 
 def test_the_same_data_elsewhere(folder: Path, stopped: Path, forkserver: Forkserver, tmp_path: Path) -> None:
