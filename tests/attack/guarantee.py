@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from tests.attack.requests import CHAT, TEXT
+from tests.attack.request_table import CHAT, TEXT
 
 UNSAFE = ("kill", "bomb")  # what the miniature model finds unsafe
 ENDS = {"stop", "length", "content_filter"}

@@ -87,14 +87,19 @@ def syntax_trees() -> list[ast.AST]:
     return [ast.parse((PACKAGE / name).read_text()) for name in USERS_OF_MEGATRON]
 
 
+def is_host(module: str) -> bool:
+    """Megatron Bridge, which has a name in the same package, is not installed everywhere and has tests of its own."""
+    return module.startswith("megatron.") and not module.startswith("megatron.bridge")
+
+
 def aliases(tree: ast.AST) -> dict[str, str]:
     """Local name to dotted path, of everything that a file imports from Megatron."""
     found = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megatron."):
+        if isinstance(node, ast.ImportFrom) and is_host(node.module or ""):
             found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
         if isinstance(node, ast.Import):
-            found |= {a.asname: a.name for a in node.names if a.name.startswith("megatron.") and a.asname}
+            found |= {a.asname: a.name for a in node.names if is_host(a.name) and a.asname}
     return found
 
 
@@ -140,10 +145,10 @@ def check_call(path: str, called: Any, call: ast.Call) -> None:
 def imports_of_megatron() -> list[str]:
     paths = []
     for node in (node for tree in syntax_trees() for node in ast.walk(tree)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("megatron."):
+        if isinstance(node, ast.ImportFrom) and is_host(node.module or ""):
             paths += [f"{node.module}.{alias.name}" for alias in node.names]
         if isinstance(node, ast.Import):
-            paths += [alias.name for alias in node.names if alias.name.startswith("megatron.")]
+            paths += [alias.name for alias in node.names if is_host(alias.name)]
     return sorted(set(paths))
 
 

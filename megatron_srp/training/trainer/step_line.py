@@ -9,7 +9,7 @@ import re
 _STEP = re.compile(r"iteration +(\d+)/ *(\d+) \|")
 _TIME = re.compile(r"elapsed time per iteration \(ms\): ([\d.]+) \|")
 _BATCH = re.compile(r"global batch size: +(\d+) \|")
-_KEPT = re.compile(r"((?:lm loss|grad norm): \S+) \|")
+_KEPT = re.compile(r"((?:\w+[ _]loss|grad norm): \S+) \|")  # also of multi-token prediction, and of experts
 _MFU = re.compile(r"MFU \(of bf16 peak\): (\S+) \|")
 # Iterations without an update; worth a place only if there were any.
 _PROBLEMS = re.compile(r"number of (skipped|nan) iterations: +([1-9]\d*) \|")

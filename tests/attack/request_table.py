@@ -1,7 +1,7 @@
 """What clients have tried. To add an attack, add a line: what it is called, the path, and the fields of the request.
 
-Each is sent to a server under `retract` and to one under `refuse`, whole and as a stream, by `test_requests.py`. The model
-writes `we saw the morning. then a kill.` when it is asked to say knife.
+Each is sent to a server under `retract` and to one under `refuse`, whole and as a stream, by
+`test_attacks_on_server.py`. The model writes `we saw the morning. then a kill.` when it is asked to say knife.
 """
 
 from typing import Any

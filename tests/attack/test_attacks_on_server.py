@@ -13,7 +13,7 @@ from megatron_srp.generation.server.openapi import openapi
 from tests.attack.conftest import POLICIES, Attacked
 from tests.attack.fields import requests
 from tests.attack.guarantee import UNSAFE, check, shown
-from tests.attack.requests import CHAT, KNIFE, MODERATE, REQUESTS, TEXT, TOKENIZE
+from tests.attack.request_table import CHAT, KNIFE, MODERATE, REQUESTS, TEXT, TOKENIZE
 
 
 @pytest.mark.parametrize("policy", POLICIES)
