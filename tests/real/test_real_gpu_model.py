@@ -7,6 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_weights_travel_and_speak(real_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="GGUF is read with the package gguf")
     files = sorted((real_data / "smollm2-135m-instruct").rglob("*.gguf"))
