@@ -187,15 +187,15 @@ def test_a_work_file_taken_away_as_the_run_finished(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("done", "overwrite", "anew"), [(True, False, False), (True, True, True), (False, False, True)]
+    ("done", "overwrite", "from_scratch"), [(True, False, False), (True, True, True), (False, False, True)]
 )
-def test_a_run_begins_when_it_begins_from_scratch(tmp_path, done, overwrite, anew):
+def test_a_run_begins_when_it_begins_from_scratch(tmp_path, done, overwrite, from_scratch):
     """By this time inputs are recognized that were modified during the run: not those modified before it."""
     first = half_done(tmp_path / "c") if done else Output(tmp_path / "c", SETTINGS, [])
     first.close()
     os.utime(first.folder / "lock", (1, 1))
     again = Output(tmp_path / "c", SETTINGS, [], overwrite=overwrite)
-    assert (again.started > 1) == anew
+    assert (again.started > 1) == from_scratch
     again.close()
 
 
