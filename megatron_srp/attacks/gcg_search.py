@@ -9,7 +9,7 @@ transformers 4.47 and older only, and its cache of the shared beginning fails wi
 checks that gradients and losses equal the library's where it is installed. Different from it:
 
 - a candidate counts only if the deployed model reads the very same tokens of its text: after the request,
-  escaped and in the chat template. The library tokenises the suffix by itself;
+  escaped and in the chat template. The library tokenizes the suffix by itself;
 - equal candidates are read once, and the search has its own random generator;
 - several continuations can be searched for together, which is how an attack adapts to the defence.
 """

@@ -20,7 +20,7 @@ _AGREES = ("sure", "certainly", "of course", "absolutely")
 class PrefillAttack:
     """The first characters of the target as the beginning of the answer.
 
-    They are tokenised apart from the prompt, as training tokenises answers; a word that is cut stays cut.
+    They are tokenized apart from the prompt, as training tokenizes answers; a word that is cut stays cut.
 
     Args:
         kind: prefill, forged or completion.

@@ -1,6 +1,6 @@
 """From cuts in the text to cuts between its tokens.
 
-The document is tokenised once and whole, so its tokens are what they would be without reflections. A
+The document is tokenized once and whole, so its tokens are what they would be without reflections. A
 cut moves to the first token boundary at or after it: where a token spans the cut (Llama-3's tokenizer
 joins a full stop to the line breaks after it), the token stays with the segment in which it begins.
 """

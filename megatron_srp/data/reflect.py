@@ -1,4 +1,4 @@
-"""From one batch of documents to shard contents: cut, classify, tokenise, align, interleave.
+"""From one batch of documents to shard contents: cut, classify, tokenize, align, interleave.
 
 Every step works on flat arrays and releases the GIL, so that threads share the cores; a batch depends
 only on its documents, so batches may be made in any order.

@@ -88,7 +88,7 @@ class ConversationEncoder:
             tokens.add(frame.end, trained=True)
 
     def _texts(self, parts: Sequence[Part], spaced: bool) -> list[list[int]]:
-        """Ids of the text parts, tokenised as one text: a space precedes it, unless there is one."""
+        """Ids of the text parts, tokenized as one text: a space precedes it, unless there is one."""
         texts = [part.text for part in parts if part.kind is Kind.TEXT]
         if texts and not (spaced or texts[0][0].isspace()):
             texts[0] = f" {texts[0]}"

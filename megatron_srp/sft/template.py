@@ -1,6 +1,6 @@
 """How turns become tokens: what comes before a response, and what ends it.
 
-A response is tokenised separately from what comes before it, so that there is a token boundary where a model
+A response is tokenized separately from what comes before it, so that there is a token boundary where a model
 begins to write: inference gets the same ids from `prompt_ids`. Two forms:
 
     plain       System: Be brief.\\nUser: How do I bake bread?\\nAssistant: <think> Safe </think> Mix ...EOS

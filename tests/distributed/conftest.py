@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.cli.preprocess import main
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+from megatron_srp.tokenization import load_tokenizer
+from tests.conftest import random_texts
 from tests.distributed.corpus import markov_documents, write_manifest, write_shard, write_tokenizer
 from tests.distributed.jobs import REPOSITORY, Corpus, Forkserver, Run, environment, torchrun
 
@@ -26,6 +30,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         tokenizer_with_pad_equal_to_eos=str(folder / "pad-is-eos"),
         other_tokenizer=str(folder / "other"),
     )
+
+
+@pytest.fixture(scope="session")
+def two_corpora(tokenizer_models, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Corpora a and b: plain shards, their sidecars (w20_plain_*), and the same shards with reflections (built_*)."""
+    from megatron_srp.annotation import load_guard
+
+    folder = tmp_path_factory.mktemp("two_corpora")
+    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
+    for seed, name in enumerate("ab"):
+        for kind, guard in (("plain", None), ("built", load_guard("heuristic"))):
+            builder = ReflectionIndexedDatasetBuilder(folder / f"{kind}_{name}", tokenizer, guard=guard, max_words=20)
+            builder.add_documents(random_texts(seed, 60))
+            builder.finalize()
+    plain = [str(folder / f"plain_{name}_text_document") for name in "ab"]
+    made = ["--guard", "heuristic", "--max-words", "20", "--output-prefix", str(folder / "w20")]
+    main(["--input-shards", *plain, *made])
+    return folder
 
 
 @pytest.fixture(scope="session")

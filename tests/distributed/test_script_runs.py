@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_srp.cli.preprocess import main
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.tokenization import load_tokenizer
-from tests.conftest import random_texts
 from tests.distributed.jobs import Finished, Forkserver, Run
 
 SCRIPT = str(Path(__file__).with_name("user_script.py"))
@@ -18,28 +14,10 @@ FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "
 FLAGS += ["--train-iters", "5", "--tensor-model-parallel-size", "2"]
 
 
-@pytest.fixture(scope="module")
-def folder(tokenizer_models, tmp_path_factory) -> Path:
-    """Corpora a and b: plain shards, their sidecars, and the shards with reflections."""
-    from megatron_srp.annotation import load_guard
-
-    folder = tmp_path_factory.mktemp("scripts")
-    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
-    for seed, name in enumerate("ab"):
-        for kind, guard in (("plain", None), ("built", load_guard("heuristic"))):
-            builder = ReflectionIndexedDatasetBuilder(folder / f"{kind}_{name}", tokenizer, guard=guard, max_words=20)
-            builder.add_documents(random_texts(seed, 60))
-            builder.finalize()
-    plain = [str(folder / f"plain_{name}_text_document") for name in "ab"]
-    made = ["--guard", "heuristic", "--max-words", "20", "--output-prefix", str(folder / "w20")]
-    main(["--input-shards", *plain, *made])
-    return folder
-
-
-def test_losses_are_those_of_the_built_shards(folder: Path, forkserver: Forkserver, tmp_path: Path) -> None:
+def test_losses_are_those_of_the_built_shards(two_corpora: Path, forkserver: Forkserver, tmp_path: Path) -> None:
     """As data paths, as --srp-sidecar, and as the shards that were built."""
-    built, plain = ([str(folder / f"{kind}_{name}_text_document") for name in "ab"] for kind in ("built", "plain"))
-    sidecars = [str(folder / f"w20_plain_{name}_text_document.srp") for name in "ab"]
+    built, plain = ([str(two_corpora / f"{kind}_{name}_text_document") for name in "ab"] for kind in ("built", "plain"))
+    sidecars = [str(two_corpora / f"w20_plain_{name}_text_document.srp") for name in "ab"]
     losses = []
     for number, (data, more) in enumerate([(built, []), (sidecars, []), (plain, ["--srp-sidecar", *sidecars])]):
         run = Run(tmp_path / str(number))
@@ -73,31 +51,33 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_line_on_rank_0(mistake: str, folder: Path, forkserver: Forkserver, tokenizer_models) -> None:
-    names = {"OTHER": str(tokenizer_models["llama3"][1]), "PLAIN": str(folder / "plain_a_text_document")}
-    names["OF_B"] = str(folder / "w20_plain_b_text_document.srp")
+def test_mistakes_are_one_line_on_rank_0(
+    mistake: str, two_corpora: Path, forkserver: Forkserver, tokenizer_models
+) -> None:
+    names = {"OTHER": str(tokenizer_models["llama3"][1]), "PLAIN": str(two_corpora / "plain_a_text_document")}
+    names["OF_B"] = str(two_corpora / "w20_plain_b_text_document.srp")
     flags, message = MISTAKES[mistake]
-    data = [] if "--data-path" in flags else ["--data-path", str(folder / "w20_plain_a_text_document.srp")]
+    data = [] if "--data-path" in flags else ["--data-path", str(two_corpora / "w20_plain_a_text_document.srp")]
     argv = [SCRIPT, *FLAGS, *data, *(names.get(flag, flag) for flag in flags)]
     assert_refused(forkserver.run(2, argv, MODULE), message)
 
 
 def test_pad_equal_to_eos_is_refused_when_the_tokenizer_is_known(
-    folder: Path, forkserver: Forkserver, tokenizer_models, tmp_path: Path
+    two_corpora: Path, forkserver: Forkserver, tokenizer_models, tmp_path: Path
 ) -> None:
     """By the hooks in megatron.core, when the script builds its datasets."""
     padded = tmp_path / "tokenizer"
     shutil.copytree(tokenizer_models["gpt2"][1], padded)
     config = json.loads((padded / "tokenizer_config.json").read_text())
     (padded / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": config["eos_token"]}))
-    data = ["--data-path", str(folder / "w20_plain_a_text_document.srp"), "--allow-ambiguous-pad-tokens"]
+    data = ["--data-path", str(two_corpora / "w20_plain_a_text_document.srp"), "--allow-ambiguous-pad-tokens"]
     data += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(padded)]
     assert_refused(forkserver.run(2, [SCRIPT, *FLAGS, *data], MODULE), "its pad token is its eos")
 
 
-def test_reflections_are_logged(folder: Path, forkserver: Forkserver, tmp_path: Path) -> None:
+def test_reflections_are_logged(two_corpora: Path, forkserver: Forkserver, tmp_path: Path) -> None:
     """Under tensor parallelism and two ranks of data in turn; the training itself stays as it is."""
-    data = ["--data-path", str(folder / "w20_plain_a_text_document.srp")]
+    data = ["--data-path", str(two_corpora / "w20_plain_a_text_document.srp")]
     values = []
     for number, (layout, more) in enumerate(
         [("2", []), ("2", ["--srp-log-reflections"]), ("1", ["--srp-log-reflections"])]

@@ -3,12 +3,7 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from megatron_srp.cli.preprocess import main
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.tokenization import load_tokenizer
-from tests.conftest import random_texts
 from tests.distributed.jobs import Forkserver, Run
 from tests.helpers.hinted import MAX_WORDS, make_hinted_corpus
 
@@ -17,31 +12,13 @@ FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "
 FLAGS += ["--train-iters", str(NUM_STEPS), "--tensor-model-parallel-size", "2", "--num-workers", "1"]
 
 
-@pytest.fixture(scope="module")
-def folder(tokenizer_models, tmp_path_factory) -> Path:
-    from megatron_srp.annotation import load_guard
-
-    folder = tmp_path_factory.mktemp("sidecars")
-    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
-    for seed, name in enumerate("ab"):
-        for kind, guard in (("plain", None), ("built", load_guard("heuristic"))):
-            builder = ReflectionIndexedDatasetBuilder(folder / f"{kind}_{name}", tokenizer, guard=guard, max_words=20)
-            builder.add_documents(random_texts(seed, 60))
-            builder.finalize()
-    plain = [str(folder / f"plain_{name}_text_document") for name in "ab"]
-    main(
-        ["--input-shards", *plain, "--guard", "heuristic", "--max-words", "20", "--output-prefix", str(folder / "side")]
-    )
-    return folder
-
-
-def test_losses_are_those_of_the_built_shards(folder: Path, forkserver: Forkserver, tmp_path: Path) -> None:
+def test_losses_are_those_of_the_built_shards(two_corpora: Path, forkserver: Forkserver, tmp_path: Path) -> None:
     losses = []
     for kind in ("built", "plain"):
-        data = [str(folder / f"{kind}_{name}_text_document") for name in "ab"]
+        data = [str(two_corpora / f"{kind}_{name}_text_document") for name in "ab"]
         argv = [*FLAGS, "--data-path", "0.6", data[0], "0.4", data[1]]
         if kind == "plain":
-            argv += ["--srp-sidecar", *(str(folder / f"side_plain_{name}_text_document.srp") for name in "ba")]
+            argv += ["--srp-sidecar", *(str(two_corpora / f"w20_plain_{name}_text_document.srp") for name in "ba")]
         run = Run(tmp_path / kind)
         finished = forkserver.run(2, [*argv, *run.flags])
         assert finished.codes == [0, 0], finished.log
@@ -76,9 +53,9 @@ def test_hints_are_trained_on_through_a_sidecar(tokenizer_models, forkserver: Fo
     assert losses["side"] == losses["built"]
 
 
-def test_a_sidecar_of_another_shard_stops_every_rank(folder: Path, forkserver: Forkserver) -> None:
-    argv = [*FLAGS, "--data-path", str(folder / "plain_a_text_document")]
-    finished = forkserver.run(2, [*argv, "--srp-sidecar", str(folder / "side_plain_b_text_document.srp")])
+def test_a_sidecar_of_another_shard_stops_every_rank(two_corpora: Path, forkserver: Forkserver) -> None:
+    argv = [*FLAGS, "--data-path", str(two_corpora / "plain_a_text_document")]
+    finished = forkserver.run(2, [*argv, "--srp-sidecar", str(two_corpora / "w20_plain_b_text_document.srp")])
     assert finished.codes[0] == 2
     (line,) = [line for line in finished.log.splitlines() if line.startswith("error")]
     assert "made for the shard plain_b_text_document with other content" in line

@@ -213,7 +213,7 @@ def test_a_tokenizer_without_what_is_needed(tokenizer: TextTokenizer, tmp_path: 
         st.sampled_from([" a", "river", ".\n", "\n\n", " ½", "é", "日本", "  ", "x" * 9]), min_size=1, max_size=12
     )
 )
-def test_pieces_are_the_whole_text_tokenised_once(pieces: list[str], tokenizer_models) -> None:
+def test_pieces_are_the_whole_text_tokenized_once(pieces: list[str], tokenizer_models) -> None:
     for family in ("gpt2", "llama3", "sentencepiece"):
         tokenizer = load_tokenizer(*tokenizer_models[family])
         encoded = encode_pieces(pieces, tokenizer)

@@ -2,7 +2,7 @@
 
 Such a server reads every `<|im_end|>` as the special token, whoever wrote it. So in the prompt's
 plain text, each name of an added token gets a ZERO WIDTH SPACE after its first character: `<|im_end|>`
-becomes `<\\u200b|im_end|>`. It looks the same but is not that token. Every prompt is then tokenised as the
+becomes `<\\u200b|im_end|>`. It looks the same but is not that token. Every prompt is then tokenized as the
 server will do, and refused unless its added tokens are exactly those that it had as ids.
 """
 

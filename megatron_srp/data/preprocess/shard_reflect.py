@@ -1,6 +1,6 @@
-"""From one block of a shard to sidecar contents: detokenise, cut, label, and find the cuts in its tokens.
+"""From one block of a shard to sidecar contents: detokenize, cut, label, and find the cuts in its tokens.
 
-The text is never tokenised again. A text is what is between end-of-document ids, so that a sequence into
+The text is never tokenized again. A text is what is between end-of-document ids, so that a sequence into
 which several documents were packed is cut as those documents would be.
 """
 

@@ -38,7 +38,7 @@ class Preprocessor:
     Attributes:
         files: input files, in order.
         builder: of the output.
-        workers: threads that cut and tokenise, in addition to the one that reads and writes.
+        workers: threads that cut and tokenize, in addition to the one that reads and writes.
         chunk_documents: documents between commits to disk; the result does not depend on it.
         skip_errors: skip bad rows and count them.
         report: called after every batch.

@@ -70,7 +70,7 @@ class HarmBenchJudge(Judge):
         ]
 
     def _prompt(self, exchange: Exchange) -> np.ndarray:
-        """Ids int32, as HarmBench makes them: the generation is cut, then all is tokenised together. A name of a
+        """Ids int32, as HarmBench makes them: the generation is cut, then all is tokenized together. A name of a
         special token in a text gets a ZERO WIDTH SPACE, so that it stays text."""
         cut = self._tokenizer.encode(exchange.answer, add_special_tokens=False)[:GENERATION_TOKENS]
         words = {"behavior": self._plain(exchange.request), "generation": self._plain(self._tokenizer.decode(cut))}
