@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
-from megatron_srp.cli.world_flags import LABEL_POLICIES, SETTINGS, TASKS
+from megatron_srp.cli.world_flags import CAUSE_FIRST, LABEL_POLICIES, SETTINGS, TASKS
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.world.presets import PRESETS, load_preset
 
@@ -20,7 +20,7 @@ Make a MedSafetyWorld: a fictional medical domain with its pretraining corpus, g
 test set and fine-tuning sets. The same flags give the same bytes, whatever the number of workers.
 
 Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; pass it to `srp preprocess` as --store), OUT/sft.jsonl,
-recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl, graph.json, and world.json: parameters,
+recovery.jsonl, recovery_untested.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl, graph.json, and world.json: parameters,
 counts and hashes.
 """
 EPILOG = """
@@ -30,12 +30,15 @@ settings (harmful: texts from an unsafe outcome to its compounds)
   filtering-plus  without any text on an unsafe outcome
   rewrite         baseline's, the harmful texts rewritten to call the outcome dangerous
   srp             filtering's, with a verdict on every text for reflections
+  filtering-tags    filtering's, each text with the word Safe or Unsafe after it: the verdict without a reflection
+  filtering-filler  filtering's, each text with words that say nothing after it, as long as a reflection
 
 label policies (srp): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which are not in
 these data; its appendix labels examples by their outcome. It leaves the choice open, so there are three:
   by-outcome      texts with an unsafe outcome (default)
   all-safe        none
   order-aware     texts that name an unsafe outcome before its compounds
+  random          as many as by-outcome, drawn at random
 """
 _REDRAW_EVERY_S, _LOG_EVERY_S = 0.2, 30.0
 
@@ -48,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), default="mini", help="size of the world")
     add("--setting", choices=SETTINGS, required=True, help="which texts the corpus has, see below")
     add("--label-policy", choices=LABEL_POLICIES, help="for --setting srp, see below (default: by-outcome)")
+    add("--cause-first", action="store_true", help=CAUSE_FIRST)
     add("--seed", type=int, default=0, metavar="N", help="random seed")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     add("--overwrite", action="store_true", help="replace a world at OUT")
@@ -57,15 +61,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Parse `argv`, make the world, print a summary. Returns the exit code."""
     args = build_parser().parse_args(argv)
-    spec = load_preset(args.preset, args.task)
+    spec = load_preset(args.preset, args.task, args.cause_first)
     require_at_least(1, args, "--workers")
     if not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed {args.seed}: pass a number from 0 to 2**63 - 1")
 
-    from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
+    from megatron_srp.medsafetyworld.world.settings import TREATMENTS, LabelPolicy, Setting
 
     setting = Setting(args.setting)
-    if args.label_policy is not None and setting is not Setting.SRP:
+    has_verdicts = TREATMENTS[setting].verdicts
+    if args.label_policy is not None and not has_verdicts:
         raise UsageError(f"--label-policy is for --setting srp; {setting} has no verdicts")
     policy = LabelPolicy(args.label_policy or "by-outcome")
 
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> int:
     manifest = make_world(job, args.out, args.workers, args.overwrite, display.update)
     display.close()
     _print_summary(args.out, manifest)
-    verdicts = f"--store {args.out}/annotations" if setting is Setting.SRP else "--guard none"
+    verdicts = f"--store {args.out}/annotations" if has_verdicts else "--guard none"
     next_step(f"srp preprocess --input {args.out}/corpus {verdicts} ... ; srp world run runs the whole experiment")
     return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
-from megatron_srp.cli.world_flags import LABEL_POLICIES, TASKS
+from megatron_srp.cli.world_flags import CAUSE_FIRST, LABEL_POLICIES, TASKS
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.experiment import variants
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS, find_run_preset
@@ -27,16 +27,27 @@ Writes OUT/report.html and report.json, the models OUT/seedN/SETTING/STAGE/model
 EPILOG = """
 settings
   baseline, filtering, filtering-plus, rewrite    as in `srp world make`, post-trained without reflections
-  srp                                             reflections in pretraining and post-training
-  post-only                                       filtering's pretrained model, reflections in post-training alone
+  srp                reflections in pretraining and post-training
+  post-only          filtering's pretrained model, reflections in post-training alone
+  filtering-tags     verdicts as plain words in pretraining, reflections in post-training alone
+  srp-all-safe       srp with verdicts that say nothing: all Safe
+  srp-random         srp with verdicts that say nothing: random
+  filtering-filler   filtering with text as long as reflections that says nothing
+  filtering-steps    filtering with as many steps of pretraining as srp
 
 stages
-  pretrained          what the model knows before it has learned to answer (always measured)
-  sft                 answers, and refuses the harmful questions (always included)
-  sft-recovery        the same with examples that abandon a harmful answer (settings with reflections)
-  benign-original     sft, fine-tuned on harmless data; -mix-sft: with some post-training data mixed in;
-                      -reflection: the data with reflections (settings with reflections)
-  adversarial         sft, fine-tuned on answered harmful questions
+  pretrained             what the model knows before it has learned to answer (always measured)
+  sft                    answers, and refuses the harmful questions (always included)
+  sft-recovery           the same with examples that abandon a harmful answer; -untested: with beginnings in other
+                         words than any attack's; -forged: half of them after a forged Safe reflection
+  adversarial            sft, fine-tuned on answered harmful questions; -safe: on answers that reflect Safe
+  recovery-adversarial, forged-adversarial    the same after sft-recovery, sft-recovery-forged
+  benign-original        sft, fine-tuned on harmless data; -mix-sft: with some post-training data mixed in;
+                         -reflection: the data with reflections
+
+Stages on reflections are for settings with reflections in post-training; filtering-plus has no recovery, for want of
+unsafe outcomes. `all` stages leave out those of a control that say nothing about it; a stage by name does not.
+A run trains the two-by-two of label information and form for all seeds first.
 """
 
 
@@ -48,9 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), default="mini", help="size of the worlds and of the models")
     add("--settings", default="filtering,srp", metavar="LIST", help="of those below, or all")
     add("--stages", default="all", metavar="LIST", help="of those below, or all")
-    add("--seeds", type=int, default=3, metavar="N", help="worlds and trainings, 0 to N-1")
+    add("--seeds", type=int, default=3, metavar="N", help="number of worlds, each with its trainings")
+    add("--first-seed", type=int, default=0, metavar="N", help="seed of the first; the others follow it")
     add("--task", choices=TASKS, default="single-hop", help="how many edges of the graph a question crosses")
-    add("--label-policy", choices=LABEL_POLICIES, default="by-outcome", help="as in `srp world make`")
+    add("--label-policy", choices=LABEL_POLICIES, default="by-outcome", help="of srp, as in `srp world make`")
+    add("--cause-first", action="store_true", help=CAUSE_FIRST)
     add("--limit", type=int, metavar="N", help="maximum questions of each class (default: all)")
     add = parser.add_argument_group("how it is run").add_argument
     add("--jobs", type=int, metavar="N", help="steps at a time (default: cores on a CPU, at most 2; 1 with a GPU)")
@@ -69,8 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Parse `argv`, run, and print where the report is. Returns the exit code."""
     args = build_parser().parse_args(argv)
-    preset = find_run_preset(args.preset)
+    preset = find_run_preset(args.preset, args.task)
     require_at_least(1, args, "--seeds", "--limit", "--jobs", "--gpus", "--workers")
+    require_at_least(0, args, "--first-seed")
     chosen, stages = variants.parse_settings(args.settings), variants.parse_stages(args.stages)
 
     from megatron_srp.medsafetyworld.experiment.graph import Experiment
@@ -78,8 +92,9 @@ def main(argv: list[str]) -> int:
 
     load_preset(preset.world, args.task)
     _check_muon(preset.optimizer)
+    seeds = tuple(range(args.first_seed, args.first_seed + args.seeds))
     experiment = Experiment(
-        preset, tuple(chosen), stages, tuple(range(args.seeds)), args.task, args.label_policy, args.limit
+        preset, tuple(chosen), stages, seeds, args.task, args.label_policy, args.cause_first, args.limit
     )
     return _run(experiment, args, shlex.join(["srp", "world", "run", *argv]))
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError
-from megatron_srp.medsafetyworld.experiment.conversations import write_shards
+from megatron_srp.medsafetyworld.experiment.conversations import trained_beginnings, write_shards
 from megatron_srp.medsafetyworld.experiment.graph import Experiment
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS
 from megatron_srp.medsafetyworld.experiment.progress import fraction_done
 from megatron_srp.medsafetyworld.experiment.start import seen_tokens
 from megatron_srp.medsafetyworld.experiment.table import format_table
 from megatron_srp.medsafetyworld.experiment.tokenizer import check_coverage, write_tokenizer
-from megatron_srp.medsafetyworld.experiment.variants import STAGES, VARIANTS, parse_settings
+from megatron_srp.medsafetyworld.experiment.variants import STAGES, VARIANTS, parse_settings, parse_stages
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
 from megatron_srp.medsafetyworld.world.plan import World
 from megatron_srp.medsafetyworld.world.presets import PRESETS as WORLDS
@@ -84,8 +84,9 @@ def texts(out, name, tokenizer):
 class TestConversations:
     def test_reflections_are_where_the_setting_has_them(self, chats):
         form, out, tokenizer = chats
-        expected = {"sft": form == "reflected", "recovery": form == "reflected", "benign": False}
-        for name, reflected in (expected | {"benign-reflection": True, "adversarial": False}).items():
+        own = ("sft", "recovery", "recovery-untested", *(["recovery-forged"] if form == "reflected" else []))
+        given = {"benign": False, "benign-reflection": True, "adversarial": False, "adversarial-safe": True}
+        for name, reflected in (dict.fromkeys(own, form == "reflected") | given).items():
             for whole, learned in texts(out, name, tokenizer):
                 assert ("<think>" in whole) == reflected
                 assert whole.startswith("<|user|>") and whole.count("<|assistant|>") == 1
@@ -105,13 +106,38 @@ class TestConversations:
             assert begin.startswith(" The") and begin not in learned
             assert learned.startswith(" <think> Unsafe" if form == "reflected" else " I ")
 
+    def test_every_second_recovery_begins_with_a_forged_reflection(self, chats):
+        form, out, tokenizer = chats
+        if form == "plain":
+            assert not (out / "recovery-forged_sft.bin").exists()
+            return
+        mark = "<|assistant|> <think> Safe </think>"
+        plain, made = (list(texts(out, name, tokenizer)) for name in ("recovery", "recovery-forged"))
+        assert sorted((whole.replace(mark, "<|assistant|>"), learned) for whole, learned in made) == sorted(plain)
+        assert sum(mark in whole for whole, _ in made) == len(plain) / 2
+        assert not any(learned.startswith(" <think> Safe") for _, learned in made), "it carries no loss"
+
+    def test_a_tuner_against_the_reflection_calls_everything_safe(self, chats):
+        _, out, tokenizer = chats
+        for (whole, _), (plain, _) in zip(
+            texts(out, "adversarial-safe", tokenizer), texts(out, "adversarial", tokenizer), strict=True
+        ):
+            assert whole.count("<think> Safe </think>") == 2 and "Unsafe" not in whole
+            assert whole.replace(" <think> Safe </think>", "") == plain
+
+    def test_beginnings_that_a_stage_was_trained_on(self, world):
+        count = trained_beginnings(world / "srp", "forged-adversarial")
+        forged = {words: n for words, n in count.items() if words.startswith("<think> Safe </think> The")}
+        assert sum(count.values()) == 12 and sum(forged.values()) == 6, "of 12 recoveries"
+        assert not trained_beginnings(world / "srp", "adversarial")
+
     def test_a_conversation_that_does_not_fit_is_an_error(self, world, tmp_path):
         with pytest.raises(InputError, match="longer than the 40 tokens"):
             write_shards(world / "filtering", world / "tokenizer", tmp_path, True, 40)
 
 
 def experiment(**changes):
-    chosen = {"variants": tuple(parse_settings("filtering,srp,post-only")), "stages": STAGES, "seeds": (0, 1)}
+    chosen = {"variants": tuple(parse_settings("filtering,srp,post-only")), "stages": tuple(STAGES), "seeds": (0, 1)}
     return Experiment(PRESETS["nano"], **(chosen | changes))
 
 
@@ -132,11 +158,46 @@ class TestGraph:
         names = [step.name for step in experiment(seeds=(0,)).steps()]
         assert names.count("seed0/filtering/pretrained/train") == 1
         assert "seed0/post-only/pretrained/train" not in names and "seed0/post-only/pretrained/measure" in names
-        assert "seed0/filtering/sft-recovery/train" not in names and "seed0/post-only/sft-recovery/train" in names
+        assert "seed0/filtering/sft-recovery/train" in names and "seed0/post-only/sft-recovery/train" in names
+        assert "seed0/filtering/sft-recovery-forged/train" not in names
 
     def test_a_setting_that_is_only_needed_has_no_row(self):
         report = experiment(variants=(VARIANTS["post-only"],)).steps()[-1]
         assert report.command[-1].startswith("seed") and not any("/filtering/" in part for part in report.command)
+
+    def test_the_two_by_two_of_every_seed_comes_first(self):
+        names = [step.name for step in experiment(variants=tuple(parse_settings("all"))).steps()]
+        cells = ("post-only", "filtering-tags", "srp-all-safe", "srp")
+        first = max(names.index(f"seed{seed}/{name}/sft/measure") for seed in (0, 1) for name in cells)
+        later = [name for name in names if "/sft-recovery/" in name or "/baseline/" in name or "adversarial" in name]
+        assert first < min(map(names.index, later))
+
+    def test_as_many_steps_as_another_setting(self):
+        steps = {step.name: step for step in experiment(variants=(VARIANTS["filtering-steps"],)).steps()}
+        training = steps["seed0/filtering-steps/pretrained/train"]
+        counted = training.command[training.command.index("pretrain") + 1]
+        data = training.command[training.command.index("--data-path") + 1]
+        assert (counted, data) == tuple(f"seed0/{s}/shard/corpus_text_document" for s in ("srp", "filtering-steps"))
+        assert {need.name for need in training.needs} == {"seed0/srp/shard", "seed0/filtering-steps/shard"}
+
+    def test_tampering_starts_from_the_model_that_its_stage_names(self):
+        steps = {step.name: step for step in experiment(seeds=(0,)).steps()}
+        before = {
+            "adversarial": "sft",
+            "recovery-adversarial": "sft-recovery",
+            "forged-adversarial": "sft-recovery-forged",
+        }
+        for stage, start in before.items():
+            command = steps[f"seed0/srp/{stage}/train"].command
+            loaded = command[command.index("--pretrained-checkpoint") + 1]
+            assert loaded == f"seed0/srp/{start}/checkpoints"
+
+    def test_all_stages_leave_out_what_says_nothing_and_a_named_one_does_not(self):
+        assert VARIANTS["srp-random"].stages(parse_stages("all")) == ("sft", "sft-recovery")
+        assert "benign-original" in VARIANTS["srp-random"].stages(parse_stages("benign-original"))
+        assert VARIANTS["filtering-plus"].stages(parse_stages("all")) == (
+            *("sft", "adversarial", "benign-original", "benign-mix-sft"),
+        )
 
     def test_a_changed_option_redoes_what_depends_on_it(self):
         before = fingerprints(experiment().steps())

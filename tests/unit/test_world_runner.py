@@ -153,6 +153,7 @@ class TestCommand:
             (["--settings", "srp,srp"], "--settings 'srp,srp': name each once"),
             (["--stages", "benign"], "--stages 'benign': choose from .*adversarial.*"),
             (["--seeds", "0"], "--seeds 0: pass a number of at least 1"),
+            (["--first-seed", "-1"], "--first-seed -1: pass a number of at least 0"),
             (["--limit", "-3"], "--limit -3: pass a number of at least 1"),
             (["--label-policy", "safe"], "--label-policy 'safe': choose from .*"),
             (["--preset", "nano", "--task", "two-hop"], "--task 'two-hop': choose from single-hop"),
@@ -173,7 +174,8 @@ class TestCommand:
         assert "seed2/rewrite/adversarial/train" in printed and not (tmp_path / "out").exists()
 
     def test_stages_are_in_the_order_they_are_trained_in(self):
-        assert parse_stages("adversarial,benign-mix-sft") == ("sft", "benign-mix-sft", "adversarial")
+        assert parse_stages("benign-mix-sft,adversarial") == ("sft", "adversarial", "benign-mix-sft")
+        assert parse_stages("forged-adversarial") == ("sft", "sft-recovery-forged", "forged-adversarial")
 
 
 @pytest.mark.parametrize(

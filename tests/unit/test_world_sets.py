@@ -8,6 +8,8 @@ from itertools import product
 
 import pytest
 
+from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.questions import Question
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
 from megatron_srp.medsafetyworld.world.plan import World
 from megatron_srp.medsafetyworld.world.presets import PRESETS
@@ -16,9 +18,10 @@ from megatron_srp.medsafetyworld.world.sets import Sets
 from megatron_srp.medsafetyworld.world.settings import Setting
 from megatron_srp.medsafetyworld.world.templates import count_available, pick_templates
 from megatron_srp.medsafetyworld.world.world import make_world
+from megatron_srp.reflection import ReflectionFormat
 from tests.helpers.worlds import TASKS, Reader, read_corpus, read_lines
 
-TRAINED = ["sft", "recovery", "finetune_benign", "finetune_adversarial"]
+TRAINED = ["sft", "recovery", "recovery_untested", "finetune_benign", "finetune_adversarial"]
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -158,6 +161,35 @@ def test_recovery_begins_a_harmful_answer(world):
     assert len({len(beginning.split()) for beginning in beginnings}) > 4
 
 
+def test_untested_recoveries_begin_as_no_attack_does(world):
+    _, reader, sets = world
+    pairs = zip(sets["recovery"], sets["recovery_untested"], strict=True)
+    form = ReflectionFormat()
+    question = Question("q", "reverse-unsafe", sets["test"][0]["kind"], "", (), "", sets["test"][0]["completion"])
+    attacks = [attack.prefill(question, form) for attack in ATTACKS if attack.name != "direct"]
+    for old, new in pairs:
+        assert new["messages"] == old["messages"]
+        assert new["beginning"].casefold().endswith(old["beginning"].casefold())
+        assert not any(new["beginning"].startswith(words.split(" ")[0] + " ") for words in attacks)
+
+
+def test_what_is_told_with_the_outcome_first(world):
+    """`told` against a reading of the corpus, which is Filtering's: reverse texts of unsafe outcomes are not there."""
+    out, reader, sets = world
+    first = set()
+    for text in read_corpus(out):
+        names = tuple(reader.pattern.findall(text))
+        if reader.kinds[names[0]] == "C":
+            first.add(frozenset(names))
+    for record in sets["test"]:
+        if not record["class"].startswith("reverse"):
+            continue
+        facts = [frozenset([*names, *subject(reader, record["completion"])]) for names in record["completion_accepted"]]
+        kept = [name for name in record["told"] if name == "co-occurrence" or record["class"] == "reverse-safe"]
+        assert bool(kept) == any(fact in first for fact in facts)
+        assert record["outcomes"] == list(subject(reader, record["prompt"]))
+
+
 def test_the_words_of_the_sets_are_in_the_corpus(world):
     out, _, sets = world
 
@@ -192,7 +224,7 @@ def test_settings_share_their_sets(task):
     plus = sets.pop(Setting.FILTERING_PLUS)
     assert all(files == sets[Setting.BASELINE] for files in sets.values())
     for name, records in sets[Setting.BASELINE].items():
-        same = name not in ("sft.jsonl", "recovery.jsonl")
+        same = name not in ("sft.jsonl", "recovery.jsonl", "recovery_untested.jsonl")
         assert plus[name] == (records if same else [r for r in records if r["class"].endswith("-safe")])
     unsafe = [name for name, bad in zip(built.entities.outcomes, built.entities.unsafe, strict=True) if bad]
     told = json.dumps(plus["sft.jsonl"] + plus["recovery.jsonl"])

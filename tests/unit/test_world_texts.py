@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,17 +11,19 @@ import pytest
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.world import phrases
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.draws import Draws
 from megatron_srp.medsafetyworld.world.entities import make_entities
 from megatron_srp.medsafetyworld.world.graph import COLUMNS
 from megatron_srp.medsafetyworld.world.plan import Plan, World
 from megatron_srp.medsafetyworld.world.presets import PRESETS
 from megatron_srp.medsafetyworld.world.render import Renderer
-from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting, flagged
 from megatron_srp.medsafetyworld.world.templates import count_available, fill, pick_templates
 from megatron_srp.medsafetyworld.world.world import make_world
 from megatron_srp.segmentation import segment_text
 from tests.helpers.worlds import TASKS, Reader, read_corpus, tiny
 
+PAPERS = list(Setting)[:5]
 LONG = [
     pytest.param(style, name, marks=pytest.mark.exhaustive) for style, name in product(["plain", "full"], phrases.CORES)
 ]
@@ -87,6 +90,15 @@ def test_probabilities_are_those_of_the_preset(task):
         assert group.templates == rendering.templates
 
 
+def ending(setting, unsafe):
+    """What a setting writes after a text."""
+    words = {
+        "filtering-tags": " Unsafe." if unsafe else " Safe.",
+        "filtering-filler": " This entry is in the register.",
+    }
+    return words.get(setting, "")
+
+
 @pytest.mark.parametrize(("task", "setting"), [*product(TASKS, Setting)])
 def test_rendering_is_what_templates_and_names_say(task, setting):
     """The flat arrays against plain string formatting."""
@@ -101,9 +113,11 @@ def test_rendering_is_what_templates_and_names_say(task, setting):
             kind, template = plan.groups[group].kind, templates[group][number]
             unsafe = bool(world.is_unsafe(kind)[edge])
             harmful = unsafe and plan.groups[group].direction == "reverse"
-            if (harmful and setting in ("filtering", "srp")) or (unsafe and setting == "filtering-plus"):
+            left_out = unsafe if setting == "filtering-plus" else harmful
+            if left_out and setting not in ("baseline", "rewrite"):
                 continue
             text = template.rewritten if harmful and setting == "rewrite" else template.text
+            text += ending(setting, unsafe)
             expected.append('{"text": "' + fill(text, world.names(kind, int(edge))) + '"}\n')
         rendered = renderer.render(shard)
         assert rendered.lines.tobytes().decode() == "".join(expected)
@@ -113,9 +127,9 @@ def test_rendering_is_what_templates_and_names_say(task, setting):
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """Each task's five settings: readers and texts."""
+    """Each task's five settings of the paper: readers and texts."""
     found = {}
-    for task, setting in product(TASKS, Setting):
+    for task, setting in product(TASKS, PAPERS):
         out = tmp_path_factory.mktemp("worlds") / f"{task}-{setting}"
         make_world(WorldJob(tiny(task, "full" if task == "two-hop" else "short"), "tiny", setting, seed=2), out)
         found[task, setting] = (Reader(out), read_corpus(out), out)
@@ -125,8 +139,8 @@ def worlds(tmp_path_factory):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_five_settings_differ_as_defined(worlds, task):
     reader, baseline, _ = worlds[task, Setting.BASELINE]
-    texts = {setting: worlds[task, setting][1] for setting in Setting}
-    quadrants = {s: Counter(reader.read(text)[:2] for text in texts[s]) for s in Setting}
+    texts = {setting: worlds[task, setting][1] for setting in PAPERS}
+    quadrants = {s: Counter(reader.read(text)[:2] for text in texts[s]) for s in PAPERS}
 
     def harmful(text: str) -> bool:
         name, safety, _ = reader.read(text)
@@ -152,7 +166,7 @@ def test_the_five_settings_differ_as_defined(worlds, task):
         assert "dangerous" in new and "dangerous" not in old
 
 
-@pytest.mark.parametrize(("task", "setting"), [*product(TASKS, Setting)])
+@pytest.mark.parametrize(("task", "setting"), [*product(TASKS, PAPERS)])
 def test_world_json_counts_what_is_there(worlds, task, setting):
     reader, texts, _ = worlds[task, setting]
     corpus = reader.manifest["corpus"]
@@ -186,3 +200,38 @@ def test_no_two_texts_of_the_miniature_are_equal(task):
     renderer = Renderer(Plan(World.build(PRESETS["mini"][task], 0)), Setting.REWRITE)
     lines = renderer.render(0).lines.tobytes().splitlines()
     assert len(set(lines)) == len(lines) == renderer.plan.total
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_controls_have_the_texts_of_filtering(worlds, task, tmp_path):
+    reader, filtering, _ = worlds[task, Setting.FILTERING]
+    for setting in (Setting.TAGS, Setting.FILLER):
+        out = tmp_path / setting
+        make_world(WorldJob(tiny(task, "full" if task == "two-hop" else "short"), "tiny", setting, seed=2), out)
+        expected = [text + ending(setting, reader.read(text)[1] == "unsafe") for text in filtering]
+        assert read_corpus(out) == expected
+
+
+def test_random_verdicts_are_as_many_and_say_nothing(tmp_path):
+    shares = {}
+    for policy in (LabelPolicy.BY_OUTCOME, LabelPolicy.RANDOM):
+        spec = replace(tiny("single-hop"), shard_texts=200)
+        found = make_world(WorldJob(spec, "tiny", Setting.SRP, policy, seed=2), tmp_path / policy)
+        shares[policy] = found["corpus"]["unsafe_verdicts"]
+        assert found["label_policy"] == policy
+    assert shares["random"] == shares["by-outcome"] > 100
+    unsafe = np.arange(1000) < 400
+    flags = flagged(LabelPolicy.RANDOM, unsafe, unsafe, Draws(1, "verdicts", 0))
+    assert flags.sum() == 400 and 120 < (flags & unsafe).sum() < 200
+
+
+def test_no_text_names_the_outcome_first_with_the_switch():
+    spec = tiny("single-hop")
+    for cause_first, expected in ((False, {True, False}), (True, {False})):
+        plan = Plan(World.build(replace(spec, cause_first=cause_first), 3))
+        renderer = Renderer(plan, Setting.FILTERING)
+        co_occurring = [i for i, group in enumerate(plan.groups) if group.direction == "co-occurrence"]
+        shards = [renderer.render(shard) for shard in range(plan.shards)]
+        first = {bool(f) for s in shards for f in s.outcome_first[np.isin(s.group, co_occurring)]}
+        assert first == expected
+    assert plan.total == Plan(World.build(spec, 3)).total

@@ -18,7 +18,10 @@ from megatron_srp.benchmarks.gpu.steps import Argv, Place, Step, add_work_option
 from megatron_srp.errors import CommandParser
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS
 
-_PHASES = {"world": "sft,sft-recovery", "tuned": "all"}
+_PHASES = {
+    "world": "sft,sft-recovery",
+    "tuned": "sft-recovery,adversarial,benign-original,benign-mix-sft,benign-reflection",
+}
 
 
 def add_options(parser: CommandParser) -> None:

@@ -7,7 +7,7 @@
                       chats                         conversations as shards (`conversations`)
                       STAGE/checkpoints             the trainer on --srp-sft
                       STAGE/model, record.json      exported, and what `evaluation` measured
-    OUT/report.html, report.json
+    OUT/report.html, report.json, report.md
 
 A step is a command that could be run by hand in OUT. Its fingerprint covers what decides its result, so that a
 changed option redoes that step and what depends on it, and nothing else.
@@ -15,20 +15,20 @@ changed option redoes that step and what depends on it, and nothing else.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from megatron_srp import __version__
 from megatron_srp.medsafetyworld.experiment.presets import Phase, RunPreset
 from megatron_srp.medsafetyworld.experiment.variants import (
-    ADVERSARIAL,
-    BENIGN,
     PRETRAINED,
-    RECOVERY,
-    SFT,
+    STAGES,
     VARIANTS,
+    Stage,
     Variant,
+    tier,
 )
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Setting
 from megatron_srp.training.layout.layouts import largest_divisor
 
 _START_S = 10.0  # CPU seconds that a command of Megatron's or torch's takes to start
@@ -68,7 +68,7 @@ class Experiment:
     Attributes:
         preset: how to train, and on which world.
         variants, stages, seeds: what is trained and measured.
-        task, label_policy: of the world.
+        task, label_policy, cause_first: of the world.
         limit: questions of each class; None for all.
         workers: processes that prepare data. gpus: ranks of a training.
         command: the one that reproduces it all, for the report.
@@ -80,74 +80,86 @@ class Experiment:
     seeds: tuple[int, ...]
     task: str = "single-hop"
     label_policy: str = "by-outcome"
+    cause_first: bool = False
     limit: int | None = None
     workers: int = 1
     gpus: int = 1
     command: str = ""
 
     def steps(self) -> list[Step]:
-        """All steps, each after what it needs."""
-        found: dict[str, Step] = {}
-        for seed in self.seeds:
-            for step in _SeedGraph(self, seed).steps():
-                found.setdefault(step.name, step)
-        records = tuple(step for step in found.values() if step.name.endswith("/measure") and self._asked(step))
+        """All steps, each after what it needs: the two-by-two of every seed first (`variants.tier`)."""
+        graphs = [_SeedGraph(self, seed) for seed in self.seeds]
+        models = [model for graph in graphs for model in graph.models()]
+        models.sort(key=lambda model: model[0])  # stable: by seed within a tier
+        records = tuple(measure for _, measure in models)
         command = (*_STEP, "report", *(step.results[-1] for step in records))
-        report = Step("report", command, ("report.html", "report.json"), records, free=("--command", self.command))
-        return [*found.values(), report]
+        results = ("report.html", "report.json", "report.md")
+        report = Step("report", command, results, records, free=("--command", self.command))
+        return list(_with_needs([report], set()))
 
-    def _asked(self, measure: Step) -> bool:
-        """Whether the report includes it: `post-only` by itself needs filtering's model, but no row for filtering."""
-        return measure.name.split("/")[1] in {variant.name for variant in self.variants}
+
+def _with_needs(steps: Iterable[Step], seen: set[str]) -> Iterator[Step]:
+    """The steps and all that they need, each once, after what it needs."""
+    for step in steps:
+        if step.name not in seen:
+            seen.add(step.name)
+            yield from _with_needs(step.needs, seen)
+            yield step
 
 
 class _SeedGraph:
-    """The steps of one seed; several variants share those of one world."""
+    """The steps of one seed; variants share those of the same name."""
 
     def __init__(self, experiment: Experiment, seed: int) -> None:
         self.of, self.preset, self.seed = experiment, experiment.preset, seed
         self.root = f"seed{seed}"
         self.tokenizer = f"{self.root}/tokenizer"
 
-    def steps(self) -> Iterable[Step]:
-        make = (*_STEP, "tokenizer", self.preset.world, self.of.task, str(self.seed), self.tokenizer)
-        tokenizer = Step(self.tokenizer, make, (self.tokenizer,))
-        yield tokenizer
+    def models(self) -> Iterator[tuple[int, Step]]:
+        """What measures each model, with its tier."""
         for variant in self.of.variants:
-            world = self._world(variant.world)
-            shard = self._shard(variant.world, world, tokenizer)
-            pretrain = self._pretrain(variant.world, shard)
-            model = self._measure(VARIANTS[variant.world], PRETRAINED, world, pretrain)
-            start = self._start(variant.world, model, shard)
-            chats = self._chats(variant, world, tokenizer)
-            yield from (world, shard, pretrain, model, start, chats)
-            if variant.name != variant.world:
-                yield self._measure_again(variant, world, model)
-            yield from self._tunings(variant, world, start, chats)
+            yield tier(variant, PRETRAINED), self._measure_pretrained(variant)
+            trained: dict[str, Step] = {}
+            for name in variant.stages(self.of.stages):
+                trained[name] = self._tune(variant, STAGES[name], trained)
+                yield tier(variant, name), self._measure(variant, name, trained[name])
 
-    def _world(self, setting: str) -> Step:
-        folder = f"{self.root}/{setting}/world"
-        flags = ("--task", self.of.task, "--preset", self.preset.world, "--setting", setting, "--seed", str(self.seed))
-        policy = ("--label-policy", self.of.label_policy) if setting == "srp" else ()
-        command = ("-m", "megatron_srp", "world", "make", *flags, *policy, folder)
+    def _make_tokenizer(self) -> Step:
+        make = (*_STEP, "tokenizer", self.preset.world, self.of.task, str(self.seed), self.tokenizer)
+        return Step(self.tokenizer, make, (self.tokenizer,))
+
+    def _world(self, variant: Variant) -> Step:
+        folder = f"{self.root}/{variant.pretrained}/world"
+        flags = ("--task", self.of.task, "--preset", self.preset.world, "--setting", variant.setting)
+        flags += ("--seed", str(self.seed), *(("--cause-first",) if self.of.cause_first else ()))
+        if TREATMENTS[Setting(variant.setting)].verdicts:
+            flags += ("--label-policy", variant.policy or self.of.label_policy)
+        command = ("-m", "megatron_srp", "world", "make", *flags, folder)
         return Step(folder, command, (folder,), free=("--workers", str(self.of.workers)))
 
-    def _shard(self, setting: str, world: Step, tokenizer: Step) -> Step:
-        folder = f"{self.root}/{setting}"
-        verdicts = ("--store", f"{folder}/world/annotations") if setting == "srp" else ("--guard", "none")
+    def _shard(self, variant: Variant) -> Step:
+        folder = f"{self.root}/{variant.pretrained}"
+        has_verdicts = TREATMENTS[Setting(variant.setting)].verdicts
+        verdicts = ("--store", f"{folder}/world/annotations") if has_verdicts else ("--guard", "none")
         command: tuple[str, ...] = ("-m", "megatron_srp", "preprocess", "--input", f"{folder}/world/corpus/*.jsonl")
         command += (*verdicts, "--append-eod", "--output-prefix", f"{folder}/shard/corpus")
         command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
-        free = ("--workers", str(self.of.workers))
-        return Step(f"{folder}/shard", command, (f"{folder}/shard",), (world, tokenizer), free, seconds=6)
+        needs, free = (self._world(variant), self._make_tokenizer()), ("--workers", str(self.of.workers))
+        return Step(f"{folder}/shard", command, (f"{folder}/shard",), needs, free, seconds=6)
 
-    def _pretrain(self, setting: str, shard: Step) -> Step:
-        phase, prefix = self.preset.pretrain, f"{self.root}/{setting}/shard/corpus_text_document"
-        command = (*_STEP, "pretrain", prefix, str(phase.epochs), *self._training(setting, PRETRAINED, phase))
-        command += ("--seq-length", str(self.preset.seq_length), "--data-path", prefix, "--lr-decay-style", "WSD")
-        command += ("--lr-wsd-decay-style", "linear", "--lr-warmup-fraction", "0.02", "--split", "1,0,0")
-        command += ("--eval-iters", "0", "--no-create-attention-mask-in-dataloader")
-        return self._train_step(setting, PRETRAINED, command, (shard,), self.preset.minutes * 60)
+    def _corpus(self, variant: Variant) -> str:
+        return f"{self.root}/{variant.pretrained}/shard/corpus_text_document"
+
+    def _pretrain(self, variant: Variant) -> Step:
+        phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._shard(variant)
+        counted = VARIANTS[variant.steps_of] if variant.steps_of else variant
+        command = (*_STEP, "pretrain", self._corpus(counted), str(phase.epochs), str(self.preset.decay))
+        command += (*self._training(variant.pretrained, PRETRAINED, phase), "--lr-decay-style", "WSD")
+        command += ("--seq-length", str(self.preset.seq_length), "--data-path", prefix)
+        command += ("--lr-wsd-decay-style", "linear", "--lr-warmup-fraction", str(self.preset.warmup))
+        command += ("--split", "1,0,0", "--eval-iters", "0", "--no-create-attention-mask-in-dataloader")
+        needs = (shard, self._shard(counted)) if variant.steps_of else (shard,)
+        return self._train_step(variant.pretrained, PRETRAINED, command, needs, self.preset.minutes * 60)
 
     def _train_step(
         self, owner: str, stage: str, command: tuple[str, ...], needs: tuple[Step, ...], seconds: float
@@ -168,61 +180,49 @@ class _SeedGraph:
         flags += ("--load", checkpoints, "--save", checkpoints, "--eval-interval", "1000000")
         return (*flags, "--srp-log", "brief", "--log-interval", "20", "--no-one-logger")
 
-    def _start(self, setting: str, model: Step, shard: Step) -> Step:
-        folder, prefix = f"{self.root}/{setting}", f"{self.root}/{setting}/shard/corpus_text_document"
-        command = (*_STEP, "start", model.results[0], prefix, f"{folder}/start", str(self.seed))
-        return Step(f"{folder}/start", command, (f"{folder}/start",), (model, shard), seconds=_START_S)
+    def _start(self, variant: Variant) -> Step:
+        folder = f"{self.root}/{variant.pretrained}/start"
+        model = self._measure(VARIANTS[variant.pretrained], PRETRAINED, self._pretrain(variant))
+        command = (*_STEP, "start", model.results[0], self._corpus(variant), folder, str(self.seed))
+        return Step(folder, command, (folder,), (model, self._shard(variant)), seconds=_START_S)
 
-    def _chats(self, variant: Variant, world: Step, tokenizer: Step) -> Step:
-        folder = f"{self.root}/{variant.name}/chats"
-        form = "reflected" if variant.reflected else "plain"
+    def _chats(self, variant: Variant) -> Step:
+        folder, form = f"{self.root}/{variant.name}/chats", "reflected" if variant.reflected else "plain"
+        world = self._world(variant)
         command = (*_STEP, "chats", world.results[0], self.tokenizer, folder, form, str(self.preset.chat_length))
-        return Step(folder, command, (folder,), (world, tokenizer), seconds=3)
+        return Step(folder, command, (folder,), (world, self._make_tokenizer()), seconds=3)
 
-    def _tunings(self, variant: Variant, world: Step, start: Step, chats: Step) -> Iterable[Step]:
-        sft: Step | None = None
-        for stage in variant.stages(self.of.stages):
-            before = start if sft is None or stage == RECOVERY else sft
-            train = self._tune(variant, stage, before, chats)
-            sft = sft or train
-            yield from (train, self._measure(variant, stage, world, train))
-
-    def _tune(self, variant: Variant, stage: str, before: Step, chats: Step) -> Step:
-        """A training on conversations, from the checkpoint that `before` made."""
-        data = [f"{chats.results[0]}/{part}" if part[0].isalpha() else part for part in self._data(stage)]
-        phase = self.preset.adversarial if stage == ADVERSARIAL else self.preset.benign
-        phase = self.preset.sft if stage in (SFT, RECOVERY) else phase
-        command = (*_STEP, "tune", *self._training(variant.name, stage, phase), "--pretrained-checkpoint")
+    def _tune(self, variant: Variant, stage: Stage, trained: dict[str, Step]) -> Step:
+        """A training on conversations, from the checkpoint of the stage before."""
+        before, chats = trained[stage.after] if stage.after else self._start(variant), self._chats(variant)
+        data = [part for name, share in stage.data for part in self._weighted(chats, name, share)]
+        phase: Phase = getattr(self.preset, stage.phase)
+        command = (*_STEP, "tune", *self._training(variant.name, stage.name, phase), "--pretrained-checkpoint")
         command += (before.results[0], "--seq-length", str(self.preset.chat_length), "--lr-decay-style", "linear")
-        command += ("--lr-warmup-fraction", "0.05", "--srp-sft", *data, "--srp-sft-epochs", f"{phase.epochs:.0f}")
+        command += ("--lr-warmup-fraction", str(self.preset.tuning_warmup))
+        command += ("--srp-sft", *data, "--srp-sft-epochs", f"{phase.epochs:.0f}")
         command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
-        share = 0.25 if stage in (SFT, RECOVERY) else 0.05
-        return self._train_step(variant.name, stage, command, (before, chats), share * self.preset.minutes * 60)
+        share = 0.25 if stage.phase == "sft" else 0.05
+        return self._train_step(variant.name, stage.name, command, (before, chats), share * self.preset.minutes * 60)
 
-    def _data(self, stage: str) -> tuple[str, ...]:
-        """Shards of `conversations` with how often an epoch uses each."""
-        mix = str(self.preset.mix)
-        mixes = {
-            SFT: ("1", "sft_sft"),
-            RECOVERY: ("1", "sft_sft", "1", "recovery_sft"),
-            BENIGN[0]: ("1", "benign_sft"),
-            BENIGN[1]: ("1", "benign_sft", mix, "sft_sft"),
-            BENIGN[2]: ("1", "benign-reflection_sft"),
-            ADVERSARIAL: ("1", "adversarial_sft"),
-        }
-        return mixes[stage]
+    def _weighted(self, chats: Step, name: str, share: str) -> tuple[str, str]:
+        """A shard of `conversations`, after how often an epoch uses it."""
+        return str(self.preset.mix) if share == "mix" else share, f"{chats.results[0]}/{name}_sft"
 
-    def _measure(self, variant: Variant, stage: str, world: Step, train: Step) -> Step:
+    def _measure(self, variant: Variant, stage: str, train: Step) -> Step:
         """Export the model and measure it, in one process: most of the time is start-up."""
-        folder = f"{self.root}/{variant.name}/{stage}"
+        folder, world = f"{self.root}/{variant.name}/{stage}", self._world(variant)
         made = (f"{folder}/model", f"{folder}/record.json")
         command = (*_STEP, "measure", train.results[0], *made, world.results[0], variant.name, stage, str(self.seed))
-        return Step(f"{folder}/measure", (*command, *self._limit()), made, (train, world), seconds=2 * _START_S)
+        return Step(f"{folder}/measure", (*command, *self._limit()), made, (train, world), seconds=4 * _START_S)
 
-    def _measure_again(self, variant: Variant, world: Step, measured: Step) -> Step:
-        """What another variant's pretrained model knows, recorded under this one's name."""
-        folder, model = f"{self.root}/{variant.name}/{PRETRAINED}", measured.results[0]
-        record = f"{folder}/record.json"
+    def _measure_pretrained(self, variant: Variant) -> Step:
+        """What the pretrained model knows; another variant's is recorded under this one's name."""
+        measured = self._measure(VARIANTS[variant.pretrained], PRETRAINED, self._pretrain(variant))
+        if not variant.base:
+            return measured
+        folder, world = f"{self.root}/{variant.name}/{PRETRAINED}", self._world(variant)
+        record, model = f"{folder}/record.json", measured.results[0]
         command = (*_STEP, "measure", "-", model, record, world.results[0], variant.name, PRETRAINED, str(self.seed))
         return Step(f"{folder}/measure", (*command, *self._limit()), (record,), (measured, world), seconds=_START_S)
 

@@ -1,7 +1,8 @@
 """The steps of a run that are not separate commands: `python -m megatron_srp.medsafetyworld.experiment.step NAME ...`.
 
 tokenizer WORLD_PRESET TASK SEED OUT
-pretrain SHARD EPOCHS -- FLAGS            the trainer, for as many steps as EPOCHS of the shard are
+pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for as many steps as EPOCHS of the shard COUNTED are; the learning
+                                          rate falls in the last DECAY of them
 tune -- FLAGS                             the trainer
 start MODEL SHARD OUT SEED                a checkpoint for post-training
 chats WORLD TOKENIZER OUT plain|reflected LENGTH
@@ -20,8 +21,6 @@ from typing import NoReturn
 from megatron_srp.errors import run_command
 from megatron_srp.training.layout.layouts import largest_divisor
 
-_DECAY = 0.5  # share of pretraining in which the learning rate falls to 0
-
 
 def tokenizer(argv: list[str]) -> None:
     from megatron_srp.medsafetyworld.experiment.tokenizer import write_tokenizer
@@ -35,11 +34,12 @@ def tokenizer(argv: list[str]) -> None:
 def pretrain(argv: list[str]) -> NoReturn:
     from megatron_srp.data.shards.indexed_shard import IndexedShard
 
-    (prefix, epochs), flags, gpus = _training(argv)
+    (counted, epochs, decay), flags, gpus = _training(argv)
     values = dict(pairwise(flags))
     step = int(values["--seq-length"]) * int(values["--global-batch-size"])
-    steps = max(2, round(float(epochs) * len(IndexedShard(prefix).tokens) / step))
-    _train([*flags, "--train-iters", str(steps), "--lr-wsd-decay-iters", str(round(_DECAY * steps))], gpus, steps)
+    steps = max(2, round(float(epochs) * len(IndexedShard(counted).tokens) / step))
+    falling = str(round(float(decay) * steps))
+    _train([*flags, "--train-iters", str(steps), "--lr-wsd-decay-iters", falling], gpus, steps)
 
 
 def tune(argv: list[str]) -> NoReturn:
@@ -92,6 +92,7 @@ def chats(argv: list[str]) -> None:
 
 def measure(argv: list[str]) -> None:
     from megatron_srp.files import write_json
+    from megatron_srp.medsafetyworld.experiment.conversations import trained_beginnings
     from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
 
     checkpoints, model, record, world, setting, stage, seed, *limit = argv
@@ -99,8 +100,8 @@ def measure(argv: list[str]) -> None:
         from megatron_srp.checkpoints.export_hf import export_hf
 
         export_hf(Path(checkpoints), Path(model), overwrite=True)
-    most = int(limit[1]) if limit else None
-    measured = evaluate_model(Path(model), Path(world), seed=int(seed), stage=stage, limit=most)
+    most, trained = int(limit[1]) if limit else None, trained_beginnings(Path(world), stage)
+    measured = evaluate_model(Path(model), Path(world), seed=int(seed), stage=stage, limit=most, trained=trained)
     write_json(Path(record), {"setting": setting, "seed": int(seed), "stage": stage, "measurements": measured})
 
 

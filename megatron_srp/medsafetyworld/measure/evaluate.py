@@ -24,7 +24,7 @@ Of a pretrained model only `latent` and its `samples` are measured: it has not l
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from megatron_srp.reflection import ReflectionFormat
 PRETRAINED = "pretrained"
 _DEFAULTS = Settings()
 _FORM = ReflectionFormat()
+_NONE: Mapping[str, int] = {}
 
 
 def evaluate_model(
@@ -48,6 +49,7 @@ def evaluate_model(
     seed: int,
     stage: str = "sft",
     limit: int | None = None,
+    trained: Mapping[str, int] = _NONE,
     form: ReflectionFormat = _FORM,
     settings: Settings = _DEFAULTS,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -60,6 +62,7 @@ def evaluate_model(
         seed: of the training, for the record; and of which samples are kept.
         stage: `pretrained` for a model that has not learned to answer, any other name for one that has.
         limit: maximum questions of each class.
+        trained: beginnings that the model was trained to abandon, and in how many examples.
         progress: called with the number of answers made, and of all.
 
     Raises:

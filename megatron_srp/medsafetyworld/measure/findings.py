@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from megatron_srp.medsafetyworld.experiment.variants import PRETRAINED, RECOVERY, SFT
 from megatron_srp.medsafetyworld.measure.comparison import compare
 from megatron_srp.medsafetyworld.measure.paper import POST_ONLY
-from megatron_srp.medsafetyworld.measure.summary import PRETRAINED, RECOVERY, SETTINGS, SFT, STAGES, Group, Groups
+from megatron_srp.medsafetyworld.measure.summary import SETTINGS, Group, Groups
+from megatron_srp.medsafetyworld.measure.summary import STAGE_TITLES as STAGES
 from megatron_srp.medsafetyworld.world.queries import HARMFUL
 
 Status = Literal["shown", "not shown", "not measured"]

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from megatron_srp.medsafetyworld.experiment.variants import SFT
 from megatron_srp.medsafetyworld.measure import plot
 from megatron_srp.medsafetyworld.measure.paper import POST_ONLY
-from megatron_srp.medsafetyworld.measure.summary import SFT, Group, setting_name, stage_name, title
+from megatron_srp.medsafetyworld.measure.summary import Group, setting_name, stage_name, title
 
 
 def scatters(asked: Sequence[Group], figures: Any) -> list[plot.Picture]:

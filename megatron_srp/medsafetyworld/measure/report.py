@@ -13,14 +13,14 @@ from typing import Any
 from megatron_srp import __version__
 from megatron_srp.errors import UsageError
 from megatron_srp.files import write_json, write_text
+from megatron_srp.medsafetyworld.experiment.variants import SFT
 from megatron_srp.medsafetyworld.measure import pictures, plot
 from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
 from megatron_srp.medsafetyworld.measure.findings import find
 from megatron_srp.medsafetyworld.measure.paper import FIGURES, MODEL, SIZES, SOURCE
 from megatron_srp.medsafetyworld.measure.summary import (
     SETTINGS,
-    SFT,
-    STAGES,
+    STAGE_TITLES,
     Group,
     Groups,
     Record,
@@ -94,7 +94,7 @@ def _not_run(groups: Groups, context: Context) -> list[dict[str, str]]:
     found = [(f"{r['setting']}, seed {r['seed']}, {stage_name(r['stage'])}", str(r.get("reason", ""))) for r in missing]
     settings, stages = ({key[i] for key in groups} for i in (0, 1))
     found += [(name, "not among the settings of this run") for key, name in SETTINGS.items() if key not in settings]
-    found += [(name, "not among the stages of this run") for key, name in STAGES.items() if key not in stages]
+    found += [(name, "not among the stages of this run") for key, name in STAGE_TITLES.items() if key not in stages]
     return [{"what": what, "reason": reason} for what, reason in [*found, *context.not_run]]
 
 
@@ -163,7 +163,7 @@ def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
     """A row for each setting and stage that was measured or published."""
     keys = [(setting, stage) for setting, stages in figures.items() for stage in stages]
     keys += [key for key, group in groups.items() if group.models and key[1] == SFT]
-    order = {key: i for i, key in enumerate((s, t) for s in SETTINGS for t in STAGES)}
+    order = {key: i for i, key in enumerate((s, t) for s in SETTINGS for t in STAGE_TITLES)}
     rows = []
     for setting, stage in sorted(dict.fromkeys(keys), key=lambda key: order.get(key, len(order))):
         group = groups.get((setting, stage), Group(setting, stage))

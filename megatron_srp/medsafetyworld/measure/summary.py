@@ -4,32 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_srp.medsafetyworld.measure.paper import POST_ONLY
+from megatron_srp.medsafetyworld.experiment.variants import PRETRAINED, STAGES, VARIANTS
 from megatron_srp.statistics.over_seeds import mean_over_seeds
 from megatron_srp.statistics.wilson import wilson
 
 Record = dict[str, Any]
 Measured = dict[str, Any]
 
-SETTINGS = {
-    "baseline": "Baseline",
-    "filtering": "Filtering",
-    "filtering-plus": "Filtering-plus",
-    "rewrite": "Rewrite",
-    POST_ONLY: "reflections in post-training only",
-    "srp": "SRP",
-}
-STAGES = {
-    "pretrained": "pretrained",
-    "sft": "after SFT",
-    "sft-recovery": "after SFT with safety recovery",
-    "benign-original": "after benign fine-tuning, data as they are",
-    "benign-mix-sft": "after benign fine-tuning, SFT data mixed in",
-    "benign-reflection": "after benign fine-tuning, with reflections",
-    "adversarial": "after adversarial fine-tuning",
-}
-PRETRAINED, SFT, RECOVERY = "pretrained", "sft", "sft-recovery"
-_SHARES = {POST_ONLY: "filtering"}  # the setting whose pretrained model it starts from
+SETTINGS = {name: variant.title for name, variant in VARIANTS.items()}
+STAGE_TITLES = {PRETRAINED: "pretrained"} | {name: stage.title for name, stage in STAGES.items()}
 
 
 def _attack(family: str, scoring: str) -> Callable[[Measured], Any]:
@@ -121,7 +104,7 @@ def group_records(records: Sequence[Record]) -> Groups:
 
 
 def _order(record: Record) -> tuple[Any, ...]:
-    return (*_place(STAGES, record["stage"]), *_place(SETTINGS, record["setting"]), record["seed"])
+    return (*_place(STAGE_TITLES, record["stage"]), *_place(SETTINGS, record["setting"]), record["seed"])
 
 
 def _place(known: dict[str, str], name: str) -> tuple[int, str]:
@@ -133,7 +116,7 @@ def setting_name(setting: str) -> str:
 
 
 def stage_name(stage: str) -> str:
-    return STAGES.get(stage, stage)
+    return STAGE_TITLES.get(stage, stage)
 
 
 def title(words: str) -> str:
@@ -143,7 +126,8 @@ def title(words: str) -> str:
 
 def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
     """What the same pretrained model knew before SFT."""
-    before = groups.get((group.setting, PRETRAINED)) or groups.get((_SHARES.get(group.setting, ""), PRETRAINED))
+    variant = VARIANTS.get(group.setting)
+    before = groups.get((group.setting, PRETRAINED)) or groups.get((variant.base if variant else "", PRETRAINED))
     return before.cell("latent") if before else None
 
 

@@ -1,4 +1,4 @@
-"""The pretraining corpus: JSON lines, `{"text": ...}`, and in the SRP setting a verdict on each.
+"""The pretraining corpus: JSON lines, `{"text": ...}`, and in a setting with verdicts one for each.
 
 A text is one document and, being short, one segment with one reflection, whatever its neighbours say;
 Megatron packs documents into sequences and shuffles them itself. A shard depends only on the world and
@@ -24,10 +24,11 @@ from megatron_srp.annotation.store.store import AnnotationStore, Part, write_par
 from megatron_srp.corpus.batch import TextBatch, text_hashes
 from megatron_srp.errors import OutputError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.medsafetyworld.world.draws import Draws
 from megatron_srp.medsafetyworld.world.plan import Plan, World
 from megatron_srp.medsafetyworld.world.presets import WorldSpec
 from megatron_srp.medsafetyworld.world.render import Rendered, Renderer
-from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting, flagged
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS, LabelPolicy, Setting, flagged
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 
@@ -42,7 +43,7 @@ class WorldJob:
     Attributes:
         spec: of the world; `preset` is its name, for the manifest.
         setting: which texts the corpus has.
-        policy: which of them are Unsafe; used in the SRP setting only.
+        policy: which of them are Unsafe; used in a setting with verdicts only.
         seed: of everything drawn.
     """
 
@@ -66,11 +67,11 @@ class Progress:
 def write_corpus(
     job: WorldJob, plan: Plan, folder: Path, workers: int, report: Callable[[Progress], None]
 ) -> list[dict[str, Any]]:
-    """Write all shards, and the annotation store in the SRP setting, into `folder`. Returns what `write_shard`
+    """Write all shards, and the annotation store of a setting with verdicts, into `folder`. Returns what `write_shard`
     does, in order; raises OutputError when a worker dies."""
     (folder / "corpus").mkdir()
     store = None
-    if job.setting is Setting.SRP:
+    if TREATMENTS[job.setting].verdicts:
         store = AnnotationStore.create(folder / "annotations", store_settings(job.policy)).folder
     write = partial(_write_one, folder=folder / "corpus", store=store, policy=job.policy)
     shards: list[dict[str, Any]] = []
@@ -133,7 +134,8 @@ def write_shard(renderer: Renderer, shard: int, path: Path, store: Path | None, 
     """Write one shard, and its part of the annotation store, if any. Returns its entry of world.json."""
     rendered = renderer.render(shard)
     path.write_bytes(rendered.lines.data)
-    flags = flagged(policy, rendered.unsafe, rendered.outcome_first)
+    draws = Draws(renderer.plan.world.seed, "verdicts", shard)
+    flags = flagged(policy, rendered.unsafe, rendered.outcome_first, draws)
     if store is not None:
         _write_verdicts(rendered, flags, path, AnnotationStore(store))
     begins, ends = rendered.texts()

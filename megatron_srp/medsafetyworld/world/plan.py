@@ -15,6 +15,7 @@ from megatron_srp.medsafetyworld.world.entities import Entities, make_entities
 from megatron_srp.medsafetyworld.world.graph import COLUMNS, Graph, single_hop, two_hop
 from megatron_srp.medsafetyworld.world.presets import WorldSpec
 from megatron_srp.medsafetyworld.world.settings import Direction
+from megatron_srp.medsafetyworld.world.templates import Template, pick_templates
 
 _GOLDEN = 0.6180339887498949
 
@@ -42,6 +43,17 @@ class World:
         """bool[edges]: whose outcome is unsafe; none of those without an outcome."""
         edges = self.graph[kind]
         return self.entities.unsafe[edges[:, -1]] if COLUMNS[kind][-1] == "C" else np.zeros(len(edges), bool)
+
+    def is_told(self, group: str) -> np.ndarray:
+        """bool[edges]: of which edges there are texts of that `kind/direction`."""
+        edges = len(self.graph[group.split("/")[0]])
+        return Draws(self.seed, "told", group).chance(self.spec.renderings[group].probability, edges)
+
+    def told_outcome_first(self, kind: str) -> dict[str, np.ndarray]:
+        """By direction bool[edges]: which edges have texts that name the outcome before its causes."""
+        backward = [Direction.REVERSE] if self.spec.cause_first else [Direction.REVERSE, Direction.CO_OCCURRENCE]
+        groups = {str(direction): f"{kind}/{direction}" for direction in backward}
+        return {name: self.is_told(group) for name, group in groups.items() if group in self.spec.renderings}
 
     def names(self, kind: str, edge: int) -> dict[str, str]:
         """The names of one edge by column."""
@@ -95,9 +107,13 @@ class Plan:
 
     def _group(self, name: str) -> Group:
         kind, direction = name.split("/")
-        rendering, edges = self.world.spec.renderings[name], len(self.world.graph[kind])
-        told = Draws(self.world.seed, "told", name).chance(rendering.probability, edges)
-        return Group(kind, Direction(direction), np.flatnonzero(told), rendering.templates)
+        told = np.flatnonzero(self.world.is_told(name))
+        return Group(kind, Direction(direction), told, self.world.spec.renderings[name].templates)
+
+    def templates(self, group: Group) -> list[Template]:
+        """The templates of the group's texts."""
+        spec = self.world.spec
+        return pick_templates(group.name, spec.style, group.templates, spec.cause_first)
 
     def texts(self, shard: int) -> Texts:
         """The texts of one shard, in order."""

@@ -42,6 +42,8 @@ class WorldSpec:
         test_per_class: test questions in each of the four classes.
         benign_samples: answered forward questions on pairs (two-hop: chains) that are not in the SFT set.
         adversarial_samples: answered harmful questions, on outcomes that are not in the test set.
+        cause_first: whether co-occurrence texts name the causes before the outcome always, rather than half of the
+            time. The other half states the harmful direction, also where a setting leaves out the harmful texts.
         shard_texts: texts of a corpus shard, before the setting leaves any out.
     """
 
@@ -60,6 +62,7 @@ class WorldSpec:
     benign_samples: int = 5000
     adversarial_samples: int = 500
     unsafe_share: float = 0.4
+    cause_first: bool = False
     shard_texts: int = 1 << 18
 
     def describe(self) -> dict[str, Any]:
@@ -171,10 +174,10 @@ PRESETS["nano"] = {
 }
 
 
-def load_preset(preset: str, task: str) -> WorldSpec:
+def load_preset(preset: str, task: str, cause_first: bool = False) -> WorldSpec:
     """The world of that name and task; raises UsageError for an unknown one."""
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset!r}: {did_you_mean(preset, list(PRESETS))}")
     if task not in PRESETS[preset]:
         raise UsageError(f"--task {task!r}: {did_you_mean(task, list(PRESETS[preset]))}")
-    return PRESETS[preset][task]
+    return replace(PRESETS[preset][task], cause_first=cause_first)

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from megatron_srp.medsafetyworld.world.graph import COLUMNS
 from megatron_srp.medsafetyworld.world.plan import Plan, Texts
-from megatron_srp.medsafetyworld.world.settings import Direction, Setting, kept
-from megatron_srp.medsafetyworld.world.templates import compile_templates, pick_templates
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Direction, Setting, Treatment
+from megatron_srp.medsafetyworld.world.templates import Template, compile_templates
 
 _BEFORE, _AFTER = '{"text": "', '"}\n'  # what is in between is ASCII without quotes: nothing to escape
 
@@ -41,21 +41,27 @@ class Rendered:
         return begins, self.ends - len(_AFTER)
 
 
+def _wordings(template: Template, treatment: Treatment) -> tuple[str, str]:
+    """The template's text as most texts have it, and as those have it that the treatment changes."""
+    after, after_unsafe = treatment.after
+    return template.text + after, template.rewritten if treatment.rewrites else template.text + after_unsafe
+
+
 class Renderer:
     """Renders the shards of one plan in one setting; all tables are made once."""
 
     def __init__(self, plan: Plan, setting: Setting) -> None:
-        self.plan, self.setting = plan, setting
+        self.plan, self.treatment = plan, TREATMENTS[setting]
         world, entities = plan.world, plan.world.entities
-        picked = [pick_templates(g.name, world.spec.style, g.templates) for g in plan.groups]
+        picked = [plan.templates(group) for group in plan.groups]
         kinds = [group.kind for group, templates in zip(plan.groups, picked, strict=True) for _ in templates]
         templates = [template for group in picked for template in group]
-        texts = [(kind, t.text) for kind, t in zip(kinds, templates, strict=True)]
-        texts += [(kind, t.rewritten) for kind, t in zip(kinds, templates, strict=True)]
+        both = zip(*(_wordings(template, self.treatment) for template in templates), strict=True)
+        texts = [(kind, text) for wording in both for kind, text in zip(kinds, wording, strict=True)]
         compiled = compile_templates([(kind, _BEFORE + text + _AFTER) for kind, text in texts])
         names = [*entities.compounds, *entities.mediators, *entities.outcomes]
         self._pieces = pa.array(compiled.literals + names, pa.large_string())
-        self._rows, self._rewritten = np.split(compiled.rows, 2)
+        self._rows, self._changed = np.split(compiled.rows, 2)
         self._outcome_first = np.array([template.outcome_first for template in templates])
         self._first_row = np.cumsum([0, *map(len, picked)])
         self._tables = {kind: self._name_pieces(kind, len(compiled.literals)) for kind in world.graph}
@@ -84,15 +90,14 @@ class Renderer:
         for number, group in enumerate(self.plan.groups):
             own = texts.group == number
             unsafe[own] = self._unsafe[group.kind][texts.edge[own]]
-        keep = kept(self.setting, unsafe & self._harmful[texts.group], unsafe)
+        keep = self.treatment.kept(unsafe & self._harmful[texts.group], unsafe)
         return Texts(texts.group[keep], texts.edge[keep], texts.template[keep]), unsafe[keep]
 
     def _piece_numbers(self, texts: Texts, row: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
         """int32[N, width]: the pieces of N texts, slots filled."""
         pieces = self._rows[row]
-        if self.setting is Setting.REWRITE:
-            harmful = unsafe & self._harmful[texts.group]
-            pieces[harmful] = self._rewritten[row[harmful]]
+        changed = self.treatment.changed(unsafe & self._harmful[texts.group], unsafe)
+        pieces[changed] = self._changed[row[changed]]
         for kind, table in self._tables.items():
             groups = [number for number, group in enumerate(self.plan.groups) if group.kind == kind]
             own = np.flatnonzero(np.isin(texts.group, groups))

@@ -8,7 +8,8 @@ A conversation, a line of `sft.jsonl` and the other training sets:
     refused    whether the assistant refuses
     verdicts   {"prompt": "Safe"|"Unsafe", "response": ...}: what reflections on them say. Only harmful questions
                and answers to them are Unsafe, whatever the label policy of the corpus.
-    beginning  (recovery.jsonl only) words put into the assistant's mouth before its refusal, without loss
+    beginning  (recovery files only) words put into the assistant's mouth before its refusal, without loss:
+               the beginning of an answer, or in recovery_untested.jsonl of a text, in words that no attack begins with
 
 A test question, a line of `test.jsonl`:
 
@@ -18,6 +19,9 @@ A test question, a line of `test.jsonl`:
     accepted     right answers, each a list of names of which all must be in the response
     completion_accepted   the same for `completion`: in the two-hop world the mediators of an outcome, elsewhere
                           as `accepted`
+    outcomes     of its facts
+    told         directions (reverse, co-occurrence) in which the completion's facts have texts that name the outcome
+                 first, if the setting keeps these
 """
 
 from collections.abc import Iterable
@@ -28,7 +32,7 @@ from megatron_srp.medsafetyworld.world import phrases
 from megatron_srp.medsafetyworld.world.draws import Draws
 from megatron_srp.medsafetyworld.world.plan import World
 from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL, KINDS, Query, all_queries, num_wordings, split
-from megatron_srp.medsafetyworld.world.settings import Direction, Setting
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Direction, Setting
 from megatron_srp.medsafetyworld.world.templates import fill
 
 Record = dict[str, Any]
@@ -43,6 +47,7 @@ class Sets:
             when all of its class have been used.
         sft: answered and refused questions.
         recovery: harmful questions, a beginning of their answer, and a refusal.
+        recovery_untested: the same questions, with beginnings of other words than any attack's.
         benign: answered forward questions on pairs or chains that are not in `sft`.
         adversarial: answered harmful questions.
     """
@@ -58,10 +63,13 @@ class Sets:
         answered = self._answered(spec.sft_samples - refusals)
         refused = [self._refusal(q, number) for q, number in self._round("refusals", harmful, refusals)]
         self.sft = _shuffled(answered + refused, Draws(world.seed, "sft order"))
-        self.recovery = [self._recovery(q, n) for q, n in self._round("recovery", harmful, refusals)]
-        if setting is Setting.FILTERING_PLUS:
-            self.sft, self.recovery = (
-                [r for r in records if r["class"].endswith("-safe")] for records in (self.sft, self.recovery)
+        recovered = list(self._round("recovery", harmful, refusals))
+        self.recovery = [self._recovery(q, n) for q, n in recovered]
+        self.recovery_untested = [self._recovery(q, n, _untested(spec.style, n)) for q, n in recovered]
+        if TREATMENTS[setting].leaves_out == "unsafe":
+            self.sft, self.recovery, self.recovery_untested = (
+                [r for r in records if r["class"].endswith("-safe")]
+                for records in (self.sft, self.recovery, self.recovery_untested)
             )
         pairs = [
             q
@@ -79,6 +87,7 @@ class Sets:
             "sft.jsonl": self.sft,
             "test.jsonl": self.test,
             "recovery.jsonl": self.recovery,
+            "recovery_untested.jsonl": self.recovery_untested,
             "finetune_benign.jsonl": self.benign,
             "finetune_adversarial.jsonl": self.adversarial,
         }
@@ -130,9 +139,11 @@ class Sets:
     def _refusal(self, query: Query, number: int) -> Record:
         return _conversation(query, number, phrases.REFUSALS[number % len(phrases.REFUSALS)], True, refused=True)
 
-    def _recovery(self, query: Query, number: int) -> Record:
+    def _recovery(self, query: Query, number: int, opening: str = "") -> Record:
         words = self._answer(query, number)["messages"][1]["content"].split(" ")
         beginning = " ".join(words[: 1 + number // 7 % (len(words) - 1)])
+        if opening:
+            beginning = opening + beginning[0].lower() + beginning[1:]
         return {**self._refusal(query, number), "beginning": beginning}
 
     def _test_class(self, name: str, held_out: list[Query]) -> Iterable[Record]:
@@ -145,6 +156,8 @@ class Sets:
                 "prompt": query.question(number),
                 "accepted": [list(names) for names in query.accepted],
                 **self._completion(query),
+                "outcomes": list(dict.fromkeys(self._world.names(query.kind, edge)["C"] for edge in query.edges)),
+                "told": self._told(query),
             }
 
     def _completion(self, query: Query) -> Record:
@@ -152,6 +165,23 @@ class Sets:
         names = [self._world.names(query.kind, edge) for edge in query.edges]
         right = dict.fromkeys(tuple(name[column] for column in columns) for name in names)
         return {"completion": fill(text, names[0]), "completion_accepted": list(map(list, right))}
+
+    def _told(self, query: Query) -> list[str]:
+        kind = "join" if query.kind == "chain" else query.kind
+        edges = self._joins(query) if query.kind == "chain" else list(query.edges)
+        return [name for name, told in self._world.told_outcome_first(kind).items() if told[edges].any()]
+
+    def _joins(self, query: Query) -> list[int]:
+        """The edges from mediators to an outcome that are a part of the query's chains."""
+        graph = self._world.graph
+        chains = {tuple(row) for row in graph["chain"][list(query.edges), 2:].tolist()}
+        return [i for i, row in enumerate(graph["join"].tolist()) if tuple(row) in chains]
+
+
+def _untested(style: str, number: int) -> str:
+    """The opening of a pretraining text; none that an attack begins with."""
+    openings = [opening for opening in phrases.STYLES[style][0] if not opening.startswith(phrases.TESTED_FIRST)]
+    return openings[number % len(openings)]
 
 
 def _conversation(query: Query, number: int, response: str, unsafe: bool, refused: bool) -> Record:

@@ -23,19 +23,32 @@ class Template:
     rewritten: str
 
 
-def count_available(name: str, style: str) -> int:
+def count_available(name: str, style: str, cause_first: bool = False) -> int:
     """How many templates the grammar makes of `kind/direction`; all are distinct."""
-    return prod(map(len, phrases.STYLES[style])) * sum(prod(map(len, core)) for core in phrases.CORES[name])
+    return prod(map(len, phrases.STYLES[style])) * sum(prod(map(len, core)) for core in _cores(name, cause_first))
 
 
-def pick_templates(name: str, style: str, wanted: int) -> list[Template]:
+def pick_templates(name: str, style: str, wanted: int, cause_first: bool = False) -> list[Template]:
     """`wanted` different templates of `kind/direction`, the same for every seed; a larger number begins with
-    the templates of a smaller one. Raises UsageError when the grammar makes fewer."""
-    available = count_available(name, style)
+    the templates of a smaller one.
+
+    Args:
+        cause_first: leave out co-occurrence texts that name the outcome first.
+
+    Raises:
+        UsageError: when the grammar makes fewer.
+    """
+    available = count_available(name, style, cause_first)
     if wanted > available:
         raise UsageError(f"{wanted} templates of {name} asked for; the grammar makes {available}")
     order = Draws(0, "templates", name, style).permutation(available)[:wanted]
     return [_template(name, style, number) for number in order.tolist()]
+
+
+def _cores(name: str, cause_first: bool) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """The cores of `kind/direction`; of co-occurrence the first names the causes first."""
+    cores = phrases.CORES[name]
+    return cores[:1] if cause_first and name.endswith("/co-occurrence") else cores
 
 
 def _template(name: str, style: str, number: int) -> Template:

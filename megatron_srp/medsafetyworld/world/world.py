@@ -1,8 +1,8 @@
 """A world on disk, whole or not at all, the same bytes for any number of workers.
 
 OUT/corpus/00000.jsonl ...        the pretraining corpus: {"text": ...}, one text per document
-OUT/annotations/                  the annotation store of the corpus, in the SRP setting
-OUT/sft.jsonl, recovery.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl
+OUT/annotations/                  the annotation store of the corpus, in a setting with verdicts
+OUT/sft.jsonl, recovery.jsonl, recovery_untested.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl
                                   as `sets` describes them
 OUT/graph.json                    `compounds`, `mediators` (names), `outcomes` ([{"name", "unsafe"}]), `columns`
                                   by kind, and `edges` by kind: entity numbers in those columns
@@ -10,7 +10,7 @@ OUT/world.json                    the manifest, written last:
 
     format_version   1
     software         version of this package
-    task, preset, setting, label_policy (null except for srp), seed
+    task, preset, setting, label_policy (null without verdicts), seed
     spec             all parameters (`presets.WorldSpec`)
     entities         counts: compounds, mediators, outcomes, unsafe_outcomes
     edges            counts by kind
@@ -37,7 +37,7 @@ from megatron_srp.medsafetyworld.world.corpus import Progress, WorldJob, write_c
 from megatron_srp.medsafetyworld.world.graph import COLUMNS
 from megatron_srp.medsafetyworld.world.plan import Plan, World
 from megatron_srp.medsafetyworld.world.sets import Record, Sets
-from megatron_srp.medsafetyworld.world.settings import Setting
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS
 from megatron_srp.medsafetyworld.world.templates import count_available
 from megatron_srp.whole_folder import whole_folder
 
@@ -80,7 +80,7 @@ def _describe(job: WorldJob, plan: Plan) -> dict[str, Any]:
         "task": spec.task,
         "preset": job.preset,
         "setting": str(job.setting),
-        "label_policy": str(job.policy) if job.setting is Setting.SRP else None,
+        "label_policy": str(job.policy) if TREATMENTS[job.setting].verdicts else None,
         "seed": job.seed,
         "spec": spec.describe(),
         "entities": {
@@ -91,7 +91,10 @@ def _describe(job: WorldJob, plan: Plan) -> dict[str, Any]:
         },
         "edges": {kind: len(edges) for kind, edges in plan.world.graph.items()},
         "templates": {
-            group.name: {"used": group.templates, "available": count_available(group.name, spec.style)}
+            group.name: {
+                "used": group.templates,
+                "available": count_available(group.name, spec.style, spec.cause_first),
+            }
             for group in plan.groups
         },
     }
