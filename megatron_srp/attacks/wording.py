@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.evaluation.attack import MissingPackage
 
 SLOT = "{request}"
 Rewriter = Callable[[str, random.Random], str]
@@ -113,7 +114,8 @@ def find_synonyms(name: str) -> Synonyms:
     """The source of that name: for a lower-case word, those that can replace it.
 
     Raises:
-        UsageError: for an unknown name, or when WordNet is not installed.
+        UsageError: for an unknown name.
+        MissingPackage: when WordNet is not installed.
     """
     if name not in SYNONYMS:
         raise UsageError(f"attack autodan, synonyms {name!r}; {did_you_mean(name, list(SYNONYMS))}")
@@ -124,7 +126,7 @@ def find_synonyms(name: str) -> Synonyms:
 
         wordnet.ensure_loaded()
     except (ImportError, LookupError, OSError):
-        raise UsageError(
+        raise MissingPackage(
             "attack autodan, synonyms wordnet: pip install nltk, then python -m nltk.downloader wordnet"
         ) from None
     return _of_wordnet
