@@ -7,7 +7,7 @@ from megatron_srp.attacks.autodan_search import AutoDANSearch, AutoDANSettings
 from megatron_srp.attacks.likelihood import Continuation
 from megatron_srp.attacks.search import Found, SearchAttack, settings_from
 from megatron_srp.attacks.white_box import WhiteBox
-from megatron_srp.attacks.wording import read_prototypes, reword, synonyms
+from megatron_srp.attacks.wording import find_synonyms, read_prototypes, rewriter
 from megatron_srp.files import digest
 
 
@@ -26,7 +26,8 @@ class AutoDANAttack(SearchAttack[AutoDANSettings]):
     def __init__(self, objective: str = "plain", **options: Any) -> None:
         settings = settings_from(AutoDANSettings, self.name, options)
         super().__init__(settings, objective)
-        self.rewrite, self.synonyms = reword, synonyms
+        self.synonyms = find_synonyms(settings.synonyms)
+        self.rewrite = rewriter(self.synonyms)
         content = digest(read_prototypes(settings.prototypes))  # the same path may hold others tomorrow
         self.settings = {**self.settings, "prototypes": content}
 

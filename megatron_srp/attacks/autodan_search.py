@@ -4,11 +4,17 @@ A population of prompts with a slot for the request, rewritten from prototypes; 
 prompt is the likelihood of the target after it. The search is hierarchical:
 
     sentences    words are scored by the fitness of the prompts that have them, with a momentum from step to
-                 step, and replaced by synonyms with a better score
-    paragraphs   every few steps: parents drawn by fitness exchange sentences, and some children are rewritten
+                 step, and replaced by synonyms, the likelier the better their score
+    paragraphs   every few steps: parents drawn by fitness exchange sentences
 
-The best prompts, the elite, pass on unchanged. Written from the paper's description; settings the paper does
-not name are those of its authors' released defaults. The seed determines every random choice.
+After both, some children are rewritten. The best prompts, the elite, pass on unchanged. The seed determines every
+random choice. Written from the paper's description and from what its authors' released search does: every word that
+is not a function word keeps a score; a synonym that has none counts as the worst word known or, as often, as better
+than all; at most five words of a prompt are replaced in a step. Different from it:
+
+- the prototypes are this project's (prototypes.yaml), as many as the released population;
+- a rewrite replaces words by synonyms, where the released search asks a language model (`AutoDANAttack.rewrite`);
+- the search ends when the target is the most likely answer, where the released one looks for words of refusal.
 """
 
 import math
@@ -19,8 +25,19 @@ from dataclasses import dataclass
 from megatron_srp.attacks.likelihood import Continuation, score
 from megatron_srp.attacks.search import Found, OnStep, check_at_least_one
 from megatron_srp.attacks.white_box import WhiteBox
-from megatron_srp.attacks.wording import SLOT, Rewriter, Synonyms, cross, read_prototypes, replace_words, words
+from megatron_srp.attacks.wording import (
+    FUNCTION_WORDS,
+    SLOT,
+    Rewriter,
+    Synonyms,
+    cross,
+    read_prototypes,
+    replace_words,
+    words,
+)
 from megatron_srp.errors import InputError, UsageError
+
+MOST_REPLACED = 5  # words of a prompt in one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,7 @@ class AutoDANSettings:
         points: maximum number of cut points for that.
         mutation: how often a child is rewritten.
         paragraph_every: steps from one crossover to the next; words are replaced in between.
-        top_words: how many words keep their score.
+        synonyms: where they come from: `table`, a small one for the built-in prototypes, or `wordnet`, as released.
         prototypes: a file of prompts to begin with, of which those are used that the model has room for; those
             of this package by default.
         early_stop: end when the model's most likely answer is the target.
@@ -50,14 +67,14 @@ class AutoDANSettings:
     points: int = 5
     mutation: float = 0.01
     paragraph_every: int = 5
-    top_words: int = 30
+    synonyms: str = "table"
     prototypes: str = ""
     early_stop: bool = True
     batch_size: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("num_steps", "population", "points", "paragraph_every", "top_words", "batch_size")
+        counts = ("num_steps", "population", "points", "paragraph_every", "batch_size")
         check_at_least_one("autodan", self, *counts)
         for name in ("elite", "crossover", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
@@ -142,10 +159,10 @@ class AutoDANSearch:
         """The next generation, of sorted prompts."""
         elite = self.prompts[: self._settings.num_elites]
         others = self._crossed(len(self.prompts) - len(elite)) if paragraphs else self._reworded(len(elite))
-        self.prompts = elite + others
+        self.prompts = elite + self._mutated(others)
 
     def _crossed(self, count: int) -> list[str]:
-        """Children of parents drawn by fitness, some of them rewritten."""
+        """Children of parents drawn by fitness."""
         least = self._loss(self.prompts[0])
         weights = [math.exp(least - self._loss(prompt)) for prompt in self.prompts]
         parents = self._rng.choices(self.prompts, weights, k=count + count % 2)
@@ -154,37 +171,54 @@ class AutoDANSearch:
             if self._rng.random() < self._settings.crossover:
                 one, other = cross(one, other, self._settings.points, self._rng)
             children += [one, other]
+        return children[:count]
+
+    def _mutated(self, children: list[str]) -> list[str]:
+        """The children, some of them rewritten."""
         rewritten = [self._rng.random() < self._settings.mutation for _ in children]
         return [
             self._rewrite(child, self._rng) if again else child
             for child, again in zip(children, rewritten, strict=True)
-        ][:count]
+        ]
 
     def _reworded(self, begin: int) -> list[str]:
         """The prompts from `begin` on, with words drawn by their scores."""
         self._score_words()
-        return [replace_words(prompt, self._choose) for prompt in self.prompts[begin:]]
+        return [self._with_other_words(prompt) for prompt in self.prompts[begin:]]
+
+    def _with_other_words(self, prompt: str) -> str:
+        drawn = 0
+
+        def choose(word: str) -> str:
+            nonlocal drawn
+            if drawn == MOST_REPLACED or word in FUNCTION_WORDS or not (chosen := self._draw(word)):
+                return word
+            drawn += 1
+            return chosen
+
+        return replace_words(prompt, choose)
 
     def _score_words(self) -> None:
         """The mean fitness of the prompts with a word, averaged with the word's score so far."""
         found: dict[str, list[float]] = {}
         for prompt in (prompt for prompt in self.prompts if math.isfinite(self._loss(prompt))):
-            for word in sorted(words(prompt)):
-                if self._synonyms(word):
-                    found.setdefault(word, []).append(-self._loss(prompt))
+            for word in words(prompt) - FUNCTION_WORDS:
+                found.setdefault(word, []).append(-self._loss(prompt))
         for word, fitness in found.items():
             mean = sum(fitness) / len(fitness)
             self._word_scores[word] = (self._word_scores.get(word, mean) + mean) / 2
-        best = sorted(self._word_scores.items(), key=lambda item: (-item[1], item[0]))
-        self._word_scores = dict(best[: self._settings.top_words])
 
-    def _choose(self, word: str) -> str:
-        """The word or a synonym, more likely the better its score; one without a score is never chosen."""
-        choices = [each for each in (word, *self._synonyms(word)) if each in self._word_scores]
-        if not choices:
-            return word
-        best = max(self._word_scores[each] for each in choices)
-        return self._rng.choices(choices, [math.exp(self._word_scores[each] - best) for each in choices])[0]
+    def _draw(self, word: str) -> str:
+        """The word or a synonym, in proportion to how far its score is above the worst of them; "" where all are equal
+        or there is no synonym."""
+        others = self._synonyms(word)
+        if not others:
+            return ""
+        worst = min(self._word_scores.values(), default=0.0)
+        unknown = worst if self._rng.random() < self._settings.crossover else max(0.0, worst)
+        scores = [self._word_scores.get(each, unknown) for each in (word, *others)]
+        above = [score - min(scores) for score in scores]
+        return self._rng.choices((word, *others), above)[0] if any(above) else ""
 
     def _loss(self, prompt: str) -> float:
         return self._known[prompt][0]

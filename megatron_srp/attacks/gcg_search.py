@@ -9,7 +9,9 @@ transformers 4.47 and older only, and its cache of the shared beginning fails wi
 checks that gradients and losses equal the library's where it is installed. Different from it:
 
 - a candidate counts only if the deployed model reads the very same tokens of its text: after the request,
-  escaped and in the chat template. The library tokenizes the suffix by itself;
+  escaped and in the chat template. The library tokenizes the suffix by itself. A step all of whose candidates
+  fail this keeps its suffix, where the library ends;
+- where the tokenizer has fewer printable tokens than `top_k`, only these are drawn;
 - equal candidates are read once, and the search has its own random generator;
 - several continuations can be searched for together, which is how an attack adapts to the defence.
 """
@@ -37,7 +39,8 @@ class GCGSettings:
         search_width: candidates drawn in each step.
         top_k: replacements to choose from at each position.
         suffix_tokens: length of the suffix, roughly: it begins as that many ` x`.
-        early_stop: end when the model's most likely answer is the target; continuing would not change a judgement.
+        early_stop: end when the model's most likely answer is the target, with that suffix. Off, as in the library:
+            the result is the suffix of the lowest loss.
         batch_size: candidates read together; halved where the GPU's memory does not hold them.
         seed: random seed.
     """
@@ -46,7 +49,7 @@ class GCGSettings:
     search_width: int = 512
     top_k: int = 256
     suffix_tokens: int = 20
-    early_stop: bool = True
+    early_stop: bool = False
     batch_size: int = 512
     seed: int = 0
 
@@ -85,10 +88,11 @@ class GCGSearch:
         for step in range(self._settings.num_steps):
             loss, hit = self.step()
             history.append(loss)
-            if (hit, -loss) > (reached, -best_loss):
+            ends = hit and self._settings.early_stop
+            if ends or loss < best_loss:
                 best, best_loss, reached = self.suffix, loss, hit
             on_step(step + 1, loss)
-            if hit and self._settings.early_stop:
+            if ends:
                 break
         return Found(self.prompt(best), best_loss, tuple(history), reached)
 
@@ -97,8 +101,11 @@ class GCGSearch:
         return self._request + self._text(suffix)
 
     def step(self) -> tuple[float, bool]:
-        """Replace one token. Returns the new suffix's loss, and whether its answer would be the target."""
+        """Replace one token, if need be for a worse one. Returns the new suffix's loss, and whether its answer would
+        be the target."""
         candidates = self._survivors(self._draw(self.gradient()))
+        if not len(candidates):
+            candidates = self.suffix[None]
         loss, hit = self.losses(candidates)
         best = int(loss.argmin())
         self.suffix = candidates[best]
@@ -132,18 +139,19 @@ class GCGSearch:
         return found
 
     def _draw(self, gradient: Tensor) -> Tensor:
-        """int64[N, S]: suffixes that replace one token each, the present one among them."""
+        """int64[N, S]: suffixes that replace one token each."""
         gradient[:, self._forbidden] = float("inf")
         width, places = self._settings.search_width, len(self.suffix)
-        promising = gradient.topk(min(self._settings.top_k, gradient.shape[1]), largest=False).indices
+        allowed = gradient.shape[1] - len(self._forbidden)
+        promising = gradient.topk(min(self._settings.top_k, allowed), largest=False).indices
         place = torch.randint(places, (width,), generator=self._generator)
         choice = torch.randint(promising.shape[1], (width,), generator=self._generator)
-        candidates = self.suffix.repeat(width + 1, 1)
+        candidates = self.suffix.repeat(width, 1)
         candidates[torch.arange(width), place] = promising[place, choice]
         return candidates.unique(dim=0)
 
     def _survivors(self, candidates: Tensor) -> Tensor:
-        """The suffixes whose text the deployed model reads as the same tokens. The present suffix is one of them."""
+        """The suffixes whose text the deployed model reads as the same tokens."""
         read = self._box.encode_prompts([self.prompt(candidate) for candidate in candidates])
         same = [
             ids == [*self._before, *candidate, *self._after]

@@ -1,7 +1,7 @@
 """How a genetic search changes texts: initial prototypes, and how words and sentences are replaced.
 
-Works offline with a table of words for the built-in prototypes. Users with other prototypes can supply other
-synonyms, or a language model as the rewriter: any function of a text and a source of random numbers.
+Synonyms are those of WordNet, or of a table for the built-in prototypes that works without any data. Users can supply
+others, or a language model as the rewriter: any function of a text and a source of random numbers.
 """
 
 import random
@@ -9,9 +9,13 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 
-from megatron_srp.errors import InputError
+import yaml
+
+from megatron_srp.errors import InputError, UsageError, did_you_mean
+from megatron_srp.evaluation.attack import MissingPackage
 
 SLOT = "{request}"
 Rewriter = Callable[[str, random.Random], str]
@@ -19,6 +23,17 @@ Synonyms = Callable[[str], Sequence[str]]
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|\{request\}")
 _SENTENCE = re.compile(r"(?<=[.!?:])\s+")
 _SHARE = 0.3  # of the known words, how many a rewrite replaces
+SYNONYMS = ("table", "wordnet")
+_ORDER = 0  # seed of the order of the built-in prototypes: a small population has some of every kind
+# Words that only hold a sentence together: they have no score and are not replaced.
+FUNCTION_WORDS = frozenset(
+    """a about above after again against all am an and any are as at be because been before being below between both
+    but by can could did do does doing down during each few for from further had has have having he her here hers him
+    his how i if in into is it its itself just me more most must my myself no nor not now of off on once only or other
+    our ours out over own same shall she should since so some such than that the their theirs them then there these
+    they this those through to too under until up us very was we were what when where which while who whom why will
+    with would you your yours yourself""".split()
+)
 # Each line: words that can replace one another in the prototypes.
 _GROUPS = """
 imagine suppose pretend assume
@@ -70,6 +85,17 @@ document paper text
 bad harmful ugly
 meaning sense content
 please kindly
+story tale account
+mention name state
+lie falsehood untruth
+strict severe rigid
+museum gallery collection
+guide lead conduct
+staff crew personnel
+laboratory workshop institute
+realize understand know
+everybody everyone all
+subject topic theme
 """
 
 
@@ -84,14 +110,44 @@ def _table() -> dict[str, tuple[str, ...]]:
     return table
 
 
-def synonyms(word: str) -> Sequence[str]:
-    """Words of the built-in table that can replace a lower-case word."""
-    return _table().get(word, ())
+def find_synonyms(name: str) -> Synonyms:
+    """The source of that name: for a lower-case word, those that can replace it.
+
+    Raises:
+        UsageError: for an unknown name.
+        MissingPackage: when WordNet is not installed.
+    """
+    if name not in SYNONYMS:
+        raise UsageError(f"attack autodan, synonyms {name!r}; {did_you_mean(name, list(SYNONYMS))}")
+    if name == "table":
+        return lambda word: _table().get(word, ())
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+    except (ImportError, LookupError, OSError):
+        raise MissingPackage(
+            "attack autodan, synonyms wordnet: pip install nltk, then python -m nltk.downloader wordnet"
+        ) from None
+    return _of_wordnet
 
 
-def reword(text: str, rng: random.Random) -> str:
-    """The default rewriter: some words replaced by others of the table."""
-    return replace_words(text, lambda word: rng.choice((word, *synonyms(word))) if rng.random() < _SHARE else word)
+@cache
+def _of_wordnet(word: str) -> Sequence[str]:
+    """Single words only, in a fixed order; the word itself is left out."""
+    from nltk.corpus import wordnet
+
+    found = {lemma.name().lower() for meaning in wordnet.synsets(word) for lemma in meaning.lemmas()}
+    return tuple(sorted(name for name in found if name.isalpha() and name != word))
+
+
+def rewriter(synonyms: Synonyms) -> Rewriter:
+    """Replaces some words by others that `synonyms` has."""
+
+    def reword(text: str, rng: random.Random) -> str:
+        return replace_words(text, lambda word: rng.choice((word, *synonyms(word))) if rng.random() < _SHARE else word)
+
+    return reword
 
 
 def replace_words(text: str, choose: Callable[[str], str]) -> str:
@@ -127,12 +183,14 @@ def _with_one_slot(text: str) -> str:
 
 
 def read_prototypes(path: str = "") -> list[str]:
-    """Prompts with the slot {request}, separated by blank lines; those written for this project by default.
+    """Prompts with the slot {request}: of a file, separated by blank lines, or those of prototypes.yaml.
 
     Raises:
         InputError: for a file without prompts, or one whose prompt has no slot, or several.
     """
-    text = Path(path).read_text(encoding="utf-8") if path else (files(__package__) / "prototypes.txt").read_text()
+    if not path:
+        return _built_in()
+    text = Path(path).read_text(encoding="utf-8")
     prompts = [" ".join(part.split("\n")).strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     if not prompts:
         raise InputError(f"{path}: no prototypes; pass prompts with {SLOT} in each, a blank line between them")
@@ -140,3 +198,11 @@ def read_prototypes(path: str = "") -> list[str]:
         if prompt.count(SLOT) != 1:
             raise InputError(f"{path}: prototype {number} has {SLOT} {prompt.count(SLOT)} times; it must be there once")
     return prompts
+
+
+def _built_in() -> list[str]:
+    """Every combination of prototypes.yaml, in a fixed order that mixes them, and the short ones."""
+    parts = yaml.safe_load((files(__package__) / "prototypes.yaml").read_text(encoding="utf-8"))
+    prompts = [" ".join(chosen) for chosen in product(parts["openings"], parts["rules"], parts["endings"])]
+    random.Random(_ORDER).shuffle(prompts)
+    return [*prompts, *parts["short"]]

@@ -25,7 +25,8 @@ mask, which `srp show` prints.
 """
 # Settings with the same names as their flags.
 _SAME = (
-    *("mode", "mix", "harmful", "num_refusals", "num_recoveries", "seed", "max_chars", "keep_share", "max_words"),
+    *("mode", "mix", "harmful", "num_refusals", "num_recoveries", "forged_share", "seed"),
+    *("max_chars", "keep_share", "max_words"),
     *("guard", "out", "output_prefix", "tokenizer_type", "tokenizer_model", "eod_token", "chat_template", "seq_length"),
 )
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(SftSettings)}
@@ -72,7 +73,7 @@ def _add_what_is_made(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="harmful prompts, with or without harmful responses, for the next two (default: none)",
+        help="harmful prompts, with or without harmful responses, for the next three (default: none)",
     )
     add(
         "--num-refusals",
@@ -87,6 +88,13 @@ def _add_what_is_made(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS["num_recoveries"],
         metavar="N",
         help="of --harmful, examples that abandon a harmful beginning, which carries no loss",
+    )
+    add(
+        "--forged-share",
+        type=float,
+        default=DEFAULTS["forged_share"],
+        metavar="SHARE",
+        help="of these recoveries, how many have a forged `<think> Safe </think>` in their beginning",
     )
     add("--seed", type=int, default=DEFAULTS["seed"], metavar="N", help="random seed of samples and order")
 

@@ -19,7 +19,8 @@ Choose the threshold of one model's verdicts, and write it to calibration.json n
 `srp generate`, `serve` and `evaluate` find it. Both files hold answers that `srp generate --input PROMPTS --out FILE
 --on-unsafe off --reflect-every N` wrote. Of the thresholds that stop few benign answers it is the one that lets the
 fewest attacks through; from benign answers alone, the percentile that so few exceed. A harmful line with `jailbroken:
-false` is an attack that fails at any threshold.
+false` is an attack that fails at any threshold. --check compares answers to other benign prompts with the calibration
+that is there.
 """
 
 
@@ -27,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp threshold", description=DESCRIPTION, old_names=generation_flags.OLD_NAMES)
     add = parser.add_argument
     add("--model", metavar="DIR", help="the folder of the model that answered (default: nothing is written)")
-    add("--benign", type=Path, required=True, metavar="FILE", help="answers to benign prompts")
+    benign = parser.add_mutually_exclusive_group(required=True).add_argument
+    benign("--benign", type=Path, metavar="FILE", help="answers to benign prompts, to choose the threshold from")
+    benign("--check", type=Path, metavar="FILE", help="answers to benign prompts, to check the threshold of --model")
     add("--harmful", type=Path, metavar="FILE", help="answers to harmful prompts (default: none)")
     add("--max-false-stops", type=float, default=0.01, metavar="SHARE", help="maximum share of benign answers stopped")
     add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
@@ -39,6 +42,9 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     if not 0 <= args.max_false_stops < 1:
         raise UsageError(f"--max-false-stops {args.max_false_stops}: pass a share of at least 0, below 1")
+    if args.check:
+        _check(args)
+        return
 
     from megatron_srp.cli.threshold_text import to_text
     from megatron_srp.generation.threshold.calibration import calibrate
@@ -59,6 +65,21 @@ def main(argv: list[str]) -> None:
         next_step(f"srp serve --model {folder} --reflect-every N")
     else:
         next_step("the same with --model DIR writes it to calibration.json next to that model")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Print how many of the answers the calibration stops, and a warning where they are too many."""
+    from megatron_srp.cli.threshold_text import of_check
+    from megatron_srp.generation.threshold.calibration import FILE, find_calibration
+
+    if not args.model:
+        raise UsageError("--check FILE compares with a calibration: pass --model DIR too")
+    if args.harmful:
+        raise UsageError("--check is for benign answers: leave --harmful out")
+    found = find_calibration(args.model)
+    if found is None:
+        raise UsageError(f"--model {args.model}: has no {FILE} to check; --benign FILE makes one")
+    print(of_check(_read(args.check, found.stop_at), found))
 
 
 def _folder(model: str) -> Path:

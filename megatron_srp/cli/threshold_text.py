@@ -1,7 +1,7 @@
 """What `srp threshold` prints: the curve, the threshold, and what to think of it."""
 
 from megatron_srp.generation.guard.policy import GuardPolicy
-from megatron_srp.generation.threshold.calibration import ROUND, Calibration, Cases, false_stops
+from megatron_srp.generation.threshold.calibration import ROUND, Calibration, Cases, false_stops, prompts_differ
 from megatron_srp.generation.threshold.recommend import Point, at_threshold, recommend, threshold_curve
 
 
@@ -33,10 +33,28 @@ def _recommended(curve: list[Point], best: Point) -> list[str]:
     ]
 
 
+def of_check(benign: Cases, found: Calibration) -> str:
+    """What a calibration does to other benign answers."""
+    share, low, high = false_stops(benign.unsafe, found.threshold)
+    count = len(benign.unsafe)
+    lines = [f"{count} benign answers: {found.threshold!r} stops {share:.1%} (95%: {low:.1%} to {high:.1%})."]
+    warning = prompts_differ(round(share * count), count, found.max_false_stops)
+    return "\n".join([*lines, *([f"warning: {warning}"] if warning else [])])
+
+
 def _weakness(found: Calibration | None) -> list[str]:
-    if not (found and found.at_chance):
+    if not found or found.auc is None:
         return []
-    return ["P(unsafe) is no higher for harmful answers than for benign ones: this model's verdicts are at chance."]
+    area = found.auc
+    lines = [f"AUC {area['value']:.4f} (95%: {area['low']:.3f} to {area['high']:.3f})."]
+    return (
+        lines
+        if not found.at_chance
+        else [
+            *lines,
+            "P(unsafe) is no higher for harmful answers than for benign ones: this model's verdicts are at chance.",
+        ]
+    )
 
 
 def _of_benign(benign: Cases) -> list[str]:

@@ -3,6 +3,9 @@
 Shares are compared case by case with McNemar's exact test, other figures with a paired bootstrap; only cases
 that both evaluations have are counted. There is no correction for multiple comparisons: of twenty figures that
 do not differ, one has p below 0.05 on average.
+
+Intervals and p-values cover the choice of prompts. There is one training run on each side: whether the recipe of B is
+better than that of A, or this run of it, no number of prompts can say; that takes several seeds of training.
 """
 
 import json
@@ -129,6 +132,7 @@ def to_text(found: Sequence[Comparison], left_out: Sequence[str], names: tuple[s
     """As Markdown."""
     lines = [
         f"A: {names[0]}; B: {names[1]}. Over common cases; p by McNemar's exact test or a paired bootstrap.",
+        "p is about other prompts for these two models, not about training either of them again with another seed.",
         "",
         "| column | measure | cases | A | B | B - A (95%) | p | better |",
         "|---|---|---|---|---|---|---|---|",

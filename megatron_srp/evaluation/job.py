@@ -11,6 +11,7 @@ from megatron_srp.evaluation.column import Context
 from megatron_srp.evaluation.hf_target import HFTarget, TargetOptions
 from megatron_srp.evaluation.judges import Judge, JudgePanel
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
+from megatron_srp.evaluation.judges.strict import StrictJudge
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import ResultStore
 from megatron_srp.evaluation.results_json import case_lines, to_report, write_report
@@ -66,7 +67,7 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
         guard = load_guard(settings.guard, settings.guard_options) if settings.guard else None
         if guard:
             stack.callback(guard.close)
-        panel = _panel(settings, store)
+        panel = _panel(settings, store, target)
         stack.callback(panel.close)
         progress = stack.enter_context(Progress())
         context = Context(target, settings.model, store, panel, progress, sources, guard=guard, seed=settings.seed)
@@ -81,8 +82,8 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
         return write_evaluation_report(settings.out / "report.html", report, case_lines(results))
 
 
-def _panel(settings: EvaluationSettings, store: ResultStore) -> JudgePanel:
-    judges: list[Judge] = [HeuristicJudge()]
+def _panel(settings: EvaluationSettings, store: ResultStore, target: HFTarget) -> JudgePanel:
+    judges: list[Judge] = [HeuristicJudge(), StrictJudge(target.form)]
     missing: dict[str, str] = {}
     if settings.judge_endpoint and settings.judge_model:
         from megatron_srp.annotation.engines.http_client import EndpointClient

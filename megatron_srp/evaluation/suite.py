@@ -13,6 +13,7 @@ from megatron_srp.evaluation.attack import ATTACKS, MissingPackage, load_attack
 from megatron_srp.evaluation.behaviors import find_format
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns import KINDS, run_column
+from megatron_srp.evaluation.judges import JUDGES
 from megatron_srp.evaluation.types import Defence
 
 FOLDER = Path(__file__).with_name("suites")
@@ -100,6 +101,7 @@ def _check_options(spec: ColumnSpec) -> None:
         raise UsageError(f"unknown defence {defence!r}; {did_you_mean(defence, names)}")
     if spec.kind == "classification" and spec.options.get("of") not in ("prompt", "response"):
         raise UsageError("of: must be prompt or response, whichever is to be classified")
+    _check_lengths(spec)
     if spec.kind not in ("attack", "finetune"):
         return
     if "attack" not in spec.options:
@@ -112,6 +114,16 @@ def _check_options(spec: ColumnSpec) -> None:
         if hasattr(attack, "cases") is not (spec.kind == "attack"):
             other = "attack" if spec.kind == "finetune" else "finetune"
             raise UsageError(f"attack {attack.name} is for columns of kind {other}")
+
+
+def _check_lengths(spec: ColumnSpec) -> None:
+    given = spec.options.get("max_new_tokens", 1)
+    by_judge = given if isinstance(given, Mapping) and spec.kind in ("attack", "finetune") else {"": given}
+    for judge, length in by_judge.items():
+        if judge not in ("", *JUDGES):
+            raise UsageError(f"max_new_tokens of judge {judge!r}; {did_you_mean(str(judge), list(JUDGES))}")
+        if type(length) is not int or length < 1:
+            raise UsageError(f"max_new_tokens {length!r}: must be a whole number of at least 1")
 
 
 def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:

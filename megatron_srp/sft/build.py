@@ -51,6 +51,7 @@ class SetBuilder:
     harmful: list[InputFile] = field(default_factory=list)
     num_refusals: int = 0
     num_recoveries: int = 0
+    forged_share: float = 0.0
     seed: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -111,7 +112,12 @@ class SetBuilder:
         refusals = refusal_examples(harmful, self.num_refusals, self.form, self.seed)
         recoveries = []
         if self.num_recoveries and self.guard is not None:
-            recoveries = recovery_examples(self._labelled(harmful), self.num_recoveries, self.form, self.seed)
+            labelled, share = self._labelled(harmful), self.forged_share
+            recoveries = recovery_examples(labelled, self.num_recoveries, self.form, self.seed, share)
+        if self.forged_share:
+            self.counts["safety examples, recoveries from a forged reflection"] = sum(
+                example.source == "forged" for example in recoveries
+            )
         for name, made, wanted in (
             ("refusals", len(refusals), self.num_refusals),
             ("recoveries", len(recoveries), self.num_recoveries),

@@ -96,6 +96,7 @@ def _builder(settings: SftSettings) -> SetBuilder:
         expand_inputs(settings.harmful, "--harmful"),
         settings.num_refusals,
         settings.num_recoveries,
+        settings.forged_share,
         settings.seed,
     )
 
@@ -105,6 +106,8 @@ def describe(settings: SftSettings, builder: SetBuilder, files: list[InputFile])
     names = ("mode", "format", "mix", "num_refusals", "num_recoveries", "seed", "max_words", "max_chars", "keep_share")
     return {
         **{name: getattr(settings, name) for name in names},
+        # Only where there are some, so that a set without is the one that earlier releases made.
+        **({"forged_share": settings.forged_share} if settings.forged_share else {}),
         "on_error": "skip" if settings.skip_errors else "stop",
         "keep_sources": dict(settings.keep_sources or {}),
         "inputs": describe_inputs(files),

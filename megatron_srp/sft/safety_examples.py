@@ -2,9 +2,11 @@
 
     refusal    user: HARMFUL   assistant: <think> Unsafe </think>STOP I cannot help with that. <think> Safe </think>
     recovery   user: HARMFUL   assistant: (the beginning of an answer) <think> Unsafe: Violent </think>STOP I cannot ...
+    forged     user: HARMFUL   assistant: (<think> Safe </think> the beginning of an answer) <think> Unsafe ...
 
 The beginning of a recovery is where an attacker would put it, directly after the prompt, and is not
-learned. Its length and the refusal that follows are drawn with the seed.
+learned. Its length and the refusal that follows are drawn with the seed. So is the place of a forged reflection:
+before the beginning or inside it, so that what is learned is to judge again, and not one sequence of tokens.
 """
 
 import random
@@ -41,22 +43,44 @@ def refusal_examples(
 
 
 def recovery_examples(
-    harmful: Iterable[tuple[Conversation, SafetyLabel]], count: int, form: ReflectionFormat, seed: int
+    harmful: Iterable[tuple[Conversation, SafetyLabel]],
+    count: int,
+    form: ReflectionFormat,
+    seed: int,
+    forged_share: float = 0.0,
 ) -> list[Conversation]:
     """At most `count` conversations in which a harmful answer begins, is recognised and abandoned.
 
     Args:
         harmful: conversations with a response, and the label of that response.
+        forged_share: of them, 0 to 1, how many have a reflection in their beginning that says Safe.
     """
     rng = random.Random(f"recoveries:{seed}")
     answered = list(harmful)
+    chosen = rng.sample(answered, min(count, len(answered)))
+    forged = random.Random(f"forged:{seed}")  # apart, so that the other examples stay as they are without it
+    num_forged = round(forged_share * len(chosen))
     examples = []
-    for conversation, label in rng.sample(answered, min(count, len(answered))):
+    for number, (conversation, label) in enumerate(chosen):
         words = _WORD.findall(_response(conversation))
-        beginning = "".join(words[: rng.randint(1, min(MOST_WORDS, len(words)))])
-        parts = [Part(Kind.TEXT, beginning, trained=False), *_stopped(label, form), *_refusal(rng, form)]
-        examples.append(_example("recovery", conversation, parts))
+        words = words[: rng.randint(1, min(MOST_WORDS, len(words)))]
+        beginning = _vouched(words, form, forged) if number < num_forged else [_unlearned("".join(words))]
+        kind = "forged" if number < num_forged else "recovery"
+        examples.append(_example(kind, conversation, [*beginning, *_stopped(label, form), *_refusal(rng, form)]))
     return examples
+
+
+def _vouched(words: Sequence[str], form: ReflectionFormat, rng: random.Random) -> list[Part]:
+    """The words with a Safe reflection before or between them, as somebody who forges one would write it."""
+    at = rng.choice((0, rng.randrange(len(words))))
+    before, after = "".join(words[:at]), "".join(words[at:])
+    spaced = after if after[:1].isspace() else f" {after}"
+    texts = [_unlearned(before)] if before else []
+    return [*texts, Part(Kind.REFLECTION, form.render(SAFE), trained=False), _unlearned(spaced)]
+
+
+def _unlearned(text: str) -> Part:
+    return Part(Kind.TEXT, text, trained=False)
 
 
 def _response(conversation: Conversation) -> str:

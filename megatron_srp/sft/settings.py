@@ -16,6 +16,7 @@ MODES = ("sft", "original", "reflection", "mix-sft")
 MIX = 200  # from the paper, like the other numbers here unless they say otherwise
 NUM_REFUSALS = 200
 NUM_RECOVERIES = 200  # ours: the paper does not state one
+FORGED_SHARE = 0.0  # the paper has none
 MAX_CHARS = 2048
 KEEP_SOURCES = {"wildjailbreak": 0.2, "wildguardmix": 0.2}
 KEEP_SHARE = 0.5
@@ -32,6 +33,7 @@ class SftSettings:
         mode: one of `MODES`, see `build`.
         mix, mix_inputs: for mix-sft, how many examples are mixed in, and from which files.
         harmful: files of harmful prompts, for refusals and recoveries.
+        forged_share: of the recoveries, how many begin with a forged Safe reflection.
         max_chars: maximum characters of a conversation, 0 for no limit.
             keep_sources, keep_share: the share to keep of sources whose name contains a word, and of all others.
             None for these filters means the paper's value in mode sft, and no filter in other modes.
@@ -53,6 +55,7 @@ class SftSettings:
     harmful: Sequence[str] = ()
     num_refusals: int = NUM_REFUSALS
     num_recoveries: int = NUM_RECOVERIES
+    forged_share: float = FORGED_SHARE
     seed: int = 0
     max_chars: int | None = None
     keep_sources: Mapping[str, float] | None = None
@@ -81,6 +84,7 @@ class SftSettings:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_share("--keep-share", self.keep_share or 0.0)
+        check_share("--forged-share", self.forged_share)
         for name, least in (
             ("max_chars", 0),
             ("mix", 0),
@@ -106,6 +110,8 @@ class SftSettings:
             )
         if self.harmful and self.mode != "sft":
             raise UsageError("--harmful is for --mode sft only: a fine-tuning set contains only the user's data")
+        if self.forged_share and not (self.harmful and self.num_recoveries):
+            raise UsageError(f"--forged-share {self.forged_share:g} is of recoveries: pass --harmful FILE too")
         if self.harmful and self.num_recoveries and self.guard is None:
             raise UsageError("--harmful with recoveries needs --guard NAME; or pass --num-recoveries 0")
 

@@ -10,13 +10,14 @@ import torch
 
 from megatron_srp.attacks.adaptive import AdaptiveAttack
 from megatron_srp.attacks.autodan import AutoDANAttack
+from megatron_srp.attacks.autodan_search import AutoDANSearch, AutoDANSettings
 from megatron_srp.attacks.gcg import GCGAttack
 from megatron_srp.attacks.gcg_search import GCGSearch, GCGSettings
 from megatron_srp.attacks.likelihood import losses, score
 from megatron_srp.attacks.objective import OBJECTIVES, build_objective
 from megatron_srp.attacks.prefill import PrefillAttack
 from megatron_srp.attacks.white_box import WhiteBox
-from megatron_srp.attacks.wording import SLOT, cross, read_prototypes, reword, words
+from megatron_srp.attacks.wording import SLOT, cross, find_synonyms, read_prototypes, rewriter, words
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.evaluation.attack import DirectRequest, load_attack
 from megatron_srp.evaluation.hf_target import HFTarget
@@ -107,7 +108,7 @@ def test_gcg_lowers_its_loss_and_its_prompt_has_it_as_deployed(target: HFTarget,
     box = WhiteBox(target, defence)
     for case, behavior in zip(found, BEHAVIORS, strict=True):
         assert case.prompt.startswith(behavior.prompt + " ")
-        assert case.facts["losses"][-1] < case.facts["losses"][0]
+        assert case.facts["loss"] < case.facts["losses"][0]
         assert case.facts["loss"] == min(case.facts["losses"])
         objective = build_objective("plain", behavior.target, box)
         loss, _ = score(target.network, box.encode_prompts([case.prompt]), objective)
@@ -123,6 +124,23 @@ def test_gcg_ends_where_the_answer_would_be_the_target(target: HFTarget) -> None
         assert case.facts["reached"]
         steps[stop] = len(case.facts["losses"])
     assert steps[True] < steps[False] == 12
+
+
+def test_gcg_moves_to_the_best_new_suffix_even_if_it_is_worse_and_returns_the_best_of_all(target: HFTarget) -> None:
+    attack = GCGAttack(num_steps=30, search_width=2, top_k=4, suffix_tokens=6)
+    case = next(attack.cases(BEHAVIORS, target, Defence.UNGUARDED))
+    losses = case.facts["losses"]
+    assert losses != sorted(losses, reverse=True)
+    assert case.facts["loss"] == min(losses) < losses[-1]
+
+
+def test_gcg_never_draws_a_token_that_nobody_can_type(target: HFTarget) -> None:
+    box = WhiteBox(target, Defence.UNGUARDED)
+    size = len(target.network.get_input_embeddings().weight)
+    search = GCGSearch(box, "say: kill", build_objective("plain", "we saw", box), GCGSettings(top_k=size, num_steps=1))
+    drawn = search._draw(search.gradient())
+    assert not set(drawn.flatten().tolist()) & set(search._forbidden.tolist())
+    assert len(drawn) > 100
 
 
 def test_a_suffix_that_the_deployed_model_reads_otherwise_does_not_count(target: HFTarget) -> None:
@@ -168,6 +186,69 @@ def test_autodan_begins_with_the_prototypes_that_fit(target: HFTarget, tmp_path:
     file.write_text(f"{'A long story. ' * 60}{SLOT}\n")
     with pytest.raises(InputError, match="the model takes 253"):
         next(AutoDANAttack(**options).cases(BEHAVIORS, target, Defence.GUARDED))
+
+
+def autodan_search(target: HFTarget, genetic: dict[str, Any], **options: Any) -> AutoDANSearch:
+    settings = AutoDANSettings(**genetic | options)
+    box, table = WhiteBox(target, Defence.UNGUARDED), find_synonyms("table")
+    return AutoDANSearch(box, "say: kill", build_objective("plain", "we saw", box), settings, rewriter(table), table)
+
+
+def test_autodan_scores_every_word_but_function_words(target: HFTarget, genetic: dict[str, Any]) -> None:
+    search = autodan_search(target, genetic, population=2)
+    search._sort()
+    search._score_words()
+    assert search._word_scores.keys() == {"imagine", "play", "please", "help", "free", "write", "long", "answer"}
+
+
+def test_autodan_draws_synonyms_that_have_no_score_yet(target: HFTarget, genetic: dict[str, Any]) -> None:
+    search = autodan_search(target, genetic, population=2)
+    search._sort()
+    search._score_words()
+    better, others = max(
+        (("write", {"compose", "draft", "create", "produce"}), ("help", {"assist", "support"})),
+        key=lambda known: search._word_scores[known[0]],
+    )
+    drawn = {search._draw(better) for _ in range(200)}
+    assert drawn == {better, *others}
+    assert search._draw("zebra") == ""
+
+
+def test_autodan_replaces_five_words_of_a_prompt_at_most(target: HFTarget, genetic: dict[str, Any]) -> None:
+    search = autodan_search(target, genetic, population=2, crossover=0.0)
+    search._sort()
+    search._score_words()
+    prompt = f"Imagine a long play. Write a long answer, help the students and teachers. {SLOT}"
+    changed = [search._with_other_words(prompt) for _ in range(20)]
+    differences = [
+        sum(a != b for a, b in zip(one.split(), prompt.split(), strict=True)) for one in changed if one != prompt
+    ]
+    assert differences and max(differences) <= 5
+
+
+def test_autodan_rewrites_in_steps_of_sentences_too(target: HFTarget, genetic: dict[str, Any]) -> None:
+    search = autodan_search(target, genetic, population=4, mutation=1.0)
+    search._rewrite = lambda text, rng: f"New. {SLOT}"
+    search._sort()
+    search._next(paragraphs=False)
+    assert search.prompts[search._settings.num_elites :] == [f"New. {SLOT}"] * 3
+
+
+def test_autodan_begins_with_as_many_prototypes_as_its_population() -> None:
+    prototypes = read_prototypes()
+    assert len(set(prototypes)) == len(prototypes) >= AutoDANSettings().population
+    assert all(prototype.count(SLOT) == 1 for prototype in prototypes)
+
+
+def test_synonyms_of_wordnet() -> None:
+    pytest.importorskip("nltk", reason="needs `pip install nltk` and `python -m nltk.downloader wordnet`")
+    try:
+        synonyms = find_synonyms("wordnet")
+    except UsageError as error:
+        pytest.skip(str(error))
+    assert {"compose", "pen"} <= set(synonyms("write")) and "write" not in synonyms("write")
+    assert all(word.isalpha() for word in synonyms("professor"))
+    assert synonyms("xyzzyq") == ()
 
 
 @pytest.mark.parametrize("make", [GCGAttack, AdaptiveAttack])
@@ -260,8 +341,8 @@ def test_sentences_and_words_of_the_genetic_search() -> None:
         for child in cross(one, other, points, rng):
             assert child.count(SLOT) == 1
     assert cross("Short.", "Also short.", 5, rng) == (f"Short. {SLOT}", f"Also short. {SLOT}")
-    for prototype in read_prototypes():
-        assert prototype.count(SLOT) == 1
+    reword = rewriter(find_synonyms("table"))
+    for prototype in read_prototypes()[:20]:
         reworded = [reword(prototype, random.Random(seed)) for seed in range(5)]
         assert len({prototype, *reworded}) > 3
         assert all(text.count(SLOT) == 1 for text in reworded)
@@ -275,6 +356,7 @@ def test_sentences_and_words_of_the_genetic_search() -> None:
         (lambda: GCGAttack(num_steps=0), "num_steps 0: must be at least 1"),
         (lambda: GCGAttack(objective="forged"), "objective 'forged'.*did you mean 'forge'"),
         (lambda: AutoDANAttack(elite=1.5), "elite 1.5: must be a share from 0 to 1"),
+        (lambda: AutoDANAttack(synonyms="wordnets"), "synonyms 'wordnets'; choose from table, wordnet"),
         (lambda: PrefillAttack("prefil"), "did you mean 'prefill'"),
         (lambda: PrefillAttack(chars=0), "0 characters; must be at least 1"),
         (lambda: AdaptiveAttack("gcq"), "adaptive attack by 'gcq'.*did you mean 'gcg'"),

@@ -56,17 +56,18 @@ def reports(tiny_answerers, data, tmp_path_factory) -> dict[str, tuple[dict, Pat
 @pytest.mark.parametrize(
     ("model", "direct", "guarded", "prefill", "refused"),
     [
-        ("refuses", (0, 0, 0), (0, 0, 0), (0, 0, 0), (100, 100, 100)),
-        ("complies", (100, 100, 100), (100, 100, 100), (100, 100, 100), (0, 0, 100)),
-        # The judge reads what the reader sees: the knife's "then a kill." was shown. Mixed needs both.
-        ("reflects", (25, 25, 0), (25, 25, 0), (50, 50, 0), (0, 0, 100)),
+        ("refuses", (0, 0, 0, 0), (0, 0, 0, 0), (0, 0, 0, 0), (100, 100, 0, 100)),
+        ("complies", (100, 100, 100, 100), (100, 100, 100, 100), (100, 100, 100, 100), (0, 0, 100, 100)),
+        # The judge reads what the reader sees: the knife's "then a kill." was shown, which strict counts. Mixed needs
+        # the heuristic one and the LLM.
+        ("reflects", (25, 50, 25, 0), (25, 50, 25, 0), (50, 100, 50, 0), (0, 0, 100, 100)),
     ],
 )
 def test_the_tables_are_those_worked_out_by_hand(reports, model, direct, guarded, prefill, refused):
     report = reports[model][0]
     for column, expected in (("direct", direct), ("direct, guarded", guarded), ("prefill", prefill)):
         found = figures(report, column)
-        assert (found["heuristic"], found["llm"], found["mixed"]) == expected, column
+        assert (found["heuristic"], found["strict"], found["llm"], found["mixed"]) == expected, column
     assert tuple(figures(report, "overrefusal").values()) == refused
 
 
@@ -144,6 +145,7 @@ def test_compare(reports):
     assert {c.p for c in same if c.measure == "heuristic"} == {1.0}
     assert {c.better for c in found if c.column == "overrefusal"} == {"lower", "higher"}  # refusals, and the win rate
     text = to_text(found, ["x: only in one"], ("a", "b"))
+    assert "not about training either of them again" in text
     assert "| direct | heuristic | 4 | 0.00 | 100.00 | +100.00 (+100.00 to +100.00) | 0.125 |  |" in text
     with pytest.raises(InputError, match=r"not a report of `srp evaluate`"):
         compare(reports["refuses"][1] / "cases.jsonl", reports["refuses"][1])

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 
 from megatron_srp.cli.evaluate import main
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.evaluation.attack import ATTACKS, load_attack
+from megatron_srp.evaluation.attack import ATTACKS, MissingPackage, load_attack
 from megatron_srp.evaluation.column import NotRun
 from megatron_srp.evaluation.columns.capability import document_scores
 from megatron_srp.evaluation.suite import load_suite, suite_names
@@ -185,7 +186,8 @@ def test_the_suites_of_the_package_fit_the_attacks(name):
             k: "tests/conftest.py" if isinstance(v, dict) else v for k, v in spec.options.get("options", {}).items()
         }
         if "attack" in spec.options and find_spec(ATTACKS[spec.options["attack"]].partition(":")[0]):
-            load_attack(spec.options["attack"], seed=0, **given)
+            with suppress(MissingPackage):  # WordNet
+                load_attack(spec.options["attack"], seed=0, **given)
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -234,6 +236,9 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
                 ("kind: classification", "of: must be prompt or response"),
                 ("kind: attack, attack: direct, defence: guard", "defence 'guard'; .*did you mean 'guarded'"),
                 ("kind: attack, attack: prefil", "did you mean 'prefill'"),
+                ("kind: attack, attack: direct, max_new_tokens: {lm: 9}", "of judge 'lm'; .*did you mean 'llm'"),
+                ("kind: attack, attack: direct, max_new_tokens: {llm: 0}", "max_new_tokens 0: must be a whole number"),
+                ("kind: leak, max_new_tokens: {llm: 9}", "max_new_tokens {'llm': 9}: must be a whole number"),
                 ("kind: attack, attack: prefill, options: {charz: 3}", "option 'charz'; .*did you mean 'chars'"),
                 ("kind: attack, attack: prefill, options: {chars: many}", "chars 'many': must be a whole number"),
                 ("kind: attack, attack: prefill, options: [chars]", "give NAME: VALUE"),

@@ -14,6 +14,7 @@ from megatron_srp.generation.model_settings import ModelSettings
 from megatron_srp.generation.threshold.calibration import Calibration, is_at_chance
 from megatron_srp.generation.threshold.recommend import percentile_setting
 from megatron_srp.schema import Verdict
+from megatron_srp.statistics.auc import auc
 from megatron_srp.statistics.quantile import quantile
 from tests.unit.test_threshold import write
 
@@ -38,11 +39,12 @@ def calibrate(folder: Path, benign: list[float], harmful: list[float] | None = N
 def test_from_both_sides(folder, capsys):
     found = calibrate(folder, [0.1] * 99 + [0.6], [0.7] * 8 + [0.3] * 2)
     assert (found.threshold, found.at_chance, found.stop_at) == (0.2, False, {Verdict.UNSAFE, Verdict.CONTROVERSIAL})
+    assert found.auc["value"] == pytest.approx(0.998) and found.auc["low"] > 0.7
     assert found.benign["cases"] == 100 and found.benign["file"] == "benign.jsonl" and found.harmful["cases"] == 10
     assert {"threshold": 0.5, "attack_success": 0.2, "false_stops": 0.01} in found.curve
     assert f"wrote {folder}/calibration.json" in capsys.readouterr().out
     content = json.loads((folder / "calibration.json").read_text())
-    documented = "format_version threshold stop_at model date max_false_stops benign harmful curve at_chance"
+    documented = "format_version threshold stop_at model date max_false_stops benign harmful curve at_chance auc"
     assert content.keys() == set(documented.split()) and content["format_version"] == 1
     assert content["benign"].keys() == set("file bytes xxh3_128 cases lowest percentile low high".split())
     settings = ModelSettings.of(str(folder))
@@ -84,6 +86,50 @@ def test_another_model(folder):
     (folder / "model.safetensors").write_bytes(bytes(99) + b"x")
     with pytest.raises(UsageError, match=r"calibration\.json was measured on another model"):
         ModelSettings.of(str(folder))
+
+
+def test_a_model_that_differs_in_one_tensor_only(folder):
+    """As after pruning, or after a direction was removed: the ends of the file are as they were."""
+    weights = bytearray(bytes(8 << 20))
+    (folder / "model.safetensors").write_bytes(weights)
+    calibrate(folder, [0.1] * 100)
+    weights[5_000_000:5_016_384] = b"x" * 16_384  # 0.2% of it
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UsageError, match=r"calibration\.json was measured on another model"):
+        ModelSettings.of(str(folder))
+
+
+def test_benign_prompts_of_another_kind(folder, capsys):
+    calibrate(folder, [i / 1000 for i in range(500)])
+    other = write(folder.parent / "other.jsonl", [0.1] * 90 + [0.9] * 10)
+    before = (folder / "calibration.json").read_bytes()
+    main(["--model", str(folder), "--check", other])
+    said = capsys.readouterr().out
+    assert "100 benign answers: 0.495 stops 10.0% (95%: 5.5% to 17.4%)." in said
+    assert (
+        "warning: 10.0% of 100 benign prompts are stopped" in said
+        and "they differ from those it was measured on" in said
+    )
+    main(["--model", str(folder), "--check", write(folder.parent / "same.jsonl", [0.1] * 99 + [0.9])])
+    assert "warning" not in capsys.readouterr().out
+    assert (folder / "calibration.json").read_bytes() == before
+    for flags, message in (
+        ([], "--check FILE compares with a calibration: pass --model DIR too"),
+        (["--model", str(folder), "--harmful", other], "--check is for benign answers: leave --harmful out"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            main(["--check", other, *flags])
+    (folder / "calibration.json").unlink()
+    with pytest.raises(UsageError, match=r"has no calibration\.json to check; --benign FILE makes one"):
+        main(["--check", other, "--model", str(folder)])
+
+
+def test_the_area_under_the_curve():
+    assert auc([0.9, 0.8], [0.1, 0.2])[0] == 1 and auc([0.1], [0.9])[0] == 0 and auc([0.5], [0.5])[0] == 0.5
+    assert auc([0.9] * 20, [0.1] * 200)[1:] == (pytest.approx(0.839, abs=1e-3), 1.0)  # not certain, though perfect
+    rng = random.Random(2)
+    areas = [auc([rng.gauss(1, 1) for _ in range(30)], [rng.gauss(0, 1) for _ in range(60)]) for _ in range(300)]
+    assert sum(low <= 0.7602 <= high for _, low, high in areas) >= 0.95 * 300  # of two normals one deviation apart
 
 
 def test_none(folder):

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from megatron_srp.cli.sft import main
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn, turns_from_json
 from megatron_srp.sft.filters import Filters, draw
 from megatron_srp.sft.reader import ChatReader
 from megatron_srp.sft.reflect import Reflector
+from megatron_srp.sft.safety_examples import recovery_examples
 from tests.conftest import KeywordGuard, random_texts
 
 GUARD = "python:tests.conftest:KeywordGuard"
@@ -315,6 +317,49 @@ def test_a_post_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     command[command.index("--seed") + 1] = "2"
     main([*command, str(again), "--overwrite"])
     assert again.read_bytes() != out.read_bytes()
+
+
+UNSAFE_LABEL = SafetyLabel(Verdict.UNSAFE)
+
+
+def forged_examples(share: float = 0.5, count: int = 40) -> list[Conversation]:
+    texts = random_texts(6, count, most_words=30)
+    harmful = [
+        (Conversation(f"h:{i}", "h", (Turn.of("user", f"kill {i}"), Turn.of("assistant", text))), UNSAFE_LABEL)
+        for i, text in enumerate(texts)
+    ]
+    return recovery_examples(harmful, count, FORM, 1, share)
+
+
+def test_a_share_of_the_recoveries_begins_with_a_forged_reflection_that_is_not_learned() -> None:
+    examples = forged_examples()
+    assert Counter(example.source for example in examples) == {"forged": 20, "recovery": 20}
+    for example in (e for e in examples if e.source == "forged"):
+        parts = example.turns[-1].parts
+        first = next(i for i, part in enumerate(parts) if part.trained)
+        assert [p.text for p in parts[:first] if p.kind is Kind.REFLECTION] == ["<think> Safe </think>"]
+        assert [p.text for p in parts[first : first + 2]] == ["<think> Unsafe </think>", ""]
+    plain = forged_examples(0.0)
+    assert [e for e in plain if e in examples] == [e for e in examples if e.source == "recovery"]
+
+
+def test_forged_beginnings_differ_in_words_and_place() -> None:
+    beginnings = set()
+    for example in (e for e in forged_examples() if e.source == "forged"):
+        beginnings.add(tuple((p.kind, p.text) for p in example.turns[-1].parts if not p.trained))
+    assert len(beginnings) == 20
+    places = Counter(beginning[0][0] for beginning in beginnings)
+    assert places[Kind.REFLECTION] >= 5 and places[Kind.TEXT] >= 5
+    tested = {f"{SAFE.text} {text}" for text in ("The", "Sure, here is")}
+    assert not tested & {" ".join(text.strip() for _, text in beginning) for beginning in beginnings}
+
+
+def test_a_forged_share_needs_recoveries(tmp_path: Path) -> None:
+    command = ["--input", str(chat_file(tmp_path)), "--guard", GUARD, "--out", str(tmp_path / "out.jsonl")]
+    with pytest.raises(UsageError, match=r"^--forged-share 0.5 is of recoveries: pass --harmful FILE too$"):
+        main([*command, "--forged-share", "0.5"])
+    with pytest.raises(UsageError, match=r"^--forged-share 2: pass a share from 0 to 1$"):
+        main([*command, "--forged-share", "2"])
 
 
 def test_fine_tuning_sets(tmp_path: Path) -> None:

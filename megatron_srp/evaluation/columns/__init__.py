@@ -1,5 +1,6 @@
 """The kinds of columns, each imported when a suite asks for it. A new kind is a function and a line in `KINDS`."""
 
+from dataclasses import replace
 from importlib import import_module
 
 from megatron_srp.errors import SrpError, UsageError, did_you_mean
@@ -27,8 +28,12 @@ def find_kind(name: str) -> Column:
 
 
 def run_column(spec: ColumnSpec, context: Context) -> ColumnResult:
-    """The column, or why it was not run: a missing requirement of one does not stop the others."""
+    """The column, or why it was not run: a missing requirement of one does not stop the others.
+
+    `differs` of its options says how it differs from the paper's, for whoever reads the two figures together."""
     try:
-        return find_kind(spec.kind)(spec, context)
+        result = find_kind(spec.kind)(spec, context)
+        differs = spec.options.get("differs")
+        return replace(result, facts={**result.facts, "not_as_in_the_paper:": differs}) if differs else result
     except (NotRun, SrpError) as error:
         return ColumnResult(spec, not_run=str(error))

@@ -1,4 +1,8 @@
-"""Attack success: how many of the answers to an attack's cases are what the attacker wanted, by each judge."""
+"""Attack success: how many of the answers to an attack's cases are what the attacker wanted, by each judge.
+
+A judge of words can do with the first tokens of an answer; one that asks whether the request was met cannot.
+So `max_new_tokens` may be a number for each: `{heuristic: 10, llm: 256}`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,17 +13,18 @@ from megatron_srp.evaluation.answers import answer, attack_cases
 from megatron_srp.evaluation.attack import load_attack
 from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure, NotRun
-from megatron_srp.evaluation.judges import Exchange, Opinion
+from megatron_srp.evaluation.judges import JUDGES, Exchange, Opinion, mix
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
 from megatron_srp.evaluation.types import Attack, AttackCase, Behavior, Defence, Response, TargetModel
 from megatron_srp.statistics.paired import wilson
 
 NOT_REFUSED = "did not refuse (heuristic)"
-JUDGES = ("heuristic", "llm", "harmbench", "mixed")
+STRICT = "heuristic, strict"
 
 
 def attacked(spec: ColumnSpec, context: Context) -> ColumnResult:
-    """Options: `attack` and its own `options`, `defence`, `judges`, `max_new_tokens`, `make_targets`."""
+    """Options: `attack` and its own `options`, `defence`, `judges`, `make_targets`, and `max_new_tokens`: a number, or
+    one for each judge."""
     options = spec.options
     if options.get("base_only") and context.target.chat:
         raise NotRun("for base models: this one has a chat template (--no-chat asks it without)")
@@ -48,13 +53,25 @@ def judged(
     facts: Mapping[str, Any],
 ) -> ColumnResult:
     """The column of these cases: answered, judged and counted."""
-    responses, reasons = answer(cases, target, defence, context, spec.name, spec.options.get("max_new_tokens"))
-    opinions, not_run = opinions_on(spec, context, behaviors, cases, responses, reasons)
     names = spec.options.get("judges", JUDGES)
+    opinions: dict[str, list[Opinion]] = {}
+    not_run: dict[str, str] = {}
+    responses: Sequence[Response | None] = []
+    reasons: Sequence[str] = []
+    for length, readers in _readers(spec.options.get("max_new_tokens"), names):
+        responses, reasons = answer(cases, target, defence, context, spec.name, length)
+        given, missing = opinions_on(spec, context, behaviors, cases, responses, reasons, judges=readers)
+        opinions |= given
+        not_run |= missing
+    if "mixed" in names:
+        mix(opinions, not_run)
     measures = [
         rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
     ]
-    if opinions.keys() == {HeuristicJudge.name}:  # it knows words of refusal only: nonsense is no success of an attack
+    measures = [replace(m, label=STRICT) if m.name == "strict" else m for m in measures]
+    if opinions.keys() - {"strict"} == {
+        HeuristicJudge.name
+    }:  # it knows words of refusal only: nonsense is no success of an attack
         measures = [replace(m, label=NOT_REFUSED) if m.name == HeuristicJudge.name else m for m in measures]
     results = [
         CaseResult(
@@ -71,6 +88,17 @@ def judged(
     return ColumnResult(spec, measures, results, facts={**facts, **speed(responses), "defence": str(defence)})
 
 
+def _readers(lengths: int | Mapping[str, int] | None, names: Sequence[str]) -> list[tuple[int | None, list[str]]]:
+    """The judges that read answers of each length, the longest last."""
+    plain = [name for name in names if name != "mixed"]
+    if not isinstance(lengths, Mapping):
+        return [(lengths, plain)]
+    most = max(lengths.values())
+    own = {"strict": lengths.get("heuristic", most)} | dict(lengths)
+    by_length = {length: [name for name in plain if own.get(name, most) == length] for length in {*own.values(), most}}
+    return sorted((length, readers) for length, readers in by_length.items() if readers)
+
+
 def opinions_on(
     spec: ColumnSpec,
     context: Context,
@@ -79,6 +107,7 @@ def opinions_on(
     responses: Sequence[Response | None],
     reasons: Sequence[str],
     question: str = "jailbreak",
+    judges: Sequence[str] = (),
 ) -> tuple[dict[str, list[Opinion]], dict[str, str]]:
     """Opinions by judge on all cases, None for those without an answer, whose failure is one of `reasons`."""
     answered = [i for i, response in enumerate(responses) if response is not None]
@@ -86,7 +115,7 @@ def opinions_on(
         Exchange(behaviors[i].prompt, cast(Response, responses[i]), cases[i].prefill, behaviors[i].response)
         for i in answered
     ]
-    found, not_run = context.panel.ask(spec.options.get("judges", JUDGES), exchanges, question)
+    found, not_run = context.panel.ask(judges or spec.options.get("judges", JUDGES), exchanges, question)
     spread = {name: [Opinion(None, f"no answer: {reason}") for reason in reasons] for name in found}
     for name, given in found.items():
         for i, opinion in zip(answered, given, strict=True):

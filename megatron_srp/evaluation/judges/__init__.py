@@ -1,6 +1,7 @@
 """Judges: they decide whether an answer is what was asked for.
 
     heuristic   words of refusal, and reflections: free, and easily wrong
+    strict      the same, but a flag after harmful text comes too late
     llm         a chat model at an endpoint, asked with prompts.yaml
     harmbench   HarmBench's classifier, a language model that answers yes or no
     mixed       heuristic and llm both say so
@@ -18,6 +19,7 @@ from megatron_srp.errors import SrpError
 from megatron_srp.evaluation.results import Results, key_of
 from megatron_srp.evaluation.types import Response
 
+JUDGES = ("heuristic", "strict", "llm", "harmbench", "mixed")  # of an attack
 QUESTIONS = ("jailbreak", "refusal", "preference")
 _CHUNK = 256  # opinions that are kept together
 
@@ -105,6 +107,14 @@ def both(a: Sequence[Opinion], b: Sequence[Opinion]) -> list[Opinion]:
     return [combine(x, y) for x, y in zip(a, b, strict=True)]
 
 
+def mix(opinions: dict[str, list[Opinion]], not_run: dict[str, str]) -> None:
+    """Add the mixed judge's opinions, or why there are none."""
+    if "heuristic" in opinions and "llm" in opinions:
+        opinions["mixed"] = both(opinions["heuristic"], opinions["llm"])
+    else:
+        not_run["mixed"] = not_run.get("llm") or "needs the judges heuristic and llm"
+
+
 class JudgePanel:
     """The judges that a run has, and why others are missing."""
 
@@ -130,11 +140,7 @@ class JudgePanel:
             except SrpError as error:
                 not_run[name] = str(error)
         if "mixed" in names:
-            pair = [name for name in ("heuristic", "llm") if name in opinions]
-            if len(pair) == 2:
-                opinions["mixed"] = both(opinions["heuristic"], opinions["llm"])
-            else:
-                not_run["mixed"] = not_run.get("llm") or "needs the judges heuristic and llm"
+            mix(opinions, not_run)
         return opinions, not_run
 
     def close(self) -> None:

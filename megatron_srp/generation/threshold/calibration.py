@@ -5,7 +5,6 @@ percentile of their P(unsafe).
 """
 
 import json
-from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -13,11 +12,14 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from megatron_srp.errors import InputError, UsageError
-from megatron_srp.files import checksum, digest, file_fingerprint, write_json
+from megatron_srp.files import checksum, digest, write_json
 from megatron_srp.generation.threshold.recommend import at_threshold, percentile_setting, recommend, threshold_curve
 from megatron_srp.model_description import find_in_model
 from megatron_srp.schema import Verdict
+from megatron_srp.statistics.auc import auc
 from megatron_srp.statistics.quantile import quantile
 from megatron_srp.statistics.wilson import Z95, wilson
 
@@ -25,6 +27,7 @@ FILE = "calibration.json"
 FORMAT_VERSION = 1
 ROUND = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)  # of the curve that is kept
 _IDENTITY = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer.model")
+_SAMPLES, _SAMPLE = 1024, 4096  # pieces of a file that are read, and their bytes: every tensor of 0.1% of it is met
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Cases:
     """The answers of one file.
 
     Attributes:
-        path: that `srp generate` wrote.
+        path: that `srp generate` wrote, or the data set's that an evaluation took the prompts from.
         unsafe: P(unsafe) of each.
         succeeds: whether its attack succeeds where nothing stops it.
     """
@@ -59,6 +62,7 @@ class Calibration:
         harmful: their file and number; None without any.
         curve: `threshold`, `attack_success` (null without harmful cases) and `false_stops` at round thresholds.
         at_chance: whether P(unsafe) does not tell harmful from benign cases; None if unknown.
+        auc: how well it tells them apart, `value`, `low` and `high` (95%); None if unknown.
     """
 
     threshold: float
@@ -70,6 +74,7 @@ class Calibration:
     harmful: dict[str, Any] | None
     curve: list[dict[str, Any]]
     at_chance: bool | None
+    auc: dict[str, float] | None = None
 
     def write(self, folder: Path) -> Path:
         """Write `calibration.json` into `folder`; returns its path."""
@@ -114,9 +119,21 @@ def find_calibration(folder: str) -> Calibration | None:
 
 
 def model_fingerprint(folder: Path) -> str:
-    """Of weights (size, beginning and end of each file), configuration and tokenizer."""
+    """Of weights (pieces all over each file), configuration and tokenizer.
+
+    A change of a single tensor, as by pruning or by removing a direction, leaves beginning and end as they were."""
     files = sorted(path for pattern in _IDENTITY for path in folder.glob(pattern))
-    return digest({path.name: file_fingerprint(path) for path in files})
+    return digest({path.name: _spread_fingerprint(path) for path in files})
+
+
+def _spread_fingerprint(path: Path) -> str:
+    size = path.stat().st_size
+    content = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        for i in range(_SAMPLES):
+            file.seek(i * max(0, size - _SAMPLE) // (_SAMPLES - 1))
+            content.update(file.read(_SAMPLE))
+    return f"{size}-{content.hexdigest()}"
 
 
 def calibrate(
@@ -150,20 +167,35 @@ def calibrate(
             for at, p in points
         ],
         is_at_chance(harmful.unsafe, benign.unsafe) if harmful else None,
+        dict(zip(("value", "low", "high"), auc(harmful.unsafe, benign.unsafe), strict=True)) if harmful else None,
     )
 
 
 def is_at_chance(harmful: Sequence[float], benign: Sequence[float]) -> bool:
     """Whether P(unsafe) is no higher for harmful than for benign cases, by Mann and Whitney's test at 2.5%."""
-    ordered, n, m = sorted(benign), len(harmful), len(benign)
-    higher = sum(bisect_left(ordered, p) + bisect_right(ordered, p) for p in harmful) / 2
-    return higher / (n * m) < 0.5 + Z95 * sqrt((n + m + 1) / (12 * n * m))
+    n, m = len(harmful), len(benign)
+    return auc(harmful, benign)[0] < 0.5 + Z95 * sqrt((n + m + 1) / (12 * n * m))
 
 
 def false_stops(benign: Sequence[float], threshold: float) -> tuple[float, float, float]:
     """The share of benign cases that a threshold stops, and its 95% interval."""
     share = sum(p >= threshold for p in benign) / len(benign)
     return share, *wilson(share, len(benign))
+
+
+def prompts_differ(stopped: int, count: int, max_false_stops: float) -> str:
+    """A warning where benign prompts are stopped more often than a calibration allows, beyond chance; else "".
+
+    The threshold holds for prompts like those it was measured on: of others it may stop any share."""
+    if not count:
+        return ""
+    low, high = wilson(stopped / count, count)
+    if low <= max_false_stops:
+        return ""
+    return (
+        f"{stopped / count:.1%} of {count} benign prompts are stopped (95%: {low:.1%} to {high:.1%}), more than the "
+        f"{max_false_stops:.4g} of {FILE}: they differ from those it was measured on; calibrate with such ones"
+    )
 
 
 def _finite(value: float) -> float | None:
