@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Entries = NDArray[np.uint16]
+Bytes = NDArray[np.uint8]
 
 def align(
     tokens: NDArray[np.int32] | NDArray[np.uint32],
@@ -28,13 +29,21 @@ def interleave(
     segment_offsets: Int64,
     table: Int32,
     table_offsets: Int64,
+    flags: Bytes,
     eod: int,
     out_size: int,
     out: Buffer,
     lengths: Int32,
 ) -> int: ...
 def reflected_lengths(
-    offsets: Int64, entries: Entries, table_offsets: Int64, hint_offsets: Int64, lengths: Int32, sums: Int64
+    offsets: Int64,
+    cuts: Int32,
+    entries: Entries,
+    table_offsets: Int64,
+    flags: Bytes,
+    hint_offsets: Int64,
+    lengths: Int32,
+    sums: Int64,
 ) -> None: ...
 def read_reflected(
     tokens: Buffer,
@@ -46,10 +55,24 @@ def read_reflected(
     end: int,
     table: Buffer,
     table_offsets: Int64,
+    flags: Bytes,
     hints: Int32,
     hint_offsets: Int64,
     sums: Int64,
     offset: int,
     item_size: int,
     out: Buffer,
+) -> None: ...
+def read_mask(
+    count: int,
+    cuts: Int32,
+    entries: Entries,
+    begin: int,
+    end: int,
+    table_offsets: Int64,
+    flags: Bytes,
+    hint_offsets: Int64,
+    sums: Int64,
+    offset: int,
+    mask: Bytes,
 ) -> None: ...

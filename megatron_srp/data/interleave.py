@@ -1,10 +1,14 @@
 """reflected = interleave(tokens, cuts, reflections): the central operation of the data plane.
 
 The builder writes its result, the view computes it when a sample is read, and `strip` inverts it.
+
+A reflection is what a policy makes of a segment: token ids before it and after it, and whether its own tokens are
+kept, dropped, or read without being learned. Segment k is the plain tokens from cut k-1 to cut k.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,6 +18,10 @@ from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 
 MAX_ENTRIES = 1 << 16  # a table index is a uint16
+DROP, MASK_TEXT, MASK_IDS = 1, 2, 4  # flags of an entry, as in _tokens.c
+NO_FLAGS = np.empty(0, np.uint8)
+
+Treatment = Literal["keep", "drop", "mask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +29,27 @@ class Entry:
     """One distinct reflection: its label as written, whether end-of-text follows, and its R token ids.
 
     A `hinted` entry has no ids: it represents all reflections with a hint, whose ids are in `HintIds`.
+
+    Attributes:
+        ids, before: what is written after the segment, and before it.
+        text: whether the segment's tokens are kept, dropped, or read and not learned.
+        learned: whether `ids` and `before` are learned.
+        inside: whether it ends a part of a segment rather than the segment.
     """
 
     label: SafetyLabel
     stop: bool
     ids: tuple[int, ...]
     hinted: bool = False
+    before: tuple[int, ...] = ()
+    text: Treatment = "keep"
+    learned: bool = True
+    inside: bool = False
+
+    @property
+    def flags(self) -> int:
+        """What the kernels need to know besides the ids."""
+        return DROP * (self.text == "drop") | MASK_TEXT * (self.text == "mask") | MASK_IDS * (not self.learned)
 
     def to_json(self) -> dict[str, object]:
         label = self.label
@@ -36,18 +59,26 @@ class Entry:
             "stop": self.stop,
             "ids": [*self.ids],
             **({"hinted": True} if self.hinted else {}),
+            **({"before": [*self.before]} if self.before else {}),
+            **({"text": self.text} if self.text != "keep" else {}),
+            **({"learned": False} if not self.learned else {}),
+            **({"inside": True} if self.inside else {}),
         }
 
     @classmethod
     def from_json(cls, entry: dict) -> "Entry":
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         label = SafetyLabel(Verdict(entry["verdict"]), tuple(entry["categories"]))
+        before, text = tuple(entry.get("before", ())), entry.get("text", "keep")
+        learned, inside = entry.get("learned", True), entry.get("inside", False)
         stop, ids, hinted = entry["stop"], tuple(entry["ids"]), entry.get("hinted", False)
-        if not isinstance(stop, bool) or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+        if not isinstance(stop, bool) or not all(type(i) is int and 0 <= i < 1 << 31 for i in (*before, *ids)):
             raise ValueError(f"{entry} is not a reflection")
         if not isinstance(hinted, bool) or (hinted and (ids or label.verdict is not Verdict.SAFE)):
             raise ValueError(f"{entry} cannot have hints")
-        return cls(label, stop, ids, hinted)
+        if text not in get_args(Treatment) or not isinstance(learned, bool) or not isinstance(inside, bool):
+            raise ValueError(f"{entry} is not what a policy does")
+        return cls(label, stop, ids, hinted, before, text, learned, inside)
 
 
 HINTED = Entry(SAFE, False, (), hinted=True)
@@ -58,29 +89,46 @@ class ReflectionTable:
     """The distinct reflections of a shard, numbered in the order in which they first appear."""
 
     entries: list[Entry] = field(default_factory=list)
-    _index: dict[tuple[SafetyLabel, bool, bool], int] = field(default_factory=dict)
+    _index: dict[Entry, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._index = {(entry.label, entry.stop, entry.hinted): i for i, entry in enumerate(self.entries)}
+        self._index = {entry: i for i, entry in enumerate(self.entries)}
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def add(self, entry: Entry) -> int:
         """The entry's number; adds the entry if the table lacks it."""
-        key = (entry.label, entry.stop, entry.hinted)
-        if key not in self._index:
+        if entry not in self._index:
             if len(self.entries) == MAX_ENTRIES:
                 raise ValueError(f"more than {MAX_ENTRIES} distinct reflections in one shard")
-            self._index[key] = len(self.entries)
+            self._index[entry] = len(self.entries)
             self.entries.append(entry)
-        return self._index[key]
+        return self._index[entry]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All ids int32[R], concatenated, and offsets int64[L+1]."""
-        offsets = np.zeros(len(self.entries) + 1, np.int64)
-        np.cumsum([len(entry.ids) for entry in self.entries], out=offsets[1:])
-        return np.array([i for entry in self.entries for i in entry.ids], np.int32), offsets
+        """All ids int32[R], concatenated, and offsets int64[2L+1]: of each entry those before, then those after."""
+        parts = [part for entry in self.entries for part in (entry.before, entry.ids)]
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        return np.array([i for part in parts for i in part], np.int32), offsets
+
+    def sizes(self) -> np.ndarray:
+        """int64[L]: how many ids each entry has."""
+        return np.diff(self.arrays()[1][::2])
+
+    def flags(self) -> np.ndarray:
+        """uint8[L]: the flags of the entries; empty where all are 0, for which the kernels are faster."""
+        flags = np.array([entry.flags for entry in self.entries], np.uint8)
+        return flags if flags.any() else NO_FLAGS
+
+    def drops(self) -> bool:
+        """Whether any entry drops its segment's tokens."""
+        return any(entry.text == "drop" for entry in self.entries)
+
+    def masks(self) -> bool:
+        """Whether anything is read and not learned."""
+        return any(entry.flags & ~DROP for entry in self.entries)
 
     def hinted(self) -> np.ndarray:
         """bool[L]: which entries represent reflections with a hint."""
@@ -134,17 +182,34 @@ class Reflections:
         return (own < 0) | ((own > 0) != hinted)
 
     def sizes(self) -> np.ndarray:
-        """int64[S]: tokens of each; raises IndexError for indices beyond the table."""
-        sizes: np.ndarray = (
-            np.diff(self.table.arrays()[1])[self.entries] if len(self.entries) else np.empty(0, np.int64)
-        )
+        """int64[S]: tokens of each, before and after its segment; raises IndexError for indices beyond the table."""
+        sizes: np.ndarray = self.table.sizes()[self.entries] if len(self.entries) else np.empty(0, np.int64)
         return sizes + self.hints.sizes() if self.hints else sizes
+
+    def sizes_before(self) -> np.ndarray:
+        """int64[S]: how many of them are before the segment."""
+        sizes = np.diff(self.table.arrays()[1])[::2]
+        return sizes[self.entries] if len(self.entries) else np.empty(0, np.int64)
+
+    def dropped(self, counts: np.ndarray) -> np.ndarray:
+        """int64[S]: plain tokens that each removes; int64[N] `counts` says whose they are."""
+        flags = self.table.flags()
+        if not len(flags) or not len(self.entries):
+            return np.zeros(len(self.entries), np.int64)
+        return np.where(flags[self.entries] & DROP, self.segment_sizes(counts), 0)
+
+    def segment_sizes(self, counts: np.ndarray) -> np.ndarray:
+        """int64[S]: plain tokens from each cut to the one before it, or to the begin of its sequence."""
+        begins = np.zeros(len(self.cuts), np.int64)
+        begins[1:] = self.cuts[:-1]
+        begins[(np.cumsum(counts) - counts)[counts > 0]] = 0
+        return self.cuts - begins
 
     def ids(self) -> np.ndarray:
         """int32[sum of sizes]: their ids, concatenated."""
         flat, offsets = self.table.arrays()
-        sizes = np.diff(offsets)[self.entries]
-        shared = flat[ranges(offsets[self.entries], sizes)]
+        sizes = np.diff(offsets[::2])[self.entries]
+        shared = flat[ranges(offsets[::2][self.entries], sizes)]
         if not self.hints:
             return shared
         own = self.hints.sizes()
@@ -154,17 +219,45 @@ class Reflections:
         ids[ranges(starts + sizes, own)] = self.hints.ids
         return ids
 
+    def places(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """int64[sum of sizes]: where their ids are in N concatenated reflected sequences, in the order of `ids`.
+
+        Args:
+            lengths: int64[N], reflected tokens of each sequence.
+            counts: int64[N], reflections of each.
+        """
+        sizes, before = self.sizes(), self.sizes_before()
+        kept = self.segment_sizes(counts) - self.dropped(counts)
+        whole = sizes + kept
+        earlier = np.cumsum(whole) - whole
+        first = np.append(earlier, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
+        starts = np.repeat(np.cumsum(lengths) - lengths - first, counts) + earlier
+        pairs = np.stack([starts, starts + before + kept], axis=1)
+        return ranges(pairs.ravel(), np.stack([before, sizes - before], axis=1).ravel())
+
 
 def interleave_document(
     tokens: Sequence[int], cuts: Sequence[int], reflections: Sequence[Sequence[int]], eod: int | None = None
 ) -> list[int]:
     """The definition: `reflections[k]` inserted before `tokens[cuts[k]]`, and `eod` at the end."""
-    out: list[int] = []
+    entries = [Entry(SAFE, False, tuple(reflection)) for reflection in reflections]
+    return [*treat_document(tokens, cuts, entries)[0], *([] if eod is None else [eod])]
+
+
+def treat_document(
+    tokens: Sequence[int], cuts: Sequence[int], entries: Sequence[Entry]
+) -> tuple[list[int], list[bool]]:
+    """The definition for any policy: the tokens that are read, and which of them are learned."""
+    out: list[tuple[int, bool]] = []
     begin = 0
-    for cut, reflection in zip(cuts, reflections, strict=True):
-        out += [*tokens[begin:cut], *reflection]
+    for cut, entry in zip(cuts, entries, strict=True):
+        text = [] if entry.text == "drop" else tokens[begin:cut]
+        out += [(token, entry.learned) for token in entry.before]
+        out += [(token, entry.text != "mask") for token in text]
+        out += [(token, entry.learned) for token in entry.ids]
         begin = cut
-    return [*out, *tokens[begin:], *([] if eod is None else [eod])]
+    out += [(token, True) for token in tokens[begin:]]
+    return [token for token, _ in out], [learned for _, learned in out]
 
 
 def interleave_batch(
@@ -195,17 +288,19 @@ def interleave_batch(
     Raises:
         ValueError: when the arrays do not fit together.
     """
-    flat, offsets = table.arrays()
+    (flat, offsets), flags = table.arrays(), table.flags()
     entries = entries.astype(np.int32)
     if hints:  # every reflection is a separate entry
         reflections = Reflections(cuts, entries, table, hints)
-        flat, sizes = reflections.ids(), reflections.sizes()
-        offsets, entries = np.concatenate([[0], np.cumsum(sizes)]), np.arange(len(entries), dtype=np.int32)
-    added = np.diff(offsets)[entries].sum(dtype=np.int64) if len(entries) else 0
+        flat, sizes, before = reflections.ids(), reflections.sizes(), reflections.sizes_before()
+        flags = flags[entries] if len(flags) else flags
+        offsets = np.concatenate([[0], np.cumsum(np.stack([before, sizes - before], axis=1).ravel())])
+        entries = np.arange(len(entries), dtype=np.int32)
+    added = np.diff(offsets[::2])[entries].sum(dtype=np.int64) if len(entries) else 0
     out = np.empty(int(tokens.offsets[-1] + added) + len(tokens) * (eod is not None), dtype)
     lengths = np.empty(len(tokens), np.int32)
     eod_id = -1 if eod is None else eod
-    _tokens.interleave(
+    written = _tokens.interleave(
         tokens.tokens,
         tokens.offsets,
         cuts,
@@ -213,12 +308,13 @@ def interleave_batch(
         segment_offsets,
         flat,
         offsets,
+        flags,
         eod_id,
         out.dtype.itemsize,
         out,
         lengths,
     )
-    return out, lengths
+    return out[:written], lengths
 
 
 def strip_document(tokens: np.ndarray, cuts: Sequence[int], sizes: Sequence[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from megatron_srp.data import _tokens
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_document
+from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_document, treat_document
 from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import SUM_EVERY, ReflectedIndexedDataset
@@ -24,6 +24,15 @@ from megatron_srp.schema import SafetyLabel, Verdict
 from tests.conftest import KeywordGuard, random_texts
 
 SIZES = [3, 1, 7, 0]
+UNSAFE = SafetyLabel(Verdict.UNSAFE)
+TREATED = ReflectionTable(  # everything that a policy may do with a segment
+    [
+        Entry(UNSAFE, False, tuple(range(after)), False, tuple(range(100, 100 + before)), text, learned)
+        for text in ("keep", "drop", "mask")
+        for learned in (True, False)
+        for before, after in ((0, 0), (0, 3), (2, 0), (1, 4))
+    ]
+)
 DTYPES = ["uint8", "int8", "int16", "int32", "int64", "uint16"]
 
 
@@ -77,14 +86,50 @@ def test_any_part_is_as_defined(tmp_path, rows, dtype, data):
     assert view[-1].tolist() == defined(rows[-1])
 
 
-def long_rows(seed: int = 0):
+@st.composite
+def treated_sequences(draw):
+    tokens = draw(st.lists(st.integers(0, 100), max_size=30))
+    cuts = sorted(draw(st.lists(st.integers(0, len(tokens)), max_size=8)))
+    entries = st.integers(0, len(TREATED) - 1)
+    return tokens, cuts, draw(st.lists(entries, min_size=len(cuts), max_size=len(cuts)))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(treated_sequences(), min_size=1, max_size=6), st.data())
+def test_any_part_of_a_treated_sequence_and_its_mask_are_as_defined(tmp_path, rows, data):
+    view = ReflectedIndexedDataset(*write(tmp_path / "s", rows, "uint16", TREATED))
+    assert view.masks
+    for i, (tokens, cuts, entries) in enumerate(rows):
+        expected, learned = treat_document(tokens, cuts, [TREATED.entries[k] for k in entries])
+        assert view.sequence_lengths[i] == len(expected)
+        assert (view[i].tolist(), view.mask(i).tolist()) == (expected, learned)
+        offset = data.draw(st.integers(0, len(expected)))
+        length = data.draw(st.integers(0, len(expected) - offset))
+        assert view.get(i, offset, length).tolist() == expected[offset : offset + length]
+        assert view.mask(i, offset, length).tolist() == learned[offset : offset + length]
+
+
+def test_long_treated_documents_by_their_running_sums(tmp_path):
+    rows = long_rows(4, len(TREATED))
+    view = ReflectedIndexedDataset(*write(tmp_path, rows, "uint16", TREATED))
+    rng = random.Random(1)
+    for i, (tokens, cuts, entries) in enumerate(rows):
+        expected, learned = treat_document(tokens, cuts, [TREATED.entries[k] for k in entries])
+        for _ in range(300):
+            offset = rng.randrange(len(expected))
+            length = min(rng.randrange(60), len(expected) - offset)
+            assert view.get(i, offset, length).tolist() == expected[offset : offset + length]
+            assert view.mask(i, offset, length).tolist() == learned[offset : offset + length]
+
+
+def long_rows(seed: int = 0, kinds: int = len(SIZES)):
     """Sequences whose reflections go far over one running sum, with empty ones between."""
     rng = random.Random(seed)
     rows = []
     for num_cuts in (0, 3, 5 * SUM_EVERY, 0, SUM_EVERY - 3, SUM_EVERY, 1, 2 * SUM_EVERY + 1):
         tokens = [rng.randrange(100) for _ in range(num_cuts * 3 + 5)]
         cuts = sorted(rng.choices(range(len(tokens) + 1), k=num_cuts))
-        rows.append((tokens, cuts, rng.choices(range(len(SIZES)), k=num_cuts)))
+        rows.append((tokens, cuts, rng.choices(range(kinds), k=num_cuts)))
     return rows
 
 
@@ -170,24 +215,24 @@ def test_damage_is_an_error_of_ours_or_none(tmp_path, name, data):
 
 def test_lengths_do_not_overflow():
     lengths, sums = np.array([2**31 - 3], np.int32), np.empty(1, np.int64)
-    table_offsets = np.array([0, 2, 4], np.int64)
-    at, entries = np.array([0, 1], np.int64), np.array([1], np.uint16)
-    _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)  # type: ignore[arg-type]
+    table_offsets = np.array([0, 0, 2, 2, 4], np.int64)
+    at, cuts, entries = np.array([0, 1], np.int64), np.array([0], np.int32), np.array([1], np.uint16)
+    none: Any = b""
+    _tokens.reflected_lengths(at, cuts, entries, table_offsets, none, none, lengths, sums)
     assert lengths[0] == 2**31 - 1
     with pytest.raises(ValueError, match="reflected_lengths"):
-        _tokens.reflected_lengths(at, entries, table_offsets, b"", lengths, sums)  # type: ignore[arg-type]
+        _tokens.reflected_lengths(at, cuts, entries, table_offsets, none, none, lengths, sums)
 
 
 def test_the_kernel_refuses_what_does_not_fit():
     tokens, out = np.arange(10, dtype=np.uint16), np.empty(4, np.uint16)
     cuts, entries = np.array([5], np.int32), np.array([0], np.uint16)
-    none: Any = b""  # of hints
-    ids, offsets, sums = np.array([90, 91], np.uint16), np.array([0, 2], np.int64), np.zeros(1, np.int64)
+    none: Any = b""  # flags, hints
+    ids, offsets, sums = np.array([90, 91], np.uint16), np.array([0, 0, 2], np.int64), np.zeros(1, np.int64)
 
     def read(first=0, count=10, begin=0, end=1, offset=4, item_size=2):
-        _tokens.read_reflected(
-            tokens, first, count, cuts, entries, begin, end, ids, offsets, none, none, sums, offset, item_size, out
-        )
+        own = first, count, cuts, entries, begin, end, ids, offsets, none, none, none, sums
+        _tokens.read_reflected(tokens, *own, offset, item_size, out)
 
     read()
     assert out.tolist() == [4, 90, 91, 5]

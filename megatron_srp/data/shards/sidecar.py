@@ -70,14 +70,21 @@ class ReflectionSidecar:
         return len(self.offsets) - 1
 
     @property
+    def start_share(self) -> float:
+        """The share of training before which the plain shard is read."""
+        policy = self.info.get("policy") or {}
+        return float(policy.get("start_share", 0.0))
+
+    @property
     def fingerprint(self) -> str:
-        """A hash, equal for sidecars that produce the same reflected tokens from the same shard."""
+        """A hash, equal for sidecars with which the same tokens are read, and learned, from the same shard."""
         content = hashlib.sha256()
         for array in self._arrays():
             for begin in range(0, len(array), _BLOCK):
                 content.update(np.ascontiguousarray(array[begin : begin + _BLOCK]).data)
                 self._forget_pages()
-        return digest([content.hexdigest(), [entry.to_json() for entry in self.table.entries]])
+        table = [entry.to_json() for entry in self.table.entries]
+        return digest([content.hexdigest(), table, *([self.start_share] if self.start_share else [])])
 
     def _arrays(self) -> list[np.ndarray]:
         own = [self.hints.offsets, self.hints.ids] if self.hints else []
@@ -94,7 +101,7 @@ class ReflectionSidecar:
 
     def highest_id(self) -> int:
         """The highest token id in any reflection."""
-        return max(self.highest_hint_id, *(max(entry.ids, default=0) for entry in self.table.entries), 0)
+        return max(self.highest_hint_id, *(max((*entry.before, *entry.ids), default=0) for entry in self.table.entries), 0)
 
     def _highest_hint_id(self) -> int:
         highest = 0

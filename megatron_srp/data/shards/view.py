@@ -4,8 +4,8 @@
     view.get(7, offset=4096, length=2049)
 
 Nothing is written: the plain tokens and reflections in the requested part of a sequence are interleaved
-when it is read. Where reflection k of a sequence begins, in reflected tokens, is its cut plus the
-lengths of the reflections before it; running sums of these, one for every 256 reflections of the shard,
+when it is read. Where segment k of a sequence begins, in reflected tokens, is the cut before it plus what
+the reflections before it add or remove; running sums of these, one for every 256 reflections of the shard,
 are kept in memory, and the kernel searches them and then counts on.
 """
 
@@ -49,6 +49,8 @@ class ReflectedIndexedDataset:
         sequence_lengths: int32[N], reflected tokens of each sequence.
         document_indices: int64[D+1], first sequence of each document.
         dtype: of the tokens.
+        masks: whether its policy leaves tokens unlearned, which `mask` says of each.
+        start_share: the share of training before which the plain shard is read.
 
     Raises:
         InputError: when the two files do not belong together, or the shard contains its reflections already.
@@ -71,12 +73,15 @@ class ReflectedIndexedDataset:
         self._tokens, self._narrow = np.asarray(shard.tokens), self.dtype != shard.dtype
         self._size, self._itemsize = self.dtype.itemsize, shard.dtype.itemsize
         ids, self._table_offsets = loaded.table.arrays()
-        self._table = ids.astype(self.dtype)
+        self._table, self._flags = ids.astype(self.dtype), loaded.table.flags()
+        self.masks, self.start_share = loaded.table.masks(), loaded.start_share
         self.sequence_lengths = shard.lengths.astype(np.int32)  # a copy, aligned in memory
         self._sums = np.empty(len(self._entries) // SUM_EVERY + 1, np.int64)
-        tables = self._offsets, self._entries, self._table_offsets, self._hints.offsets
+        tables = self._table_offsets, self._flags, self._hints.offsets
         try:
-            _tokens.reflected_lengths(*tables, self.sequence_lengths, self._sums)
+            _tokens.reflected_lengths(
+                self._offsets, self._cuts, self._entries, *tables, self.sequence_lengths, self._sums
+            )
         except ValueError:
             raise InputError(
                 f"{sidecar} or {path_prefix}.idx: damaged, or a sequence would have more than 2**31 tokens"
@@ -94,10 +99,7 @@ class ReflectedIndexedDataset:
         Raises:
             IndexError: when the sequence does not have them.
         """
-        whole = int(self.sequence_lengths[idx])
-        length = whole - offset if length is None else int(length)
-        if not (offset >= 0 and 0 <= length <= whole - offset):
-            raise IndexError(f"tokens {offset} to {offset + length} of sequence {idx}, which has {whole}")
+        length = self._length(idx, offset, length)
         first, count = int(self._pointers[idx]) // self._itemsize, int(self._plain_lengths[idx])
         tokens = self._tokens
         if self._narrow:
@@ -115,6 +117,7 @@ class ReflectedIndexedDataset:
                 int(self._offsets[row + 1]),
                 self._table,
                 self._table_offsets,
+                self._flags,
                 self._hints.ids,
                 self._hints.offsets,
                 self._sums,
@@ -123,10 +126,41 @@ class ReflectedIndexedDataset:
                 out,
             )
         except ValueError:
-            raise InputError(
-                f"{self.sidecar_path}: its cuts in sequence {row} do not fit {self.path_prefix}; damaged?"
-            ) from None
+            raise self._misfit(row) from None
         return out
+
+    def mask(self, idx: Index, offset: int = 0, length: Index | None = None) -> np.ndarray:
+        """uint8: for each token that `get` returns for the same arguments, 1 if it is learned, else 0."""
+        mask = np.empty(self._length(idx, offset, length), np.uint8)
+        row = int(idx) if idx >= 0 else int(idx) + len(self)
+        try:
+            _tokens.read_mask(
+                int(self._plain_lengths[idx]),
+                self._cuts,
+                self._entries,
+                int(self._offsets[row]),
+                int(self._offsets[row + 1]),
+                self._table_offsets,
+                self._flags,
+                self._hints.offsets,
+                self._sums,
+                int(offset),
+                mask,
+            )
+        except ValueError:
+            raise self._misfit(row) from None
+        return mask
+
+    def _length(self, idx: Index, offset: int, length: Index | None) -> int:
+        """How many tokens are asked for; raises IndexError when the sequence does not have them."""
+        whole = int(self.sequence_lengths[idx])
+        length = whole - offset if length is None else int(length)
+        if not (offset >= 0 and 0 <= length <= whole - offset):
+            raise IndexError(f"tokens {offset} to {offset + length} of sequence {idx}, which has {whole}")
+        return length
+
+    def _misfit(self, row: int) -> InputError:
+        return InputError(f"{self.sidecar_path}: its cuts in sequence {row} do not fit {self.path_prefix}; damaged?")
 
     @overload
     def __getitem__(self, idx: Index) -> np.ndarray: ...

@@ -90,7 +90,7 @@ def _reflections(sidecar: ReflectionSidecar) -> dict[str, Any]:
         times += np.bincount(sidecar.entries[i : i + _BLOCK], minlength=len(times))
     counts: dict[str, Any] = {"segments": len(sidecar.entries)}
     hints = len(sidecar.hints.ids) if sidecar.hints else 0
-    counts["reflection_tokens"] = int(times @ np.diff(sidecar.table.arrays()[1])) + hints
+    counts["reflection_tokens"] = int(times @ sidecar.table.sizes()) + hints
     return counts | count_labels(zip(sidecar.table.entries, times.tolist(), strict=True))
 
 
