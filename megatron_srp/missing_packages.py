@@ -12,6 +12,7 @@ EXTRAS = {
     **dict.fromkeys(["model2vec"], "static"),
     **dict.fromkeys(["s3fs"], "s3"),
     **dict.fromkeys(["gguf"], "gguf"),
+    **dict.fromkeys(["peft"], "tampering"),
     **dict.fromkeys(["ray"], "ray"),
     **dict.fromkeys(["prometheus_client", "starlette", "uvicorn"], "serve"),
     **dict.fromkeys(["nvidia", "transformer_engine"], "gpu"),

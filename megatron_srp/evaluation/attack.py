@@ -16,6 +16,11 @@ ATTACKS = {
     "autodan": "megatron_srp.attacks.autodan:AutoDANAttack",
     "adaptive": "megatron_srp.attacks.adaptive:AdaptiveAttack",
     "finetune": "megatron_srp.attacks.finetune:FineTuningAttack",
+    "openers": "megatron_srp.attacks.tampering.openers:OpenerTuning",
+    "direction": "megatron_srp.attacks.tampering.directions:DirectionRemoval",
+    "pruning": "megatron_srp.attacks.tampering.pruning:Pruning",
+    "quantization": "megatron_srp.attacks.tampering.quantization:Quantization",
+    "merging": "megatron_srp.attacks.tampering.merging:Merging",
 }
 
 
@@ -31,6 +36,24 @@ class MissingPackage(UsageError):
     """An attack needs a package that is not installed; the others can still run."""
 
 
+def attack_class(name: str) -> Any:
+    """The attack's class.
+
+    Raises:
+        UsageError: for an unknown attack.
+        MissingPackage: when it cannot run here.
+    """
+    if name not in ATTACKS:
+        raise UsageError(f"unknown attack {name!r}; {did_you_mean(name, list(ATTACKS))}")
+    module, _, attribute = ATTACKS[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f"attack {name} needs {error.name}, not installed here; pip install 'megatron-srp[eval]'"
+        ) from None
+
+
 def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
     """The attack of that name.
 
@@ -38,15 +61,7 @@ def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
         UsageError: for an unknown attack, and for options it does not take.
         MissingPackage: when it cannot run here.
     """
-    if name not in ATTACKS:
-        raise UsageError(f"unknown attack {name!r}; {did_you_mean(name, list(ATTACKS))}")
-    module, _, attribute = ATTACKS[name].partition(":")
-    try:
-        kind = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f"attack {name} needs {error.name}, not installed here; pip install 'megatron-srp[eval]'"
-        ) from None
+    kind = attack_class(name)
     known = signature(kind).parameters
     if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
         for option in options:
@@ -56,7 +71,7 @@ def load_attack(name: str, **options: Any) -> Attack | ModelAttack:
     try:
         return kind(**options)
     except TypeError as error:  # from an attack that forwards its options
-        raise UsageError(f"attack {name}: {error}; see its options in {module}") from None
+        raise UsageError(f"attack {name}: {error}; see its options in {ATTACKS[name]}") from None
 
 
 def check_types(attack: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ from megatron_srp.evaluation.types import Behavior
 FORMATS_FILE = Path(__file__).with_name("formats.yaml")
 HUB = "hub"
 POST_TRAINING = "sft"  # not a data set: what `srp sft --out` wrote, some of which fine-tuning mixes in
+BASE = "base"  # nor is this: the folder of the model before its post-training, which tampering merges with
+_NO_DATA = (POST_TRAINING, BASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,9 @@ def find_sources(given: Sequence[str]) -> dict[str, str]:
                 raise UsageError(f"--data {text}: it has no data set; name files after {', '.join(formats())}")
             sources |= found
         elif equals and source:
-            if name != POST_TRAINING:
+            if name not in _NO_DATA:
                 find_format(name)
-            if not Path(source).exists() and not (name != POST_TRAINING and _is_hub_name(source)):
+            if not Path(source).exists() and (name in _NO_DATA or not _is_hub_name(source)):
                 raise UsageError(f"--data {text}: no such file; pass NAME=FILE, NAME=hub or a folder of such files")
             sources[name] = source
         else:

@@ -102,7 +102,7 @@ def _check_options(spec: ColumnSpec) -> None:
     if spec.kind == "classification" and spec.options.get("of") not in ("prompt", "response"):
         raise UsageError("of: must be prompt or response, whichever is to be classified")
     _check_lengths(spec)
-    if spec.kind not in ("attack", "finetune"):
+    if spec.kind not in ("attack", "finetune", "tampering"):
         return
     if "attack" not in spec.options:
         raise UsageError(f"it has no attack; {did_you_mean('', list(ATTACKS))}")
@@ -112,8 +112,10 @@ def _check_options(spec: ColumnSpec) -> None:
     with suppress(MissingPackage):  # its column reports it, and the others run
         attack = load_attack(str(spec.options["attack"]), **{"seed": 0, **_without_sources(options)})
         if hasattr(attack, "cases") is not (spec.kind == "attack"):
-            other = "attack" if spec.kind == "finetune" else "finetune"
+            other = "finetune or tampering" if spec.kind == "attack" else "attack"
             raise UsageError(f"attack {attack.name} is for columns of kind {other}")
+        if spec.kind == "tampering" and attack.name == "finetune":
+            raise UsageError("attack finetune is for columns of kind finetune")
 
 
 def _check_lengths(spec: ColumnSpec) -> None:
@@ -128,7 +130,7 @@ def _check_lengths(spec: ColumnSpec) -> None:
 
 def _without_sources(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with the name of a data set in place of its file."""
-    named = {"data", "mix"}
+    named = {"data", "mix", "ordinary", "base"}
     return {
         name: str(value["source"])
         if name in named and isinstance(value, Mapping) and set(value) == {"source"}

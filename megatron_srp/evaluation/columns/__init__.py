@@ -10,6 +10,7 @@ KINDS = {
     "classification": "megatron_srp.evaluation.columns.classification:classify",
     "attack": "megatron_srp.evaluation.columns.attacked:attacked",
     "finetune": "megatron_srp.evaluation.columns.finetuned:finetuned",
+    "tampering": "megatron_srp.evaluation.columns.tampered:tampered",
     "overrefusal": "megatron_srp.evaluation.columns.overrefusal:overrefusal",
     "capability": "megatron_srp.evaluation.columns.capability:capability",
     "leak": "megatron_srp.evaluation.columns.leak:leak",

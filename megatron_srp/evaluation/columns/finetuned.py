@@ -35,7 +35,7 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     folder = context.store.folder / "models" / key
     if not folder.is_dir():
         context.progress.say(f"{spec.name}: fine-tuning; {folder}.work has the log")
-    attack.on_step = _TrainingProgress(spec.name, context.progress)
+    attack.on_step = TrainingProgress(spec.name, context.progress)
     attack.attack(Path(context.model), folder)
     target = HFTarget(str(folder), context.target.options)
     defence = Defence(spec.options.get("defence", "unguarded"))
@@ -63,7 +63,7 @@ def within(limit: int | None, given: Mapping[str, Any]) -> dict[str, int]:
     return found | ({"mix_count": min(given.get("mix_count", MIX_COUNT), limit)} if "mix" in given else {})
 
 
-class _TrainingProgress:
+class TrainingProgress:
     """Shows the steps of a training as they are made."""
 
     def __init__(self, column: str, progress: Progress) -> None:
