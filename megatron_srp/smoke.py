@@ -10,14 +10,17 @@ from pathlib import Path
 from megatron_srp.annotation import load_guard
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest
 from megatron_srp.errors import OutputError
-from megatron_srp.reports.losses import read_losses
 from megatron_srp.reports.run_report import write_report
+from megatron_srp.reports.scalars import LOSS, Curve, means, read_scalars, right_verdicts
 from megatron_srp.schema import AnnotatedDocument, Verdict
 from megatron_srp.segmentation import segment_text
 from megatron_srp.toy_corpus.chat import write_chat
 from megatron_srp.toy_corpus.corpus import texts, train_tokenizer, write_corpus
 
 _TAIL = 15  # lines of a failed step's log
+# So many verdicts, and so few that are Safe, that a small model learns to tell them apart within the minute.
+_HARMFUL, _MAX_WORDS = 1.0, 20
+_TRAINING = "--seq-length 128 --micro-batch-size 8 --lr 4e-3"
 
 
 def smoke(out: Path, documents: int, steps: int) -> None:
@@ -29,7 +32,7 @@ def smoke(out: Path, documents: int, steps: int) -> None:
     begun, out = time.monotonic(), out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    write_corpus(out / "corpus.jsonl", documents)
+    write_corpus(out / "corpus.jsonl", documents, harmful=_HARMFUL)
     write_chat(out / "chat.jsonl", documents // 2)  # for post-training, examples/sft.sh
     train_tokenizer(out / "tokenizer")
     for i, (step, command) in enumerate(_commands(out, steps).items(), 1):
@@ -43,8 +46,9 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     prepare = [sys.executable, "-m", "megatron_srp", "preprocess", "--input", str(out / "corpus.jsonl")]
     prepare += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(out / "tokenizer")]
     prepare += ["--guard", "heuristic", "--append-eod", "--output-prefix", str(out / "corpus"), "--workers", "2"]
+    prepare += ["--max-words", str(_MAX_WORDS)]
     train = [sys.executable, "-m", "megatron_srp", "train", "--nproc-per-node", "2"]
-    train += ["--srp-preset", "debug", "--tensor-model-parallel-size", "2"]
+    train += ["--srp-preset", "debug", "--tensor-model-parallel-size", "2", *_TRAINING.split()]
     train += ["--data-path", str(out / "corpus_text_document"), "--train-iters", str(steps), "--log-interval", "1"]
     train += ["--srp-log-reflections", "--tensorboard-dir", str(out / "tensorboard")]
     train += ["--save", str(out / "checkpoints")]
@@ -70,22 +74,29 @@ def run_step(step: str, command: Sequence[object], log: Path) -> None:
 
 def _report(out: Path) -> None:
     """Write the report and print the summary."""
-    manifest, losses = read_manifest(manifest_path(out / "corpus")), read_losses(out / "tensorboard")
-    page = write_report(out / "report.html", manifest, _unsafe_document(), losses)
+    manifest, scalars = read_manifest(manifest_path(out / "corpus")), read_scalars(out / "tensorboard")
+    page = write_report(out / "report.html", manifest, _unsafe_document(), scalars)
     counts = manifest["counts"]
     verdicts = ", ".join(f"{name} {count:,}" for name, count in counts["verdicts"].items())
     print(f"documents     {counts['documents']:,}\nsegments      {counts['segments']:,}\nverdicts      {verdicts}")
     print(f"tokens        {counts['plain_tokens']:,} and {counts['tokens'] - counts['plain_tokens']:,} added")
+    losses = scalars[LOSS]
     print(f"loss          {losses[0][1]:.3f} at step {losses[0][0]}, {losses[-1][1]:.3f} at step {losses[-1][0]}")
+    print(f"right         {_last_shares(right_verdicts(scalars))}")
     print(f"checkpoint    {out / 'checkpoints'}\nreport        {page}")
 
 
+def _last_shares(curves: dict[str, Curve]) -> str:
+    """The verdicts that the model would have written right, in the last steps that read any."""
+    return ", ".join(f"{verdict} {means(curve, 10)[-1][1]:.0%}" for verdict, curve in curves.items()) + " of verdicts"
+
+
 def _unsafe_document() -> AnnotatedDocument:
-    """One of the corpus with several segments, of which one is Unsafe, to show."""
+    """A short one of the corpus with an Unsafe segment, to show."""
     guard = load_guard("heuristic")
-    for text in texts(100):
-        segments = tuple(segment_text(text))
+    for text in texts(100, harmful=_HARMFUL):
+        segments = tuple(segment_text(text, _MAX_WORDS))
         labels = tuple(guard.classify([text[s.start : s.end] for s in segments]))
-        if len(segments) > 2 and any(label.verdict is Verdict.UNSAFE for label in labels):
+        if 2 < len(segments) < 20 and any(label.verdict is Verdict.UNSAFE for label in labels):
             break
     return AnnotatedDocument("demo", text, segments, labels)

@@ -40,22 +40,22 @@ def sentence(rng: random.Random, forms: tuple[str, ...]) -> str:
     return rng.choice(forms).format(**words)
 
 
-def texts(documents: int, seed: int = 0) -> Iterator[str]:
-    """Documents of 8 to 40 sentences; one in five has a harmful stretch."""
+def texts(documents: int, seed: int = 0, harmful: float = 0.2) -> Iterator[str]:
+    """Documents of 8 to 40 sentences, of which this share have a harmful stretch."""
     rng = random.Random(seed)
     for _ in range(documents):
         sentences = [sentence(rng, SAFE) for _ in range(rng.randrange(8, 41))]
-        if rng.random() < 0.2:
+        if rng.random() < harmful:
             at = rng.randrange(len(sentences))
             sentences[at:at] = [sentence(rng, HARMFUL) for _ in range(rng.randrange(2, 5))]
         breaks = (rng.choice([" ", " ", " ", "\n\n"]) for _ in sentences)
         yield "".join(words + space for words, space in zip(sentences, breaks, strict=True)).strip()
 
 
-def write_corpus(path: Path, documents: int, seed: int = 0) -> None:
-    """Write the documents as JSONL with a `text` key."""
+def write_corpus(path: Path, documents: int, seed: int = 0, harmful: float = 0.2) -> None:
+    """Write the documents of `texts` as JSONL with a `text` key."""
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"text": text}) + "\n" for text in texts(documents, seed))
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts(documents, seed, harmful))
 
 
 def train_tokenizer(folder: Path, documents: int = 200, vocab_size: int = 1024) -> None:
