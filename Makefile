@@ -3,11 +3,12 @@
 # make test    the tests; make test-all runs the exhaustive ones too
 # make real    a real model's whole way, from its GGUF file to its evaluation: fetched, then 10 to 20 minutes
 # make test-hosts MEGATRON_LM=CHECKOUT   the scripts of a checkout of Megatron-LM, unchanged, on data with reflections
+# make soak    harm a training on two simulated nodes for an hour (MINUTES, SEED), and write BENCHMARKS.md; needs root
 # make bench   measure, and write BENCHMARKS.md
 # make docs    build the documentation into out/site
 # make gpu-rehearsal   what measures on a GPU (tools/gpu_check.sh), without one, on a machine made bare
 # make docker  build the training image; make docker-check only lints it
-.PHONY: setup demo smoke real test test-all test-hosts coverage bench gpu-rehearsal lint types format docs
+.PHONY: setup demo smoke real test test-all test-hosts coverage soak bench gpu-rehearsal lint types format docs
 .PHONY: docker docker-check
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -49,6 +50,9 @@ test-hosts: setup
 
 coverage: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+soak: setup
+	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --out BENCHMARKS.md
 
 bench: setup
 	.venv/bin/srp bench

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from megatron_srp.errors import SrpError
 from megatron_srp.missing_packages import missing_packages_explained
-from megatron_srp.training.process.exits import exit_together, exit_with_traceback, print_note, rank
+from megatron_srp.training.process.exits import (
+    ThisRankFailed,
+    exit_alone,
+    exit_together,
+    exit_with_traceback,
+    print_note,
+    rank,
+)
 
 if TYPE_CHECKING:
     from megatron_srp.training.plan import RunPlan
@@ -26,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with missing_packages_explained("training"):
             train(sys.argv[1:] if argv is None else argv)
+    except ThisRankFailed as error:
+        exit_alone(error)
     except SrpError as error:
         exit_together(error)
     except (Exception, KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,3 +181,47 @@ def test_megatron_reads_the_shards_on_s3(store, flags, tmp_path):
     assert len(there) == len(here) == len(TEXTS)
     for i in range(0, len(here), 7):
         np.testing.assert_array_equal(there[i], here[i])
+
+
+def sample_config(folder: Path, **changed):
+    """Of a run on a shard on S3, in a folder of this machine."""
+    from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
+
+    options = {
+        "random_seed": 1,
+        "sequence_length": 64,
+        "blend": ([f"s3://{BUCKET}/samples/c_text_document"], None),
+        "split": "1,0,0",
+        "tokenizer": SimpleNamespace(eod=0, eos=0, pad=-1, vocab_size=600, unique_identifiers={"class": "T"}),
+        "reset_position_ids": False,
+        "reset_attention_mask": False,
+        "eod_mask_loss": False,
+        "mmap_bin_files": False,
+        "object_storage_cache_path": str(folder / "indices"),
+    }
+    return GPTDatasetConfig(**options | changed)
+
+
+@pytest.mark.slow
+def test_sample_indices_of_a_shard_on_s3_stay_on_this_machine(store, flags, tmp_path, monkeypatch):
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+
+    from megatron_srp import register
+
+    work = ["--work-dir", str(tmp_path / "work"), "--guard", "none"]
+    assert preprocess([*flags, *work, "--output-prefix", f"s3://{BUCKET}/samples/c"]) == 0
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    register()
+    builder = BlendedMegatronDatasetBuilder(GPTDataset, [9, 0, 0], lambda: True, sample_config(tmp_path))
+    assert len(builder.build()[0]) >= 9
+    assert list((tmp_path / "indices").glob("*-sample_index.npy"))
+    assert not list(Path.cwd().iterdir())
+    mistakes = {
+        "--object-storage-cache-path": {"object_storage_cache_path": None},
+        "--no-mmap": {"mmap_bin_files": True},
+    }
+    for said, changed in mistakes.items():
+        with pytest.raises(UsageError, match=said):
+            BlendedMegatronDatasetBuilder(GPTDataset, [9, 0, 0], lambda: True, sample_config(tmp_path, **changed))

@@ -14,7 +14,7 @@ from megatron_srp.training.checks.outputs import check_outputs
 from megatron_srp.training.flags.command_line import look_at
 from megatron_srp.training.process import exits
 from megatron_srp.training.process.errors import explain_load_errors, explained
-from megatron_srp.training.process.exits import AnotherRankEnded
+from megatron_srp.training.process.exits import AnotherRankEnded, ThisRankFailed
 from megatron_srp.training.process.failures import Failed, end_like, find_cause
 from megatron_srp.training.process.write_errors import find_reason, raise_errors
 
@@ -60,6 +60,29 @@ def test_a_rank_that_is_gone(message: str) -> None:
         raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="shape"), explained(None):
         raise RuntimeError("shape mismatch")
+
+
+ALONE: dict[str, tuple[Exception, str]] = {
+    "disk": (OSError(28, "No space left on device", "out/x"), "out/x: No space left on device; remove the cause, then"),
+    "read-only": (OSError(30, "Read-only file system"), "^out: Read-only file system; remove the cause"),
+    "reader": (
+        RuntimeError("DataLoader worker (pid 2751) is killed by signal: Killed. "),
+        "a process that reads data is killed by signal: Killed; has the machine run out of memory",
+    ),
+    "reader's exit": (
+        RuntimeError("DataLoader worker (pid(s) 27, 28) exited unexpectedly"),
+        "a process that reads data exited unexpectedly; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_rank_that_fails_alone(name: str) -> None:
+    error, line = ALONE[name]
+    with pytest.raises(ThisRankFailed, match=line), explained("out"):
+        raise error
+    with pytest.raises(FileNotFoundError), explained("out"):
+        raise FileNotFoundError(2, "no such file")
 
 
 def write_to_a_full_disk(fails: bool = True) -> tuple[int, object]:
@@ -109,6 +132,8 @@ def test_ranks_wait_as_long_again_for_the_first_to_say_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 70.0)
     assert exits._seconds_for_rank_0(UsageError("wrong")) == 70.0
     assert exits._seconds_for_rank_0(AnotherRankEnded()) == exits.SECONDS_FOR_RANK_0
+    monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 1e5)
+    assert exits._seconds_for_rank_0(UsageError("wrong")) == exits.MOST_SECONDS_FOR_RANK_0
     monkeypatch.setattr(exits.time, "monotonic", lambda: exits._STARTED + 0.5)
     assert exits._seconds_for_rank_0(UsageError("wrong")) == exits.SECONDS_FOR_RANK_0
 

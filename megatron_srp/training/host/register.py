@@ -28,6 +28,7 @@ from megatron_srp.data.shards.sidecar import read_header
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training.checks.data import check_files
+from megatron_srp.training.host.object_storage import prepare_object_storage
 from megatron_srp.training.host.settings import check_data, data_paths
 from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.process.exits import exit_together
@@ -101,6 +102,7 @@ def _opening(plain_open: Any) -> Any:
             check_data(config)  # a program need not use Megatron's builder
             return ReflectedIndexedDataset(plain_prefix(dataset_path), dataset_path)
         check_files(dataset_path)
+        prepare_object_storage([dataset_path], config)
         return plain_open(dataset_path, config)
 
     return build_low_level_dataset

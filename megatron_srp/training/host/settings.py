@@ -12,6 +12,7 @@ from megatron_srp.training.checks.end_of_document import end_of_document
 from megatron_srp.training.checks.sidecars import sidecar_manifest
 from megatron_srp.training.datasets.run_tokenizer import run_tokenizer
 from megatron_srp.training.flags.refused import REFUSED, check_pad_token
+from megatron_srp.training.host.object_storage import prepare_object_storage
 
 _LIBRARIES = {"huggingface": "HuggingFaceTokenizer", "sentencepiece": "SentencePieceTokenizer"}
 
@@ -29,6 +30,7 @@ def check_data(config: Any) -> None:
     paths = data_paths(config)
     for path in paths:
         shards.check_files(path)
+    prepare_object_storage(paths, config)
     manifests = reflected_manifests(paths)
     if manifests:
         check_resets(config)

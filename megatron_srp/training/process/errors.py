@@ -1,5 +1,6 @@
 """Turn errors that Megatron and torch raise during a run into one line that says what to do."""
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,10 +9,13 @@ from typing import Any
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_srp.errors import OutputError, UsageError
-from megatron_srp.training.process.exits import AnotherRankEnded
+from megatron_srp.training.process.exits import AnotherRankEnded, ThisRankFailed
 
 # In gloo's and NCCL's words; after a node is lost, nothing closes the connection.
 _CONNECTION_LOST = re.compile(r"Connection (closed|reset) by peer|Broken pipe|remote process exited|Timed out waiting")
+_WORKER_KILLED = re.compile(r"DataLoader worker \(pid.* (is killed by signal: \w+|exited unexpectedly)")
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+_RESUME = "rerun the command to resume from the last complete checkpoint"
 # What Megatron puts before the reason.
 _WORKER_FAILURE = re.compile(r"Worker failure: (An error is caught while starting worker \d+, error: )?")
 
@@ -55,16 +59,25 @@ def explained(save: str | None) -> Iterator[None]:
 
     Raises:
         OutputError: when a checkpoint cannot be written.
+        ThisRankFailed: when this rank cannot write elsewhere, or a process that reads its data is killed.
         AnotherRankEnded: when the connection to another rank is lost.
     """
     try:
         yield
     except CheckpointException as error:
         raise OutputError(
-            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then rerun "
-            "the command to resume from the last complete one"
+            f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then {_RESUME}"
         ) from error
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = f"{error.filename or save}: {error.strerror}"
+        raise ThisRankFailed(f"{place}; remove the cause, then {_RESUME}") from error
     except RuntimeError as error:
+        if killed := _WORKER_KILLED.search(str(error)):
+            raise ThisRankFailed(
+                f"a process that reads data {killed[1]}; has the machine run out of memory? {_RESUME}"
+            ) from error
         if _CONNECTION_LOST.search(str(error)):
             raise AnotherRankEnded from error
         raise

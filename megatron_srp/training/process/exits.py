@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from megatron_srp.errors import OutputError, SrpError
 
-SECONDS_FOR_RANK_0 = 5.0
+SECONDS_FOR_RANK_0, MOST_SECONDS_FOR_RANK_0 = 5.0, 120.0
 _STARTED = time.monotonic()
 
 
@@ -23,6 +23,10 @@ class AnotherRankEnded(OutputError):
 
     def __init__(self) -> None:
         super().__init__(self.MESSAGE)
+
+
+class ThisRankFailed(OutputError):
+    """The cause is on this rank alone: it does not wait for the others to find it too."""
 
 
 def rank() -> int:
@@ -49,10 +53,10 @@ def exit_together(error: SrpError) -> NoReturn:
 
 
 def _seconds_for_rank_0(error: SrpError) -> float:
-    """The time this rank has run so far: on a busy machine the ranks reach an error many seconds apart."""
+    """The time this rank has run so far: on a busy machine the ranks reach an error of the start many seconds apart."""
     if isinstance(error, AnotherRankEnded):
         return SECONDS_FOR_RANK_0
-    return max(SECONDS_FOR_RANK_0, time.monotonic() - _STARTED)
+    return min(max(SECONDS_FOR_RANK_0, time.monotonic() - _STARTED), MOST_SECONDS_FOR_RANK_0)
 
 
 def exit_alone(error: SrpError) -> NoReturn:

@@ -1,0 +1,1 @@
+"""A run on two simulated nodes that suffers harm after harm, for `make soak`."""
