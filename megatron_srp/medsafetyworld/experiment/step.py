@@ -1,8 +1,8 @@
 """The steps of a run that are not separate commands: `python -m megatron_srp.medsafetyworld.experiment.step NAME ...`.
 
 tokenizer WORLD_PRESET TASK SEED OUT
-pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for as many steps as EPOCHS of the shard COUNTED are; the learning
-                                          rate falls in the last DECAY of them
+pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for the steps of EPOCHS of the shard COUNTED; the learning rate
+                                          falls in the last DECAY of them
 tune -- FLAGS                             the trainer
 start MODEL SHARD OUT SEED                a checkpoint for post-training
 chats WORLD TOKENIZER OUT plain|reflected LENGTH
