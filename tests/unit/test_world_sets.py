@@ -162,7 +162,7 @@ def test_recovery_begins_a_harmful_answer(world):
 
 
 def test_untested_recoveries_begin_as_no_attack_does(world):
-    _, reader, sets = world
+    _, _, sets = world
     pairs = zip(sets["recovery"], sets["recovery_untested"], strict=True)
     form = ReflectionFormat()
     question = Question("q", "reverse-unsafe", sets["test"][0]["kind"], "", (), "", sets["test"][0]["completion"])
