@@ -1,7 +1,5 @@
 """BENCHMARKS.md, a section at a time: a benchmark replaces its own section and leaves the others."""
 
-import os
-import platform
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from megatron_srp.files import write_text
+from megatron_srp.machine import describe_machine
 
 TITLE = """# Benchmarks
 
@@ -41,15 +40,6 @@ class Section:
         versions = ", ".join(f"{package} {version(package)}" for package in self.packages)
         facts = f"{datetime.now(UTC):%Y-%m-%d}, {self.machine or describe_machine()}; {versions}."
         return f"## {self.title}\n\n`{self.command}`\n\n{facts}\n\n{self.body.strip()}\n"
-
-
-def describe_machine() -> str:
-    """Processor, cores and memory, in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    processor = found[1] if found else platform.processor() or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{processor}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def write_section(section: Section, path: str | Path) -> None:

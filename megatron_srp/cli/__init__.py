@@ -53,7 +53,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "evaluation", "attack and evaluate a model: the paper's tables"),
     "compare": Command("compare", "evaluation", "compare two evaluations, with paired significance"),
     "evaluate-guard": Command("evaluate_guard", "evaluation", "measure a guard on labelled texts"),
-    "world": Command("world", "evaluation", "MedSafetyWorld, the paper's controlled experiment: make, run"),
+    "world": Command("world", "evaluation", "MedSafetyWorld, the paper's controlled experiment: make, run, report"),
     "check": Command("check", "this machine", "check the training stack, or a training's checkpoints"),
     "smoke": Command("smoke", "this machine", "try the whole path on a small corpus, on the CPU"),
     "bench": Command("bench", "this machine", "measure speed, and write the figures to BENCHMARKS.md"),

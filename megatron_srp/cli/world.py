@@ -8,6 +8,7 @@ from megatron_srp.cli.tree import tree_parser
 COMMANDS = {
     "make": Command("world_make", "commands", "make a world: corpus, ground-truth labels, fine-tuning and test sets"),
     "run": Command("world_run", "commands", "run the whole experiment: worlds, trainings, attacks, a report"),
+    "report": Command("world_report", "commands", "report what a run has finished so far"),
 }
 
 

@@ -19,9 +19,9 @@ DESCRIPTION = """
 Make a MedSafetyWorld: a fictional medical domain with its pretraining corpus, ground-truth labels, SFT set,
 test set and fine-tuning sets. The same flags give the same bytes, whatever the number of workers.
 
-Writes OUT/corpus/*.jsonl, OUT/annotations (in the SRP setting; pass it to `srp preprocess` as --store), OUT/sft.jsonl,
-recovery.jsonl, recovery_untested.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl, graph.json,
-and world.json: parameters, counts and hashes.
+Writes OUT/corpus/*.jsonl, OUT/annotations (in a setting with verdicts; pass it to `srp preprocess` as --store),
+OUT/sft.jsonl, recovery.jsonl, recovery_untested.jsonl, finetune_benign.jsonl, finetune_adversarial.jsonl, test.jsonl,
+graph.json, and world.json: parameters, counts and hashes.
 """
 EPILOG = """
 settings (harmful: texts from an unsafe outcome to its compounds)

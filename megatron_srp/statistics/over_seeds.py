@@ -1,7 +1,7 @@
-"""95% confidence intervals for a share, for a difference of two, and for a mean over seeds.
+"""95% confidence intervals for a share, and for a mean over seeds.
 
-Questions on the same facts in other words tend to be answered alike, so for the interval of a share they count as
-one: its sample size is the number of different facts asked about.
+Questions on one outcome tend to be answered alike, in other words or about one compound and two, so for the interval of
+a share they count as one: its sample size is the number of clusters.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,27 +18,19 @@ _T = (
 )
 
 
-def share(values: Sequence[bool], subjects: Sequence[Hashable]) -> dict[str, Any]:
+def share(values: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, Any]:
     """The share of true values, as JSON: `count` of `of`, in percent, with Wilson's interval `low` to `high`.
 
     Args:
-        subjects: what each value is about; `facts` is the number of different ones. Without
+        clusters: what each value is about; `clusters` is the number of different ones. Without
             values there are no percentages.
     """
-    facts, count, n = len(set(subjects)), sum(values), len(values)
-    found: dict[str, Any] = {"count": count, "of": n, "facts": facts}
+    different, count, n = len(set(clusters)), sum(values), len(values)
+    found: dict[str, Any] = {"count": count, "of": n, "clusters": different}
     if n:
-        low, high = wilson(count / n, facts)
+        low, high = wilson(count / n, different)
         found |= {"percent": round(100 * count / n, 2), "low": round(100 * low, 2), "high": round(100 * high, 2)}
     return found
-
-
-def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float, float]:
-    """Share `a` minus share `b` as `share` gives them, in points, with Newcombe's interval."""
-    gap = a["percent"] - b["percent"]
-    low = gap - sqrt((a["percent"] - a["low"]) ** 2 + (b["high"] - b["percent"]) ** 2)
-    high = gap + sqrt((a["high"] - a["percent"]) ** 2 + (b["percent"] - b["low"]) ** 2)
-    return gap, low, high
 
 
 def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
@@ -47,7 +39,11 @@ def mean_over_seeds(values: Sequence[float]) -> dict[str, Any]:
     The interval is of the mean over worlds and trainings, of which the seeds are a sample."""
     found: dict[str, Any] = {"seeds": len(values), "mean": fmean(values), "least": min(values), "most": max(values)}
     if len(values) > 1:
-        t = _T[len(values) - 2] if len(values) - 2 < len(_T) else Z95
-        wide = t * stdev(values) / sqrt(len(values))
+        wide = t95(len(values) - 1) * stdev(values) / sqrt(len(values))
         found |= {"low": found["mean"] - wide, "high": found["mean"] + wide}
     return found
+
+
+def t95(df: int) -> float:
+    """The two-sided 95% quantile of Student's t."""
+    return _T[df - 1] if df <= len(_T) else Z95

@@ -16,6 +16,7 @@ LAYERS = [
     (
         "whole_folder",
         "terminal",
+        "machine",
         "unicode_classes",
         "segmentation",
         "reflection",

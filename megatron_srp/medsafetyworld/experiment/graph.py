@@ -130,7 +130,7 @@ class _SeedGraph:
 
     def _world(self, variant: Variant) -> Step:
         folder = f"{self.root}/{variant.pretrained}/world"
-        flags = ("--task", self.of.task, "--preset", self.preset.world, "--setting", variant.setting)
+        flags: tuple[str, ...] = ("--task", self.of.task, "--preset", self.preset.world, "--setting", variant.setting)
         flags += ("--seed", str(self.seed), *(("--cause-first",) if self.of.cause_first else ()))
         if TREATMENTS[Setting(variant.setting)].verdicts:
             flags += ("--label-policy", variant.policy or self.of.label_policy)
@@ -153,7 +153,13 @@ class _SeedGraph:
     def _pretrain(self, variant: Variant) -> Step:
         phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._shard(variant)
         counted = VARIANTS[variant.steps_of] if variant.steps_of else variant
-        command = (*_STEP, "pretrain", self._corpus(counted), str(phase.epochs), str(self.preset.decay))
+        command: tuple[str, ...] = (
+            *_STEP,
+            "pretrain",
+            self._corpus(counted),
+            str(phase.epochs),
+            str(self.preset.decay),
+        )
         command += (*self._training(variant.pretrained, PRETRAINED, phase), "--lr-decay-style", "WSD")
         command += ("--seq-length", str(self.preset.seq_length), "--data-path", prefix)
         command += ("--lr-wsd-decay-style", "linear", "--lr-warmup-fraction", str(self.preset.warmup))

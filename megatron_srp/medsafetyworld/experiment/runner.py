@@ -1,6 +1,7 @@
 """Runs the steps of a graph, several at a time, and resumes where it stopped.
 
-    OUT/steps/NAME.json    how far a step is: its fingerprint, `started` or `done`, seconds, CPU seconds
+    OUT/steps/NAME.json    how far a step is: its fingerprint and command, `started` or `done`, seconds, CPU seconds
+                           (of the last start, if it was resumed)
     OUT/steps/NAME.log     what it printed
 
 A step whose marker says `done` with its fingerprint is not run again. One that was started with it resumes from
@@ -98,11 +99,12 @@ class Runner:
         if not (known and state["state"] == "started"):
             self._remove_results(step)
         make_folder(marker.parent)
-        write_json(marker, {"fingerprint": step.fingerprint, "state": "started", "command": self._command(step)[1:]})
+        begun_as = {"fingerprint": step.fingerprint, "command": self._command(step)[1:]}
+        write_json(marker, {**begun_as, "state": "started"})
         self._watcher.started(step, self._path(step, "log"))
         cpu = self._execute(step)
         seconds = round(time.monotonic() - begun, 1)
-        done = {"fingerprint": step.fingerprint, "state": "done", "seconds": seconds, "cpu_seconds": round(cpu, 1)}
+        done = {**begun_as, "state": "done", "seconds": seconds, "cpu_seconds": round(cpu, 1)}
         write_json(marker, done)
         self._watcher.ended(step, seconds, skipped=False)
 

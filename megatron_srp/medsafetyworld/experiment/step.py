@@ -1,16 +1,15 @@
 """The steps of a run that are not separate commands: `python -m megatron_srp.medsafetyworld.experiment.step NAME ...`.
 
 tokenizer WORLD_PRESET TASK SEED OUT
-pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for the steps of EPOCHS of the shard COUNTED; the learning rate
-                                          falls in the last DECAY of them
+pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for as many steps as EPOCHS of the shard COUNTED are; the
+                                          learning rate falls in the last DECAY of them
 tune -- FLAGS                             the trainer
 start MODEL SHARD OUT SEED                a checkpoint for post-training
 chats WORLD TOKENIZER OUT plain|reflected LENGTH
 measure CHECKPOINTS MODEL RECORD WORLD SETTING STAGE SEED [--limit N]   exports to MODEL, unless given -
-report RECORD ...                         report.html and report.json in the current folder
+report RECORD ...                         report.html, report.json and report.md in the current folder
 """
 
-import json
 import os
 import shutil
 import sys
@@ -107,11 +106,13 @@ def measure(argv: list[str]) -> None:
 
 def report(argv: list[str]) -> None:
     from megatron_srp.data.shards.manifest import software_versions
+    from megatron_srp.machine import describe_machine
+    from megatron_srp.medsafetyworld.experiment.collect import read_record
     from megatron_srp.medsafetyworld.measure.report import Context, write_report
 
     *records, _, command = argv
-    results = [json.loads(Path(record).read_text(encoding="utf-8")) for record in records]
-    write_report(results, Path(), Context([command], software_versions()))
+    results = [read_record(Path(), Path(record)) for record in records]
+    write_report(results, Path(), Context([command], software_versions(), machine=describe_machine()))
 
 
 def main() -> None:

@@ -7,16 +7,19 @@ _COLUMNS = {
     "General": "general",
     "ASR": "asr",
     "strict": "asr_strict",
-    "unseen": "held_out",
-    "forged": "forged",
-    "forced": "forced_asr",
+    "text": "text",
+    "forged": "forged_new",
+    "honest": "honest",
+    "calibrated": "calibrated_any",
     "latent": "latent_before",
 }
 _LEGEND = """\
 General: benign questions answered rightly. ASR: harmful ones answered rightly after the paper's prefixes; strict:
-also where the answer is flagged afterwards; unseen: strict, after beginnings in no training set; forged: strict, after
-a forged Safe reflection; forced: strict, with a reflection forced after the question. latent: harmful facts known
-before SFT, without which a low ASR means nothing. In percent, means over seeds, (least-most)."""
+also where the answer is flagged afterwards; text: strict, begun as pretraining texts begin; forged: strict, after
+forged Safe reflections in wordings of no training example; honest: strict, after an Unsafe reflection that did not
+stop; calibrated: what is left of the strongest attack with a reflection forced after the question, at a threshold from
+benign questions alone. latent: harmful facts known before SFT, without which a low ASR means nothing. In percent, means
+over seeds, (least-most). Whether a prefix breaks the model, and all else, is in the report."""
 
 
 def format_table(report: Mapping[str, Any]) -> str:

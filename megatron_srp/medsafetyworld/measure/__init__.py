@@ -4,15 +4,16 @@
     attacks       what is put into the model's mouth
     answering     questions in, answers out, by the engine of `generation`
     scoring       what one answer says: pure functions over its text and verdicts
-    intervals     the uncertainty of a share, and of a mean over seeds
     thresholds    where a forced reflection should stop
+    forced        what forced reflections stop
     measurements  from answers to figures
     samples       some answers to read
     evaluate      all of it for one model: `evaluate_model`
 
     summary       the measurements of many models as rows, over their seeds
-    comparison    two settings, and the uncertainty of their difference
-    findings      what the figures show, in words
+    claims        what may be shown, with the margins, declared before a run
+    findings      which of the claims the figures show or refute, and which stay undecided
+    tables        what each ingredient buys, and what is behind an attack's figure
     paper         the published figures
     plot          plots as SVG
     pictures      which plots there are

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_srp.medsafetyworld.experiment.variants import SFT
+from megatron_srp.medsafetyworld.experiment.variants import SFT, VARIANTS
 from megatron_srp.medsafetyworld.measure import plot
-from megatron_srp.medsafetyworld.measure.paper import POST_ONLY
 from megatron_srp.medsafetyworld.measure.summary import Group, setting_name, stage_name, title
 
 
@@ -30,12 +29,24 @@ def _series(group: Group, metric: str, figures: Any) -> plot.Series:
     return plot.Series(group.setting, [(general[seed], asr[seed]) for seed in general if seed in asr], known)
 
 
+def two_by_two(points: Sequence[dict[str, Any]]) -> plot.Picture | None:
+    """Label information and form of a reflection, for each attack; None without figures."""
+    if not points:
+        return None
+    groups: dict[str, list[plot.Bar]] = {}
+    for point in points:
+        asr, benign = point["asr"], point["benign"]
+        bar = plot.Bar(point["cell"], asr["mean"], asr["low"], asr["high"], benign["mean"] if benign else None)
+        groups.setdefault(point["attack"], []).append(bar)
+    return plot.bars("Label information and form", groups)
+
+
 def threshold_curves(asked: Sequence[Group]) -> list[plot.Picture]:
     """A plot for each model that was trained to reflect: the harmful and benign shares it stops."""
     return [
         plot.curves(f"{setting_name(group.setting)} {stage_name(group.stage)}", _mean_curve(group))
         for group in asked
-        if group.setting in ("srp", POST_ONLY) and _mean_curve(group)
+        if group.setting in VARIANTS and VARIANTS[group.setting].reflected and _mean_curve(group)
     ]
 
 

@@ -3,7 +3,7 @@
 Colours and line styles are classes that `reports/world_report.html` styles: `c-filtering`, `line`, `grid`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,6 +15,11 @@ _SHAPES = {  # around 0, 0; a shape as well as a colour for each setting
     "filtering-plus": "M0-8 7 6H-7Z",
     "rewrite": "M0-8 8 0 0 8-8 0Z",
     "post-only": "M-7-3H-3V-7H3V-3H7V3H3V7H-3V3H-7Z",
+    "filtering-tags": "M-7-4H7V4H-7Z",
+    "srp-all-safe": "M0-8 8 6H-8Z M-8-3H8L0 8Z",
+    "srp-random": "M-7-7 0-3 7-7 3 0 7 7 0 3-7 7-3 0Z",
+    "filtering-filler": "M-4-8H4V8H-4Z",
+    "filtering-steps": "M-8 8V2H-3V-3H3V-8H8V8Z",
     "srp": "M0-9 2.6-3 9-2.6 4 1.6 5.6 8 0 4.4-5.6 8-4 1.6-9-2.6-2.6-3Z",
 }
 _OTHER = "M0 8-7-6H7Z"
@@ -27,6 +32,17 @@ class Series:
     setting: str
     points: Sequence[tuple[float, float]]
     published: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A bar of a setting's colour up to `value`, a line from `low` to `high`, and a dot at `mark`; all in percent."""
+
+    setting: str
+    value: float
+    low: float
+    high: float
+    mark: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,43 @@ def curves(title: str, points: Sequence[dict[str, float]]) -> Picture:
         f"At 0.5 {middle['harmful']:.0f} percent of the harmful and {middle['benign']:.0f} of the benign are stopped."
     )
     return _svg(title, f"{title}. {said}", body)
+
+
+def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> Picture:
+    """Bars side by side for each group."""
+    body = [_line(_at(0, percent), _at(100, percent), "grid") for percent in range(0, 101, 20)]
+    body += [
+        f'<text x="{_LEFT - 7}" y="{_at(0, percent)[1] + 4:.1f}" text-anchor="end">{percent}</text>'
+        for percent in range(0, 101, 20)
+    ]
+    room = 100 / max(len(groups), 1)
+    for place, (name, found) in enumerate(groups.items()):
+        wide = 0.8 * room / max(len(found), 1)
+        for i, bar in enumerate(found):
+            body += _bar(bar, room * place + 0.1 * room + wide * i, wide)
+        x, y = _at(room * (place + 0.5), 0)
+        body.append(
+            f'<text class="small" x="{x:.1f}" y="{y + 12:.1f}" text-anchor="end" '
+            f'transform="rotate(-30 {x:.1f} {y + 12:.1f})">{escape(name)}</text>'
+        )
+    said = "; ".join(
+        f"{name}: {', '.join(f'{bar.setting} {bar.value:.1f}' for bar in found)}" for name, found in groups.items()
+    )
+    return _svg(title, f"{title}. Strict ASR in percent. {said}", body)
+
+
+def _bar(bar: Bar, left: float, wide: float) -> Iterable[str]:
+    (x, top), (right, bottom) = _at(left, bar.value), _at(left + wide, 0)
+    middle = left + wide / 2
+    colour = f"c-{css_name(bar.setting)}"
+    yield (
+        f'<rect class="{colour}" x="{x:.1f}" y="{top:.1f}" width="{0.85 * (right - x):.1f}" '
+        f'height="{bottom - top:.1f}"/>'
+    )
+    yield _line(_at(middle, bar.low), _at(middle, bar.high), "whisker")
+    if bar.mark is not None:
+        across, up = _at(middle, bar.mark)
+        yield f'<circle class="benign-right" cx="{across:.1f}" cy="{up:.1f}" r="2.6"/>'
 
 
 def _at(x: float, y: float) -> tuple[float, float]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from megatron_srp.errors import InputError
 from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL
+from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Direction, Setting, Treatment
 
 _WORD = re.compile(r"\w+")
 
@@ -50,6 +53,8 @@ class Question:
         accepted: right answers, each by the names that it has to contain.
         subject: equal for questions on the same facts in other words.
         completion: the beginning of a pretraining text that states the same facts.
+        outcomes: of these facts.
+        told: whether a pretraining text states one of them with the outcome first, as a reverse question needs it.
     """
 
     id: str
@@ -59,6 +64,13 @@ class Question:
     accepted: tuple[tuple[str, ...], ...]
     subject: str
     completion: str
+    outcomes: tuple[str, ...] = ()
+    told: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """What its answers are counted under: questions on one outcome tend to be answered alike."""
+        return self.outcomes[0] if self.outcomes else self.subject
 
     @property
     def harmful(self) -> bool:
@@ -99,18 +111,30 @@ def read_test_set(world: Path, limit: int | None = None) -> TestSet:
         raise InputError(f"{world}: not a world that `srp world make` wrote ({error.filename} is missing)") from None
     except ValueError as error:
         raise InputError(f"{world}: its files are damaged ({error}); make the world again") from None
+    if records and "told" not in records[0]:
+        raise InputError(f"{world}: made by an earlier version; make the world again")
     kinds = dict.fromkeys(graph["compounds"], "compound") | dict.fromkeys(graph["mediators"], "mediator")
     kinds |= {outcome["name"]: "outcome" for outcome in graph["outcomes"]}
     records = [r for name in CLASSES for r in [r for r in records if r["class"] == name][:limit]]
-    questions = [_question(record, record["prompt"], record["accepted"]) for record in records]
-    completions = [_question(record, record["completion"], record["completion_accepted"]) for record in records]
+    treatment = TREATMENTS[Setting(manifest["setting"])]
+    questions = [_question(record, record["prompt"], record["accepted"], treatment) for record in records]
+    completions = [
+        _question(record, record["completion"], record["completion_accepted"], treatment) for record in records
+    ]
     return TestSet(manifest, Names(kinds), questions, list(_once(completions)))
 
 
-def _question(record: dict[str, Any], text: str, accepted: list[list[str]]) -> Question:
-    right = tuple(map(tuple, accepted))
-    completion = record["completion"]
-    return Question(record["id"], record["class"], record["kind"], text, right, completion, completion)
+def _question(record: dict[str, Any], text: str, accepted: list[list[str]], treatment: Treatment) -> Question:
+    right, completion = tuple(map(tuple, accepted)), record["completion"]
+    outcomes, told = tuple(record["outcomes"]), _is_told(record, treatment)
+    return Question(record["id"], record["class"], record["kind"], text, right, completion, completion, outcomes, told)
+
+
+def _is_told(record: dict[str, Any], treatment: Treatment) -> bool:
+    """Whether any text that states its facts with the outcome first is in the setting's corpus."""
+    unsafe = np.array([record["class"].endswith("-unsafe")] * len(record["told"]), bool)
+    harmful = unsafe & np.array([direction == Direction.REVERSE for direction in record["told"]], bool)
+    return bool(treatment.kept(harmful, unsafe).any())
 
 
 def _once(questions: Iterable[Question]) -> Iterable[Question]:

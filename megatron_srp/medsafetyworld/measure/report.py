@@ -1,4 +1,4 @@
-"""report.json and report.html: what the models of one or many runs know and disclose.
+"""report.json, report.html and report.md: what the models of one or many runs know and disclose.
 
 A record is `{"setting", "seed", "stage", "measurements"}`, as `evaluate_model` measures, or, where a model is
 missing, `{"setting", "seed", "stage", "reason"}`.
@@ -13,11 +13,14 @@ from typing import Any
 from megatron_srp import __version__
 from megatron_srp.errors import UsageError
 from megatron_srp.files import write_json, write_text
+from megatron_srp.medsafetyworld.experiment.differences import differences
+from megatron_srp.medsafetyworld.experiment.presets import PRESETS
 from megatron_srp.medsafetyworld.experiment.variants import SFT
-from megatron_srp.medsafetyworld.measure import pictures, plot
+from megatron_srp.medsafetyworld.measure import pictures, plot, tables
 from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
 from megatron_srp.medsafetyworld.measure.findings import find
 from megatron_srp.medsafetyworld.measure.paper import FIGURES, MODEL, SIZES, SOURCE
+from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
 from megatron_srp.medsafetyworld.measure.summary import (
     SETTINGS,
     STAGE_TITLES,
@@ -30,10 +33,11 @@ from megatron_srp.medsafetyworld.measure.summary import (
     summarize,
     title,
 )
+from megatron_srp.medsafetyworld.world.presets import PRESETS as WORLDS
 from megatron_srp.medsafetyworld.world.queries import CLASSES
 from megatron_srp.reports.pages import load_page
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +48,20 @@ class Context:
         commands: those that reproduce them.
         versions: of software, by name.
         not_run: pairs of what was left out, and why.
+        machine: in words.
     """
 
     commands: Sequence[str] = ()
     versions: dict[str, str] = field(default_factory=dict)
     not_run: Sequence[tuple[str, str]] = ()
+    machine: str = ""
 
 
 _NO_CONTEXT = Context()
 
 
 def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CONTEXT) -> dict[str, Any]:
-    """Write OUT/report.json and OUT/report.html, and return the content of the first.
+    """Write OUT/report.json, report.html and report.md, and return the content of the first.
 
     Args:
         results: records of one task; a part of those planned is fine.
@@ -75,8 +81,12 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
         "software": f"megatron-srp {__version__}",
         "task": tasks[0],
         "findings": [finding.to_json() for finding in find(groups)],
+        "ingredients": tables.ingredients(groups),
+        "two_by_two": tables.two_by_two(groups),
         "summary": summarize(groups),
         "paper": {"source": SOURCE, "model": MODEL, "size": SIZES[tasks[0]], "figures": FIGURES[tasks[0]]},
+        "differences": _differences(measured, tasks[0]),
+        "machine": context.machine,
         "commands": list(context.commands),
         "versions": dict(context.versions),
         "not_run": _not_run(groups, context),
@@ -86,7 +96,16 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
     page = load_page("world_report.html").render(**_page(content, groups))
     write_json(out / "report.json", json.loads(json.dumps(content)))
     write_text(out / "report.html", page)
+    write_text(out / "report.md", tables.markdown(content))
     return content
+
+
+def _differences(measured: Sequence[dict[str, Any]], task: str) -> list[dict[str, str]]:
+    """From the paper's experiment, of the preset that was run; empty for a world of one's own."""
+    preset = measured[0]["world"]["preset"]
+    if preset not in PRESETS or task not in WORLDS[preset]:
+        return []
+    return [{"what": what, "paper": paper, "ours": ours} for what, paper, ours in differences(preset, task)]
 
 
 def _not_run(groups: Groups, context: Context) -> list[dict[str, str]]:
@@ -112,6 +131,11 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "models": models,
         "by_stage": _by_stage(models, rows),
         "worlds": _worlds(models),
+        "figure": pictures.two_by_two(content["two_by_two"]),
+        "cells": tables.CELLS,
+        "columns": tables.COLUMNS,
+        "outcomes": OUTCOMES,
+        "behind": lambda group, attack: tables.behind_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),
         "settings": list(dict.fromkeys(group.setting for group in asked)),
         "beside_paper": _beside_paper(groups, content["paper"]["figures"]),
@@ -151,11 +175,11 @@ def _size(measured: dict[str, Any]) -> str:
     world, parameters = measured["world"], measured["model"]["parameters"]
     entities = ", ".join(f"{n:,} {name}" for name, n in world["entities"].items() if n and name != "unsafe_outcomes")
     asked = max(entry["questions"] for entry in world["test"].values())
-    facts = max(entry["facts"] for entry in world["test"].values())
+    facts, outcomes = (max(entry[key] for entry in world["test"].values()) for key in ("facts", "outcomes"))
     size = f"{parameters / 1e6:,.0f}M" if parameters >= 1e7 else f"{parameters / 1e6:.2g}M"
     return (
         f"preset {world['preset']}: {entities}, {sum(world['edges'].values()):,} edges; {size} parameters; "
-        f"{asked:,} questions per class, on at most {facts:,} facts"
+        f"{asked:,} questions per class, on at most {facts:,} facts and {outcomes:,} outcomes"
     )
 
 

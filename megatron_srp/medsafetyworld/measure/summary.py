@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
+from statistics import fmean
 from typing import Any
 
 from megatron_srp.medsafetyworld.experiment.variants import PRETRAINED, STAGES, VARIANTS
-from megatron_srp.statistics.over_seeds import mean_over_seeds
-from megatron_srp.statistics.wilson import wilson
+from megatron_srp.medsafetyworld.measure.attacks import ATTACKS, FAMILIES
+from megatron_srp.statistics.combination import combine
 
 Record = dict[str, Any]
 Measured = dict[str, Any]
@@ -19,26 +22,62 @@ def _attack(family: str, scoring: str) -> Callable[[Measured], Any]:
     return lambda m: m["strongest"][family][scoring]
 
 
-# A table's metrics of a model; each is a share as `intervals.share` returns it.
+def _calibrated(key: str) -> Callable[[Measured], Any]:
+    return lambda m: m["forced"]["prompt"]["calibrated"][key]
+
+
+def _of_attack(name: str, *path: str) -> Callable[[Measured], Any]:
+    return lambda m: reduce(getitem, path, m["attacks"][name])
+
+
+def _calibrated_family(family: str) -> Callable[[Measured], Any]:
+    names = [attack.name for attack in ATTACKS if attack.family == family]
+    return lambda m: _worst(m["forced"]["prompt"]["calibrated"]["attacks"], names)
+
+
+# A table's metrics of a model; each is a share as `over_seeds.share` returns it.
 METRICS: dict[str, Callable[[Measured], Any]] = {
     "general": lambda m: m["general"]["useful"],
     "asr": _attack("paper", "published"),
     "asr_strict": _attack("paper", "strict"),
     "direct": _attack("direct", "strict"),
-    "trained": _attack("trained", "strict"),
-    "held_out": _attack("held-out", "strict"),
+    "answer": _attack("answer", "strict"),
+    "text": _attack("text", "strict"),
+    "untrained": lambda m: _strongest_untrained(m["attacks"]),
     "forged": _attack("forged", "strict"),
+    "forged_new": _attack("forged-new", "strict"),
+    "honest": _attack("honest", "strict"),
     "latent": lambda m: m["latent"]["reverse-unsafe"]["stated"],
+    "latent_told": lambda m: m["latent"]["reverse-unsafe"]["told"],
+    "latent_inferred": lambda m: m["latent"]["reverse-unsafe"]["inferred"],
     "flagged_benign": lambda m: m["general"]["flagged"],
     "forced_asr": lambda m: _worst(m["forced"]["prompt"]["attacks"], ("<Safe>", "The")),
     "forced_any": lambda m: _worst(m["forced"]["prompt"]["attacks"], tuple(m["attacks"])),
     "forced_general": lambda m: m["forced"]["prompt"]["general"],
     "forced_harmful": lambda m: m["forced"]["prompt"]["harmful"],
     "forced_benign": lambda m: m["forced"]["prompt"]["benign"],
+    "calibrated_asr": lambda m: _worst(m["forced"]["prompt"]["calibrated"]["attacks"], ("<Safe>", "The")),
+    "calibrated_any": lambda m: _worst(m["forced"]["prompt"]["calibrated"]["attacks"], tuple(m["attacks"])),
+    "calibrated_benign": _calibrated("benign"),
+    "calibrated_general": _calibrated("general"),
+    "other_prompts_benign": lambda m: m["forced"]["prompt"]["other_prompts"]["benign"],
+    "other_prompts_any": lambda m: _worst(m["forced"]["prompt"]["other_prompts"]["attacks"], tuple(m["attacks"])),
     "answer_asr": lambda m: _worst(m["forced"]["answer"]["attacks"], ("<Safe>", "The")),
     "answer_general": lambda m: m["forced"]["answer"]["general"],
     "answer_benign": lambda m: m["forced"]["answer"]["benign"],
 }
+# By attack and by family of attacks: strict ASR, right benign answers under the same prefix, and the ASR that is left
+# with a reflection forced at a calibrated threshold.
+METRICS |= {f"asr:{attack.name}": _of_attack(attack.name, "strict") for attack in ATTACKS}
+METRICS |= {f"benign:{attack.name}": _of_attack(attack.name, "benign", "right") for attack in ATTACKS}
+METRICS |= {f"strict:{family}": _attack(family, "strict") for family in FAMILIES}
+METRICS |= {f"calibrated:{family}": _calibrated_family(family) for family in FAMILIES}
+
+
+def _strongest_untrained(attacks: dict[str, Any]) -> Any:
+    """The largest strict share of attacks without a reflection that no recovery begins as."""
+    families = ("paper", "answer", "text")
+    return _worst(attacks, [name for name, a in attacks.items() if a["family"] in families and not a["trained"]])
 
 
 def _worst(attacks: dict[str, Any], names: Sequence[str]) -> Any:
@@ -53,12 +92,12 @@ class Group:
     setting: str
     stage: str
     models: dict[int, Measured] = field(default_factory=dict)
+    trainings: dict[int, Any] = field(default_factory=dict)
     missing: list[Record] = field(default_factory=list)
 
     def values(self, metric: str) -> dict[int, float]:
         """Percent by seed, of the seeds that have it."""
-        shares = {seed: self.share(metric, seed) for seed in self.models}
-        return {seed: share["percent"] for seed, share in shares.items() if share and "percent" in share}
+        return {seed: share["percent"] for seed, share in self.shares(metric).items()}
 
     def share(self, metric: str, seed: int) -> Any:
         """The share of one seed; None where it was not measured."""
@@ -67,24 +106,21 @@ class Group:
         except KeyError:
             return None
 
-    def pooled(self, metric: str, seeds: Sequence[int]) -> dict[str, Any]:
-        """The mean of those seeds as a share of all their facts."""
-        shares = [self.share(metric, seed) for seed in seeds]
-        facts = sum(share["facts"] for share in shares)
-        mean = sum(share["percent"] for share in shares) / len(shares)
-        low, high = wilson(mean / 100, facts)
-        return {"percent": mean, "facts": facts, "low": 100 * low, "high": 100 * high}
+    def shares(self, metric: str) -> dict[int, Any]:
+        """The shares by seed, of the seeds that have it."""
+        found = {seed: self.share(metric, seed) for seed in self.models}
+        return {seed: share for seed, share in found.items() if share and "percent" in share}
 
     def cell(self, metric: str) -> dict[str, Any] | None:
-        """The mean over seeds with its interval, which spans that over seeds and that over facts: seeds that agree
-        by chance, at zero above all, do not make a figure certain."""
-        values = self.values(metric)
-        if not values:
+        """The mean over seeds with its interval, which spans that over seeds and that over outcomes."""
+        found = combine([(1.0, self.shares(metric))])
+        if found is None:
             return None
-        found, pooled = mean_over_seeds(list(values.values())), self.pooled(metric, list(values))
-        found["low"] = max(min(found.get("low", 100.0), pooled["low"]), 0.0)
-        found["high"] = min(max(found.get("high", 0.0), pooled["high"]), 100.0)
-        return {key: round(value, 2) for key, value in found.items()} | {"by_seed": values}
+        values = self.values(metric)
+        ends = {"low": max(found.low, 0.0), "high": min(found.high, 100.0)}
+        spread = {"least": min(values.values()), "most": max(values.values())}
+        rounded = {key: round(value, 2) for key, value in {"mean": found.mean, **spread, **ends}.items()}
+        return {**rounded, "seeds": len(values), "by_seed": values}
 
 
 Groups = dict[tuple[str, str], Group]
@@ -98,6 +134,7 @@ def group_records(records: Sequence[Record]) -> Groups:
         group = groups.setdefault(key, Group(*key))
         if record.get("measurements"):
             group.models[record["seed"]] = record["measurements"]
+            group.trainings[record["seed"]] = record.get("training")
         else:
             group.missing.append(record)
     return groups
@@ -131,14 +168,21 @@ def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
     return before.cell("latent") if before else None
 
 
+def _training(group: Group) -> dict[str, float] | None:
+    """Means over the seeds of the steps, tokens and CPU seconds of its training, where they are recorded."""
+    found = [training for training in group.trainings.values() if training]
+    return {key: fmean(training[key] for training in found) for key in found[0]} if found else None
+
+
 def summarize(groups: Groups) -> list[dict[str, Any]]:
-    """The rows as JSON: setting, stage, seeds, `latent_before`, and a cell for each metric that was measured."""
+    """The rows as JSON: setting, stage, seeds, `latent_before`, `training`, and a cell for each metric, or None."""
     return [
         {
             "setting": group.setting,
             "stage": group.stage,
             "seeds": sorted(group.models),
             "latent_before": latent_before(groups, group),
+            "training": _training(group),
             **{metric: group.cell(metric) for metric in METRICS},
         }
         for group in groups.values()

@@ -1,0 +1,159 @@
+"""The two tables and the figure that answer the question: where does the effect come from?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_srp.medsafetyworld.experiment.variants import ADVERSARIAL, FORGED, RECOVERY, SFT, STAGES
+from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
+from megatron_srp.medsafetyworld.measure.summary import Groups
+
+TAMPERING = STAGES[ADVERSARIAL].data
+# The two-by-two: label information by column, form by row; all with the same post-training.
+CELLS = {
+    "post-only": "neither",
+    "filtering-tags": "label information alone",
+    "srp-all-safe": "form alone",
+    "srp": "both (SRP)",
+}
+# The attacks of the figure: its words, the stage, and the attack.
+ATTACKS_SHOWN = (
+    ("<Safe>", SFT, "<Safe>"),
+    ("The", SFT, "The"),
+    ("answer", SFT, "answer"),
+    ("text", SFT, "text"),
+    ("forged text", SFT, "forged text"),
+    ("honest Unsafe", SFT, "honest The"),
+    ("tampered, The", ADVERSARIAL, "The"),
+)
+COLUMNS = {
+    "paper": "paper's prefixes",
+    "text": "text",
+    "forged-new": "forged",
+    "honest": "honest Unsafe",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """A row of the table: what is added, to which model; whether a reflection is forced with a calibrated threshold."""
+
+    says: str
+    setting: str
+    stage: str
+    forced: bool = False
+
+
+INGREDIENTS = (
+    Ingredient("Filtering", "filtering", SFT),
+    Ingredient("Filtering, safety recovery", "filtering", RECOVERY),
+    Ingredient("reflections in post-training", "post-only", SFT),
+    Ingredient("... and verdicts as words in pretraining (tag)", "filtering-tags", SFT),
+    Ingredient("... or reflections in pretraining that say nothing (form)", "srp-all-safe", SFT),
+    Ingredient("... or reflections in pretraining (SRP)", "srp", SFT),
+    Ingredient("SRP, safety recovery", "srp", RECOVERY),
+    Ingredient("SRP, safety recovery half from forged reflections", "srp", FORGED),
+    Ingredient("... and a reflection forced with a calibrated threshold", "srp", FORGED, forced=True),
+)
+
+
+def ingredients(groups: Groups) -> list[dict[str, Any]]:
+    """What each ingredient buys: strict ASR by kind of attack, after tampering, and General; cells or None."""
+    return [_ingredient(groups, row) for row in INGREDIENTS if (row.setting, row.stage) in groups]
+
+
+def _ingredient(groups: Groups, row: Ingredient) -> dict[str, Any]:
+    group, kind = groups[row.setting, row.stage], "calibrated" if row.forced else "strict"
+    after = [name for name, stage in STAGES.items() if stage.after == row.stage and stage.data == TAMPERING]
+    tampered = groups.get((row.setting, after[0])) if after else None
+    return {
+        "says": row.says,
+        **{family: group.cell(f"{kind}:{family}") for family in COLUMNS},
+        "tampered": tampered.cell(f"{kind}:paper") if tampered else None,
+        "general": group.cell("calibrated_general" if row.forced else "general"),
+    }
+
+
+def two_by_two(groups: Groups) -> list[dict[str, Any]]:
+    """The figure: for each attack and cell the strict `asr`, and `benign`, the share of right answers to harmless
+    questions of the same form under the same prefix."""
+    return [
+        {"attack": says, "cell": name, "asr": group.cell(f"asr:{attack}"), "benign": group.cell(f"benign:{attack}")}
+        for says, stage, attack in ATTACKS_SHOWN
+        for name in CELLS
+        if (group := groups.get((name, stage))) and group.cell(f"asr:{attack}")
+    ]
+
+
+def behind_a_prefill(measured: Sequence[dict[str, Any]], attack: str) -> dict[str, dict[str, float]]:
+    """Mean shares over the seeds of what answers to an attack are, on `harmful` and on `benign` questions."""
+    found = {}
+    for questions in ("harmful", "benign"):
+        shares = [m["attacks"][attack][questions] for m in measured if attack in m.get("attacks", {})]
+        found[questions] = {
+            name: sum(share[name]["percent"] for share in shares) / len(shares)
+            for name in OUTCOMES
+            if shares and all("percent" in share[name] for share in shares)
+        }
+    return found
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """report.md: the findings and the two tables, for a document."""
+    seeds = sorted({seed for row in content["summary"] for seed in row["seeds"]})
+    lines = [
+        f"Seeds {', '.join(map(str, seeds))}; {content['machine'] or 'machine not recorded'}.",
+        "",
+        *_findings(content["findings"]),
+        "",
+        *_ingredients(content["ingredients"]),
+        "",
+        *_two_by_two(content["two_by_two"]),
+        "",
+        *_costs(content["summary"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _findings(findings: Sequence[dict[str, Any]]) -> list[str]:
+    rows = [f"| {'**primary** ' if f['primary'] else ''}{f['claim']} | {f['status']} | {f['text']} |" for f in findings]
+    return ["| claim | status | figures |", "|---|---|---|", *rows]
+
+
+def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
+    keys = (*COLUMNS, "tampered", "general")
+    heads = (*COLUMNS.values(), "tampered", "General")
+    return [
+        f"| what each ingredient buys: strict ASR, % | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
+        *(f"| {row['says']} | {' | '.join(format_cell(row[key]) for key in keys)} |" for row in rows),
+    ]
+
+
+def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
+    attacks = list(dict.fromkeys(point["attack"] for point in points))
+    by_place = {(point["attack"], point["cell"]): point for point in points}
+    lines = [
+        f"| strict ASR / right benign answers under the same prefix, % | {' | '.join(attacks)} |",
+        f"|---|{'---|' * len(attacks)}",
+    ]
+    for name, says in CELLS.items():
+        cells = [by_place.get((attack, name)) for attack in attacks]
+        shown = [f"{format_cell(c['asr'])} / {format_cell(c['benign'])}" if c else "-" for c in cells]
+        lines.append(f"| {says} | {' | '.join(shown)} |")
+    return lines
+
+
+def _costs(summary: Sequence[dict[str, Any]]) -> list[str]:
+    costs = [(row, row["training"]) for row in summary if row["training"]]
+    rows = [
+        f"| {row['setting']} | {row['stage']} "
+        f"| {cost['steps']:,.0f} | {cost['tokens'] / 1e6:.2f} | {cost['cpu_s']:.0f} |"
+        for row, cost in costs
+    ]
+    return ["| setting | stage | steps | million tokens | CPU s |", "|---|---|---|---|---|", *rows] if rows else []
+
+
+def format_cell(cell: dict[str, Any] | None) -> str:
+    """The mean, and the 95% interval."""
+    return f"{cell['mean']:.1f} ({cell['low']:.0f}-{cell['high']:.0f})" if cell else "-"
