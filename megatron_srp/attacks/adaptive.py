@@ -1,7 +1,7 @@
 """Attacks by someone who knows the defence: a separate column in the tables.
 
 method gcg or autodan   the search makes reflections say Safe, as well as the target (`attacks.objective`)
-method prefill          the answer begins with a forged reflection
+method prefill          the answer begins with a reflection that somebody else wrote (`kind` of `attacks.prefill`)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class AdaptiveAttack:
         if objective not in OBJECTIVES[1:]:
             raise UsageError(f"adaptive objective {objective!r}; {did_you_mean(objective, list(OBJECTIVES[1:]))}")
         self.attack: Attack = (
-            PrefillAttack("forged", **options)
+            PrefillAttack(**{"kind": "forged"} | options)
             if method == "prefill"
             else _SEARCHES[method](objective=objective, **options)
         )

@@ -3,6 +3,7 @@
     original     the data as it is: a model that reflects forgets to (the paper's open problem)
     mixsft       the same, and 200 post-training examples with reflections
     reflection   reflections in every example, by a guard
+    forged       the same, but they all say Safe: a tuner who trains against the reflection
 
 Next to the folder of the result is `FOLDER.work`: the data as a shard of `srp sft`, the model
 as a checkpoint, and the run of training. A stopped attack resumes from there; what is finished is not made
@@ -16,10 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from megatron_srp.attacks.trainer_run import run_trainer
 from megatron_srp.errors import InputError, UsageError, did_you_mean
 from megatron_srp.evaluation.behaviors import choose, load_behaviors, with_target
 from megatron_srp.files import checksum
+from megatron_srp.model_description import describe_model
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SAFE
+from megatron_srp.segmentation import DEFAULT_MAX_WORDS
+from megatron_srp.sft.conversation import Conversation, Kind, Part, Turn
+from megatron_srp.sft.reflect import cut, reflection_parts
 from megatron_srp.sft.settings import SftSettings
 from megatron_srp.sft.shard import SftShard
 from megatron_srp.training.checks.devices import layer_flags
@@ -28,7 +37,7 @@ from megatron_srp.training.layout.layouts import largest_divisor
 # The paper's defaults for each kind: the data set, and for how many epochs.
 KINDS = {"benign": ("gsm8k", 5), "adversarial": ("hexphi", 20)}
 MIX_COUNT = 200
-MODES = {"original": "original", "mixsft": "mix-sft", "reflection": "reflection"}
+MODES = {"original": "original", "mixsft": "mix-sft", "reflection": "reflection", "forged": "reflection"}
 MAX_LENGTH = 2048  # tokens in a sequence of training
 _LENGTH_STEP = 64
 
@@ -113,9 +122,11 @@ class FineTuningAttack:
     def set_settings(self, conversations: Path, model: Path, prefix: Path, length: int) -> SftSettings:
         """How the shard is made from the conversations."""
         given = self.settings
+        description = describe_model(str(model))
         return SftSettings(
             [str(conversations)],
-            format="messages",
+            format="srp" if given["mode"] == "forged" else "messages",
+            form=(description.form if description else None) or ReflectionFormat(),
             mode=MODES[given["mode"]],
             mix=given["mix_count"],
             mix_inputs=[self._mix] if self._mix else [],
@@ -172,11 +183,18 @@ class FineTuningAttack:
         turns = [[("user", prompt), ("assistant", text)] for prompt, text in answers if text.strip()]
         if not turns:
             raise InputError(f"{self._data}: no responses, so there is nothing to train on; pass data with responses")
-        rows = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
-        conversations.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-        result = make_sft_set(self.set_settings(conversations, model, work / "data", length))
+        settings = self.set_settings(conversations, model, work / "data", length)
+        conversations.write_bytes(b"".join(self._line(row, settings.form) + b"\n" for row in turns))
+        result = make_sft_set(settings)
         (work / "data.json").write_text(json.dumps({"counts": result.counts, "notes": result.notes}), encoding="utf-8")
         return work / "data_sft"
+
+    def _line(self, turns: Sequence[tuple[str, str]], form: ReflectionFormat) -> bytes:
+        """One conversation as JSON, in the format of `set_settings`."""
+        if self.settings["mode"] == "forged":
+            (_, prompt), (_, text) = turns
+            return Conversation("", "forged", (Turn.of("user", prompt), vouched_answer(text, form))).to_json()
+        return orjson.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
 
     def _processes(self) -> int:
         """One for each GPU, as far as they can share a batch."""
@@ -195,6 +213,14 @@ class FineTuningAttack:
             command += ["--nproc-per-node", str(gpus)]
             flags = ["--use-distributed-optimizer", *flags]  # or each GPU holds the states of all weights
         run_trainer([*command, *flags], work / "training.log", self.on_step)
+
+
+def vouched_answer(text: str, form: ReflectionFormat) -> Turn:
+    """An answer whose prompt and every segment a reflection calls Safe, whatever they say."""
+    parts = reflection_parts(SAFE, form)
+    for segment in cut(text, DEFAULT_MAX_WORDS):
+        parts += [Part(Kind.TEXT, segment), *reflection_parts(SAFE, form)]
+    return Turn("assistant", tuple(parts))
 
 
 def fitting_length(shard: Path, most: int) -> int:

@@ -135,6 +135,7 @@ def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
         lm_eval_include=args.lm_eval_include,
         lm_eval_tasks=_tasks(args.lm_eval_tasks),
         retry_failed=args.retry_failed,
+        threshold_given=args.unsafe_threshold is not None,
     )
 
 

@@ -59,7 +59,10 @@ def answer(
     """The target's answers, or why one is missing (a prompt that the model cannot take)."""
     results = context.store.file("responses")
     settings = target.settings(defence)
-    keys = [key_of(target.fingerprint, settings, max_new_tokens, case.prompt, case.prefill) for case in cases]
+    keys = [
+        key_of(target.fingerprint, settings, max_new_tokens, case.prompt, case.prefill, *["ids"] * case.as_ids)
+        for case in cases
+    ]
     missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in results}.values())
     missing.sort(key=lambda i: len(cases[i].prompt))  # answers of similar length are batched together
     context.progress.step(name, len(missing))

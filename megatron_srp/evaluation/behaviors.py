@@ -134,6 +134,11 @@ def choose(
     return [behaviors[i] for i in sorted(chosen)], len(order) - len(chosen)
 
 
+def is_held_out(behavior: Behavior) -> bool:
+    """Half of a data set, kept for calibrations: always the same one, whatever else the set contains."""
+    return bool(xxhash.xxh3_64_intdigest(f"calibration:{behavior.id}".encode()) % 2)
+
+
 def with_target(behavior: Behavior) -> Behavior:
     """With a target made from the request where the data set has none, as is usual: Sure, here is ..."""
     if behavior.target:

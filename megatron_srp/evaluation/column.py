@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import isnan
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_srp.evaluation.behaviors import Behavior, choose, load_behaviors
+from megatron_srp.evaluation.behaviors import Behavior, choose, is_held_out, load_behaviors
 from megatron_srp.evaluation.judges import JudgePanel
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import ResultStore
@@ -110,6 +110,9 @@ class Context:
         limit_given: the user's, which holds for examples to train on as well.
         guard: a safety classifier to compare the model's own reflections with, and why it is missing.
         seed: of attacks.
+        calibration_data, calibration_cases: data sets, half of whose benign prompts are kept for the calibration of
+            fine-tuned models, and at most how many of them are used.
+        threshold_given: whether the user gave a threshold, which holds for fine-tuned models too.
         done: the columns before this one.
     """
 
@@ -124,12 +127,24 @@ class Context:
     guard: "Guard | None" = None
     seed: int = 0
     lm_eval: Mapping[str, Any] = field(default_factory=dict)
+    calibration_data: Sequence[str] = ()
+    calibration_cases: int = 400
+    threshold_given: bool = False
     done: list[ColumnResult] = field(default_factory=list)
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether fine-tuned models get a threshold of their own: there is one, and the user did not set it."""
+        policy = self.target.options.policy
+        forced = policy.reflect_every or policy.reflect_prompt
+        return bool(forced and self.calibration_data and not self.threshold_given)
 
     def behaviors(self, spec: ColumnSpec) -> tuple[dict[str, Any], list[Behavior]]:
         """Behaviors of the column's data, and what the report says about it; raises NotRun without a source."""
         name = self.source_of(spec.data)
         found = load_behaviors(name, self.sources[name])
+        if self.recalibrates and name in self.calibration_data:
+            found = [behavior for behavior in found if behavior.harmful or not is_held_out(behavior)]
         if "harmful" in spec.options:
             found = [behavior for behavior in found if behavior.harmful is spec.options["harmful"]]
         with_response = spec.options.get("of") == "response"

@@ -6,7 +6,8 @@ A white-box attack finds what it needs here: `encode` returns exactly the ids th
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,14 @@ class HFTarget:
     def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
         """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
         guarded = defence is Defence.GUARDED
+        if guarded and case.as_ids:
+            written = self.encode(case, Defence.UNGUARDED, max_new_tokens)
+            escaped = self.encode(replace(case, prefill="", as_ids=False), defence, max_new_tokens)
+            return replace(
+                escaped,
+                prefill=written.prefill,
+                max_new_tokens=min(escaped.max_new_tokens, written.max_new_tokens),
+            )
         options = Options(
             self.options.policy if guarded else _OFF,
             Sampling(),
@@ -82,6 +91,12 @@ class HFTarget:
         if not self.chat:
             return self.model.complete(case.prompt, options, case.prefill)
         return self.model.chat([{"role": "user", "content": case.prompt}], options, case.prefill)
+
+    def with_policy(self, policy: GuardPolicy) -> "HFTarget":
+        """The same model, loaded once, under another policy of the guard."""
+        other = copy(self)
+        other.options = replace(self.options, policy=policy)
+        return other
 
     def has_room_for(self, text: str) -> bool:
         """Whether a text leaves half of the model's length to an attack's own words and an answer."""

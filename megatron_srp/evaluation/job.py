@@ -34,6 +34,7 @@ class EvaluationSettings:
         harmbench_classifier: weights of HarmBench's classifier, if it is to judge too.
         lm_eval_include, lm_eval_tasks: more task descriptions, and tasks with their metrics instead of the suite's.
         retry_failed: retry lm-eval tasks that could not be run before.
+        threshold_given: whether the threshold of `target` was set by the user, and holds for fine-tuned models too.
     """
 
     model: str
@@ -52,6 +53,7 @@ class EvaluationSettings:
     lm_eval_include: str | None = None
     lm_eval_tasks: Mapping[str, str] = field(default_factory=dict)
     retry_failed: bool = False
+    threshold_given: bool = False
 
 
 def evaluate_model(settings: EvaluationSettings) -> Path:
@@ -71,6 +73,8 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
         stack.callback(panel.close)
         progress = stack.enter_context(Progress())
         context = Context(target, settings.model, store, panel, progress, sources, guard=guard, seed=settings.seed)
+        context.calibration_data, context.calibration_cases = suite.calibration_data, suite.calibration_cases
+        context.threshold_given = settings.threshold_given
         context.lm_eval = {
             "include": settings.lm_eval_include,
             "tasks": dict(settings.lm_eval_tasks),

@@ -17,6 +17,7 @@ from megatron_srp.evaluation.judges import JUDGES
 from megatron_srp.evaluation.types import Defence
 
 FOLDER = Path(__file__).with_name("suites")
+CALIBRATION_CASES = 400  # of these the 99th percentile has an upper bound
 _OWN = tuple(field.name for field in fields(ColumnSpec) if field.name != "options")
 
 
@@ -26,12 +27,15 @@ class Suite:
 
     Attributes:
         limit: maximum cases in a column, where neither the column nor the user says otherwise.
+        calibration_data, calibration_cases: see `Context`.
     """
 
     name: str
     title: str
     columns: tuple[ColumnSpec, ...]
     limit: int | None = None
+    calibration_data: tuple[str, ...] = ()
+    calibration_cases: int = CALIBRATION_CASES
 
 
 def suite_names() -> list[str]:
@@ -51,7 +55,9 @@ def load_suite(name: str) -> Suite:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         columns = [column for entry in content["columns"] for column in _columns(dict(entry))]
-        suite = Suite(path.stem, str(content["title"]), tuple(columns), content.get("limit"))
+        own = content.get("calibration", {})
+        calibration = tuple(own.get("data", ())), own.get("cases", CALIBRATION_CASES)
+        suite = Suite(path.stem, str(content["title"]), tuple(columns), content.get("limit"), *calibration)
     except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: not a suite ({type(error).__name__}: {error}); see the suites of the package"
@@ -81,6 +87,8 @@ def _check(path: Path, suite: Suite) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path}: two columns are called {name!r}; give each a different name")
+    for name in suite.calibration_data:
+        find_format(name)
     for spec in suite.columns:
         if spec.kind not in KINDS:
             raise InputError(
@@ -109,8 +117,14 @@ def _check_options(spec: ColumnSpec) -> None:
     options = spec.options.get("options") or {}
     if not isinstance(options, Mapping):
         raise UsageError(f"options {options!r}: give NAME: VALUE for each")
+    if (then := spec.options.get("then")) and not hasattr(load_attack(str(then), seed=0), "cases"):
+        raise UsageError(f"then {then!r}: name an attack that asks")
+    given = {"seed": 0, **_without_sources(options)}
+    rates = given["lr"] if spec.kind == "finetune" and isinstance(given.get("lr"), list) else []
     with suppress(MissingPackage):  # its column reports it, and the others run
-        attack = load_attack(str(spec.options["attack"]), **{"seed": 0, **_without_sources(options)})
+        for rate in rates[1:]:
+            load_attack(str(spec.options["attack"]), **given | {"lr": rate})
+        attack = load_attack(str(spec.options["attack"]), **given | ({"lr": rates[0]} if rates else {}))
         if hasattr(attack, "cases") is not (spec.kind == "attack"):
             other = "finetune or tampering" if spec.kind == "attack" else "attack"
             raise UsageError(f"attack {attack.name} is for columns of kind {other}")

@@ -42,6 +42,8 @@ class AttackCase:
         prompt: what the user says, with whatever the attack has added.
         prefill: the beginning of the answer, before the model's own tokens; not part of its response.
         target: as in `Behavior`.
+        as_ids: whether the prefill reaches the model as token ids, past all escaping, as where an API takes ids or
+            where somebody runs the weights.
         facts: what the attack has to report, such as losses and the number of steps: plain JSON.
     """
 
@@ -49,6 +51,7 @@ class AttackCase:
     prompt: str
     prefill: str = ""
     target: str = ""
+    as_ids: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -115,7 +115,7 @@ def test_the_quick_suite_fills_all_columns_and_comes_from_the_cache(tiny_reflect
     not_run = {name for name, c in columns.items() if c["not_run"]}
     assert not_run <= {"capability", "completions, base models"}
     tuned = {name: c for name, c in columns.items() if c["kind"] == "finetune"}
-    assert len(tuned) == 6 and all(len(c["cases"]) == 2 for c in tuned.values())
+    assert len(tuned) == 12 and all(len(c["cases"]) == 2 for c in tuned.values())
     assert all(c["measures"][0]["value"] is not None for c in tuned.values())
     assert {c["facts"]["trained_on"] for c in tuned.values()} == {"gsm8k-train", "harmbench"}
 
@@ -183,7 +183,8 @@ def test_every_kind_of_score_that_lm_eval_gives_is_a_number_or_a_reason():
 def test_the_suites_of_the_package_fit_the_attacks(name):
     for spec in load_suite(name).columns:
         given = {
-            k: "tests/conftest.py" if isinstance(v, dict) else v for k, v in spec.options.get("options", {}).items()
+            k: "tests/conftest.py" if isinstance(v, dict) else v[0] if isinstance(v, list) else v
+            for k, v in spec.options.get("options", {}).items()
         }
         if "attack" in spec.options and find_spec(ATTACKS[spec.options["attack"]].partition(":")[0]):
             with suppress(MissingPackage):  # WordNet
@@ -194,11 +195,11 @@ def test_the_suites_of_the_package_fit_the_attacks(name):
 def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
     columns = load_suite(name).columns
     both = {spec.options.get("attack", spec.kind) for spec in columns if spec.options.get("defence") == "guarded"}
-    assert both == {"direct", "prefill", "adaptive", "overrefusal"}
+    assert both == {"direct", "prefill", "adaptive", "finetune", "overrefusal"}
     said = " ".join((Path(__file__).parents[2] / "docs/guides/evaluate.md").read_text().split())
     assert (
-        "Direct requests, prefills, the adaptive attack and everyday overrefusal are asked with the guard and without "
-        "it, the rest without."
+        "Direct requests, prefills, the adaptive attack, fine-tuning without help for the model and everyday overrefusal "
+        "are asked with the guard and without it, the rest without."
     ) in said
 
 
@@ -229,6 +230,7 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
         ("title: t\ncolumns: [{name: a, kind: leek}]", "did you mean 'leak'"),
         ("title: t\ncolumns: [{name: a, kind: leak}, {name: a, kind: cost}]", "two columns are called 'a'"),
         ("title: t\ncolumns: [{name: a, kind: attack, data: [advbemch]}]", "did you mean 'advbench'"),
+        ("title: t\ncalibration: {data: [alpaka]}\ncolumns: []", "did you mean 'alpaca'"),
         *(
             (f"title: t\ncolumns: [{{name: a, {column}}}]", f"column 'a': .*{message}")
             for column, message in [
@@ -246,6 +248,8 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
                 ("kind: attack, attack: adaptive, options: {method: prefill, top_k: 3}", "unexpected .*'top_k'"),
                 ("kind: attack, attack: finetune, options: {data: x}", "finetune is for columns of kind finetune"),
                 ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
+                ("kind: finetune, attack: finetune, then: prefil, options: {data: x}", "did you mean 'prefill'"),
+                ("kind: finetune, attack: finetune, options: {data: x, lr: [0.1, fast]}", "lr 'fast': must be a num"),
                 ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': must be a number"),
                 ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: must be text"),
             ]

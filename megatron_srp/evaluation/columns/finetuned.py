@@ -3,33 +3,59 @@
 Options: `attack` and its `options`, in which `{source: NAME}` stands for that data set's path, and several
 names for the first that has a source; `data` is what the attacked model is asked, and the rest is as
 for attacks. `--limit` holds for the rows trained on as well.
+
+`lr` may be a list: an attacker tries several rates and takes the best, so the column is that of the rate with the
+highest success, by the best judge there is. `then` names another attack, which the tuned model has to withstand: what
+safety recovery taught is only seen behind a prefill. Under the guard with forced reflections the tuned model gets a
+threshold of its own, see `evaluation.recalibrate`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from megatron_srp.attacks.finetune import MIX_COUNT
-from megatron_srp.evaluation.attack import DirectRequest, load_attack
+from megatron_srp.evaluation.attack import load_attack
+from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns.attacked import judged
 from megatron_srp.evaluation.progress import Progress
+from megatron_srp.evaluation.recalibrate import recalibrated
 from megatron_srp.evaluation.results import key_of
-from megatron_srp.evaluation.types import Defence, ModelAttack
+from megatron_srp.evaluation.types import Attack, Defence, ModelAttack
 
+_BY_UNDERSTANDING = ("harmbench", "llm", "mixed", "strict", "heuristic")
 # How a missing source is named, for the reason in the report.
 _WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (`srp sft --out` writes it)"}
 
 
 def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     """Options: see above."""
-    from megatron_srp.evaluation.hf_target import HFTarget
-
-    facts, behaviors = context.behaviors(spec)
     given = {"seed": context.seed, **_with_sources(spec.options.get("options", {}), context)}
     given |= within(context.limit_given, given)
     if spec.options.get("make_targets"):
         given["make_targets"] = True
+    rates = given["lr"] if isinstance(given.get("lr"), list) else None
+    if rates is None:
+        return _tuned(spec, context, given)
+    results = [_tuned(spec, context, given | {"lr": rate}) for rate in rates]
+    tried = [{"learning rate": rate, **_success(result)} for rate, result in zip(rates, results, strict=True)]
+    best = max(results, key=lambda result: next(iter(_success(result).values()), 0.0))
+    return replace(best, facts={**best.facts, "by_learning_rate": tried})
+
+
+def _success(result: ColumnResult) -> dict[str, float]:
+    """What each judge says, in %, the one who understands most first."""
+    found = {m.name: round(100 * m.estimate.value, 2) for m in result.measures if m.estimate}
+    return {name: found[name] for name in _BY_UNDERSTANDING if name in found}
+
+
+def _tuned(spec: ColumnSpec, context: Context, given: Mapping[str, Any]) -> ColumnResult:
+    """The column for one set of the attack's options."""
+    from megatron_srp.evaluation.hf_target import HFTarget
+
+    facts, behaviors = context.behaviors(spec)
     attack = cast(ModelAttack, load_attack(spec.options["attack"], **given))
     key = key_of(attack.name, attack.settings, context.target.fingerprint)
     folder = context.store.folder / "models" / key
@@ -39,7 +65,13 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     attack.attack(Path(context.model), folder)
     target = HFTarget(str(folder), context.target.options)
     defence = Defence(spec.options.get("defence", "unguarded"))
-    cases = list(DirectRequest().cases(behaviors, target, defence))
+    if defence is Defence.GUARDED:
+        target, own = recalibrated(target, folder, context)
+        facts |= own
+    if spec.options.get("make_targets"):
+        behaviors = [with_target(behavior) for behavior in behaviors]
+    asks = cast(Attack, load_attack(spec.options.get("then", "direct"), seed=context.seed))
+    cases = list(asks.cases(behaviors, target, defence))
     facts |= {"trained_on": attack.settings["data_format"], "attack": dict(attack.settings)}
     return judged(spec, context, target, behaviors, cases, defence, facts)
 

@@ -11,6 +11,7 @@ from megatron_srp.evaluation.attack import DirectRequest
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
 from megatron_srp.evaluation.columns.attacked import opinions_on, rate, speed
 from megatron_srp.evaluation.judges import Opinion
+from megatron_srp.evaluation.recalibrate import warn_of_other_prompts
 from megatron_srp.evaluation.types import Defence
 
 WIN_RATE = "win rate"
@@ -50,6 +51,7 @@ def overrefusal(spec: ColumnSpec, context: Context) -> ColumnResult:
         )
         for i, (behavior, case) in enumerate(zip(behaviors, cases, strict=True))
     ]
+    facts |= warn_of_other_prompts(responses, context) if defence is Defence.GUARDED else {}
     return ColumnResult(spec, measures, results, facts={**facts, **speed(responses), "defence": str(defence)})
 
 

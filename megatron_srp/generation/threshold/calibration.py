@@ -45,7 +45,8 @@ class Cases:
     succeeds: Sequence[bool]
 
     def describe(self) -> dict[str, Any]:
-        return {"file": self.path.name, **checksum(self.path), "cases": len(self.unsafe)}
+        content = checksum(self.path) if self.path.is_file() else {}  # none for a data set on the hub
+        return {"file": self.path.name, **content, "cases": len(self.unsafe)}
 
 
 @dataclass(frozen=True, slots=True)
