@@ -32,8 +32,8 @@ class BuildSettings:
         labeler: labels the segments; None for plain shards.
 
     Raises:
-        UsageError: where a page could write reserved tokens, the tokenizer has no end-of-text token, or the policy needs
-            what a shard cannot hold.
+        UsageError: where a page could write reserved tokens, the tokenizer has no end-of-text token, or the policy
+            needs what a shard cannot hold.
     """
 
     prefix: Path

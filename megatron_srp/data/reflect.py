@@ -210,7 +210,6 @@ class Reflector:
             hints=hints,
         )
 
-
     def _treat(self, source: Source, batch: TextBatch, tokens: TokenBatch, empty: int) -> ReflectedBatch:
         """The same for another policy than `srp`, which may act on end-of-document tokens too."""
         assert self.labeler is not None

@@ -160,6 +160,11 @@ def _of_rules(policy: Policy, value: str) -> np.ndarray:
     return np.array([getattr(rule, value) for rule in (*map(policy.rule, _VERDICTS), KEEP)])
 
 
+def _acts_on_text(policy: Policy) -> np.ndarray:
+    """Which rules change more of a segment than its end, by index of the verdict."""
+    return (_of_rules(policy, "text") != "keep") | (_of_rules(policy, "before") != "")
+
+
 def _chosen(policy: Policy, of: TokenSegments, starts: np.ndarray, rule: np.ndarray) -> np.ndarray:
     """bool[S]: the segments that are chosen at random to stay as they are."""
     share = _of_rules(policy, "untagged")[rule]
@@ -197,8 +202,8 @@ def _with_their_eod(policy: Policy, of: TokenSegments, rule: np.ndarray) -> np.n
 def _splits(
     policy: Policy, of: TokenSegments, starts: np.ndarray, ends: np.ndarray, rule: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of sequences within segments that do not stay as they are, and these segments."""
-    treated = np.flatnonzero(_of_rules(policy, "text")[rule] != "keep")
+    """Ends of sequences within segments of which more than the end is changed, and these segments."""
+    treated = np.flatnonzero(_acts_on_text(policy)[rule])
     low = np.searchsorted(of.row_ends, starts[treated], "right")
     sizes = np.maximum(np.searchsorted(of.row_ends, ends[treated], "left") - low, 0)
     return of.row_ends[ranges(low, sizes)], np.repeat(treated, sizes)
@@ -207,9 +212,8 @@ def _splits(
 def _gaps(policy: Policy, of: TokenSegments, starts: np.ndarray, rule: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Beginnings of texts that follow another in their sequence: what is between the two stays as it is."""
     firsts = of.offsets[:-1][np.diff(of.offsets) > 0]
-    acts = np.array([own.text != "keep" or bool(own.before) for own in (*map(policy.rule, _VERDICTS), KEEP)])
     begins = np.concatenate([[0], of.row_ends])
-    firsts = firsts[acts[rule[firsts]] & ~np.isin(starts[firsts], begins)]
+    firsts = firsts[_acts_on_text(policy)[rule[firsts]] & ~np.isin(starts[firsts], begins)]
     return starts[firsts], firsts
 
 
@@ -244,9 +248,7 @@ def _assemble(
     return Pieces(local, _numbers(encoder, kinds, labels, table), counts)
 
 
-def _numbers(
-    encoder: PieceEncoder, kinds: np.ndarray, labels: list[SafetyLabel], table: ReflectionTable
-) -> np.ndarray:
+def _numbers(encoder: PieceEncoder, kinds: np.ndarray, labels: list[SafetyLabel], table: ReflectionTable) -> np.ndarray:
     """uint16[P]: the entries of pieces of these kinds int64[6, P]."""
     sizes = (max(len(labels), 1), _UNTOUCHED + 1, 2, 3, 2, 2)
     distinct, which = np.unique(np.ravel_multi_index(tuple(kinds), sizes), return_inverse=True)
