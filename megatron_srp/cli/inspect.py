@@ -40,6 +40,10 @@ def main(argv: list[str]) -> None:
         print(f"documents     {content['documents']:,}\nsegments      {content['segments']:,}")
         print(f"verdicts      {verdicts}")
         print(f"tokens        {content['plain_tokens']:,} and {content['added_tokens']:,} of reflections")
+        if content["policy"] not in ("srp", None):
+            print(f"policy        {content['policy']}")
+            print(f"not read      {content['dropped_tokens']:,} of the tokens")
+            print(f"not learned   {content['unlearned_tokens']:,} of the tokens")
         if inspection.no_texts:
             print(f"without texts: {inspection.no_texts}")
     if args.out or not args.json:

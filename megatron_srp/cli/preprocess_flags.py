@@ -7,11 +7,11 @@ from typing import Any
 from megatron_srp.cli import corpus_flags, work_folder
 from megatron_srp.cli.guard_flags import GUARD_HELP
 from megatron_srp.cli.parser import Parser, require_at_least
-from megatron_srp.cli.reflection_flags import add_reflection_flags
+from megatron_srp.cli.reflection_flags import add_policy_flags, add_reflection_flags
 from megatron_srp.corpus.partitions import add_partition_flags, check_partition_flags
+from megatron_srp.data.policies.policy import Policy, policy_of, refuse_in_shards
 from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError
-from megatron_srp.reflection import reflection_format
 from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import check_max_words
 
@@ -107,7 +107,9 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
         choices=list(map(str, Verdict)),
         help="with --store: the verdict of segments that have none (default: refuse them)",
     )
-    add_reflection_flags(parser).add_argument(
+    reflections = add_reflection_flags(parser)
+    add_policy_flags(parser, reflections)
+    reflections.add_argument(
         "--hints",
         action="store_true",
         help="with --store: write <think> Safe HINT </think> where `srp hints` left a hint",
@@ -151,7 +153,11 @@ def validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
     check_partition_flags(args)
     work_folder.check_outputs(args)
-    reflection_format(args)
+    args.policy = policy_of(args)
+    if args.guard == "none" and args.policy != Policy(form=args.policy.form):
+        raise UsageError("--policy and --start-share need verdicts: pass --guard NAME or --store DIR")
+    if not args.input_shards or args.materialize:
+        refuse_in_shards(args.policy)
     if args.workers is None:
         args.workers = 2 if args.executor == "ray" else os.cpu_count() or 1
     require_at_least(1, args, "--workers", "--chunk-documents")

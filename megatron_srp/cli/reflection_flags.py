@@ -2,6 +2,7 @@
 
 import argparse
 
+from megatron_srp.data.policies.policy import NAMES
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 
 
@@ -21,7 +22,8 @@ def add_reflection_flags(parser: argparse.ArgumentParser) -> "argparse._Argument
         choices=["text", "special"],
         default="text",
         help="text: <think> as plain text, the paper's form; special: as a special token, of the extended tokenizer "
-        "that `srp preprocess` writes to PREFIX_tokenizer. The same for pretraining and post-training",
+        "that `srp preprocess` writes to PREFIX_tokenizer. The same for pretraining and post-training (default: text, "
+        "in `srp preprocess` what the policy says)",
     )
     add(
         "--stop-after",
@@ -37,3 +39,21 @@ def add_reflection_flags(parser: argparse.ArgumentParser) -> "argparse._Argument
     )
     parser.set_defaults(hints=False)
     return group
+
+
+def add_policy_flags(parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup") -> None:
+    """Add the flags that say what becomes of segments; a policy says itself which tokens it writes by default."""
+    parser.set_defaults(reflection_tokens=None)
+    group.add_argument(
+        "--policy",
+        default="srp",
+        metavar="NAME",
+        help=f"what becomes of a segment by its verdict: {', '.join(NAMES)}, or a YAML file",
+    )
+    group.add_argument(
+        "--start-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="with --input-shards: the share of training before which the plain shard is read, such as 0.2",
+    )

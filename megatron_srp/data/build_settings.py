@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation.base import Guard
+from megatron_srp.data.policies.policy import Policy, refuse_in_shards
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import sidecar_path
 from megatron_srp.data.training_tokenizer import refuse_forgeable
-from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 from megatron_srp.tokenization import TextTokenizer
 
@@ -24,7 +24,7 @@ class BuildSettings:
         prefix: of the files written: PREFIX_KEY_document.{bin,idx,srp} for each key, and PREFIX.srp.json.
         tokenizer: the base tokenizer.
         guard: a classifier, a `Labeler`, or None for plain shards.
-        form: how labels are written.
+        policy: what becomes of segments, and how labels are written.
         max_words: maximum words per segment.
         append_eod: whether documents end with the tokenizer's end-of-document id.
         keys: names of the shards.
@@ -32,13 +32,14 @@ class BuildSettings:
         labeler: labels the segments; None for plain shards.
 
     Raises:
-        UsageError: where a page could write reserved tokens, or the tokenizer has no end-of-text token.
+        UsageError: where a page could write reserved tokens, the tokenizer has no end-of-text token, or the policy
+            needs what a shard cannot hold.
     """
 
     prefix: Path
     tokenizer: TextTokenizer
     guard: Guard | Labeler | None
-    form: ReflectionFormat = field(default_factory=ReflectionFormat)
+    policy: Policy = field(default_factory=Policy)
     max_words: int = DEFAULT_MAX_WORDS
     append_eod: bool = True
     keys: list[str] = field(default_factory=lambda: ["text"])
@@ -46,17 +47,19 @@ class BuildSettings:
     labeler: Labeler | None = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.form.special_tokens:  # a tokenizer may have them already, and a page must not forge them
-            self.tokenizer = self.tokenizer.reading_as_text([self.form.open, self.form.close])
+        if self.policy.marks:  # a tokenizer may have them already, and a page must not forge them
+            self.tokenizer = self.tokenizer.reading_as_text(self.policy.marks)
         self.labeler = GuardLabeler(self.guard) if isinstance(self.guard, Guard) else self.guard
         check_max_words(self.max_words)
         if self.append_eod or self.labeler:
             self.tokenizer.require_eos()
-            refuse_forgeable(self.tokenizer, self.form if self.labeler else None)
+            refuse_forgeable(self.tokenizer, self.policy.marks if self.labeler else [])
+        if self.labeler:
+            refuse_in_shards(self.policy)
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON, to be recorded and compared on resume."""
-        reflection = {"reflection": self.form.describe(), "max_words": self.max_words} if self.labeler else {}
+        reflection = {**self.policy.settings(), "max_words": self.max_words} if self.labeler else {}
         return {
             "tokenizer": self.tokenizer.identity,
             "append_eod": self.append_eod,

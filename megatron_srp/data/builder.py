@@ -11,6 +11,7 @@ import numpy as np
 from megatron_srp.annotation.base import Guard
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.data.build_settings import BuildSettings
+from megatron_srp.data.policies.policy import Policy, as_srp
 from megatron_srp.data.reflect import Labeler, ReflectedBatch, Reflector, Source
 from megatron_srp.data.shards.indexed_shard import token_dtype
 from megatron_srp.data.shards.manifest import FORMAT_VERSION, software_versions, sum_counts
@@ -61,11 +62,11 @@ class ShardBuilder:
     def _make_reflector(self, threads: int) -> Reflector:
         plan, written = self.plan, self.plan.tokenizer
         if plan.labeler:
-            written = training_tokenizer(plan.tokenizer, plan.form, self.output.folder / "tokenizer")
+            written = training_tokenizer(plan.tokenizer, plan.policy.marks, self.output.folder / "tokenizer")
         return Reflector(
             tokenizer=plan.tokenizer,
             encoder=FastEncoder(plan.tokenizer, threads),
-            form=plan.form,
+            policy=plan.policy,
             written=written,
             labeler=plan.labeler,
             max_words=plan.max_words,
@@ -74,7 +75,7 @@ class ShardBuilder:
         )
 
     def _writer(self, key: str, state: dict[str, Any] | None) -> ShardWriter:
-        hints = self.plan.labeler is not None and self.plan.form.hints
+        hints = self.plan.labeler is not None and self.plan.policy.form.hints
         return ShardWriter(self.output.folder, self.plan.name(key), self._reflector.dtype, state, hints)
 
     @property
@@ -141,7 +142,7 @@ class ShardBuilder:
 
     def finalize(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         """Finish the shards and write the manifest, which is returned; `extra` is added to it."""
-        described = {"tokenizer", "reflection", "max_words"}
+        described = {"tokenizer", "reflection", "policy", "max_words"}
         info = {name: value for name, value in self.settings.items() if name in described}
         moves: dict[Path, Path] = {}
         with self.output.writing():
@@ -168,7 +169,7 @@ class ShardBuilder:
             "shards": shards,
             "counts": sum_counts(shards),
             "tokenizer": describe_tokenizer(written, model),
-            "reflection": self.plan.form.describe() if self.plan.labeler else None,
+            **(self.plan.policy.settings() if self.plan.labeler else {"reflection": None}),
             "settings": deepcopy(self.settings),
             "software": software_versions(),
         }
@@ -189,7 +190,8 @@ class ReflectionIndexedDatasetBuilder(ShardBuilder):
     after the process died resumes after the last `commit`.
 
     Args:
-        output_prefix, tokenizer, guard, form, max_words, append_eod, keys: as in `BuildSettings`.
+        output_prefix, tokenizer, guard, policy, max_words, append_eod, keys: as in `BuildSettings`.
+        form: how labels are written, for the policy `srp`.
         settings: other settings that determine the result, to be recorded and compared on resume.
         overwrite: replace an existing output.
         threads: how many threads will call `reflect` at once.
@@ -206,6 +208,7 @@ class ReflectionIndexedDatasetBuilder(ShardBuilder):
         *,
         guard: Guard | Labeler | None,
         form: ReflectionFormat | None = None,
+        policy: Policy | None = None,
         max_words: int = DEFAULT_MAX_WORDS,
         append_eod: bool = True,
         keys: Sequence[str] = ("text",),
@@ -217,7 +220,7 @@ class ReflectionIndexedDatasetBuilder(ShardBuilder):
             prefix=Path(output_prefix),
             tokenizer=tokenizer,
             guard=guard,
-            form=form or ReflectionFormat(),
+            policy=policy or as_srp(form or ReflectionFormat()),
             max_words=max_words,
             append_eod=append_eod,
             keys=list(keys),

@@ -122,6 +122,10 @@ class ReflectionTable:
         flags = np.array([entry.flags for entry in self.entries], np.uint8)
         return flags if flags.any() else NO_FLAGS
 
+    def inside(self) -> np.ndarray:
+        """bool[L]: which entries end a part of a segment, not a segment."""
+        return np.array([entry.inside for entry in self.entries], bool)
+
     def drops(self) -> bool:
         """Whether any entry drops its segment's tokens."""
         return any(entry.text == "drop" for entry in self.entries)
@@ -205,6 +209,11 @@ class Reflections:
         begins[(np.cumsum(counts) - counts)[counts > 0]] = 0
         return self.cuts - begins
 
+    def num_segments(self) -> int:
+        """How many segments they are about; one that has several pieces counts once."""
+        inside = self.table.inside()
+        return len(self.entries) - (int(inside[self.entries].sum()) if inside.any() else 0)
+
     def ids(self) -> np.ndarray:
         """int32[sum of sizes]: their ids, concatenated."""
         flat, offsets = self.table.arrays()
@@ -219,8 +228,9 @@ class Reflections:
         ids[ranges(starts + sizes, own)] = self.hints.ids
         return ids
 
-    def places(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """int64[sum of sizes]: where their ids are in N concatenated reflected sequences, in the order of `ids`.
+    def spans(self, lengths: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64[S]: in N concatenated reflected sequences, where each segment with what is written around it begins,
+        where the tokens after it begin, and where they end.
 
         Args:
             lengths: int64[N], reflected tokens of each sequence.
@@ -232,8 +242,13 @@ class Reflections:
         earlier = np.cumsum(whole) - whole
         first = np.append(earlier, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
         starts = np.repeat(np.cumsum(lengths) - lengths - first, counts) + earlier
-        pairs = np.stack([starts, starts + before + kept], axis=1)
-        return ranges(pairs.ravel(), np.stack([before, sizes - before], axis=1).ravel())
+        return starts, starts + before + kept, starts + whole
+
+    def places(self, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """int64[sum of sizes]: where their ids are in N concatenated reflected sequences, in the order of `ids`."""
+        starts, after, ends = self.spans(lengths, counts)
+        sizes = np.stack([self.sizes_before(), ends - after], axis=1)
+        return ranges(np.stack([starts, after], axis=1).ravel(), sizes.ravel())
 
 
 def interleave_document(

@@ -14,9 +14,11 @@ from megatron_srp.annotation.classify_segments import label_segments
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
 from megatron_srp.data.align import align_batch
 from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
+from megatron_srp.data.policies.policy import Policy
+from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
-from megatron_srp.tokenization import TextTokenizer
+from megatron_srp.tokenization import TextTokenizer, TokenBatch
 from megatron_srp.tokenization.fast import FastEncoder
 
 NO_CUTS = np.empty(0, np.int32), np.empty(0, np.uint16)
@@ -151,8 +153,9 @@ class Reflector:
 
     Attributes:
         tokenizer, encoder: of the documents.
+        policy: what becomes of their segments.
         written: the tokenizer that a model will be trained with, which encodes the reflections; it differs
-            from `tokenizer` when `form` adds tokens.
+            from `tokenizer` when `policy` adds tokens.
         labeler: labels the segments; None writes plain documents, without reflections.
         max_words: maximum words per segment.
         append_eod: whether each document ends with the tokenizer's end-of-document id.
@@ -160,16 +163,18 @@ class Reflector:
 
     tokenizer: TextTokenizer
     encoder: FastEncoder
-    form: ReflectionFormat
+    policy: Policy
     written: TextTokenizer
     labeler: Labeler | None
     max_words: int
     append_eod: bool
     dtype: np.dtype
     _entries: "EntryEncoder" = field(init=False)
+    _pieces: PieceEncoder = field(init=False)
 
     def __post_init__(self) -> None:
-        self._entries = EntryEncoder(self.form, self.written)
+        self._entries = EntryEncoder(self.policy.form, self.written)
+        self._pieces = PieceEncoder(self.policy, self.written)
 
     def __call__(self, source: Source, batch: TextBatch) -> ReflectedBatch:
         source, batch, empty = _without(source, batch, np.diff(batch.offsets) == 0)
@@ -180,6 +185,9 @@ class Reflector:
         table = ReflectionTable()
         (cuts, entries), hints = NO_CUTS, None
         offsets = np.zeros(len(batch) + 1, np.int64)
+        eod = self.tokenizer.require_eos() if self.append_eod else None
+        if self.labeler and not self.policy.is_srp:
+            return self._treat(source, batch, tokens, empty)
         if self.labeler:
             segments = segment_batch(batch, self.max_words)
             offsets = segments.offsets
@@ -187,7 +195,6 @@ class Reflector:
             # Where the document has its own end-of-document id, its last reflection has none.
             last = segments.offsets[1:] - 1 if self.append_eod else np.empty(0, np.int64)
             entries, hints = self._entries(*self.labeler(source, batch, segments), last, table)
-        eod = self.tokenizer.require_eos() if self.append_eod else None
         out, lengths = interleave_batch(tokens, cuts, entries, offsets, table, eod, self.dtype, hints)
         plain = int(tokens.offsets[-1]) + len(batch) * self.append_eod
         counts = np.diff(offsets).astype(np.int32)
@@ -202,6 +209,36 @@ class Reflector:
             empty=empty,
             hints=hints,
         )
+
+    def _treat(self, source: Source, batch: TextBatch, tokens: TokenBatch, empty: int) -> ReflectedBatch:
+        """The same for another policy than `srp`, which may act on end-of-document tokens too."""
+        assert self.labeler is not None
+        segments, table = segment_batch(batch, self.max_words), ReflectionTable()
+        cuts = align_batch(batch, segments, tokens, self.tokenizer)
+        plain = _with_eods(tokens, self.tokenizer.require_eos()) if self.append_eod else tokens
+        begins, ends = plain.offsets[:-1], plain.offsets[1:]
+        documents = np.repeat(begins, np.diff(segments.offsets))
+        before_eod = np.full(len(batch), self.append_eod)
+        spans = TokenSegments(plain.tokens, begins, before_eod, cuts + documents, segments.offsets, ends)
+        pieces = treat(self._pieces, spans, *self.labeler(source, batch, segments), table)
+        offsets = np.concatenate([[0], np.cumsum(pieces.counts, dtype=np.int64)])
+        out, lengths = interleave_batch(plain, pieces.cuts, pieces.entries, offsets, table, None, self.dtype)
+        return ReflectedBatch(
+            tokens=out,
+            lengths=lengths,
+            plain_tokens=len(plain.tokens),
+            cuts=pieces.cuts,
+            entries=pieces.entries,
+            counts=pieces.counts,
+            table=table,
+            empty=empty,
+        )
+
+
+def _with_eods(tokens: TokenBatch, eod: int) -> TokenBatch:
+    """The documents, each with an end-of-document token."""
+    offsets = tokens.offsets + np.arange(len(tokens.offsets))
+    return TokenBatch(np.insert(tokens.tokens, tokens.offsets[1:], eod), offsets)
 
 
 def _without(source: Source, batch: TextBatch, drop: np.ndarray) -> tuple[Source, TextBatch, int]:

@@ -1,21 +1,21 @@
 """The tokenizer that a model is trained with, and the tokens that a page must not be able to write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import UsageError
-from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 
 
-def training_tokenizer(tokenizer: TextTokenizer, form: ReflectionFormat, folder: Path) -> TextTokenizer:
+def training_tokenizer(tokenizer: TextTokenizer, marks: Sequence[str], folder: Path) -> TextTokenizer:
     """The tokenizer that reflections are encoded and a model is trained with: `tokenizer` itself, or, written to
-    `folder`, that one with the tokens that `form` adds."""
-    return tokenizer.save_with_added_tokens([form.open, form.close], folder) if form.special_tokens else tokenizer
+    `folder`, that one with `marks`, the tokens that the policy adds."""
+    return tokenizer.save_with_added_tokens([*marks], folder) if marks else tokenizer
 
 
-def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, shards: bool = False) -> None:
-    """Raises UsageError where a page could write reserved tokens: end-of-text, or those of `form`.
+def refuse_forgeable(tokenizer: TextTokenizer, marks: Sequence[str], shards: bool = False) -> None:
+    """Raises UsageError where a page could write reserved tokens: end-of-text, or `marks`.
 
     Args:
         shards: the pages come from existing shards, in which a token's name may have been encoded as that token.
@@ -25,7 +25,7 @@ def refuse_forgeable(tokenizer: TextTokenizer, form: ReflectionFormat | None, sh
             f"the tokenizer {tokenizer.model} reads {tokenizer.eos_text} in a text as its end-of-text token, so "
             'any page could end a document; make it an added token with "special": true in tokenizer.json'
         )
-    for mark in (form.open, form.close) if form and form.special_tokens else ():
+    for mark in marks:
         if tokenizer.token_id(mark) is not None if shards else tokenizer.text_can_be(mark):
             raise UsageError(
                 f"--reflection-tokens special: {mark} is a token of {tokenizer.model} already, and any page that "

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from megatron_srp.data.interleave import Entry
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import plain_tokens
@@ -82,7 +83,7 @@ class DocumentReader:
             if at - begin >= SHOWN_TOKENS:
                 break
             text, left_out = self._text(tokens[at:cut], SHOWN_TOKENS - (at - begin))
-            reflection = self._decode(tuple(ids.tolist())).strip()
+            reflection = self._shown(entry, ids)
             pieces.append(Piece(text, left_out, reflection, str(entry.label.verdict), entry.stop))
             at = cut
         tail, after = "", len(tokens) - at
@@ -100,6 +101,14 @@ class DocumentReader:
             begin,
             after,
         )
+
+    def _shown(self, entry: Entry, ids: np.ndarray) -> str:
+        """What the policy writes around a segment, and what it does with the segment."""
+        before, after = (self._decode(tuple(part.tolist())).strip() for part in np.split(ids, [len(entry.before)]))
+        done = {"keep": "", "drop": "[left out]", "mask": "[not learned]"}[entry.text]
+        if before or done:
+            return " ".join(filter(None, [before, done or "[text]", after]))
+        return after
 
     def _plain(self, number: int) -> np.ndarray:
         if not self._sidecar.materialized:

@@ -101,7 +101,11 @@ def inspect_shard(inspection: Inspection, documents: int, seed: int) -> tuple[Sh
     statistics = measure(inspection.shard.lengths, inspection.sidecar, documents, seed)
     content = {"shard": str(inspection.name), "no_texts": inspection.no_texts} | statistics.to_json()
     shown: list[dict[str, Any]] = []
-    if inspection.tokenizer:
+    if inspection.tokenizer and inspection.sidecar.materialized and inspection.sidecar.table.drops():
+        inspection.no_texts = content["no_texts"] = (
+            "the policy left text out of the shard; a sidecar of the plain shard can be shown"
+        )
+    elif inspection.tokenizer:
         tokenizer = inspection.tokenizer
         reader = DocumentReader(inspection.shard, inspection.sidecar, tokenizer.decode, tokenizer.eos_id)
         shown = [asdict(reader.read(number)) for number in statistics.sample.draw()]

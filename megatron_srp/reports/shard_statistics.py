@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from megatron_srp.data.policies.policy import policy_name
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.reports.document_sample import DocumentSample, LabelBits
 from megatron_srp.reports.histogram import Histogram
@@ -33,6 +34,8 @@ class ShardStatistics:
     Attributes:
         materialized: whether the shard holds the reflections itself.
         plain_tokens, added_tokens: the documents' own tokens, and those of the reflections.
+        dropped_tokens, unlearned_tokens: of the documents' own tokens, those that the policy leaves out, and those that
+            are read and not learned.
         entry_counts: int64[L] how often each reflection of the table occurs in the shard.
         segment_tokens, document_tokens: plain tokens of each.
         density: tokens added per 1,000 plain ones, by document, in steps of DENSITY_STEP.
@@ -44,16 +47,20 @@ class ShardStatistics:
     sample: DocumentSample
     plain_tokens: int = 0
     added_tokens: int = 0
+    dropped_tokens: int = 0
+    unlearned_tokens: int = 0
     entry_counts: np.ndarray = field(init=False)
     segment_tokens: Histogram = field(default_factory=Histogram)
     document_tokens: Histogram = field(default_factory=Histogram)
     density: Histogram = field(default_factory=Histogram)
     stretches: list[Stretch] = field(default_factory=list)
     _unsafe: np.ndarray = field(init=False)
+    _masked: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         entries = self.sidecar.table.entries
         self.entry_counts = np.zeros(len(entries), np.int64)
+        self._masked = np.array([entry.text == "mask" for entry in entries], bool)
         self._unsafe = np.array([entry.label.verdict is not Verdict.SAFE for entry in entries], bool)
 
     def add(self, first: int, lengths: np.ndarray) -> None:
@@ -61,8 +68,11 @@ class ShardStatistics:
         offsets = self.sidecar.offsets[first : first + len(lengths) + 1]
         own, offsets = self.sidecar.reflections(first, first + len(lengths)), offsets - offsets[0]
         cuts, entries = own.cuts, own.entries
-        added = _sums(own.sizes(), offsets)
-        plain = lengths - added if self.sidecar.materialized else lengths.astype(np.int64)
+        added, dropped = _sums(own.sizes(), offsets), _sums(own.dropped(np.diff(offsets)), offsets)
+        plain = lengths - added + dropped if self.sidecar.materialized else lengths.astype(np.int64)
+        masked = np.where(self._masked[entries], own.segment_sizes(np.diff(offsets)), 0)
+        self.dropped_tokens += int(dropped.sum())
+        self.unlearned_tokens += int(masked.sum())
         self.plain_tokens += int(plain.sum())
         self.added_tokens += int(added.sum())
         self.entry_counts += np.bincount(entries, minlength=len(self.entry_counts))
@@ -101,9 +111,13 @@ class ShardStatistics:
         """Segments by category."""
         return self._count(lambda label: label.categories)
 
+    def _segment_counts(self) -> np.ndarray:
+        """int64[L]: of how many segments each reflection is the last."""
+        return np.where(self.sidecar.table.inside(), 0, self.entry_counts)
+
     def _count(self, names: Any) -> dict[str, int]:
         found: Counter[str] = Counter()
-        for entry, times in zip(self.sidecar.table.entries, self.entry_counts.tolist(), strict=True):
+        for entry, times in zip(self.sidecar.table.entries, self._segment_counts().tolist(), strict=True):
             found.update(dict.fromkeys(map(str, names(entry.label)), times))
         return dict(sorted((name, times) for name, times in found.items() if times))
 
@@ -113,9 +127,12 @@ class ShardStatistics:
         return {
             "materialized": self.sidecar.materialized,
             "documents": len(self.sidecar),
-            "segments": int(self.entry_counts.sum()),
+            "policy": policy_name(self.sidecar.info),
+            "segments": int(self._segment_counts().sum()),
             "plain_tokens": self.plain_tokens,
             "added_tokens": self.added_tokens,
+            "dropped_tokens": self.dropped_tokens,
+            "unlearned_tokens": self.unlearned_tokens,
             "added_per_1000": round(1000 * self.added_tokens / self.plain_tokens, 3) if self.plain_tokens else None,
             "end_of_text_after": int(self.entry_counts[np.array(stops, bool)].sum()),
             "verdicts": self.verdicts(),

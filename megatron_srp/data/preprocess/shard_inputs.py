@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import read_header, sidecar_path
@@ -41,7 +42,7 @@ def expand_shards(patterns: Sequence[str]) -> list[Path]:
 def _refuse_reflected(prefix: Path) -> None:
     beside = sidecar_path(prefix)
     reflected = beside.is_file() and read_header(beside)["materialized"]
-    if reflected or (find_manifest(prefix) or {}).get("reflection"):
+    if reflected or is_treated(find_manifest(prefix) or {}):
         raise InputError(f"{_FLAG} {prefix}: contains reflections already; take them out with `srp strip` first")
 
 

@@ -12,7 +12,6 @@ from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
 from megatron_srp.data.preprocess.text_job import judge_of
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shards.manifest import find_manifest
-from megatron_srp.reflection import reflection_format
 from megatron_srp.tokenization.end_of_document import eos_note
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def run_shard_job(args: argparse.Namespace, display: "Display") -> tuple[list[Pa
     if isinstance(labeler, GuardLabeler):
         judge |= labeler.settings  # a name alone is not the guard: a run must not resume with another
     settings = ShardJobSettings(
-        shards, Path(args.output_prefix), tokenizer, reflection_format(args), args.max_words, judge, args.materialize
+        shards, Path(args.output_prefix), tokenizer, args.policy, args.max_words, judge, args.materialize
     )
     job = ShardJob(
         settings,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.detokenize import Detokenizer
+from megatron_srp.data.policies.policy import refuse_in_shards
+from megatron_srp.data.policies.treat import PieceEncoder
 from megatron_srp.data.preprocess.shard_blocks import ShardBlock, read_blocks
 from megatron_srp.data.preprocess.shard_reflect import ShardReflector
 from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
@@ -53,7 +55,9 @@ class ShardJob:
         self.chunk_documents = chunk_documents
         self.names = settings.names
         self.detokenizer = Detokenizer(settings.tokenizer)
-        refuse_forgeable(settings.tokenizer, settings.form, shards=True)
+        refuse_forgeable(settings.tokenizer, settings.policy.marks, shards=True)
+        if settings.materialize:
+            refuse_in_shards(settings.policy)
         self.inputs = [IndexedShard(shard) for shard in settings.shards]
         for number in range(len(self.inputs)):  # most mistakes show in the first block: before anything is written
             next(self._blocks(number, 0), None)
@@ -71,7 +75,7 @@ class ShardJob:
         try:
             self._check_verdicts()
             self.written = training_tokenizer(
-                self.settings.tokenizer, self.settings.form, self.output.folder / "tokenizer"
+                self.settings.tokenizer, self.settings.policy.marks, self.output.folder / "tokenizer"
             )
             self._open()
             with thread_pool(self.workers) as pool:
@@ -93,9 +97,9 @@ class ShardJob:
     def _open(self) -> None:
         states = self.output.journal["state"].get("shards", {})
         kind = ShardWriter if self.settings.materialize else SidecarWriter
-        self.writers = []
+        self.writers, policy = [], self.settings.policy
         for name, shard in zip(self.names, self.inputs, strict=True):
-            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name), self.settings.form.hints)
+            writer = kind(self.output.folder, name, self._dtype(shard), states.get(name), policy.form.hints)
             writer.documents = shard.documents
             self.writers.append(writer)
 
@@ -105,10 +109,12 @@ class ShardJob:
         return np.dtype(np.uint16 if fits else np.int32)
 
     def _reflected(self, pool: Executor) -> Iterator[tuple[ShardBlock, ReflectedBatch]]:
-        entries = EntryEncoder(self.settings.form, self.written)
+        policy = self.settings.policy
+        encoders = EntryEncoder(policy.form, self.written), PieceEncoder(policy, self.written)
         dtypes = [writer.dtype if self.settings.materialize else None for writer in self.writers]
         reflectors = [
-            ShardReflector(self.detokenizer, self.labeler, entries, self.settings.max_words, dtype) for dtype in dtypes
+            ShardReflector(self.detokenizer, self.labeler, policy, *encoders, self.settings.max_words, dtype)
+            for dtype in dtypes
         ]
 
         def reflect(block: ShardBlock) -> ReflectedBatch:
@@ -171,7 +177,8 @@ class ShardJob:
         described = self.settings.describe()
         with self.output.writing():
             for writer, path, shard in zip(self.writers, self.settings.shards, described["input_shards"], strict=True):
-                info = {name: described[name] for name in ("tokenizer", "reflection", "max_words")}
+                kept = ("tokenizer", "reflection", "policy", "max_words")
+                info = {name: described[name] for name in kept if name in described}
                 if not self.settings.materialize:
                     info |= {"shard": shard | {"path": str(Path(path).resolve())}, "training_tokenizer": tokenizer}
                 moves |= writer.finish(info, True)
@@ -197,7 +204,7 @@ class ShardJob:
             "sidecars": [] if self.settings.materialize else made,
             "counts": sum_counts(made),
             "tokenizer": tokenizer,
-            "reflection": self.settings.form.describe(),
+            **self.settings.policy.settings(),
             "settings": self.settings.describe(),
             "software": software_versions(),
             "skipped_rows": 0,

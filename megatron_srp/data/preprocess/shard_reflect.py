@@ -11,6 +11,8 @@ import numpy as np
 from megatron_srp.corpus.batch import segment_batch
 from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.interleave import ReflectionTable, interleave_batch
+from megatron_srp.data.policies.policy import Policy
+from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, by_sequence, treat
 from megatron_srp.data.preprocess.shard_blocks import ShardBlock
 from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch, Source
 from megatron_srp.tokenization import TokenBatch
@@ -22,14 +24,17 @@ class ShardReflector:
 
     Attributes:
         detokenizer: of the shard's tokenizer.
-        entries: encodes the reflections.
+        policy: what becomes of the segments.
+        entries, pieces: encode the reflections; `entries` where the policy is `srp`.
         max_words: maximum words per segment.
         dtype: of the tokens with reflections; None leaves them out, for a sidecar.
     """
 
     detokenizer: Detokenizer
     labeler: Labeler
+    policy: Policy
     entries: EntryEncoder
+    pieces: PieceEncoder
     max_words: int
     dtype: np.dtype | None
 
@@ -40,14 +45,16 @@ class ShardReflector:
         some = np.diff(segments.offsets) > 0
         before_eod = segments.offsets[1:][some & spans.before_eod] - 1
         table = ReflectionTable()
-        labels = self.labeler(source, spans.texts, segments)
-        entries, hints = self.entries(*labels, before_eod, table)
+        labels, hints = self.labeler(source, spans.texts, segments), None
         cuts = spans.cuts(segments)
-        # A cut between two sequences belongs to the first: a reflection is about the text before it.
-        rows = np.searchsorted(block.ends, cuts, "left")
+        if self.policy.is_srp:
+            entries, hints = self.entries(*labels, before_eod, table)
+            local, counts = by_sequence(cuts, block.ends)
+        else:
+            of = TokenSegments(block.tokens, spans.begins, spans.before_eod, cuts, segments.offsets, block.ends)
+            pieces = treat(self.pieces, of, *labels, table)
+            local, entries, counts = pieces.cuts, pieces.entries, pieces.counts
         starts = np.concatenate([[0], block.ends])
-        local = (cuts - starts[rows]).astype(np.int32)
-        counts = np.bincount(rows, minlength=len(block.ends)).astype(np.int32)
         lengths, tokens = np.diff(starts).astype(np.int32), np.empty(0, self.dtype)
         if self.dtype is not None:
             offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

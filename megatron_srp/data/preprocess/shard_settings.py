@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.policies.policy import Policy
 from megatron_srp.data.preprocess.shard_inputs import output_names
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
 from megatron_srp.data.shards.sidecar import describe_shard, sidecar_path
-from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import TextTokenizer
 
 
@@ -19,7 +19,8 @@ class ShardJobSettings:
         shards: prefixes of the plain shards.
         output_prefix: of the files written: PREFIX_SHARD.srp for each shard, and PREFIX.srp.json.
         tokenizer: the shards'.
-        form, max_words: of the reflections.
+        policy: what becomes of the segments.
+        max_words: maximum words of each.
         judge: the source of the labels, for the manifest.
         materialize: write new shards with reflections rather than sidecars.
     """
@@ -27,7 +28,7 @@ class ShardJobSettings:
     shards: list[Path]
     output_prefix: Path
     tokenizer: TextTokenizer
-    form: ReflectionFormat
+    policy: Policy
     max_words: int
     judge: dict[str, Any]
     materialize: bool = False
@@ -52,7 +53,7 @@ class ShardJobSettings:
         """The settings as JSON, to be recorded and compared on resume."""
         return {
             "tokenizer": self.tokenizer.identity,
-            "reflection": self.form.describe(),
+            **self.policy.settings(),
             "max_words": self.max_words,
             "input_shards": [describe_shard(shard) for shard in self.shards],
             "materialize": self.materialize,

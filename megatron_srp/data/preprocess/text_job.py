@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import UsageError
-from megatron_srp.reflection import reflection_format
 
 if TYPE_CHECKING:
     from megatron_srp.terminal.progress import Display
@@ -40,7 +39,7 @@ def run_job(
             prefix=prefix,
             tokenizer=tokenizer,
             guard=_labeler(args, inputs),
-            form=reflection_format(args),
+            policy=args.policy,
             max_words=args.max_words,
             append_eod=args.append_eod,
             keys=args.json_keys,

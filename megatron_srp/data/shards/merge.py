@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.interleave import Reflections, ReflectionTable
+from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
@@ -96,7 +97,7 @@ def _join(
             output.commit({"done": done, "shards": {key: writer.commit() for key, writer in writers.items()}})
             report(done)
         for writer in writers.values():
-            moves |= writer.finish(_sidecar_info(parts[0]), parts[0].manifest["reflection"] is not None)
+            moves |= writer.finish(_sidecar_info(parts[0]), is_treated(parts[0].manifest))
     finally:
         for writer in writers.values():
             writer.close()
@@ -121,7 +122,7 @@ def _append(part: Part, entry: dict[str, Any], writer: ShardWriter) -> None:
     """Append one part's shard to `writer`."""
     prefix = part.prefix.with_name(entry["name"])
     shard = IndexedShard(prefix)
-    sidecar = ReflectionSidecar.load(sidecar_path(prefix)) if part.manifest["reflection"] else None
+    sidecar = ReflectionSidecar.load(sidecar_path(prefix)) if is_treated(part.manifest) else None
     size = bin_path(prefix).stat().st_size
     fits = (
         len(shard) == entry["documents"] == len(shard.documents) - 1 and size == entry["tokens"] * writer.dtype.itemsize
@@ -167,7 +168,7 @@ def _batches(shard: IndexedShard, sidecar: ReflectionSidecar | None) -> Iterator
 
 def _sidecar_info(part: Part) -> dict[str, Any]:
     """The `info` of a run's sidecars: its settings."""
-    if not part.manifest["reflection"]:
+    if not is_treated(part.manifest):
         return {}
     return ReflectionSidecar.load(sidecar_path(part.prefix.with_name(part.manifest["shards"][0]["name"]))).info
 

@@ -143,6 +143,7 @@ def _comparable(part: Part) -> dict[str, Any]:
         "tokenizer": {name: manifest["tokenizer"][name] for name in ("fingerprint", "vocab_size", "eos_id")},
         "dtype": [shard["dtype"] for shard in manifest["shards"]],
         "reflection": manifest["reflection"],
+        "policy": manifest.get("policy"),
     }
     others = {name: value for name, value in manifest["settings"].items() if name not in ("inputs", "partition")}
     return named | {name: value for name, value in others.items() if name not in named}

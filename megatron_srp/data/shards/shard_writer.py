@@ -29,6 +29,8 @@ def count_labels(entries: Iterable[tuple[Entry, int]]) -> dict[str, Any]:
     categories: Counter[str] = Counter()
     hints = 0
     for entry, times in entries:
+        if entry.inside:  # a part of a segment
+            continue
         hints += times * entry.hinted
         verdicts[entry.label.verdict] += times
         categories.update(dict.fromkeys(entry.label.categories, times))
@@ -101,7 +103,7 @@ class ShardWriter:
         self.counts.update(
             documents=len(batch.lengths),
             empty_documents=batch.empty,
-            segments=len(batch.cuts),
+            segments=batch.reflections.num_segments(),
             plain_tokens=batch.plain_tokens,
             tokens=len(batch.tokens),
         )

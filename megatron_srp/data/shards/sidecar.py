@@ -27,6 +27,7 @@ from megatron_srp.files import digest, file_fingerprint
 SUFFIX = ".srp"
 FORMAT_VERSION = 1
 _BLOCK = 1 << 24  # items or bytes at a time
+_ROWS_AT_A_TIME = 1 << 20
 _ITEM = pa.struct([pa.field("cut", pa.int32(), nullable=False), pa.field("entry", pa.uint16(), nullable=False)])
 _ROWS = pa.large_list(pa.field("item", _ITEM))
 _HINT = pa.field("ids", pa.large_list(pa.field("item", pa.int32(), nullable=False)), nullable=False)
@@ -99,9 +100,18 @@ class ReflectionSidecar:
         own = slice(int(self.offsets[begin]), int(self.offsets[end]))
         return Reflections(self.cuts[own], self.entries[own], self.table, self.hints[own] if self.hints else None)
 
+    def dropped_tokens(self) -> int:
+        """How many plain tokens its policy leaves out of the shard."""
+        if not self.table.drops():
+            return 0
+        blocks = ((begin, min(begin + _ROWS_AT_A_TIME, len(self))) for begin in range(0, len(self), _ROWS_AT_A_TIME))
+        return sum(int(self.reflections(*block).dropped(self.counts(*block)).sum()) for block in blocks)
+
     def highest_id(self) -> int:
         """The highest token id in any reflection."""
-        return max(self.highest_hint_id, *(max((*entry.before, *entry.ids), default=0) for entry in self.table.entries), 0)
+        return max(
+            self.highest_hint_id, *(max((*entry.before, *entry.ids), default=0) for entry in self.table.entries), 0
+        )
 
     def _highest_hint_id(self) -> int:
         highest = 0
@@ -110,6 +120,14 @@ class ReflectionSidecar:
             highest = max(highest, int(ids[begin : begin + _BLOCK].max()))
             self._forget_pages()
         return highest
+
+    def _times(self) -> list[int]:
+        """How often each entry of the table occurs, for those who do not want to read the file."""
+        times = np.zeros(len(self.table), np.int64)
+        for begin in range(0, len(self.entries), _BLOCK):
+            times += np.bincount(self.entries[begin : begin + _BLOCK], minlength=len(times))
+        self._forget_pages()
+        return [int(number) for number in times]
 
     def save(self, path: Path) -> None:
         """Write the file; arrays may be memory-mapped, and are then never loaded as a whole."""
@@ -128,6 +146,7 @@ class ReflectionSidecar:
             "table": [entry.to_json() for entry in self.table.entries],
             "info": self.info,
             **({"highest_hint_id": self._highest_hint_id()} if self.hints else {}),
+            **({"times": self._times()} if self.info.get("policy") else {}),
         }
         schema = pa.schema([pa.field("reflections", rows.type)], metadata={"srp": json.dumps(header)})
         with path.open("wb", buffering=0) as file:

@@ -14,7 +14,8 @@ class SidecarWriter(ShardWriter):
 
     def append(self, batch: ReflectedBatch) -> None:
         super().append(batch)
-        self.counts["tokens"] += batch.plain_tokens + int(batch.reflections.sizes().sum())
+        own = batch.reflections
+        self.counts["tokens"] += batch.plain_tokens + int((own.sizes() - own.dropped(batch.counts)).sum())
 
     def finish(self, info: dict[str, Any], reflected: bool = True) -> dict[Path, Path]:
         self.commit()

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.interleave import Reflections, ReflectionTable
+from megatron_srp.data.policies.policy import Policy, is_treated, policy_name
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest, sum_counts
@@ -47,28 +47,12 @@ def _inside(
     reflections: Reflections,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Sizes of the reflections, and which tokens are theirs; None where there are other tokens in their places."""
-    if not reflections.sound():
+    if not reflections.sound() or (reflections.segment_sizes(counts) < 0).any():
         return reflections.entries, None
-    sizes = reflections.sizes()
-    inside = ranges(reflection_starts(lengths, counts, reflections.cuts, sizes), sizes)
+    sizes, inside = reflections.sizes(), reflections.places(lengths, counts)
     if len(inside) and (inside.max() >= len(tokens) or (tokens[inside] != reflections.ids()).any()):
         return sizes, None
     return sizes, inside
-
-
-def reflection_starts(lengths: np.ndarray, counts: np.ndarray, cuts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """int64[S]: where the reflections of N concatenated reflected sequences begin.
-
-    Args:
-        lengths: int64[N], reflected tokens of each sequence.
-        counts: int64[N], reflections of each.
-        cuts: int32[S], plain tokens of the sequence before each reflection.
-        sizes: int64[S], tokens of each reflection.
-    """
-    before = np.cumsum(sizes) - sizes  # reflection tokens of all the sequences before each reflection
-    row_start = np.cumsum(lengths) - lengths
-    row_before = np.append(before, 0)[np.minimum(np.cumsum(counts) - counts, len(sizes))]
-    return np.repeat(row_start - row_before, counts) + before + cuts
 
 
 def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: bool = False) -> dict[str, Any]:
@@ -78,8 +62,13 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
         InputError: when the shards carry no reflections, or are damaged.
     """
     manifest = read_manifest(manifest_path(prefix))
-    if not manifest.get("reflection") or not manifest["shards"]:
+    if not is_treated(manifest) or not manifest["shards"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
+    if Policy.from_settings(manifest).drops:
+        raise InputError(
+            f"{prefix}: the policy {policy_name(manifest)} left text out of these shards, which cannot be put back; "
+            "make plain shards of the corpus with `srp preprocess --guard none`"
+        )
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
         raise UsageError(f"{prefix} cannot be stripped onto itself; pass another output prefix")
@@ -97,6 +86,7 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
                 writer = _strip(Path(prefix).with_name(shard["name"]), output.folder, names[shard["name"]])
                 moves |= writer.finish({}, reflected=False)
                 shard.pop("hints", None)
+                manifest.pop("policy", None)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
             return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
     finally:

@@ -11,8 +11,11 @@ from megatron_srp.errors import InputError
 _BLOCK = 1 << 20  # sequences at a time
 
 
-def verify_index(prefix: Path, findings: Findings) -> Index | None:
+def verify_index(prefix: Path, findings: Findings, least: int = 1) -> Index | None:
     """Check header, lengths, offsets and documents of a shard, in blocks.
+
+    Args:
+        least: tokens that every sequence has; 0 where a policy may have left nothing of one.
 
     Returns:
         The index, or None where it or the .bin is damaged, so that sequences cannot be located.
@@ -34,7 +37,7 @@ def verify_index(prefix: Path, findings: Findings) -> Index | None:
             idx_path(prefix), f"its type code says {index.dtype}, but its offsets are those of tokens of {other} bytes"
         )
         return None
-    _verify_places(prefix, index, size, findings)
+    _verify_places(prefix, index, size, least, findings)
     _verify_documents(idx_path(prefix), index, findings)
     return index if len(findings) == before else None
 
@@ -48,7 +51,7 @@ def _other_size(index: Index, size: int) -> int | None:
     return fits.pop() if fits and index.dtype.itemsize not in fits else None
 
 
-def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) -> None:
+def _verify_places(prefix: Path, index: Index, size: int, least: int, findings: Findings) -> None:
     """Check that sequences are back to back, from the first byte of the .bin to its last."""
     n, end, explained = len(index.lengths), 0, False
     for i in range(0, n, _BLOCK):
@@ -58,7 +61,7 @@ def _verify_places(prefix: Path, index: Index, size: int, findings: Findings) ->
         ends = starts[:-1] + lengths * index.dtype.itemsize
         gaps = starts - np.concatenate([[end], ends])
         gaps[0] = 0 if explained else gaps[0]
-        explained = _verify_block(prefix, i, size, lengths, starts, ends, gaps, findings)
+        explained = _verify_block(prefix, i, size, lengths, starts, ends, gaps, least, findings)
         end = int(ends[-1])
     if end < size and not explained and n:
         findings.add(bin_path(prefix), f"{size - end:,} bytes after the end of the last sequence, {n - 1}")
@@ -74,6 +77,7 @@ def _verify_block(
     starts: np.ndarray,
     ends: np.ndarray,
     gaps: np.ndarray,
+    least: int,
     findings: Findings,
 ) -> bool:
     """Check sequences from `first` on.
@@ -89,7 +93,7 @@ def _verify_block(
     path, name = idx_path(prefix), bin_path(prefix).name
     own = gaps[:-1] != 0
     moved = own & (gaps[1:] == -gaps[:-1])  # only this offset is wrong; its neighbours fit together
-    empty = np.flatnonzero(lengths < 1)
+    empty = np.flatnonzero(lengths < least)
     findings.add_sequences(path, "lengths", first + empty, (_length(int(lengths[i])) for i in empty))
     outside = (starts[:-1] < 0) | (ends > size) | (ends < starts[:-1])
     rows = np.flatnonzero(outside & (lengths > 0))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.shards.indexed_shard import Index
 from megatron_srp.data.shards.manifest import sum_counts
 from megatron_srp.data.shards.shard_writer import count_labels
@@ -55,9 +56,10 @@ def verify_reflection_settings(
 ) -> None:
     """Check that manifest and sidecar are from the same run."""
     settings = manifest.get("settings") or {}
-    if sidecar.materialized and manifest.get("reflection") is None:
+    if sidecar.materialized and not is_treated(manifest):
         findings.add(sidecar_file, f"it is for reflections inside the shard, but {path.name} says there are none")
-    for name, said in (("reflection", manifest.get("reflection")), ("tokenizer", settings.get("tokenizer"))):
+    written = [(name, manifest.get(name)) for name in ("reflection", "policy")]
+    for name, said in (*written, ("tokenizer", settings.get("tokenizer"))):
         if said and sidecar.materialized and sidecar.info.get(name) != said:
             findings.add(sidecar_file, f"its {name} is not the one that {path.name} names")
 
@@ -88,9 +90,9 @@ def _reflections(sidecar: ReflectionSidecar) -> dict[str, Any]:
     times = np.zeros(len(sidecar.table), np.int64)
     for i in range(0, len(sidecar.entries), _BLOCK):
         times += np.bincount(sidecar.entries[i : i + _BLOCK], minlength=len(times))
-    counts: dict[str, Any] = {"segments": len(sidecar.entries)}
+    counts: dict[str, Any] = {"segments": len(sidecar.entries) - int(times[sidecar.table.inside()].sum())}
     hints = len(sidecar.hints.ids) if sidecar.hints else 0
-    counts["reflection_tokens"] = int(times @ sidecar.table.sizes()) + hints
+    counts["reflection_tokens"] = int(times @ sidecar.table.sizes()) + hints - sidecar.dropped_tokens()
     return counts | count_labels(zip(sidecar.table.entries, times.tolist(), strict=True))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.policies.policy import is_treated, policy_name
 from megatron_srp.data.shards.indexed_shard import Index, bin_path, idx_path
 from megatron_srp.data.shards.manifest import find_manifest_path, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
@@ -60,7 +61,7 @@ class Verification:
             sidecar = load_sidecar(sidecar_path(prefix), self.findings) if _has_sidecar(prefix) else None
             if sidecar:
                 verify_reflection_settings(path, manifest, sidecar_path(prefix), sidecar, self.findings)
-            elif manifest.get("reflection") and not _has_sidecar(prefix):
+            elif is_treated(manifest) and not _has_sidecar(prefix):
                 self.findings.add(sidecar_path(prefix), "no such file")
             index, sidecar = self._shard(prefix, sidecar, expected, tokenizer)
             if index:
@@ -88,7 +89,7 @@ class Verification:
             self.findings.unchecked.append(f"{path}: its shard, {made_for}, is not next to it; whether it fits")
         if verify_places(path, sidecar, index.lengths if index else None, self.quick, self.findings):
             verify_sidecar_counts(manifest, entry, sidecar, self.findings)
-        self.shards.append(f"{path}: {len(sidecar):,} sequences, {len(sidecar.entries):,} reflections")
+        self.shards.append(f"{path}: {len(sidecar):,} sequences, {_pieces(sidecar)}")
 
     def bare_shard(self, prefix: Path) -> None:
         """Check a shard that no manifest names."""
@@ -111,7 +112,9 @@ class Verification:
         self, prefix: Path, sidecar: ReflectionSidecar | None, expected: Expected, tokenizer: TextTokenizer | None
     ) -> tuple[Index | None, ReflectionSidecar | None]:
         """Check one shard. Returns its index and sidecar where they are sound."""
-        index, path = verify_index(prefix, self.findings), sidecar_path(prefix)
+        path = sidecar_path(prefix)
+        least = 0 if sidecar and sidecar.materialized and sidecar.table.drops() else 1
+        index = verify_index(prefix, self.findings, least)
         if sidecar:
             verify_table(path, sidecar, expected.vocab_size, tokenizer, self.findings)
         if index is None:
@@ -121,7 +124,7 @@ class Verification:
             sidecar = None
         if sidecar and not sidecar.materialized:
             self._made_for(path, prefix, sidecar)
-        reflections = f", {len(sidecar.entries):,} reflections" if sidecar else ""
+        reflections = f", {_pieces(sidecar)}" if sidecar else ""
         size = bin_path(prefix).stat().st_size // index.dtype.itemsize
         self.shards.append(f"{prefix}: {len(index.lengths):,} sequences, {size:,} tokens{reflections}")
         if not self.quick:
@@ -134,6 +137,11 @@ class Verification:
         found = {"bin": file_fingerprint(bin_path(prefix)), "idx": file_fingerprint(idx_path(prefix))}
         if any(wanted.get(name, found[name]) != found[name] for name in found):
             self.findings.add(path, f"it was made for the shard {wanted.get('name')} with other content")
+
+
+def _pieces(sidecar: ReflectionSidecar) -> str:
+    name = policy_name(sidecar.info)
+    return f"{len(sidecar.entries):,} {'reflections' if name == 'srp' else f'pieces of the policy {name}'}"
 
 
 def _has_sidecar(prefix: Path) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from megatron_srp.data.interleave import Entry
+from megatron_srp.data.policies.policy import Policy
+from megatron_srp.data.policies.treat import PieceEncoder
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.verify.findings import Findings
 from megatron_srp.errors import InputError, UsageError
@@ -19,7 +21,7 @@ def load_sidecar(path: Path, findings: Findings) -> ReflectionSidecar | None:
     """The sidecar, or None where it cannot be read."""
     try:
         sidecar = ReflectionSidecar.load(path)
-        sidecar_form(sidecar)
+        sidecar_policy(sidecar)
     except InputError as error:
         findings.add(path, str(error).removeprefix(f"{path}: "))
         return None
@@ -51,12 +53,17 @@ def verify_places(
     return len(findings) == before
 
 
-def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
-    """The form in which its reflections are written; raises InputError where its `info` has no valid one."""
+def sidecar_policy(sidecar: ReflectionSidecar) -> Policy:
+    """The policy by which it was made; raises InputError where its `info` has no valid one."""
     try:
-        return ReflectionFormat.from_description(sidecar.info["reflection"])
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+        return Policy.from_settings(sidecar.info)
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise InputError(f"its reflections have an unknown form ({error})") from None
+
+
+def sidecar_form(sidecar: ReflectionSidecar) -> ReflectionFormat:
+    """The form in which its reflections are written."""
+    return sidecar_policy(sidecar).form
 
 
 def _verify_rows(
@@ -96,7 +103,8 @@ def _verify_rows(
         return
     plain = lengths[begin : begin + _BLOCK].astype(np.int64)
     if sidecar.materialized:
-        plain -= np.bincount(rows, weights=own.sizes(), minlength=len(plain)).astype(np.int64)
+        added = own.sizes() - own.dropped(counts)
+        plain -= np.bincount(rows, weights=added, minlength=len(plain)).astype(np.int64)
     report("places", cuts > plain[rows], ", after its end")
     last = np.append(~same, ~none)
     report("ends", last & (cuts < plain[rows] - 1), " as its last one, but continues")  # with more than an end-of-text
@@ -111,18 +119,29 @@ def verify_table(
         vocab_size: of the tokenizer that encoded the reflections; None where it is not known.
         tokenizer: that one, or None where it is not available.
     """
-    form = sidecar_form(sidecar)
+    policy = sidecar_policy(sidecar)
     problems = [
-        f"reflection {number} of its table, {form.render(entry.label)}, {problem}"
+        f"reflection {number} of its table, {policy.form.render(entry.label)}, {problem}"
         for number, entry in enumerate(sidecar.table.entries)
-        for problem in _problems(entry, form, vocab_size, tokenizer)
+        for problem in _problems(entry, policy, vocab_size, tokenizer)
     ]
     findings.add_each(path, "reflections in its table", len(problems), problems)
 
 
-def _problems(
-    entry: Entry, form: ReflectionFormat, vocab_size: int | None, tokenizer: TextTokenizer | None
+def _policy_problems(
+    entry: Entry, policy: Policy, vocab_size: int | None, tokenizer: TextTokenizer | None
 ) -> Iterator[str]:
+    if vocab_size is not None and max((*entry.before, *entry.ids), default=0) >= vocab_size:
+        yield f"has ids beyond the vocabulary of {vocab_size:,}"
+    elif tokenizer and entry not in PieceEncoder(policy, tokenizer).possible(entry.label):
+        yield f"is nothing that the policy {policy.name} does"
+
+
+def _problems(entry: Entry, policy: Policy, vocab_size: int | None, tokenizer: TextTokenizer | None) -> Iterator[str]:
+    form = policy.form
+    if not policy.is_srp:
+        yield from _policy_problems(entry, policy, vocab_size, tokenizer)
+        return
     if entry.label != form.resolve(entry.label):
         yield f"is not written so with controversial={form.controversial}"
     if entry.stop and not form.stops(entry.label):

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_srp.corpus.batch import ranges
 from megatron_srp.data.interleave import HINTED
 from megatron_srp.data.shards.indexed_shard import Index, bin_path, sequence_blocks
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
-from megatron_srp.data.shards.strip import reflection_starts
 from megatron_srp.data.verify.findings import Findings
-from megatron_srp.data.verify.sidecar import sidecar_form
+from megatron_srp.data.verify.sidecar import sidecar_form, sidecar_policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,8 @@ def _verify_range(
     path: Path, begin: int, tokens: np.ndarray, lengths: np.ndarray, expected: Expected, findings: Findings
 ) -> None:
     ends = np.cumsum(lengths)
+    if not len(tokens):
+        return
     if tokens.min() < 0 or (expected.vocab_size is not None and tokens.max() >= expected.vocab_size):
         wrong = tokens < 0
         if expected.vocab_size is not None:
@@ -55,7 +55,7 @@ def _verify_range(
         problems = (f"has the token {tokens[at[i]]}{limit}" for i in once)
         findings.add_sequences(path, "tokens", begin + rows, problems)
     if expected.eod_id is not None:
-        rows = np.flatnonzero(tokens[ends - 1] != expected.eod_id)
+        rows = np.flatnonzero((tokens[ends - 1] != expected.eod_id) & (lengths > 0))
         problems = (f"ends with {tokens[ends[i] - 1]}, not end-of-document, {expected.eod_id}" for i in rows)
         findings.add_sequences(path, "ends", begin + rows, problems)
 
@@ -66,8 +66,7 @@ def _verify_reflections(
     offsets = sidecar.offsets[begin : begin + len(lengths) + 1]
     own, counts = sidecar.reflections(begin, begin + len(lengths)), np.diff(offsets)
     entries, sizes = own.entries, own.sizes()
-    starts = reflection_starts(lengths, counts, own.cuts, sizes)
-    inside = ranges(starts, sizes)
+    inside, (_, _, ends) = own.places(lengths, counts), own.spans(lengths, counts)
     wrong = tokens[inside] != own.ids()
     if wrong.any():
         broken = np.unique(np.repeat(np.arange(len(sizes)), sizes)[wrong])
@@ -80,9 +79,7 @@ def _verify_reflections(
             for i in broken[once]
         )
         findings.add_sequences(path, "reflections", begin + rows, problems)
-    _verify_stops(
-        path, begin, tokens, starts + sizes, entries, np.repeat(np.arange(len(counts)), counts), sidecar, findings
-    )
+    _verify_stops(path, begin, tokens, ends, entries, np.repeat(np.arange(len(counts)), counts), sidecar, findings)
     if sidecar_form(sidecar).special_tokens:
         _verify_special(path, begin, tokens, lengths, inside, sidecar, findings)
 
@@ -100,7 +97,12 @@ def _verify_stops(
     """Check that a reflection that needs an end-of-text but has none of its own is followed by the document's."""
     form, table = sidecar_form(sidecar), sidecar.table.entries
     eos = [entry.ids[-1] for entry in table if entry.stop and entry.ids]
-    needs = np.array([form.stops(entry.label) and not entry.stop for entry in table], bool)[entries]
+    policy = sidecar_policy(sidecar)
+    reflects = [policy.rule(entry.label.verdict).reflect and not entry.inside for entry in table]
+    if policy.by == "document":  # another segment's verdict may have decided
+        return
+    stops = [form.stops(entry.label) and not entry.stop for entry in table]
+    needs = (np.array(stops, bool) & np.array(reflects, bool))[entries]
     if not eos or not needs.any():
         return
     at = np.flatnonzero(needs & (np.append(tokens, -1)[np.minimum(behind, len(tokens))] != eos[0]))
@@ -120,7 +122,11 @@ def _verify_special(
     """Check that tokens made for reflections appear nowhere else: a text that says <think> has other ids."""
     entry = next((entry for entry in sidecar.table.entries if entry.ids), HINTED)
     ids = entry.ids[:-1] if entry.stop else entry.ids
-    marks = (tokens == ids[0]) | (tokens == ids[-1]) if ids else np.zeros(len(tokens), bool)
+    if sidecar_policy(sidecar).reflects:
+        made = [ids[0], ids[-1]] if ids else []
+    else:  # nothing else is written
+        made = [i for entry in sidecar.table.entries for i in (*entry.before, *entry.ids)]
+    marks = np.isin(tokens, made)
     marks[inside] = False
     at = np.flatnonzero(marks)
     rows, once = np.unique(np.searchsorted(np.cumsum(lengths), at, "right"), return_index=True)

@@ -8,12 +8,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.policies.policy import policy_name
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.sidecars import match_sidecars, shard_of
 
 # Fields that may differ between two runs, with their names in messages. Reflections are compared setting by setting.
 _COMPARED = {
+    "policy": "the policy",
+    "start_share": "--start-share",
     "split": "the split",
     "weight": "the weight",
     "append_eod": "--append-eod",
@@ -37,6 +40,7 @@ def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
     tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar if there is one
     append_eod                  whether documents end with that token
     chat_template               of conversations, which template writes them: tokenizer or plain
+    policy                      what becomes of a segment; only where that is not a reflection after each
     reflection, max_words       how reflections are written, and the maximum words between two
     sidecar                     its fingerprint
 
@@ -75,6 +79,7 @@ def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
         "chat_template": (manifest.get("sft") or {}).get("chat_template"),
         "reflection": (manifest.get("sft") or made).get("reflection"),
         "max_words": made.get("max_words"),
+        **({"policy": policy} if (policy := manifest.get("policy") if not header else made.get("policy")) else {}),
         "sidecar": header["fingerprint"] if header else None,
     }
 
@@ -100,7 +105,7 @@ def _names(records: list[dict[str, Any]]) -> str:
 
 
 def _compare(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    was, now = ({**record, **(record["reflection"] or {})} for record in (there, here))
+    was, now = ({**record, **(record["reflection"] or {}), **_policy(record)} for record in (there, here))
     found = [
         f"{name} {_show(was.get(key))} there and {_show(now.get(key))} here"
         for key, name in _COMPARED.items()
@@ -109,6 +114,12 @@ def _compare(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     if not found and [was[file] for file in _CONTENT] != [now[file] for file in _CONTENT]:
         return [f"the content of {Path(there['shard']).name} there and another here"]
     return found
+
+
+def _policy(record: dict[str, Any]) -> dict[str, Any]:
+    described = record.get("policy") or {}
+    start = {"start_share": described.get("start_share") or None}
+    return {"policy": policy_name(record), **start, "rules": str(described.get("rules", "")) or None}
 
 
 def _show(value: Any) -> str:

@@ -10,6 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.interleave import Entry
+from megatron_srp.data.shards.manifest import find_manifest
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sidecar_path
 from megatron_srp.training.checks.checkpoint import find_checkpoint
 from megatron_srp.training.checks.data import shard_prefixes
 from megatron_srp.training.checks.data_record import describe_shards
@@ -49,10 +52,45 @@ _END_OF_DOCUMENT = {
 def _describe_reflections(record: dict[str, Any], sidecar: str | None) -> str:
     if sidecar:
         name = "" if sidecar == record["shard"] else f"sidecar {sidecar}, "
+        if treated := describe_treatment(sidecar, count_tokens(record["shard"])):
+            return name + treated
         return name + _density(count_reflections(sidecar), count_tokens(record["shard"]))
+    if record.get("policy"):
+        written = sidecar_path(record["shard"])
+        treated = describe_treatment(written, _plain_tokens(record["shard"])) if written.is_file() else ""
+        return treated or f"policy {record['policy']['name']}"
     if record["reflection"]:
         return _density(*_count_materialized(record["shard"]))
     return "reflections unknown (no manifest)" if record["tokenizer"] is None else "no reflections"
+
+
+def describe_treatment(sidecar: str | Path, tokens: int | None) -> str:
+    """What another policy than `srp` does, from the file's metadata; "" for `srp` from the start of training."""
+    header = read_header(sidecar)
+    policy = header["info"].get("policy")
+    if not policy:
+        return ""
+    entries = list(zip(map(Entry.from_json, header["table"]), header["times"], strict=True))
+    dropped, masked = (sum(n for entry, n in entries if entry.text == text) for text in ("drop", "mask"))
+    written = sum(n for entry, n in entries if entry.ids or entry.hinted) + sum(
+        n for entry, n in entries if entry.before
+    )
+    facts = [f"policy {policy['name']}"]
+    facts += (
+        [f"{1000 * written / tokens:.1f} reflections or tags per 1,000 tokens of text"] if written and tokens else []
+    )
+    facts += [f"{dropped:,} pieces left out"] if dropped else []
+    facts += [f"{masked:,} pieces not learned"] if masked else []
+    return ", ".join(
+        [*facts, *([f"from {policy['start_share']:.3g} of the training on"] if policy["start_share"] else [])]
+    )
+
+
+def _plain_tokens(prefix: str) -> int | None:
+    """Tokens of a reflected shard's text; None where no manifest says."""
+    entries = (find_manifest(prefix) or {}).get("shards", [])
+    found: list[int] = [entry["plain_tokens"] for entry in entries if entry["name"] == Path(prefix).name]
+    return found[0] if found else None
 
 
 def _density(reflections: int | None, tokens: int | None) -> str:
@@ -63,20 +101,13 @@ def _density(reflections: int | None, tokens: int | None) -> str:
 
 def count_reflections(sidecar: str | Path) -> int:
     """The number of reflections, from the file's metadata, whatever its size."""
-    from megatron_srp.data.shards.sidecar import ReflectionSidecar
-
     return len(ReflectionSidecar.load(sidecar).cuts)
 
 
 def _count_materialized(prefix: str) -> tuple[int | None, int | None]:
     """Reflections in a shard, and tokens of its text without them; None if the files do not say."""
-    from megatron_srp.data.shards.manifest import find_manifest
-    from megatron_srp.data.shards.sidecar import sidecar_path
-
     written = sidecar_path(prefix)
-    entries = (find_manifest(prefix) or {}).get("shards", [])
-    text = [entry.get("plain_tokens") for entry in entries if entry["name"] == Path(prefix).name]
-    return count_reflections(written) if written.is_file() else None, text[0] if text else None
+    return count_reflections(written) if written.is_file() else None, _plain_tokens(prefix)
 
 
 def describe_start(args: argparse.Namespace) -> str:

@@ -81,6 +81,7 @@ def sidecar_manifest(path: str) -> dict[str, Any]:
 
 def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
     """A note for each shard that is read without reflections where that may be unintended."""
+    from megatron_srp.data.policies.policy import is_treated
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.data.shards.sidecar import sidecar_path
 
@@ -91,7 +92,7 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
         beside = sidecar_path(prefix)
         if _is_for_a_plain_shard(beside):
             notes.append(f"{beside} is not used: trained on without reflections; to use it: --srp-sidecar {beside}")
-        elif (manifest := find_manifest(prefix)) is not None and not manifest.get("reflection"):
+        elif (manifest := find_manifest(prefix)) is not None and not is_treated(manifest):
             notes.append(f"{prefix} has no sidecar (--srp-sidecar FILE.srp): trained on without reflections")
     return notes
 

@@ -37,7 +37,7 @@ def patterns_of(args: argparse.Namespace) -> Patterns:
     paths = shard_prefixes(args)
     sidecars = match_sidecars(args.srp_sidecar or [], paths)
     written = [Path(sidecars.get(path) or sidecar_path(path)) for path in paths if "://" not in path]
-    loaded = [ReflectionSidecar.load(path) for path in written if path.is_file()]
+    loaded = [sidecar for path in written if path.is_file() and _reflects(sidecar := ReflectionSidecar.load(path))]
     if not any(len(sidecar.cuts) for sidecar in loaded):
         raise UsageError(
             "--srp-log-reflections: the data have no reflections that are known; pass a sidecar as a data path, or a "
@@ -46,13 +46,18 @@ def patterns_of(args: argparse.Namespace) -> Patterns:
     return find_patterns(loaded)
 
 
+def _reflects(sidecar: ReflectionSidecar) -> bool:
+    """Whether its policy writes reflections; a lone sidecar, as in tests, need not say so."""
+    return sidecar.info.get("reflection", True) is not None
+
+
 def find_patterns(sidecars: Iterable[ReflectionSidecar]) -> Patterns:
     """The patterns of the reflections in these sidecars, at least one."""
     ids: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for sidecar in sidecars:
         for entry in sidecar.table.entries:
             whole = entry.ids[:-1] if entry.stop else entry.ids
-            if whole:
+            if whole and not entry.inside:
                 ids[str(entry.label.verdict)].append(whole)
         if sidecar.hints is not None:
             offsets = sidecar.hints.offsets

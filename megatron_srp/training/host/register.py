@@ -5,7 +5,7 @@
     megatron_srp.register()  # before its datasets are built
     config = GPTDatasetConfig(blend=(["out/w200.srp", "out/plain_text_document"], [0.7, 0.3]), ...)
 
-Three methods of megatron.core are wrapped, and everything else is the program's own. What they rely on, in 0.19 and
+Four methods of megatron.core are wrapped, and everything else is the program's own. What they rely on, in 0.19 and
 0.20 (`tests/integration/test_register.py` fails where it changes):
 
     BlendedMegatronDatasetBuilder.__init__(cls, sizes, is_built_on_rank, config)
@@ -15,6 +15,8 @@ Three methods of megatron.core are wrapped, and everything else is the program's
     MegatronDataset.__init__(dataset, dataset_path, ...)
         names the cached indices after a hash of `dataset_path`, to which a sidecar's fingerprint is added: a sidecar
         that is replaced under the same name is never read with the old index
+    GPTDataset.__getitem__(dataset, number)
+        returns a sample, whose loss mask follows the sidecar's policy (`policy_hooks.py`)
 """
 
 import functools
@@ -29,11 +31,12 @@ from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training.checks.data import check_files
 from megatron_srp.training.host.object_storage import prepare_object_storage
+from megatron_srp.training.host.policy_hooks import add_plain_samples, refuse_unhooked, treating
 from megatron_srp.training.host.settings import check_data, data_paths
 from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.process.exits import exit_together
 
-_MARK = "_reads_sidecars"
+_MARK, _BASE = "_reads_sidecars", "_with_the_hooks"
 
 
 def register() -> None:
@@ -60,9 +63,12 @@ def register() -> None:
         return
     _refuse_built(GPTDataset)
     BlendedMegatronDatasetBuilder.__init__ = _checking(BlendedMegatronDatasetBuilder.__init__)
-    GPTDataset.build_low_level_dataset = staticmethod(_opening(GPTDataset.build_low_level_dataset))
-    MegatronDataset.__init__ = _naming(MegatronDataset.__init__)
+    open_plain = GPTDataset.build_low_level_dataset
+    GPTDataset.build_low_level_dataset = staticmethod(_opening(open_plain))
+    GPTDataset.__getitem__ = treating(GPTDataset.__getitem__)
+    MegatronDataset.__init__ = _naming(MegatronDataset.__init__, open_plain, GPTDataset)
     setattr(GPTDataset, _MARK, GPTDataset.build_low_level_dataset)
+    setattr(GPTDataset, _BASE, GPTDataset)
 
 
 def _refuse_built(kind: type) -> None:
@@ -79,6 +85,7 @@ def _checking(plain_init: Any) -> Any:
     def init(builder: Any, cls: Any, sizes: Any, is_built_on_rank: Any, config: Any) -> None:
         if reads_sidecars(cls):
             check_data(config)
+            refuse_unhooked(cls, getattr(cls, _BASE), data_paths(config))
         elif found := [path for path in data_paths(config) if is_sidecar(path)]:
             raise UsageError(
                 f"{found[0]}: {cls.__name__} does not read indexed shards, so it cannot read a sidecar; pass data of "
@@ -108,12 +115,16 @@ def _opening(plain_open: Any) -> Any:
     return build_low_level_dataset
 
 
-def _naming(plain_init: Any) -> Any:
+def _naming(plain_init: Any, open_plain: Any, base: type) -> Any:
     @functools.wraps(plain_init)
     def init(self: Any, dataset: Any, dataset_path: str | None, *args: Any, **kwargs: Any) -> None:
-        if isinstance(dataset, ReflectedIndexedDataset):
+        reflected = isinstance(dataset, ReflectedIndexedDataset)
+        if reflected:
+            refuse_unhooked(type(self), base, [dataset.sidecar_path])  # a program need not use Megatron's builder
             dataset_path = f"{dataset_path}@{read_header(dataset.sidecar_path)['fingerprint']}"
         plain_init(self, dataset, dataset_path, *args, **kwargs)
+        if reflected:
+            add_plain_samples(self, open_plain, (self.indices, self.num_samples, self.index_split, self.config))
 
     return init
 

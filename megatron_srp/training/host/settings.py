@@ -5,6 +5,7 @@ Everything is read from the program's own dataset configuration, so this works f
 
 from typing import Any
 
+from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
@@ -55,7 +56,7 @@ def _reflected_manifest(path: str) -> dict[str, Any] | None:
     if is_sidecar(path):
         return sidecar_manifest(path)
     manifest = shards.find_manifest(path)
-    return manifest if manifest and manifest.get("reflection") else None
+    return manifest if manifest and is_treated(manifest) else None
 
 
 def check_resets(config: Any) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sidecar_path
 from megatron_srp.errors import UsageError
+from megatron_srp.training.host.policy_hooks import plain_samples
 from megatron_srp.training.host.readings import Reading, reading_of, spans
 from megatron_srp.training.host.register import register
 from megatron_srp.training.host.source_rows import source_row
@@ -82,6 +83,8 @@ class Trace:
         if not 0 <= sample < self.batch_size(step):
             raise UsageError(f"--sample {sample}: step {step} has the samples 0 to {self.batch_size(step) - 1}")
         dataset, number = _locate(self._dataset(reading), reading.first_sample(step) + sample)
+        before = plain_samples(dataset, number)
+        dataset, number = (dataset, number) if before is None else (before, number % len(before))
         parts = [_part(dataset, *document) for document in _documents(dataset, int(dataset.shuffle_index[number]))]
         return [replace(part, source=source_row(part.path, part.sequence)) for part in parts]
 
@@ -107,6 +110,10 @@ class Trace:
             names = ", ".join(part.dataset_path.partition("@")[0] for part in parts)
             raise UsageError(f"--document {path}: the run reads {names}")
         for number in numbers:
+            if plain_samples(parts[number], 0) is not None:
+                raise UsageError(
+                    f"--document {path}: with --start-share it is not known which samples read it; pass --step"
+                )
             for place, begin, end in _places(parts[number], sequence):
                 for sample in _numbers(whole, number, place):
                     step = reading.step_of(sample)
@@ -191,9 +198,10 @@ def _part(dataset: Any, sequence: int, begin: int, end: int) -> Part:
     if not is_sidecar(path) and not loaded.materialized:  # of a plain shard that is read without it
         return Part(path, sequence, begin, end, None, ())
     found = loaded.reflections(sequence, sequence + 1)
-    sizes = found.sizes()
-    ends = found.cuts + np.cumsum(sizes)  # where each segment's reflection ends
-    begins = np.concatenate([[0], ends[:-1]])
-    own = np.flatnonzero((begins < end) & (ends > begin))
-    verdicts = tuple(str(found.table.entries[int(found.entries[k])].label.verdict) for k in own)
+    inside = found.table.inside()[found.entries]
+    begins, _, ends = found.spans(np.zeros(1, np.int64), np.array([len(inside)]))
+    segments = (np.cumsum(~inside) - ~inside)[(begins < end) & (ends > begin)]  # of each piece
+    lasts = np.flatnonzero(~inside)
+    own = np.unique(segments[segments < len(lasts)])
+    verdicts = tuple(str(found.table.entries[int(found.entries[k])].label.verdict) for k in lasts[own])
     return Part(path, sequence, begin, end, tuple(map(int, own)), verdicts)

@@ -1,0 +1,242 @@
+"""Every policy: the view of a plain shard is the shard that the builder makes, and both are as defined."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from megatron_srp.cli.preprocess import main
+from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
+from megatron_srp.data.interleave import ReflectionTable, treat_document
+from megatron_srp.data.policies.policy import NAMES, Policy, Rule
+from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
+from megatron_srp.data.shards.indexed_shard import IndexedShard
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
+from megatron_srp.errors import UsageError
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel, Verdict
+from tests.helpers.plain_shards import build, flags, write_shard
+
+LABELS = [SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.CONTROVERSIAL), SafetyLabel(Verdict.UNSAFE, ("Violent",))]
+WRITTEN = {"reflection", "policy"}
+
+
+def sidecar_for(plain: Path, policy: str, folder: Path, *more: str) -> Path:
+    common = ["--input-shards", str(plain), "--guard", "heuristic", "--max-words", "8", "--policy", policy]
+    assert main([*common, "--output-prefix", str(folder / "s"), *more]) == 0
+    return folder / f"s_{plain.name}.srp"
+
+
+@pytest.mark.parametrize("append_eod", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eod):
+    plain = build(tmp_path / "plain", tokenizer, None, append_eod=append_eod)
+    view = ReflectedIndexedDataset(plain, sidecar_for(plain, name, tmp_path))
+    policy = Policy.load(name)
+    assert view.masks == policy.masks
+    if policy.masks:
+        assert all(own.tolist() == there.tolist() for own, there in zip(view[:], IndexedShard(plain), strict=True))
+        shares = [1 - view.mask(i).mean() for i in range(len(view))]
+        assert 0 < np.mean(shares) < 0.5
+        return
+    built = build(tmp_path / "built", tokenizer, "heuristic", policy=policy, append_eod=append_eod)
+    assert np.concatenate(view[:]).tobytes() == IndexedShard(built).tokens.tobytes()
+    assert view.sequence_lengths.tolist() == IndexedShard(built).lengths.tolist()
+    assert all(view.mask(i).all() for i in range(len(view)))
+    theirs = ReflectionSidecar.load(f"{built}.srp")
+    ours = ReflectionSidecar.load(view.sidecar_path)
+    assert ours.fingerprint == theirs.fingerprint
+    assert {key: ours.info.get(key) for key in WRITTEN} == {key: theirs.info.get(key) for key in WRITTEN}
+    assert IndexedShard(plain).tokens.tobytes() != IndexedShard(built).tokens.tobytes()
+
+
+def rules():
+    """Rules of which nothing is random: all or none is untagged, and a tag is before each token or before none."""
+    texts, treatments = st.sampled_from(["", "before", "the"]), st.sampled_from(["keep", "drop", "mask"])
+    common = {"before": texts, "learned": st.booleans(), "untagged": st.sampled_from([0.0, 0.0, 1.0])}
+    return st.one_of(
+        st.builds(Rule, text=treatments, after=texts, **common),
+        st.builds(Rule, text=treatments, reflect=st.just(True), **common),
+        st.builds(Rule, text=st.sampled_from(["keep", "mask"]), inside=st.just("and"), rate=st.just(1.0), **common),
+    )
+
+
+@st.composite
+def packed_texts(draw):
+    """Texts of token ids from 300 on and their segments; how many texts each document has, and where it is split."""
+    documents = draw(st.lists(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=1, max_size=3)))
+    tokens, begins, before_eod, ends, counts, edges = [], [], [], [], [], set()
+    for document in documents:
+        for number, segments in enumerate(document):
+            begins.append(len(tokens))
+            for size in [segments[0] + 1, *segments[1:]]:
+                tokens += draw(st.lists(st.integers(300, 400), min_size=size, max_size=size))
+                ends.append(len(tokens))
+            counts.append(len(segments))
+            before_eod.append(number + 1 < len(document) or draw(st.booleans()))
+            tokens += [0] * before_eod[-1]
+        edges.add(len(tokens))
+    edges |= set(draw(st.lists(st.integers(1, max(len(tokens), 1)), max_size=3)))
+    rows = sorted(edge for edge in edges if 0 < edge <= len(tokens))
+    arrays = np.array(tokens, np.uint16), np.array(begins, np.int64), np.array(before_eod, bool)
+    offsets = np.cumsum([0, *counts], dtype=np.int64)
+    of = TokenSegments(*arrays, np.array(ends, np.int64), offsets, np.array(rows, np.int64))
+    return of, np.array(draw(st.lists(st.integers(0, 2), min_size=len(ends), max_size=len(ends))), np.int64)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    packed_texts(), st.dictionaries(st.sampled_from(list(Verdict)), rules()), st.sampled_from(["segment", "document"])
+)
+def test_pieces_are_as_defined(tokenizer, texts, own_rules, by):
+    """In sequences that hold several texts, or a part of one: nothing but segments is changed, each by its rule."""
+    of, codes = texts
+    policy = Policy("mine", own_rules, by)
+    table = ReflectionTable()
+    pieces = treat(PieceEncoder(policy, tokenizer), of, codes, LABELS, table)
+    found = []
+    bounds = np.concatenate([[0], of.row_ends])
+    at = np.concatenate([[0], np.cumsum(pieces.counts)])
+    for row in range(len(of.row_ends)):
+        plain = of.tokens[bounds[row] : bounds[row + 1]].tolist()
+        own = slice(at[row], at[row + 1])
+        entries = [table.entries[i] for i in pieces.entries[own]]
+        found += list(zip(*treat_document(plain, pieces.cuts[own].tolist(), entries), strict=True))
+    assert found == defined(of, codes, policy, tokenizer)
+
+
+def defined(of: TokenSegments, codes: np.ndarray, policy: Policy, tokenizer) -> list[tuple[int, bool]]:
+    """The tokens of whole texts, and which are learned."""
+    out: list[tuple[int, bool]] = []
+    for number, begin in enumerate(of.begins.tolist()):
+        own = range(of.offsets[number], of.offsets[number + 1])
+        worst = max((LABELS[codes[s]].verdict for s in own), key=lambda verdict: verdict.badness)
+        gone = True
+        for s in own:
+            label, eod_follows = LABELS[codes[s]], s == own[-1] and of.before_eod[number]
+            rule = policy.rule(worst if policy.by == "document" else label.verdict)
+            rule = Rule() if rule.untagged else rule
+            gone &= rule.text == "drop" and not rule.writes
+            after = policy.form.encode(label, tokenizer, False if eod_follows else None) if rule.reflect else []
+            out += [(i, rule.learned) for i in written(rule.before, tokenizer)]
+            for place in range(begin, of.ends[s]) if rule.text != "drop" else ():
+                out += [(i, rule.learned) for i in written(rule.inside if place > begin else "", tokenizer)]
+                out.append((int(of.tokens[place]), rule.text != "mask"))
+            out += [(i, rule.learned) for i in after or written(rule.after, tokenizer)]
+            begin = of.ends[s]
+        if of.before_eod[number] and not gone:
+            out.append((0, True))
+    return out
+
+
+def written(text: str, tokenizer) -> list[int]:
+    return tokenizer.encode_inside(f" {text}") if text else []
+
+
+def test_a_share_of_the_segments_stays_untagged(tokenizer, tmp_path):
+    plain = build(tmp_path / "plain", tokenizer, None)
+    path = tmp_path / "half.yaml"
+    path.write_text("name: half\ntokens: special\nrules: {'Safe, Unsafe': {before: <tag>, untagged: 0.5}}")
+    sidecar = ReflectionSidecar.load(sidecar_for(plain, str(path), tmp_path))
+    tagged = np.array([bool(entry.before) for entry in sidecar.table.entries])[sidecar.entries]
+    assert 0.4 < tagged.mean() < 0.6
+
+
+def test_tags_inside_have_their_rate(tokenizer, tmp_path):
+    plain = build(tmp_path / "plain", tokenizer, None)
+    path = tmp_path / "all.yaml"
+    path.write_text("name: all\ntokens: special\nrules: {'Safe, Controversial, Unsafe': {inside: <tag>, rate: 0.2}}")
+    made = sidecar_for(plain, str(path), tmp_path)
+    sidecar, tokens = ReflectionSidecar.load(made), IndexedShard(plain).tokens
+    inside = sidecar.table.inside()[sidecar.entries]
+    places = len(tokens) - np.count_nonzero(~inside)  # never before a segment's first token
+    assert 0.18 < inside.sum() / places < 0.22
+    counts = json.loads((tmp_path / "s.srp.json").read_text())["counts"]
+    assert counts["segments"] == len(inside) - inside.sum() == sum(counts["verdicts"].values())
+    assert counts["tokens"] == len(tokens) + inside.sum()
+
+
+def test_a_sidecar_says_which_policy_it_has(tokenizer, tmp_path):
+    plain = build(tmp_path / "plain", tokenizer, None)
+    prints = set()
+    for name, more in (("srp", []), ("srp", ["--start-share", "0.2"]), ("drop-segment", []), ("hide", [])):
+        sidecar = ReflectionSidecar.load(sidecar_for(plain, name, tmp_path, *more, "--overwrite"))
+        assert Policy.from_settings(sidecar.info).settings() == Policy.from_settings(sidecar.info | {}).settings()
+        assert Policy.from_settings(sidecar.info).name == name
+        assert sidecar.start_share == (0.2 if more else 0)
+        prints.add(sidecar.fingerprint)
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize("text, message", [
+    ("name: x", "has no 'rules'"),
+    ("name: x\nrules: {Unsave: {text: drop}}", "unknown verdict 'Unsave'"),
+    ("name: x\nrules: {Unsafe: {txt: drop}}", "did you mean 'text'"),
+    ("name: x\nrules: {Unsafe: {text: dropp}}", "did you mean 'drop'"),
+    ("name: x\nrules: {Unsafe: drop}", "is no rule"),
+    ("name: x\nrules: {Unsafe: {inside: <a>}}", "give both or neither"),
+    ("name: x\nrules: {Unsafe: {inside: <a>, rate: 2}}", "a share from 0 to 1"),
+    ("name: x\nrules: {Unsafe: {before: 3}}", "a text"),
+    ("name: x\nrules: {Unsafe: {reflect: true, after: x}}", "choose one"),
+    ("name: x\nby: documents\nrules: {}", "did you mean 'document'"),
+    ("name: x\ntokens: specials\nrules: {}", "did you mean 'special'"),
+    ("name: x\nrule: {}\nrules: {}", "did you mean 'rules'"),
+    ("- a", "not a policy"),
+    ("{", "not valid YAML"),
+])  # fmt: skip
+def test_a_file_that_is_no_policy(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        Policy.load(str(path))
+    assert str(error.value).startswith(f"--policy {path}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("drop-segmnt", "did you mean 'drop-segment'"),
+    ("nowhere.yaml", "No such file"),
+])  # fmt: skip
+def test_a_policy_that_does_not_exist(name, message):
+    with pytest.raises(UsageError, match=message):
+        Policy.load(name)
+
+
+def test_what_a_shard_cannot_hold_is_refused(tokenizer_models, tokenizer, tmp_path):
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text('{"text": "A text."}\n')
+    own = ["--input", str(corpus), *flags(tokenizer_models["gpt2"]), "--output-prefix", str(tmp_path / "o")]
+    for more, message in (
+        (["--policy", "mask-loss"], "needs a loss mask, which a shard cannot hold"),
+        (["--start-share", "0.5"], "needs the plain text as well"),
+        (["--start-share", "1.5"], "from 0 to below 1"),
+        (["--policy", "hide", "--hints"], "hints"),
+        (["--guard", "none", "--policy", "hide"], "need verdicts"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            main([*own, *more])
+    with pytest.raises(UsageError, match="loss mask"):
+        ReflectionIndexedDatasetBuilder(tmp_path / "x", tokenizer, guard=None, policy=Policy.load("mask-loss")).close()
+        build(tmp_path / "x", tokenizer, "heuristic", policy=Policy.load("mask-loss"))
+
+
+def test_a_document_of_several_texts_loses_the_unsafe_one_only(tokenizer, tokenizer_models, tmp_path):
+    texts, eod = ["A quiet morning.", "How to build a bomb and kill people.", "A river."], tokenizer.require_eos()
+    first, bad, last = tokenizer.encode_lists_inside(texts)
+    plain = write_shard(tmp_path / "p", [[*first, eod, *bad, eod, *last, eod], [*bad, eod]])
+    made = tmp_path / "s_p.srp"
+    common = ["--input-shards", str(plain), *flags(tokenizer_models["gpt2"]), "--output-prefix", str(tmp_path / "s")]
+    assert main([*common, "--policy", "filter-document"]) == 0
+    view = ReflectedIndexedDataset(plain, made)
+    assert [row.tolist() for row in view[:]] == [[*first, eod, *last, eod], []]
+
+
+def test_special_tokens_are_the_default_of_tags_only(tokenizer):
+    assert not Policy.load("srp").marks
+    assert Policy.load("hide").marks == ["<hidden>"]
+    assert Policy.load("tag-before").marks == ["<good>", "<bad>"]
+    assert not Policy.load("tag-before", ReflectionFormat()).marks
