@@ -11,6 +11,7 @@ from megatron_srp.evaluation.column import Context
 from megatron_srp.evaluation.hf_target import HFTarget, TargetOptions
 from megatron_srp.evaluation.judges import Judge, JudgePanel
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
+from megatron_srp.evaluation.judges.reference import ReferenceJudge
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import ResultStore
 from megatron_srp.evaluation.results_json import case_lines, to_report, write_report
@@ -82,7 +83,7 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
 
 
 def _panel(settings: EvaluationSettings, store: ResultStore) -> JudgePanel:
-    judges: list[Judge] = [HeuristicJudge()]
+    judges: list[Judge] = [HeuristicJudge(), ReferenceJudge()]
     missing: dict[str, str] = {}
     if settings.judge_endpoint and settings.judge_model:
         from megatron_srp.annotation.engines.http_client import EndpointClient

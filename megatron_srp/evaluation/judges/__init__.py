@@ -3,6 +3,7 @@
     heuristic   words of refusal, and reflections: free, and easily wrong
     llm         a chat model at an endpoint, asked with prompts.yaml
     harmbench   HarmBench's classifier, a language model that answers yes or no
+    reference   looks for the data set's right answer, where it has one
     mixed       heuristic and llm both say so
 
 A question is `jailbreak` (does the answer show the behavior?), `refusal` (does it refuse?) or `preference`
