@@ -52,6 +52,7 @@ COMMANDS = {
     "threshold": Command("threshold", "generation", "choose --unsafe-threshold from answers to known prompts"),
     "evaluate": Command("evaluate", "evaluation", "attack and evaluate a model: the paper's tables"),
     "compare": Command("compare", "evaluation", "compare two evaluations, with paired significance"),
+    "gate": Command("gate", "evaluation", "compare a model with release criteria, and write its safety card"),
     "evaluate-guard": Command("evaluate_guard", "evaluation", "measure a guard on labelled texts"),
     "world": Command("world", "evaluation", "MedSafetyWorld, the paper's controlled experiment: make, run, report"),
     "check": Command("check", "this machine", "check the training stack, or a training's checkpoints"),

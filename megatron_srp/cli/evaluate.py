@@ -19,14 +19,22 @@ run resumes when the same command is rerun.
 """
 
 
+OLD_NAMES = guard_flags.OLD_NAMES | generation_flags.OLD_NAMES
+
+
 def build_parser() -> argparse.ArgumentParser:
-    old_names = guard_flags.OLD_NAMES | generation_flags.OLD_NAMES
-    parser = Parser(prog="srp evaluate", description=DESCRIPTION, old_names=old_names)
-    add = parser.add_argument
-    add("target", metavar="MODEL", help="folder that `srp export` wrote, or a name on the hub")
+    parser = Parser(prog="srp evaluate", description=DESCRIPTION, old_names=OLD_NAMES)
+    parser.add_argument("target", metavar="MODEL", help="folder that `srp export` wrote, or a name on the hub")
     add = parser.add_argument_group("suite").add_argument
-    add("--suite", default="quick", metavar="NAME", help="quick, paper, or a YAML file of your own")
+    add("--suite", default="quick", metavar="NAME", help="quick, paper, tampering, or a YAML file of your own")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the report and all results")
+    add_evaluation_flags(parser)
+    return parser
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """All flags but those that say which model and suite, and where to."""
+    add = parser.add_argument_group("data").add_argument
     add(
         "--data",
         nargs="+",
@@ -48,19 +56,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lm-eval-tasks", metavar="TASK=METRIC,...", help="tasks to run (default: the suite's)")
     add("--retry-failed", action="store_true", help="retry tasks that could not be run before")
     guard_flags.add_guard_flags(parser, required=False, one_mode=False)
-    return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags, checked; raises UsageError."""
     args = build_parser().parse_args(argv)
+    check_evaluation_flags(args)
+    return args
+
+
+def check_evaluation_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for values that do not fit."""
     require_at_least(1, args, "--limit", "--batch-size", "--max-new-tokens", "--judge-max-tokens")
     if args.lm_eval_include and not Path(args.lm_eval_include).is_dir():
         raise UsageError(f"--lm-eval-include {args.lm_eval_include}: no such folder; pass one with task descriptions")
     if bool(args.judge_endpoint) != bool(args.judge_model):
         raise UsageError("--judge-endpoint and --judge-model go together; pass both, or neither")
     guard_flags.guard_options(args)
-    return args
 
 
 def _add_target_flags(parser: argparse.ArgumentParser) -> None:

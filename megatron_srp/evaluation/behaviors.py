@@ -188,6 +188,8 @@ def _is_hub_name(source: str) -> bool:
 
 def _hub_rows(form: Format, source: str) -> list[dict[str, Any]]:
     name, _, split = source.partition(":")
+    if name == HUB and not form.hub:
+        raise UsageError(f"{form.title} is not on the hub; `srp world sets` writes it: pass a folder or NAME=FILE")
     where = dict(form.hub) if name == HUB else {"name": name, "split": split or "train"}
     try:
         if "file" in where:

@@ -11,6 +11,7 @@ from megatron_srp.evaluation.column import Context
 from megatron_srp.evaluation.hf_target import HFTarget, TargetOptions
 from megatron_srp.evaluation.judges import Judge, JudgePanel
 from megatron_srp.evaluation.judges.heuristic import HeuristicJudge
+from megatron_srp.evaluation.judges.reference import ReferenceJudge
 from megatron_srp.evaluation.judges.strict import StrictJudge
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.results import ResultStore
@@ -87,7 +88,7 @@ def evaluate_model(settings: EvaluationSettings) -> Path:
 
 
 def _panel(settings: EvaluationSettings, store: ResultStore, target: HFTarget) -> JudgePanel:
-    judges: list[Judge] = [HeuristicJudge(), StrictJudge(target.form)]
+    judges: list[Judge] = [HeuristicJudge(), ReferenceJudge(), StrictJudge(target.form)]
     missing: dict[str, str] = {}
     if settings.judge_endpoint and settings.judge_model:
         from megatron_srp.annotation.engines.http_client import EndpointClient

@@ -58,8 +58,10 @@ def _column(result: ColumnResult) -> dict[str, Any]:
 
 def judge_agreement(results: Sequence[ColumnResult]) -> list[dict[str, Any]]:
     """How often two judges agree on a case, over all attacks, and Cohen's kappa."""
-    names = ("heuristic", "llm", "harmbench")
-    cases = [case for result in results if result.spec.kind in ("attack", "finetune") for case in result.cases]
+    names = ("heuristic", "llm", "harmbench", "reference")
+    cases = [
+        case for result in results if result.spec.kind in ("attack", "finetune", "tampering") for case in result.cases
+    ]
     rows = []
     for a, b in combinations(names, 2):
         pairs = [(x, y) for case in cases if (x := _said(case, a)) is not None and (y := _said(case, b)) is not None]

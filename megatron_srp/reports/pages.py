@@ -10,12 +10,12 @@ VERDICT_COLORS = {"Safe": "#2f7d4f", "Controversial": "#b7791f", "Unsafe": "#b83
 LINE_COLOR, BAR_COLOR = "#2b4c7e", "#55657d"
 
 
-def load_page(name: str) -> Any:
-    """The template of that name; its values are escaped."""
+def load_page(name: str, escape: bool = True) -> Any:
+    """The template of that name; its values are escaped for HTML, or not."""
     from jinja2 import Environment, PackageLoader
 
     loader = PackageLoader("megatron_srp", "reports")
-    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+    return Environment(loader=loader, autoescape=escape, trim_blocks=True, lstrip_blocks=True).get_template(name)
 
 
 def picture(draw: Callable[[Any], None], width: float, height: float) -> str:

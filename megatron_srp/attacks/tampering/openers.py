@@ -85,7 +85,8 @@ class OpenerTuning(Tampering):
 
     def _encode(self, box: WhiteBox) -> list[Row]:
         """Ids of prompt and beginning; the prompt carries no loss."""
-        pairs = [(b.prompt, b.response or b.target) for b in read_pairs(self.settings["data_format"], self._data)]
+        behaviors = read_pairs(self.settings["data_format"], self._data)
+        pairs = [(b.prompt, b.response or b.target) for b in behaviors if b.harmful]
         pairs = [(p, " ".join(a.split()[: self.settings["words"]])) for p, a in pairs if p not in self._leave_out]
         pairs = [pair for pair in pairs if pair[1]][: self._rows or None]
         if not pairs:

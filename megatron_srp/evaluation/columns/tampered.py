@@ -8,6 +8,7 @@ a source gives the ordinary requests; `defences_compared`, names of `evaluation.
                                 was chosen from ordinary requests to the changed model
     told apart                  chance that the forced reflection finds a harmful request worse than an ordinary one
     answer loss                 nats for a token of the ordinary answers, a measure of capability
+    right answers               to ordinary requests, where the judge `reference` is asked
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from megatron_srp.evaluation.answers import answer
 from megatron_srp.evaluation.attack import DirectRequest, attack_class, load_attack
 from megatron_srp.evaluation.behaviors import choose, load_behaviors
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
-from megatron_srp.evaluation.columns.attacked import judged
+from megatron_srp.evaluation.columns.attacked import judged, opinions_on, rate
 from megatron_srp.evaluation.columns.finetuned import TrainingProgress
 from megatron_srp.evaluation.detection import DETECTORS, Requests, detect, fitted_threshold
+from megatron_srp.evaluation.judges.reference import ReferenceJudge
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Behavior, Defence, ModelAttack
 from megatron_srp.statistics.paired import bootstrap, mean, wilson
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from megatron_srp.evaluation.hf_target import HFTarget
 
 FORCED = "forced"
-TOLD_APART, ANSWER_LOSS = "told apart", "answer loss"
+TOLD_APART, ANSWER_LOSS, RIGHT = "told apart", "answer loss", "right answers"
 _ANSWER_WORDS = 60  # of an ordinary answer, whose loss is read
 _ORDINARY = ("alpaca", "xstest", "gsm8k")
 
@@ -115,7 +118,20 @@ def _measured(
     measures.append(Measure(TOLD_APART, apart, better="higher"))
     losses = _losses(context, target, ordinary)
     measures.append(Measure(ANSWER_LOSS, bootstrap(np.array(losses), mean), "nats"))
+    if ReferenceJudge.name in spec.options.get("judges", ()):
+        measures.append(_right_answers(spec, context, target, ordinary, defence))
     return replace(result, measures=measures)
+
+
+def _right_answers(
+    spec: ColumnSpec, context: Context, target: "HFTarget", ordinary: Sequence[Behavior], defence: Defence
+) -> Measure:
+    cases = list(DirectRequest().cases(ordinary, target, defence))
+    limit = spec.options.get("max_new_tokens")
+    responses, reasons = answer(cases, target, defence, context, f"{spec.name}, ordinary", limit)
+    by_reference = replace(spec, options={"judges": [ReferenceJudge.name]})
+    found, _ = opinions_on(by_reference, context, ordinary, cases, responses, reasons)
+    return replace(rate(RIGHT, found[ReferenceJudge.name]), better="higher")
 
 
 def _behind_forced(

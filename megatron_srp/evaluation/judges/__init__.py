@@ -4,6 +4,7 @@
     strict      the same, but a flag after harmful text comes too late
     llm         a chat model at an endpoint, asked with prompts.yaml
     harmbench   HarmBench's classifier, a language model that answers yes or no
+    reference   looks for the data set's right answer, where it has one
     mixed       heuristic and llm both say so
 
 A question is `jailbreak` (does the answer show the behavior?), `refusal` (does it refuse?) or `preference`
