@@ -89,7 +89,7 @@ register()
 from vllm.parser import ParserManager
 folder, text = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
-config = SimpleNamespace(model=folder, tokenizer=folder, hf_config=None, try_get_generation_config=dict)
+config = SimpleNamespace(model=folder, tokenizer=folder, hf_config=None, max_model_len=256, try_get_generation_config=dict)
 kind = ParserManager.get_parser(reasoning_parser_name="srp", tokenizer=tokenizer)
 request = SimpleNamespace(include_reasoning=True, tool_choice=None, tools=None)
 ids = tokenizer(text, add_special_tokens=False).input_ids

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.hf import generator as hf
 from megatron_srp.generation.engines.request import Request, Sampling
 from megatron_srp.generation.guard.decision import OpenedTree
 from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
+from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from tests.helpers.scripted_model import (
@@ -81,10 +83,25 @@ def test_off_writes_the_likeliest():
 
 
 def test_real_tokenizers_end_a_token_where_the_opening_ends(any_tokenizer):
-    from megatron_srp.generation.guard.vocabulary import GuardVocabulary
-
     form = ReflectionFormat()
     opened = OpenedTree.of(reflection_tree(form, any_tokenizer), GuardVocabulary.of(any_tokenizer, form))
     for verdict, path in zip(Verdict, opened.paths, strict=True):
         assert any_tokenizer.encode_inside(f" <think> {verdict}")[-len(path) :] == list(path)
     assert EOS not in opened.tree.ids
+
+
+def test_a_tokenizer_that_joins_the_opening_and_a_verdict_is_refused():
+    """The model would draw the verdict in one token with the bracket."""
+    pieces = [" <", "think", "> Safe", ">", " Un", "safe", " Contro", "versial", ":", " Violent", " </think>"]
+
+    class Joining:
+        def encode_inside(self, text):
+            found = []
+            while text:
+                found.append(max((p for p in pieces if text.startswith(p)), key=len))
+                text = text.removeprefix(found[-1])
+            return [pieces.index(piece) for piece in found]
+
+    joining = GuardVocabulary([piece.encode() for piece in pieces], frozenset(), {}, TEXT)
+    with pytest.raises(UsageError, match="as one token"):
+        OpenedTree.of(reflection_tree(TEXT, Joining()), joining)

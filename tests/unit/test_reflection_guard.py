@@ -22,9 +22,12 @@ EOS = "\ue000"  # stands for the token in texts of tests
 FORM = ReflectionFormat()
 UNSAFE_ONLY = frozenset({Verdict.UNSAFE})
 WORDS = ["unsafe", "controversial", "safe"]
-GAP = r"[ \t\r\n\xa0]{0,8}"
-OPENING = re.compile(rf" ?<{GAP}think{GAP}>", re.IGNORECASE)
-PART = re.compile(rf" ?<{GAP}(t|th|thi|thin|think{GAP})?\Z", re.IGNORECASE)
+SPACE = r" \t\r\n\xa0"
+GAP = rf"[{SPACE}]{{0,8}}"
+UNBRACKETED = rf"<think(?=[^\w{SPACE}>]|[{SPACE}]{{1,8}}[^{SPACE}>]|[{SPACE}]{{9}})"
+OPENING = re.compile(rf" ?(?:<{GAP}think{GAP}>|{UNBRACKETED})", re.IGNORECASE)
+CLOSING = re.compile(r" ?</think>", re.IGNORECASE)
+PART = re.compile(rf" ?<({GAP}(t|th|thi|thin|think{GAP})?|/(t|th|thi|thin|think)?)\Z", re.IGNORECASE)
 STRICT = re.compile(r" ?<think> (Safe|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
 FLAWED = re.compile(r"([ \t\r\n]{0,8}([A-Za-z]*)[^<>\n\r]*)", re.IGNORECASE)
 SAFE_CUT = re.compile(r"([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
@@ -35,6 +38,8 @@ def reflection_at(text: str):
     """End, verdict (None for a piece that the end has cut), and whether the end has cut it; or None."""
     if PART.match(text):
         return len(text), None, True
+    if closing := CLOSING.match(text):
+        return closing.end(), "Unsafe", False
     if not (opening := OPENING.match(text)):
         return None
     begin, inner = opening.end(), text[opening.end() :]
@@ -98,14 +103,15 @@ def run_guard(pieces: list[bytes | None], policy: GuardPolicy, form: ReflectionF
 
 
 def split(text: str, cuts: list[int], missing: int = 0) -> list[bytes | None]:
-    """The text's bytes in pieces that end wherever `cuts` says, and None for each end-of-text.
+    """The text's bytes in pieces that end wherever `cuts` says and after each <think>, and None for each end-of-text.
 
     The last `missing` bytes are left out: the token limit may cut a character in two."""
     pieces: list[bytes | None] = []
     parts = [part.encode() for part in text.split(EOS)]
     parts[-1] = parts[-1][: max(len(parts[-1]) - missing, 0)]
     for i, data in enumerate(parts):
-        edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts} - {0, len(data)}), len(data)]
+        opened = {match.end() for match in re.finditer(b"<think>", data)}
+        edges = [0, *sorted(({cut % (len(data) + 1) for cut in cuts} | opened) - {0, len(data)}), len(data)]
         pieces += [None] * (i > 0) + [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
     return pieces
 
@@ -142,6 +148,8 @@ FRAGMENTS = st.sampled_from(
         "<think> unsafe",
         "<think>\nUnsafe\n</think>",
         "<think> Safe: ok </think>",
+        "<think",
+        "ing>",
         "<think> Safely",
         "word",
         " the end.",
@@ -329,3 +337,25 @@ def test_strictness():
         {"unsafe_threshold": 0.9},
     ):
         assert not replace(GuardPolicy("stop", reflect_every=32), **weaker).is_as_strict_as(own)
+
+
+def test_a_verdict_in_one_token_with_its_opening_counts_as_unsafe():
+    """It was drawn, whatever the probabilities of the others were."""
+    for pieces in ([b"we ", b" <think", b"> Safe", b" </think>"], [b"we ", b" <think> Safe </think>"]):
+        generation, shown = run_guard([*pieces, b" more"], GuardPolicy("retract"))
+        assert (shown, generation.stop_reason) == ("", "unsafe")
+    generation, shown = run_guard([b"we ", b" <think>", b" Safe </think>", b" more"], GuardPolicy("retract"))
+    assert (shown, generation.stop_reason) == ("we ", "length")
+
+
+@pytest.mark.parametrize(
+    "text", ["we <think Safe </think> more", "we <> Safe </think> more", "we <think| more", "we </THINK> more"]
+)
+def test_a_reflection_that_is_broken_by_a_draw_is_unsafe(text):
+    generation, shown = run_guard([bytes([byte]) for byte in text.encode()], GuardPolicy("retract"))
+    assert (shown, generation.stop_reason) == ("", "unsafe")
+
+
+@pytest.mark.parametrize("text", ["<thinking> of </td> 1 < think.", "<thinker> </thin>", "< think about"])
+def test_what_only_resembles_a_reflection_is_text(text):
+    assert run_guard([bytes([byte]) for byte in text.encode()], GuardPolicy("stop"))[1] == text

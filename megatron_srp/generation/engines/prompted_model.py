@@ -114,7 +114,9 @@ class PromptedModel:
         return list(ids)
 
     def refuse_unfinished(self, prompt: str) -> None:
-        """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection."""
+        """Raises InputError for a prompt whose end `complete` would leave out, since it may begin a reflection, and for
+        one that cannot fit."""
+        self._refuse_hopeless(prompt)
         if rest := self._escape(prompt).removeprefix(self._escape.before_answer(prompt)):
             raise InputError(
                 f"the prompt ends in {_shorten(rest)}, which may begin a reflection; the guard could not tell the rest "
@@ -158,6 +160,11 @@ class PromptedModel:
         except Exception:  # of a template that reads the contents
             return False
         return "".join(pieces) == text.replace(_BORDER, "") and self._escape.joins(pieces)
+
+    def use_template(self, template: str) -> None:
+        """Write conversations with that chat template (Jinja) instead of the tokenizer's."""
+        self.tokenizer.chat_template = template
+        self._escape = self._make_escaper()
 
     def escape(self, text: str, before_answer: bool = False) -> str:
         """A user's text, without anything that could become a special token or a reflection.

@@ -95,7 +95,7 @@ class _Row:
 class VLLMSession(Session):
     """Answers that vLLM is generating."""
 
-    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree, opened: OpenedTree | None) -> None:
+    def __init__(self, engine: Any, vocabulary: GuardVocabulary, tree: VerdictTree, opened: OpenedTree) -> None:
         self._engine, self._tree, self._opened = engine, tree, opened
         self._eos_ids = sorted(vocabulary.eos_ids)
         self._names = itertools.count()
@@ -185,9 +185,6 @@ class VLLMSession(Session):
     def _decide(self, row: _Row) -> None:
         """Write the verdict that the probabilities after an opening decide on, and continue."""
         answer, opened = row.answer, self._opened
-        if opened is None:
-            self._go_on(row)
-            return
 
         def write(*probabilities: float) -> None:
             answer.decide(opened.paths, *probabilities)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.verdict_tree import VerdictTree
 
@@ -25,13 +26,17 @@ class OpenedTree:
     paths: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, tree: VerdictTree, vocabulary: GuardVocabulary) -> "OpenedTree | None":
-        """None when the tokenizer has no token that ends where the opening does."""
+    def of(cls, tree: VerdictTree, vocabulary: GuardVocabulary) -> "OpenedTree":
+        """Raises UsageError when the tokenizer has no token that ends where the opening does: the model would draw
+        the verdict together with it."""
         root = tree.ids[: tree.reads[0][0][0] + 1]
         begun = accumulate(_text(token, vocabulary) for token in root)
         n = next((n for n, text in enumerate(begun, 1) if text.lstrip() == vocabulary.form.open), None)
         if n is None:
-            return None
+            raise UsageError(
+                f"this tokenizer writes the end of {vocabulary.form.open} and a verdict as one token, so the verdict "
+                "cannot be decided apart from its opening; train with --reflection-tokens special"
+            )
         reads = tuple(tuple((at - n, token) for at, token in path) for path in tree.reads)
         left = VerdictTree(tree.ids[n:], tuple(max(parent - n, -1) for parent in tree.parents[n:]), reads)
         return cls(left, tuple((*root[n:], *_tokens(path)) for path in reads))

@@ -10,6 +10,8 @@ pass: the model's own reflection, or a forced one where the model ends the answe
 segment can stop the answer and releases nothing, and what is cut off in the middle is withheld. Under the other
 policies text is shown at once.
 
+A verdict that comes in one token with the end of its opening was drawn, not decided, and counts as Unsafe.
+
 An end-of-text token ends the answer, with one exception: directly after a reflection that training follows
 with such a token (`ReflectionFormat.stop_after`) but that the policy lets pass, it belongs to the
 reflection and the answer continues. Under `off` every one ends it.
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, StopReason
 from megatron_srp.generation.guard.scanner import ReflectionScanner
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
-from megatron_srp.schema import SafetyLabel
+from megatron_srp.schema import SafetyLabel, Verdict
 
 _Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -51,6 +53,7 @@ class ReflectionGuard:
         self.unjudged = 0
         self.mid_segment = False
         self._since_release = 0  # tokens
+        self._decidable = False  # whether a token ended where the opening of the reflection did
 
     @property
     def num_tokens(self) -> int:
@@ -140,11 +143,14 @@ class ReflectionGuard:
             if isinstance(found, str):
                 shown, last = shown + self._show(found), None
                 continue
+            if not self._decidable and found.verdict is not Verdict.UNSAFE:
+                found = SafetyLabel(Verdict.UNSAFE)
             self._reflections.append(found)
             shown, last = shown + self._judge(found, whole=not self.mid_segment), found
-            self.mid_segment = False
+            self.mid_segment = self._decidable = False
             if self.stop_reason:
                 return shown
+        self._decidable = self._scanner.reading and (self._decidable or self.opened)
         if last and not self._scanner.held and not self._decoder.getstate()[0]:
             self._eos_passes = self._policy.on_unsafe != "off" and self._vocabulary.form.stops(last)
         return shown

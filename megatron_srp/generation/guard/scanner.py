@@ -3,9 +3,10 @@
 It recognizes more reflections than training writes, and doubt counts against the text:
 
 - exactly what `ReflectionFormat` writes is a reflection;
-- whatever else opens like one (other case or spacing in `<think>` or after it, other words, never closed) is an
-  unsafe one, with the unsafe verdict that it begins with or else Unsafe. It ends at `</think>`, or before a line
-  break, `<` or `>`, or after `LONGEST` characters;
+- whatever else opens like one (other case or spacing in `<think>` or after it, `<think` without its bracket, other
+  words, never closed) is an unsafe one, with the unsafe verdict that it begins with or else Unsafe. It ends at
+  `</think>`, or before a line break, `<` or `>`, or after `LONGEST` characters;
+- `</think>` that closes nothing ends one whose opening is unrecognizable, so it is an unsafe one as well;
 - what the end of the answer cuts off while it could still become a reflection is dropped, pieces of `<think>`
   included. An unsafe verdict that is complete by then counts.
 
@@ -22,7 +23,8 @@ from megatron_srp.schema import SafetyLabel, Verdict
 LONGEST = 300  # characters after <think>
 _HEAD = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)")
 _VERDICTS = {verdict.lower(): verdict for verdict in Verdict}
-_GAP = r"[ \t\r\n\u00a0]{0,8}"
+_SPACE = r" \t\r\n\u00a0"
+_GAP = rf"[{_SPACE}]{{0,8}}"
 _RESERVED = re.compile(r"[<>\n\r]")
 
 
@@ -44,7 +46,7 @@ class ReflectionScanner:
     def __init__(self, form: ReflectionFormat) -> None:
         self._form = form
         self._lead = "" if form.special_tokens else " "
-        self._opening, self._part = _openings(form)
+        self._opening, self._close, self._part = _patterns(form)
         self._stop = re.compile(rf"[<>\n\r{re.escape(form.open[0] + form.close[0])}]")
         self.held = ""
         self._any_text = False
@@ -113,6 +115,8 @@ class ReflectionScanner:
         if opening:
             length, found = self._read(held[opening.end() :], opening[0] == self._form.open, ended)
             return opening.end() + length, found
+        if self._close.match(held, start):
+            return start + len(self._form.close), (SafetyLabel(Verdict.UNSAFE),)
         if not self._part.fullmatch(held, start):
             return start + 1, None
         if not ended:
@@ -166,15 +170,27 @@ class ReflectionScanner:
         return (SafetyLabel(verdict, tuple(name for name in names if name)),)
 
 
-def _openings(form: ReflectionFormat) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What opens a reflection, in any case and with gaps at the brackets, and what may become that."""
+def _patterns(form: ReflectionFormat) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """What opens a reflection, in any case and with gaps at the brackets; what closes one; and what may become either.
+
+    Special tokens are what they are, and one that closes nothing is no text.
+    """
+    never = re.compile(r"(?!)")
     if form.special_tokens:
-        return re.compile(re.escape(form.open)), re.compile(r"(?!)")
+        return re.compile(re.escape(form.open)), never, never
     first, *word, last = (re.escape(character) for character in form.open)
-    part = _GAP
-    for character in reversed(word):
-        part = f"(?:{character}{part})?"
-    return (
-        re.compile(f"{first}{_GAP}{''.join(word)}{_GAP}{last}", re.IGNORECASE),
-        re.compile(f"{first}{_GAP}{part}", re.IGNORECASE),
-    )
+    whole = f"{first}{_GAP}{''.join(word)}{_GAP}{last}"
+    # Without its last bracket, and no longer word, such as <thinking>.
+    broken = rf"{first}{''.join(word)}(?=[^\w{_SPACE}{last}]|[{_SPACE}]{{1,8}}[^{_SPACE}{last}]|[{_SPACE}]{{9}})"
+    part = f"{first}{_GAP}{_begun(word, _GAP)}|{_begun(list(map(re.escape, form.close)))}"
+    patterns = (f"{whole}|{broken}", re.escape(form.close), part)
+    opening, close, part_of = (re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+    return opening, close, part_of
+
+
+def _begun(characters: list[str], end: str = "") -> str:
+    """A pattern of any beginning of a word, with `end` after its last character."""
+    pattern = end
+    for character in reversed(characters):
+        pattern = f"(?:{character}{pattern})?"
+    return pattern

@@ -49,10 +49,9 @@ class ReflectionTokens:
                 text is all that a logits processor has.
         """
         opened = OpenedTree.of(tree, vocabulary)
-        paths = opened.paths if opened else ()
-        shared = common_beginning(paths)
-        apart = [path[len(shared) :] for path in paths]
-        if opened is None or len({path[0] for path in apart}) < len(Verdict):
+        shared = common_beginning(opened.paths)
+        apart = [path[len(shared) :] for path in opened.paths]
+        if len({path[0] for path in apart}) < len(Verdict):
             raise UsageError(
                 f"with this tokenizer the first token after {form.open} does not tell the verdicts apart; serve the "
                 "model with srp serve --engine vllm, which reads all of their tokens"

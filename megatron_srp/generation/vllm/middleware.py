@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from megatron_srp.errors import InputError
+from megatron_srp.generation.engines.request import Options, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.api import ChatRequest, Common, TextRequest, parse
 from megatron_srp.generation.server.body import read_body
@@ -31,6 +32,7 @@ from megatron_srp.generation.vllm.upstream import Refused, Upstream
 MOST_BYTES = 1 << 20
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 # Those that generate nothing, and tell nothing of anybody's text.
+_CHECKED = Options(GuardPolicy(), Sampling())
 OPEN = frozenset({"/health", "/ping", "/load", "/version", "/metrics", "/metrics/", "/v1/models"})
 
 
@@ -97,9 +99,12 @@ class GuardMiddleware:
     async def _served(self, scope: Scope) -> ServedModel:
         async with self._loading:
             if self._model is None:
-                config = scope["app"].state.vllm_config
-                check_engine(config)
-                self._model = await asyncio.to_thread(ServedModel.of, config.model_config)
+                state = scope["app"].state
+                check_engine(state.vllm_config)
+                model = await asyncio.to_thread(ServedModel.of, state.vllm_config.model_config)
+                if model.prompts and (template := _own_template(state)):
+                    model.prompts.use_template(template)
+                self._model = model
         return self._model
 
 
@@ -187,6 +192,16 @@ class Exchange:
         yield b"data: [DONE]\n\n"
 
 
+def _own_template(state: Any) -> str | None:
+    """What --chat-template says; it takes the place of the tokenizer's."""
+    given = getattr(getattr(state, "args", None), "chat_template", None)
+    if given is None:
+        return None
+    from vllm.renderers.chat_utils import load_chat_template
+
+    return load_chat_template(given)
+
+
 async def _after(first: dict[str, Any], events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     yield first
     async for event in events:
@@ -215,6 +230,7 @@ def _prompt(asked: Common, served: ServedModel) -> dict[str, Any]:
     assert prompts
     if isinstance(asked, ChatRequest):
         turns = [message.as_turn() for message in asked.messages]
+        prompts.chat(turns, _CHECKED)  # refuses what two turns write together, or what cannot fit
         return {"messages": [{name: prompts.escape(text) for name, text in turn.items()} for turn in turns]}
     assert isinstance(asked, TextRequest)
     if asked.echo or asked.logprobs is not None or asked.max_tokens == 0:

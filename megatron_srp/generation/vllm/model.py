@@ -41,6 +41,7 @@ class ServedModel:
         stop_after = ",".join(settings.stop_at) if settings.stop_at else None
         own = ModelSettings.of(model_config.model, settings.reflection_tokens, stop_after, settings.unsafe_threshold)
         prompts = PromptedModel(model_config.tokenizer, own.form, eos_ids(model_config))
+        prompts.max_length = model_config.max_model_len
         tokens = ReflectionTokens.of(prompts.vocabulary, prompts.tree, own.form, prompts.text_tokenizer)
         return cls(settings.policy(own.stop_at, own.threshold), own.form, tokens, prompts, own.notes)
 

@@ -48,7 +48,7 @@ class HFSession(Session):
     """Answers that come and go: prompts are read in chunks next to the running answers, in turn, and those of similar
     length are generated together, so that a long one does not pad the short ones."""
 
-    def __init__(self, model: Any, tree: VerdictTree, opened: OpenedTree | None) -> None:
+    def __init__(self, model: Any, tree: VerdictTree, opened: OpenedTree) -> None:
         self._model, self._tree, self._opened = model, tree, opened
         self._readings: deque[Reading] = deque()
         self._rows: list[Rows] = []

@@ -20,9 +20,7 @@ class Rows:
         answers: those that have not ended.
     """
 
-    def __init__(
-        self, answers: Sequence[Answer], batch: CachedBatch, tree: VerdictTree, opened: OpenedTree | None
-    ) -> None:
+    def __init__(self, answers: Sequence[Answer], batch: CachedBatch, tree: VerdictTree, opened: OpenedTree) -> None:
         self.answers, self._batch, self._tree, self._opened = list(answers), batch, tree, opened
         self._samplers = [Sampler(answer.request.sampling) for answer in answers]
 
@@ -72,7 +70,7 @@ class Rows:
 
     def _decide(self) -> None:
         """Decide on the verdicts of the answers that have just opened a reflection."""
-        if self._opened is None or not any(answer.guard.opened for answer in self.answers):
+        if not any(answer.guard.opened for answer in self.answers):
             return
         found = self._batch.verdicts(self._opened.tree).tolist()
         for answer, probabilities in zip(self.answers, found, strict=True):
