@@ -24,7 +24,7 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
     options = {"actors": 2, "prompts_per_piece": 8}
     guard: Any = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine="ray", engine_options=options))
     try:
-        pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.workers]
+        pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.actors.workers]
         assert len(set(pids)) == 2 <= guard.engine.callers
 
         def kill():
