@@ -99,7 +99,6 @@ def test_others_do_the_work_of_a_lost_node(cluster: Cluster, tiny_guard, write_j
     cluster.lose(1)
     _, said = job.communicate(timeout=400)
     assert job.returncode == 0, said
-    assert "the cluster has no place for" in said and "of 3 actors" in said
 
     alone = annotate([*flags, "--store", str(tmp_path / "alone")], {})
     alone.communicate(timeout=300)
