@@ -11,6 +11,10 @@ from typing import Any
 from megatron_srp.errors import OutputError, UsageError
 
 _TRIES = 3
+_TOKEN = (
+    "a recent `ray start` may ask for one: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as where "
+    "`ray start --head` ran, and the same version of Ray"
+)
 
 
 @contextmanager
@@ -41,12 +45,17 @@ def start_ray(address: str | None) -> Any:
         raise UsageError("Ray is not installed; pip install 'megatron-srp[ray]'") from None
     try:
         _knock(address)
+    except OSError as error:
+        raise UsageError(f"no Ray cluster answers at {address} ({error})") from None
+    try:
         _start(ray, address)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         if address == "local":
             raise OutputError(f"Ray does not start on this machine ({reason}); is it overloaded?") from None
-        raise UsageError(f"no Ray cluster answers at {address} ({reason})") from None
+        raise UsageError(
+            f"the Ray cluster at {address} answers, but does not take this program in ({reason}); {_TOKEN}"
+        ) from None
     return ray
 
 

@@ -62,8 +62,18 @@ def _new_zstd() -> Any:
     return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
 
 
+_MAGIC_BYTES = 6
+
+
+def is_compressed(path: InputFile) -> bool:
+    """Whether `read_blocks` decompresses a file."""
+    with path.open("rb") as file:
+        magic = file.read(_MAGIC_BYTES)
+    return bool(magic.startswith((_ZSTD, _BZIP2, _XZ, _GZIP)) or _SKIPPABLE.match(magic))
+
+
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    magic = file.read(6)
+    magic = file.read(_MAGIC_BYTES)
     file.seek(0)
     if magic.startswith(_ZSTD) or _SKIPPABLE.match(magic):
         yield from _frames(file, _new_zstd)

@@ -1,10 +1,11 @@
-"""One corpus on many machines: which input files each of N partitions takes, and how its shards are named.
+"""One corpus on many machines: which pieces of the input each of N partitions takes, and how its shards are named.
 Annotation, hints and preprocessing share the rule, so that one index of an array job serves them all.
 
-The rule: files stay in the order of the input, and each partition takes a contiguous range of them. In turn,
-each partition takes its first file, and further ones as long as that brings its bytes closer to an even share
-of what is left, leaving a file for every partition after it. So the partitions joined in order equal the
-single run, and a partition has no files only where there are more partitions than files.
+The rule: a piece is a file, or a part of one that is larger than an even share (`file_parts.py`). Pieces stay in the
+order of the input, and each partition takes a contiguous range of them. In turn, each partition takes its first piece,
+and further ones as long as that brings its bytes closer to an even share of what is left, leaving a piece for every
+partition after it. So the partitions joined in order equal the single run, and a partition has no pieces only where
+there are more partitions than pieces.
 """
 
 import argparse
@@ -15,26 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import UsageError
-from megatron_srp.remote.remote_file import InputFile
 
 _NAME = re.compile(r"(?P<base>.+)-(?P<index>\d{5,})-of-(?P<count>\d{5,})")
 
 _ABOUT = """
-Partition I of N takes a contiguous range of the input files, about as large as the others', and writes
-shards, journal and manifest of its own, as PREFIX-0000I-of-0000N. The split depends only on the order and
-the sizes of the files. `srp merge` joins the partitions, and the result is the single run's. With more
-partitions than files the last ones have no files; they do nothing and exit with 0. A finished partition is
+Partition I of N takes a contiguous range of the input, about as large as the others', and writes shards,
+journal and manifest of its own, as PREFIX-0000I-of-0000N. A large file is divided too: uncompressed JSONL by
+lines, Parquet by row groups. The split depends only on the order and the sizes of the files. `srp merge` joins
+the partitions, and the result is the single run's. With more partitions than pieces the last ones have
+nothing; they do nothing and exit with 0. A finished partition is
 skipped: an array job can be resubmitted until all of its tasks have succeeded.
 """
 
 
 def split_by_size(sizes: Sequence[int], count: int) -> list[range]:
-    """For each of `count` partitions the files it takes, by the module's rule; sizes in bytes."""
+    """For each of `count` partitions the pieces it takes, by the module's rule; sizes in bytes."""
     parts, begin, rest = [], 0, sum(sizes)
     for left in range(count, 0, -1):
         last = min(max(len(sizes) - left + 1, begin + 1), len(sizes))
         end, taken = begin, 0
-        # In whole numbers, so that every machine rounds alike: taken + half the file <= rest / left.
+        # In whole numbers, so that every machine rounds alike: taken + half the piece <= rest / left.
         while end < last and (end == begin or (2 * taken + sizes[end]) * left <= 2 * rest):
             taken += sizes[end]
             end += 1
@@ -62,17 +63,13 @@ class Partition:
                 f"--partition-index {self.index}: partitions are counted from 0; pass 0 to {self.count - 1}"
             )
 
-    def numbers(self, files: Sequence[InputFile]) -> range:
-        """Indices of the files it takes in `files`, the list of all input files of the job."""
-        return split_by_size([file.stat().st_size for file in files], self.count)[self.index]
-
     def prefix(self, base: str | Path) -> str:
         """The output prefix of this partition of `base`, e.g. `corpus-00003-of-00016`."""
         return partition_name(base, self.index, self.count)
 
-    def settings(self, files: int) -> dict[str, Any]:
-        """Its record in the manifest of a job with that many `files`; `merge` finds by it which belong together."""
-        return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, files)}}
+    def settings(self, pieces: int) -> dict[str, Any]:
+        """Its record in the manifest of a job with that many `pieces`; `merge` finds by it which belong together."""
+        return {"partition": {"index": self.index, "count": self.count, "used": min(self.count, pieces)}}
 
 
 def partition_name(base: str | Path, index: int, count: int) -> str:
@@ -91,7 +88,7 @@ def add_partition_flags(parser: argparse.ArgumentParser) -> None:
         "--num-partitions",
         type=int,
         metavar="N",
-        help="divide the input files among N runs (default: one run does all)",
+        help="divide the input among N runs (default: one run does all)",
     )
     add("--partition-index", type=int, metavar="I", help="index of this run's partition, 0 to N-1 (no default)")
     add(

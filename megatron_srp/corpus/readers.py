@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
@@ -132,6 +133,7 @@ def read_batches(
     start: tuple[int, int] = (0, 0),
     skip_errors: bool = False,
     most: int = 1 << 16,
+    parts: Sequence[tuple[int, int | None]] | None = None,
 ) -> Iterator[InputBatch]:
     """All documents of `files` from row `start[1]` of file `start[0]` on.
 
@@ -139,18 +141,22 @@ def read_batches(
         keys: JSON keys or Parquet columns to read.
         most: maximum documents per batch, which also ends at about BATCH_BYTES of JSON.
         skip_errors: skip bad rows and report them, rather than raise.
+        parts: the rows [start, stop) to read of each file, to its end where stop is None; by default all. In a Parquet
+            file, stop is where a row group ends.
 
     Raises:
         InputError: for a damaged file, and for a bad row unless `skip_errors`. A JSON-lines file without any good
             row raises in any case: it is a file of another kind, or the key is wrong.
     """
     for number in range(start[0], len(files)):
-        first = start[1] if number == start[0] else 0
+        first, stop = parts[number] if parts else (0, None)
+        if number == start[0]:
+            first = max(first, start[1])
         try:
             read = _read_parquet if is_parquet(files[number]) else _read_jsonl
             if skip_errors and read is _read_jsonl:
                 _require_a_good_line(files[number], keys)
-            yield from read(files[number], number, keys, first, skip_errors, most)
+            yield from read(files[number], number, keys, (first, stop), skip_errors, most)
         except OSError as error:
             raise unreadable(error, files[number]) from None
 
@@ -164,9 +170,10 @@ _ADVICE = "fix or remove it, or pass --on-error skip"
 
 
 def _read_jsonl(
-    path: InputFile, number: int, keys: Sequence[str], first: int, skip: bool, most: int
+    path: InputFile, number: int, keys: Sequence[str], wanted: tuple[int, int | None], skip: bool, most: int
 ) -> Iterator[InputBatch]:
     lines, consumed = JsonLines(path, keys), Consumed()
+    first, stop = wanted
 
     def batch() -> InputBatch:
         end = lines.rows[-1] + 1
@@ -176,7 +183,7 @@ def _read_jsonl(
         lines.clear()
         return InputBatch(number, rows, end, texts, errors, consumed.bytes)
 
-    for row, line in enumerate(read_lines(path, consumed)):
+    for row, line in enumerate(islice(read_lines(path, consumed), stop)):
         if row < first or not line or line.isspace():
             continue
         lines.add(row, line)
@@ -190,7 +197,7 @@ def _require_a_good_line(path: InputFile, keys: Sequence[str]) -> None:
     """Raise InputError for a file that `--on-error skip` would skip completely. The answer does not depend on where
     in the file a run resumes; where the first lines are good, only they are read."""
     reason = ""
-    for batch in _read_jsonl(path, 0, keys, 0, skip=True, most=_FIRST_LINES):
+    for batch in _read_jsonl(path, 0, keys, (0, None), skip=True, most=_FIRST_LINES):
         if len(batch.rows):
             return
         reason = reason or batch.errors[0]
@@ -227,11 +234,14 @@ def _open_parquet(path: InputFile, keys: Sequence[str]) -> pq.ParquetFile:
 
 
 def _read_parquet(
-    path: InputFile, number: int, keys: Sequence[str], first: int, skip: bool, most: int
+    path: InputFile, number: int, keys: Sequence[str], wanted: tuple[int, int | None], skip: bool, most: int
 ) -> Iterator[InputBatch]:
     file = _open_parquet(path, keys)
+    first, stop = wanted
     row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
     for group in range(file.num_row_groups):
+        if stop is not None and row >= stop:
+            return
         size, start = file.metadata.row_group(group).num_rows, row
         if size >= 0 and row + size <= first:
             row += size

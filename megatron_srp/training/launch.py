@@ -48,13 +48,15 @@ def torchrun(argv: list[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     from megatron_srp.training.process.agent import watch_other_nodes
+    from megatron_srp.training.process.temporary import own_temporary_folder
 
     # This is how torchrun ends the other ranks: nothing to act on.
     for part in ("multiprocessing", "agent.server.api"):
         logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.CRITICAL)
     watch_other_nodes()
     try:
-        run(parse_args(argv))
+        with own_temporary_folder():
+            run(parse_args(argv))
     except ChildFailedError as error:
         return end_like(find_cause(error.failures.items()))
     except SrpError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_srp.annotation import GuardOptions, load_guard
+from megatron_srp.annotation.engines import ray_actors
 from megatron_srp.errors import UsageError
 from tests.helpers.tiny_guard import sample_text
 
@@ -24,7 +25,7 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
     options = {"actors": 2, "prompts_per_piece": 8}
     guard: Any = load_guard("qwen3guard", GuardOptions(str(tiny_guard), engine="ray", engine_options=options))
     try:
-        pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.workers]
+        pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.actors.workers]
         assert len(set(pids)) == 2 <= guard.engine.callers
 
         def kill():
@@ -43,6 +44,22 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
     finally:
         guard.close()
     assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_actors_without_a_place_are_reported_and_not_waited_for(tiny_guard, capsys, monkeypatch):
+    monkeypatch.setattr(ray_actors, "SECONDS_FOR_A_PLACE", 0.1)
+    count = len(os.sched_getaffinity(0)) + 3  # an actor takes a core
+    options = GuardOptions(str(tiny_guard), engine="ray", engine_options={"actors": count, "prompts_per_piece": 2})
+    guard: Any = load_guard("qwen3guard", options)
+    try:
+        deadline = time.monotonic() + 120
+        while "no place for 3 of" not in (said := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert f"the cluster has no place for 3 of {count} actors; " in said and "do the work" in said
+        assert len(guard.results([sample_text(random.Random(i)) for i in range(40)])) == 40
+    finally:
+        guard.close()
 
 
 def test_an_engine_that_no_actor_runs_and_a_cluster_that_is_not_there_are_refused(tiny_guard):

@@ -11,10 +11,12 @@ SECONDS_TO_END = 60.0
 MOST_STEPS_AGAIN = 4 * SAVE_INTERVAL
 _CAUSE = re.compile(r"^(error.*: .*|ended by .*)$", re.MULTILINE)
 _EXPECTED = re.compile(
-    r"checkpoints/(latest_checkpointed_iteration\.txt|iter_\d+/[^/]+)|progress\.txt|cache/GPTDataset_indices/[^/]+"
+    r"checkpoints/(latest_checkpointed_iteration\.txt|progress\.txt|srp-readings\.jsonl|iter_\d+/[^/]+)"
+    r"|cache/[^/]+-GPTDataset-train-[^/]+"
     r"|tensorboard/events[^/]+"
 )
 KEPT = 2
+_CACHES = {"torchinductor_root"}  # of compiled kernels, for the next start
 
 
 @dataclass
@@ -69,7 +71,7 @@ def find_left_over(job: Job) -> list[str]:
     checkpoints = sorted(job.checkpoints.glob("iter_*"))
     if len(checkpoints) > KEPT:
         found.append(f"{len(checkpoints)} checkpoints, not {KEPT}")
-    found += [str(path) for path in job.cluster.temporary.iterdir()]
+    found += [f"temporary {path.name}" for path in job.cluster.temporary.iterdir() if path.name not in _CACHES]
     return found + [f"process {pid} of node {node}" for node in range(2) for pid in job.cluster.processes(node)]
 
 

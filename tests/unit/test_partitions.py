@@ -1,21 +1,29 @@
 """The split of the input over machines, and that its partitions joined are the single run."""
 
+import gzip
 import json
 import random
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation.corpus_job.annotator import Annotator
 from megatron_srp.annotation.store.store import AnnotationStore
+from megatron_srp.cli.annotate import main as annotate
+from megatron_srp.cli.merge import main as merge
 from megatron_srp.cli.preprocess import main
+from megatron_srp.corpus import file_parts
 from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition, parse_name, split_by_size
 from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
+from megatron_srp.data.preprocess.text_pipeline import Preprocessor
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
+from megatron_srp.training.host.source_rows import source_row
 from tests.conftest import KeywordGuard, random_texts
 
 
@@ -147,3 +155,94 @@ def test_names():
     assert parse_name("a/b-00003-of-00016") == ("a/b", 3, 16)
     assert parse_name(Path("b-3-of-16")) is None
     assert parse_name("b") is None
+
+
+def write_parquet(texts: list[str], path: Path) -> Path:
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=7)
+    return path
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def one_file(request, write_jsonl, tmp_path, monkeypatch) -> Path:
+    """A file of some kilobytes that is large enough to be divided."""
+    monkeypatch.setattr(file_parts, "LEAST_BYTES", 100)
+    texts = random_texts(63, 150, most_words=90)
+    if request.param == "parquet":
+        return write_parquet(texts, tmp_path / "in.parquet")
+    path = write_jsonl(texts, "in.jsonl")
+    path.write_text("\n" + path.read_text().replace("\n", "\n\n", 40).removesuffix("\n"))  # blank lines are rows too
+    return path
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_the_rows_of_a_file_are_divided(one_file, count):
+    split = [InputFiles([one_file], Partition(index, count)) for index in range(count)]
+    parts = [part for files in split for part in files.own_parts]
+    assert (parts[0].start, parts[-1].stop) == (0, None)
+    assert all(one.stop == following.start for one, following in pairwise(parts))
+    assert len(parts) > count // 2 and sum(part.size for part in parts) <= one_file.stat().st_size
+    (whole,) = InputFiles([one_file]).own_parts
+    assert whole.is_whole
+
+
+def test_a_compressed_file_and_a_small_one_stay_whole(one_file, write_jsonl, tmp_path, monkeypatch):
+    packed = tmp_path / "in.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "a"}\n' * 5000 + random.Random(1).randbytes(5000)))
+    assert [piece.number for piece in InputFiles([packed], Partition(0, 4)).pieces] == [0]
+    monkeypatch.undo()
+    assert [piece.number for piece in InputFiles([one_file], Partition(0, 4)).pieces] == [0]
+
+
+def contents(prefix: Path) -> dict[str, bytes]:
+    files = [Path(f"{prefix}_text_document.{suffix}") for suffix in ("bin", "idx", "srp")]
+    return {file.suffix: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_partitions_of_one_file_joined_are_the_single_run(job, one_file, tmp_path, stored):
+    """Each annotates and prepares its own rows, and nothing else is there yet, or is needed."""
+    flags = ["--input", str(one_file), *job[job.index("--tokenizer-type") : job.index("--guard")], "--workers", "1"]
+    judge = ["--input", str(one_file), "--guard", "heuristic", "--max-words", "20", "--chunk-documents", "9"]
+    store = str(tmp_path / "store")
+    source = ["--store", store] if stored else ["--guard", "heuristic"]
+    for index in range(3):
+        part = ["--num-partitions", "3", "--partition-index", str(index)]
+        if stored:
+            assert annotate([*judge, "--store", store, *part]) == 0
+        assert main([*flags, *source, *part, "--output-prefix", str(tmp_path / "o")]) == 0
+    assert main([*flags, *source, "--output-prefix", str(tmp_path / "single")]) == 0
+    merge([str(tmp_path / "joined"), str(tmp_path / "o")])
+    assert contents(tmp_path / "joined") == contents(tmp_path / "single")
+    joined, single = (json.loads((tmp_path / f"{name}.srp.json").read_text()) for name in ("joined", "single"))
+    assert joined["inputs"] == single["inputs"] and joined["counts"] == single["counts"]
+    rows = json.loads((tmp_path / "o-00001-of-00003.srp.json").read_text())["inputs"][0]["rows"]
+    assert source_row(str(tmp_path / "o-00001-of-00003_text_document"), 4) in (None, (one_file.name, rows[0] + 5))
+
+
+def test_a_killed_partition_of_a_file_resumes_while_others_annotate(job, one_file, tmp_path, monkeypatch):
+    flags = ["--input", str(one_file), *job[job.index("--tokenizer-type") : job.index("--guard")], "--workers", "1"]
+    judge = ["--input", str(one_file), "--guard", "heuristic", "--max-words", "20", "--store", str(tmp_path / "store")]
+    parts = [["--num-partitions", "2", "--partition-index", str(index)] for index in range(2)]
+    prepare = [*flags, "--store", str(tmp_path / "store"), "--chunk-documents", "10", "--output-prefix"]
+    assert annotate([*judge, *parts[1]]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Preprocessor, "_count", stop_at(30))
+        with pytest.raises(KeyboardInterrupt):
+            main([*prepare, str(tmp_path / "o"), *parts[1]])
+    assert annotate([*judge, *parts[0]]) == 0
+    assert [main([*prepare, str(tmp_path / "o"), *part]) for part in parts] == [0, 0]
+    assert main([*prepare, str(tmp_path / "single")]) == 0
+    merge([str(tmp_path / "joined"), str(tmp_path / "o")])
+    assert contents(tmp_path / "joined") == contents(tmp_path / "single")
+
+
+def stop_at(documents: int):
+    seen, count = [], Preprocessor._count
+
+    def counting(self, batch, reflected):
+        count(self, batch, reflected)
+        seen.extend(batch.rows)
+        if len(seen) >= documents:
+            raise KeyboardInterrupt
+
+    return counting

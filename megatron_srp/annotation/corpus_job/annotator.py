@@ -19,10 +19,12 @@ from megatron_srp.annotation.corpus_job.failures import FailureLog
 from megatron_srp.annotation.corpus_job.rejudge import Choose, failed_segments, rejudge, segments_from
 from megatron_srp.annotation.store.disagreements import FOLDER as DISAGREEMENTS
 from megatron_srp.annotation.store.disagreements import write_disagreements
+from megatron_srp.annotation.store.part import PartSummary
 from megatron_srp.annotation.store.settling import Settling, inner_counts
-from megatron_srp.annotation.store.store import THRESHOLD, AnnotationStore, Part, write_part
+from megatron_srp.annotation.store.store import THRESHOLD, AnnotationStore, Part, Span, first_row, write_part
 from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.file_parts import FilePart
 from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.corpus.readers import InputBatch
@@ -44,7 +46,7 @@ class Annotator:
         failures: of this run; too many of them stop it.
         report: called after every batch.
         errors: one line for every bad row that was skipped.
-        own: indices of this run's files.
+        own: the rows that are this run's.
     """
 
     files: InputFiles
@@ -59,7 +61,7 @@ class Annotator:
     report: Callable[[Progress], None] = lambda progress: None
     warn: Callable[[str], None] = lambda line: None
     errors: list[str] = field(default_factory=list)
-    own: range = field(init=False)
+    own: list[FilePart] = field(init=False)
     progress: Progress = field(init=False)
     fingerprints: list[str] = field(init=False)
     sizes: list[int] = field(init=False)
@@ -67,8 +69,8 @@ class Annotator:
     def __post_init__(self) -> None:
         self.fingerprints = each_file(file_fingerprint, self.files.all)
         self.sizes = [file.stat().st_size for file in self.files.all]
-        self.own = self.files.own_numbers
-        self.progress = Progress(len(self.own), sum(self.sizes[number] for number in self.own))
+        self.own = self.files.own_parts
+        self.progress = Progress(len(self.own), self.files.own_size)
 
     def run(self, retry_failed: bool = False) -> None:
         """Classify what has no verdicts yet; with `retry_failed` also what failed in an earlier run.
@@ -92,38 +94,43 @@ class Annotator:
 
     def _sweep(self) -> None:
         """Remove temporary files that killed writers left for this run's files."""
-        for number in self.own:
+        for part in self.own:
             for folder in (self.store.folder, self.store.folder / DISAGREEMENTS):
-                for path in (folder / self.key / self.fingerprints[number]).glob("*.tmp"):
-                    path.unlink(missing_ok=True)
+                for path in (folder / self.key / self.fingerprints[part.number]).glob("*.tmp"):
+                    if part.contains(first_row(path)):  # another run may be writing other parts of the file
+                        path.unlink(missing_ok=True)
 
     def _classify_missing(self) -> None:
         with thread_pool(self.workers) as pool:
-            for done, number in enumerate(self.own):
+            for done, own in enumerate(self.own):
                 self.progress.file = done
-                self._classify_file(pool, number)
+                self._classify_part(pool, own)
             self.progress.file = len(self.own)
 
-    def _classify_file(self, pool: Executor, number: int) -> None:
+    def _classify_part(self, pool: Executor, own: FilePart) -> None:
         parts: list[Classified] = []
         before = self.progress.consumed
-        if not self.store.missing(self.key, self.fingerprints[number]):
-            self.progress.resumed += self.sizes[number]
-        for piece, classified in ordered_map(pool, self._classify, self._missing_pieces(number), self.workers + 1):
-            self.progress.consumed = before + piece.batch.consumed
+        if not self._missing(own):
+            self.progress.resumed += own.size
+        for piece, classified in ordered_map(pool, self._classify, self._missing_pieces(own), self.workers + 1):
+            self.progress.consumed = before + max(piece.batch.consumed - own.offset, 0)
             self._count(piece.batch, classified[0])
             parts.append(classified)
             if piece.closes:
-                self._write(number, piece, parts)
+                self._write(own.number, piece, parts)
                 parts = []
-        self.progress.consumed = before + self.sizes[number]
+        self.progress.consumed = before + own.size
 
-    def _missing_pieces(self, number: int) -> Iterator[Piece]:
-        """Those of a file that have no verdicts yet, in order."""
-        for span in self.store.missing(self.key, self.fingerprints[number]):
-            yield from read_pieces(
-                self.files.all[number], number, self.key, span, self.chunk_documents, self.skip_errors
-            )
+    def _missing(self, own: FilePart) -> list[Span]:
+        """The rows that have no verdicts yet."""
+        spans = self.store.missing(self.key, self.fingerprints[own.number])
+        return [cut for span in spans if (cut := span.within(own.start, own.stop))]
+
+    def _missing_pieces(self, own: FilePart) -> Iterator[Piece]:
+        """Documents that have no verdicts yet, in order."""
+        file = self.files.all[own.number]
+        for span in self._missing(own):
+            yield from read_pieces(file, own.number, self.key, span, self.chunk_documents, self.skip_errors)
 
     def _classify(self, piece: Piece) -> Classified:
         batch = piece.batch
@@ -165,21 +172,29 @@ class Annotator:
         write_part(self.store.part_path(self.key, fingerprint, piece.first), part)
 
     def _retry(self) -> None:
-        for number in self.own:
-            for part in self._rejudge(number, failed_segments):
-                self.failures.add(self.files.all[number], part)
+        for own in self.own:
+            for part in self._rejudge(own, failed_segments):
+                self.failures.add(self.files.all[own.number], part)
 
     def _apply_threshold(self) -> None:
         """Judge again what a cascade's front settled from its threshold on: it was higher in an earlier run."""
         threshold = self.guard.settings.get(THRESHOLD)
         if threshold is None:
             return
-        for number in self.own:
-            for part in self._rejudge(number, segments_from(threshold)):
-                self.failures.add(self.files.all[number], part)
+        for own in self.own:
+            for part in self._rejudge(own, segments_from(threshold)):
+                self.failures.add(self.files.all[own.number], part)
 
-    def _rejudge(self, number: int, choose: Choose) -> Iterator[Part]:
-        return rejudge(self.store, self.guard, self.files.all[number], self.key, self.fingerprints[number], choose)
+    def _rejudge(self, own: FilePart, choose: Choose) -> Iterator[Part]:
+        return rejudge(self._summaries(own), self.guard, self.files.all[own.number], self.key, choose)
+
+    def _summaries(self, own: FilePart) -> list[PartSummary]:
+        found = self.store.summaries(self.key, self.fingerprints[own.number])
+        return [summary for summary in found if own.contains(summary.first)]
+
+    def summaries(self) -> list[PartSummary]:
+        """All parts of the store that begin in this run's rows."""
+        return [summary for own in self.own for summary in self._summaries(own)]
 
     def _watch_earlier(self) -> None:
         """Count what earlier runs settled, so that the audit goes on and does not begin again."""
@@ -189,11 +204,10 @@ class Annotator:
             counts = inner_counts(counts)
 
     def settled_counts(self) -> Counter[str]:
-        """Numbers of segments by stage and verdict (`store.settling`) of all parts of this run's files."""
+        """Numbers of segments by stage and verdict (`store.settling`) of all parts of this run."""
         total: Counter[str] = Counter()
-        for number in self.own:
-            for summary in self.store.summaries(self.key, self.fingerprints[number]):
-                total.update(summary.settled)
+        for summary in self.summaries():
+            total.update(summary.settled)
         return total
 
 

@@ -11,7 +11,7 @@ from megatron_srp.annotation.base import Guard
 from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.annotation.corpus_job.part_texts import read_documents
 from megatron_srp.annotation.store.part import PartSummary
-from megatron_srp.annotation.store.store import AnnotationStore, Part, read_part, write_part
+from megatron_srp.annotation.store.store import Part, read_part, write_part
 from megatron_srp.remote.remote_file import InputFile
 
 Choose = Callable[[PartSummary], tuple[Part, Sequence[int]] | None]
@@ -38,10 +38,10 @@ def segments_from(threshold: float) -> Choose:
 
 
 def rejudge(
-    store: AnnotationStore, guard: Guard, file: InputFile, key: str, fingerprint: str, choose: Choose
+    summaries: Sequence[PartSummary], guard: Guard, file: InputFile, key: str, choose: Choose
 ) -> Iterator[Part]:
     """Replace the parts of an input file that have chosen segments by parts with the new verdicts; yields these."""
-    for summary in store.summaries(key, fingerprint):
+    for summary in summaries:
         chosen = choose(summary)
         if chosen and chosen[1]:
             part = _with_new_verdicts(guard, file, key, summary, *chosen)

@@ -11,7 +11,7 @@ _SHOWN = 10
 def print_report(job: Annotator) -> None:
     """Counts of this run, segments without a verdict and why, and what is left to do in the store."""
     progress, failures = job.progress, job.failures
-    parts = [part for number in job.own for part in job.store.summaries(job.key, job.fingerprints[number])]
+    parts = job.summaries()
     earlier = sum(part.end - part.first for part in parts) - progress.documents - progress.skipped
     engine = getattr(job.guard, "engine", None)
     incidents = job.guard.incidents + (engine.incidents if engine else Counter())

@@ -67,10 +67,12 @@ class HintJob:
         verdicts = {f"verdicts by {name}": value for name, value in self.store.settings.items()}
         hints = HintStore.create(self.store.folder / FOLDER, self.writer.settings | verdicts)
         with WriterLock(hints.folder, fingerprints, self.key, self.files.partition or Partition()):
-            for number in self.files.own_numbers:
-                for summary in self.store.summaries(self.key, fingerprints[number]):
-                    if not hints.part_path(self.key, fingerprints[number], summary.first).exists():
-                        self._write(self.files.all[number], fingerprints[number], summary, hints)
+            for own in self.files.own_parts:
+                fingerprint = fingerprints[own.number]
+                for summary in self.store.summaries(self.key, fingerprint):
+                    made = hints.part_path(self.key, fingerprint, summary.first).exists()
+                    if own.contains(summary.first) and not made:
+                        self._write(self.files.all[own.number], fingerprint, summary, hints)
 
     def _write(self, file: InputFile, fingerprint: str, summary: PartSummary, hints: HintStore) -> None:
         part = read_part(summary.path)

@@ -1,35 +1,42 @@
 """One engine per GPU, on as many machines as a Ray cluster has.
 
 The prompts of a call are cut into pieces, which the actors take in turn; results come back in
-order. A lost actor is replaced by a new one, and its piece goes back to the queue. Prompts are built
+order. The piece of a lost actor goes back to the queue. Prompts are built
 by the callers' threads (`--workers`), ahead of the actors, so that a GPU never waits for a tokenizer.
 """
 
 import os
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from megatron_srp.annotation.engines import Engine, Prompts, load_engine
-from megatron_srp.errors import GuardError, SrpError, UsageError
+from megatron_srp.annotation.engines.ray_actors import AHEAD, Actors, Slot
+from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.ray_cluster import start_ray
 
-_AHEAD = 2  # pieces at an actor: one in progress, one waiting
 _PROMPTS_OF_A_CALL = 4096  # about as many as one batch of text has
 _MOST_LOST = 3  # actors that one piece may cost; after that the piece is to blame
-_MOST_DEATHS = 5  # actors lost in a row without a result; after that the engine is to blame
 
 
 class _Host:
-    """The actor: it runs an engine of this project."""
+    """The actor: it runs an engine of this project, which the first call loads."""
 
     def __init__(self, engine: str, model: str, options: dict[str, Any]) -> None:
-        self._engine = load_engine(engine, model, **options)
+        self._how = engine, model, options
+
+    @cached_property
+    def _engine(self) -> Engine:
+        engine, model, options = self._how
+        return load_engine(engine, model, **options)
+
+    def has_place(self) -> bool:
+        """Answers as soon as the cluster has started this actor."""
+        return True
 
     def describe(self) -> tuple[int, str, int]:
         """Maximum length, revision, and process id."""
@@ -40,14 +47,6 @@ class _Host:
 
     def generate(self, prompts: Prompts, max_new_tokens: int, stop_ids: list[int]) -> list[np.ndarray]:
         return self._engine.generate(prompts, max_new_tokens, stop_ids)
-
-
-@dataclass(slots=True)
-class _Worker:
-    """A place for an actor; `life` counts the actors it has had."""
-
-    actor: Any
-    life: int = 0
 
 
 @dataclass(slots=True)
@@ -93,23 +92,23 @@ class RayEngine(Engine):
         if self._started_ray:
             start_ray(address)
         gpus = int(ray.cluster_resources().get("GPU", 0))
+        if gpus and gpus_per_actor > gpus:
+            raise UsageError(f"--guard-engine ray: an actor of {gpus_per_actor} GPUs, but the cluster has {gpus}")
         count = actors or max(gpus // gpus_per_actor, 1)
-        if gpus and count * gpus_per_actor > gpus:
-            raise UsageError(f"--guard-engine ray: {count} actors of {gpus_per_actor} GPUs, but the cluster has {gpus}")
         hosts = ray.remote(num_cpus=1, num_gpus=gpus_per_actor if gpus else 0, max_restarts=0)(_Host)
-        self._new_actor: Callable[[], Any] = lambda: hosts.remote(ray_engine, model, options)
-        self.callers = 2 + count * _AHEAD * prompts_per_piece // _PROMPTS_OF_A_CALL
-        self._lock = threading.Lock()
-        self._deaths = 0
-        self.workers = [_Worker(self._new_actor()) for _ in range(count)]
-        self._slots: queue.Queue[_Worker] = queue.Queue()
-        for worker in self.workers * _AHEAD:
-            self._slots.put(worker)
+        self.callers = 2 + count * AHEAD * prompts_per_piece // _PROMPTS_OF_A_CALL
+        self.actors = Actors(ray, lambda: hosts.remote(ray_engine, model, options), count, self.incidents)
         try:
-            self.max_length, self.revision, _ = self._result(self.workers[0].actor.describe.remote())
-        except ray.exceptions.ActorDiedError as error:
+            self._wait_for_one()
+        except SrpError:
             self.close()
-            raise _loading_error(ray_engine, error) from None
+            raise
+        self.max_length, self.revision, _ = self.actors.description
+
+    def _wait_for_one(self) -> None:
+        slot = self.actors.take(block=True)
+        assert slot is not None
+        self.actors.give_back(slot)
 
     def next_token_logprobs(self, prompts: Prompts, candidates: Sequence[int]) -> np.ndarray:
         ids = [int(i) for i in candidates]
@@ -126,8 +125,7 @@ class RayEngine(Engine):
         return out
 
     def close(self) -> None:
-        for worker in self.workers:
-            self._ray.kill(worker.actor)
+        self.actors.close()
         if self._started_ray:
             self._ray.shutdown()
 
@@ -135,48 +133,39 @@ class RayEngine(Engine):
         """Calls `method` on all prompts but those that cost too many actors: their rows and results."""
         size = self._piece_size
         waiting = deque(_Piece(np.arange(i, min(i + size, len(prompts)))) for i in range(0, len(prompts), size))
-        running: dict[Any, tuple[_Piece, _Worker, int]] = {}
+        running: dict[Any, tuple[_Piece, Slot]] = {}
         done: list[tuple[np.ndarray, Any]] = []
         try:
             while waiting or running:
-                while waiting and (worker := self._free_worker(block=not running)):
+                while waiting and (slot := self.actors.take(block=not running)):
                     piece = waiting.popleft()
-                    call = getattr(worker.actor, method)
-                    running[call.remote(prompts.take(piece.rows), *arguments)] = (piece, worker, worker.life)
+                    call = getattr(slot.actor, method)
+                    running[call.remote(prompts.take(piece.rows), *arguments)] = (piece, slot)
                 (reference, *_), _ = self._ray.wait([*running], num_returns=1)
-                piece, worker, life = running.pop(reference)
-                try:
-                    done.append((piece.rows, self._result(reference)))
-                    self._deaths = 0
-                except self._ray.exceptions.RayActorError:
-                    self._replace(worker, life)
+                piece, slot = running.pop(reference)
+                if (found := self._collect(reference, slot)) is None:
                     self._requeue(piece, waiting)
-                finally:
-                    self._slots.put(worker)
+                else:
+                    done.append((piece.rows, found))
         finally:
-            for _, worker, _ in running.values():
-                self._slots.put(worker)
+            for _, slot in running.values():
+                self.actors.give_back(slot)
         return done
 
-    def _free_worker(self, block: bool) -> _Worker | None:
+    def _collect(self, reference: Any, slot: Slot) -> Any:
+        """The result of a piece; None if its actor is lost, or the result is, with the machine it was on."""
         try:
-            return self._slots.get(block)
-        except queue.Empty:
+            found = self._result(reference)
+        except self._ray.exceptions.RayActorError:
+            self.actors.replace(slot)
             return None
-
-    def _replace(self, worker: _Worker, life: int) -> None:
-        with self._lock:
-            if worker.life != life:  # already reported by another of its pieces
-                return
-            self._deaths += 1
-            if self._deaths > _MOST_DEATHS:
-                raise GuardError(
-                    f"--guard-engine ray: {self._deaths} actors died in a row (out of memory?); finished "
-                    "parts are kept: rerun the same command"
-                )
-            self.incidents["actors lost and replaced"] += 1
-            worker.life += 1
-            worker.actor = self._new_actor()
+        except self._ray.exceptions.ObjectLostError:
+            found = None
+        except BaseException:
+            self.actors.give_back(slot)
+            raise
+        self.actors.give_back(slot)
+        return found
 
     def _requeue(self, piece: _Piece, waiting: deque[_Piece]) -> None:
         piece.lost += 1
@@ -194,10 +183,3 @@ class RayEngine(Engine):
             if isinstance(error.cause, SrpError):
                 raise error.cause from None
             raise
-
-
-def _loading_error(engine: str, error: Exception) -> SrpError:
-    """The error of an actor that could not load its engine."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no reason given")
-    return GuardError(f"--guard-engine ray: an actor with {engine} did not start: {last[:300]}")

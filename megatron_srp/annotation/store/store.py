@@ -40,6 +40,18 @@ class Span:
     start: int
     stop: int | None = None
 
+    def within(self, start: int, stop: int | None) -> "Span | None":
+        """Those of the rows that are in [start, stop); None if none is."""
+        start = max(self.start, start)
+        ends = [end for end in (self.stop, stop) if end is not None]
+        cut = Span(start, min(ends) if ends else None)
+        return cut if cut.stop is None or cut.start < cut.stop else None
+
+
+def first_row(path: Path) -> int:
+    """The first row of a part, from the name of its file, or of the temporary file that would become it."""
+    return int(path.name.lstrip(".").partition(".")[0])
+
 
 class AnnotationStore:
     """A folder of verdicts by one guard with one set of settings.

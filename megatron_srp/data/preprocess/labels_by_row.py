@@ -1,12 +1,13 @@
 """Verdicts from an annotation store, joined to their documents by file and row."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from megatron_srp.annotation.store.store import AnnotationStore, Part
+from megatron_srp.annotation.store.store import AnnotationStore, Part, read_summary
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, segment_ends_in_chars, text_hashes
 from megatron_srp.data.preprocess.stored_verdicts import StoredVerdicts
 from megatron_srp.data.reflect import Source
@@ -25,6 +26,7 @@ class StoreLabeler:
         max_words: of the requested segments.
         failed_as: the verdict for segments without one; None raises an error for such segments.
         hints: whether Safe labels get the store's hints.
+        starts: of each file, the first row to be labelled; by default 0.
 
     Raises:
         UsageError: when the store was made with another `max_words`, or has no verdicts for an input file,
@@ -40,10 +42,13 @@ class StoreLabeler:
         max_words: int,
         failed_as: Verdict | None = None,
         hints: bool = False,
+        starts: Sequence[int] = (),
     ) -> None:
         self._names = names
         self._verdicts = StoredVerdicts(store, max_words, failed_as, hints)
-        self._parts = [store.parts(key, fingerprint) for fingerprint in fingerprints]
+        starts = starts or [0] * len(names)
+        all_parts = [store.parts(key, fingerprint) for fingerprint in fingerprints]
+        self._parts = [_parts_from(parts, start) for parts, start in zip(all_parts, starts, strict=True)]
         for name, parts in zip(names, self._parts, strict=True):
             if not parts:
                 raise UsageError(
@@ -126,3 +131,11 @@ class StoreLabeler:
 
     def _where(self, source: Source, i: int) -> str:
         return f"{self._names[source.file]}, row {source.rows[i] + 1}"
+
+
+def _parts_from(parts: list[tuple[int, Path]], start: int) -> list[tuple[int, Path]]:
+    """Those with rows from `start` on. Others may still be made, for other partitions of the file."""
+    i = bisect_right([first for first, _ in parts], start)
+    if i and read_summary(parts[i - 1][1]).end > start:
+        i -= 1
+    return parts[i:]

@@ -131,7 +131,7 @@ def _run(
     make = ray.remote(make_partition).options(num_cpus=cpus, max_retries=_RETRIES, retry_exceptions=False)
     pending = {make.remote(args, files, part.index, board): part for part, files in parts.items()}
     outcomes: dict[int, Outcome] = {}
-    sizes = {part: sum(file.stat().st_size for file in files.own) for part, files in parts.items()}
+    sizes = {part: files.own_size for part, files in parts.items()}
     progress = {part.index: Progress(len(files.own), sizes[part]) for part, files in parts.items()}
     try:
         while pending:

@@ -1,6 +1,7 @@
 """The data job on texts, from its parsed flags."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +32,21 @@ def run_job(
 
     keep_freed_memory()
     own, partition = files.own, files.partition
-    inputs = describe_inputs(own)
+    rows = [(part.start, part.stop) for part in files.own_parts]
+    inputs = describe_inputs(own, rows)
     prefix = Path(partition.prefix(args.output_prefix) if partition else args.output_prefix)
     tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model, args.eod_token)
     builder = open_output(
         BuildSettings(
             prefix=prefix,
             tokenizer=tokenizer,
-            guard=_labeler(args, inputs),
+            guard=_labeler(args, inputs, rows),
             policy=args.policy,
             max_words=args.max_words,
             append_eod=args.append_eod,
             keys=args.json_keys,
             more={"inputs": inputs, "on_error": args.on_error, **judge_of(args)}
-            | (partition.settings(len(files.all)) if partition else {}),
+            | (partition.settings(len(files.pieces)) if partition else {}),
         ),
         overwrite=args.overwrite,
         threads=args.workers,
@@ -65,6 +67,7 @@ def run_job(
     job = Preprocessor(
         own,
         builder,
+        parts=files.own_parts,
         workers=args.workers,
         chunk_documents=args.chunk_documents,
         skip_errors=args.on_error == "skip",
@@ -74,7 +77,7 @@ def run_job(
     return job.run(), job.errors
 
 
-def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
+def _labeler(args: argparse.Namespace, inputs: list[dict[str, Any]], rows: Sequence[tuple[int, int | None]]) -> Any:
     if args.annotations:
         from megatron_srp.annotation.store.store import AnnotationStore
         from megatron_srp.data.preprocess.labels_by_row import StoreLabeler
@@ -84,7 +87,8 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, str]]) -> Any:
         names, fingerprints = [i["file"] for i in inputs], [i["fingerprint"] for i in inputs]
         store = AnnotationStore(args.annotations)
         key = args.json_keys[0]
-        return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints)
+        starts = [start for start, _ in rows]
+        return StoreLabeler(store, key, names, fingerprints, args.max_words, args.failed_as, args.hints, starts)
     if args.guard == "none":
         return None
     from megatron_srp.annotation import GuardOptions, load_guard

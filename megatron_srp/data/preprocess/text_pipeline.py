@@ -1,12 +1,13 @@
 """The data job: input files in, shards out, on all cores, resumable."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from megatron_srp.corpus.file_parts import FilePart
 from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
 from megatron_srp.data.builder import ShardBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
@@ -15,38 +16,50 @@ from megatron_srp.ordered_map import ordered_map, thread_pool
 from megatron_srp.remote.remote_file import InputFile, RemoteFile, describe_file, each_file
 from megatron_srp.terminal.progress import Progress
 
+WHOLE = (0, None)  # all rows of a file
 _SHOWN_ERRORS = 10
 _OTHER_IDS = "its ids differ from the reference tokenizer's"
 
 
-def describe_inputs(files: list[InputFile]) -> list[dict[str, str]]:
+def describe_inputs(
+    files: list[InputFile], rows: Sequence[tuple[int, int | None]] | None = None
+) -> list[dict[str, Any]]:
     """The record of a run's input: names and fingerprints, of remote files their places and versions too.
+
+    Args:
+        rows: [start, stop) of each file, recorded where they are not the whole.
 
     Raises:
         InputError: for a file that cannot be read.
     """
     try:
-        return each_file(describe_file, files)
+        records: list[dict[str, Any]] = each_file(describe_file, files)
     except OSError as error:
         raise unreadable(error) from None
+    for record, span in zip(records, rows or [WHOLE] * len(files), strict=True):
+        if span != WHOLE:
+            record["rows"] = list(span)
+    return records
 
 
 @dataclass(slots=True)
 class Preprocessor:
     """Runs one builder over the files.
 
-    Attributes:
-        files: input files, in order.
-        builder: of the output.
-        workers: threads that cut and tokenize, in addition to the one that reads and writes.
-        chunk_documents: documents between commits to disk; the result does not depend on it.
-        skip_errors: skip bad rows and count them.
-        report: called after every batch.
-        warn: called with a line of text for the user.
+        Attributes:
+            files: input files, in order.
+            builder: of the output.
+                parts: the rows of each file; by default all.
+            workers: threads that cut and tokenize, in addition to the one that reads and writes.
+                chunk_documents: documents between commits to disk; the result does not depend on it.
+            skip_errors: skip bad rows and count them.
+            report: called after every batch.
+            warn: called with a line of text for the user.
     """
 
     files: list[InputFile]
     builder: ShardBuilder
+    parts: Sequence[FilePart] | None = None
     workers: int = 1
     chunk_documents: int = 100_000
     skip_errors: bool = False
@@ -55,13 +68,14 @@ class Preprocessor:
     skipped: int = 0
     errors: list[str] = field(default_factory=list)
     _progress: Progress = field(init=False)
-    _sizes: list[int] = field(init=False)
+    _parts: list[FilePart] = field(init=False)
     _sampled: set[int] = field(default_factory=set)
 
     def run(self) -> dict[str, Any]:
         """Read, reflect and write everything, and finish. Returns the manifest."""
-        self._sizes = [file.stat().st_size for file in self.files]
-        self._progress = Progress(len(self.files), sum(self._sizes))
+        whole = [FilePart(i, 0, None, 0, file.stat().st_size) for i, file in enumerate(self.files)]
+        self._parts = list(self.parts or whole)
+        self._progress = Progress(len(self.files), sum(part.size for part in self._parts))
         try:
             start = self._resume()
             with thread_pool(self.workers) as pool:
@@ -71,9 +85,13 @@ class Preprocessor:
             self.builder.close()
             raise
 
-    def _unchanged_inputs(self) -> list[dict[str, str]]:
+    @property
+    def _rows(self) -> list[tuple[int, int | None]]:
+        return [(part.start, part.stop) for part in self._parts]
+
+    def _unchanged_inputs(self) -> list[dict[str, Any]]:
         """The record of the files; raises InputError where one has changed since the start."""
-        now = describe_inputs(self.files)
+        now = describe_inputs(self.files, self._rows)
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
                 raise InputError(f"{file} changed while it was read; pass --overwrite to start over")
@@ -103,7 +121,8 @@ class Preprocessor:
         self, pool: Executor, start: tuple[int, int]
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
         """Batches in the order of the input, encoded by gigatoken up to the first one for which it differs."""
-        batches = read_batches(self.files, self.builder.plan.keys, start, self.skip_errors, self.chunk_documents)
+        keys, most = self.builder.plan.keys, self.chunk_documents
+        batches = read_batches(self.files, keys, start, self.skip_errors, most, self._rows)
         differing: list[InputBatch] = []
 
         def agreeing() -> Iterator[InputBatch]:
@@ -149,7 +168,8 @@ class Preprocessor:
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:
         progress = self._progress
         progress.file, progress.skipped = batch.file, self.skipped
-        progress.consumed = sum(self._sizes[: batch.file]) + batch.consumed
+        before = sum(part.size for part in self._parts[: batch.file])
+        progress.consumed = before + max(batch.consumed - self._parts[batch.file].offset, 0)
         progress.documents += len(batch.rows)
         progress.bytes += sum(len(text.text) for text in batch.texts.values())
         progress.tokens += sum(len(result.tokens) for result in reflected.values())

@@ -12,6 +12,7 @@ from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
+from megatron_srp.data.shards.input_rows import disjoint, file_of, join_rows
 from megatron_srp.data.shards.manifest import software_versions, sum_counts
 from megatron_srp.data.shards.output import Output
 from megatron_srp.data.shards.parts import Part, refuse_different
@@ -66,11 +67,14 @@ def merge_shards(
 
 
 def _refuse_repeated(parts: Sequence[Part]) -> None:
-    seen: dict[str, Part] = {}
+    seen: dict[str, list[tuple[Part, dict[str, Any]]]] = {}
     for part in parts:
         for source in part.manifest.get("inputs", []):
-            other = seen.setdefault(digest(source), part)
-            if other is not part:
+            others = seen.setdefault(digest(file_of(source)), [])
+            others.append((part, source))
+            for other, earlier in others[:-1]:
+                if other is part or disjoint(earlier, source):
+                    continue
                 raise InputError(
                     f"{source['file']} is in {other.prefix} and in {part.prefix}; "
                     "its documents would be in the result twice"
@@ -193,7 +197,7 @@ def _manifest(parts: Sequence[Part], writers: dict[str, ShardWriter], tokenizer:
         {"name": writer.name, "key": key, "dtype": str(writer.dtype)} | dict(writer.counts) | writer.verdict_counts()
         for key, writer in writers.items()
     ]
-    inputs = [source for part in parts for source in part.manifest.get("inputs", [])]
+    inputs = join_rows([source for part in parts for source in part.manifest.get("inputs", [])])
     settings = {name: value for name, value in first["settings"].items() if name != "partition"}
     return {
         **first,

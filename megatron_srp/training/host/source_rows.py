@@ -20,16 +20,17 @@ def source_row(data_path: str, sequence: int) -> tuple[str, int] | None:
     Raises:
         InputError: for a damaged manifest.
     """
-    file = _only_file(plain_prefix(data_path) if is_sidecar(data_path) else data_path)
-    return None if file is None else (file, sequence + 1)
+    found = _only_file(plain_prefix(data_path) if is_sidecar(data_path) else data_path)
+    return None if found is None else (found[0], found[1] + sequence + 1)
 
 
 @cache
-def _only_file(shard: str) -> str | None:
-    """The input file of a shard, each of whose rows is a document."""
+def _only_file(shard: str) -> tuple[str, int] | None:
+    """The input file of a shard, each of whose rows is a document, and the first row read of it."""
     if (manifest := find_manifest(shard)) is None:
         return None
     inputs = manifest.get("inputs") or []
     own = next(entry for entry in manifest["shards"] if shard.endswith(entry["name"]))
     every_row = manifest.get("skipped_rows") == 0 and own.get("empty_documents") == 0
-    return inputs[0]["file"] if len(inputs) == 1 and every_row else None
+    only = len(inputs) == 1 and every_row
+    return (inputs[0]["file"], inputs[0].get("rows", [0])[0]) if only else None
