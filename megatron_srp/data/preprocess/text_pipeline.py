@@ -46,15 +46,15 @@ def describe_inputs(
 class Preprocessor:
     """Runs one builder over the files.
 
-        Attributes:
-            files: input files, in order.
-            builder: of the output.
-                parts: the rows of each file; by default all.
-            workers: threads that cut and tokenize, in addition to the one that reads and writes.
-                chunk_documents: documents between commits to disk; the result does not depend on it.
-            skip_errors: skip bad rows and count them.
-            report: called after every batch.
-            warn: called with a line of text for the user.
+    Attributes:
+        files: input files, in order.
+        builder: of the output.
+            parts: the rows of each file; by default all.
+        workers: threads that cut and tokenize, in addition to the one that reads and writes.
+            chunk_documents: documents between commits to disk; the result does not depend on it.
+        skip_errors: skip bad rows and count them.
+        report: called after every batch.
+        warn: called with a line of text for the user.
     """
 
     files: list[InputFile]
