@@ -250,10 +250,12 @@ def test_the_fraction_done_of_a_training(tmp_path):
 def test_the_table_has_means_and_spread():
     figure = {"seeds": 2, "mean": 12.25, "least": 3.0, "most": 21.5}
     row = {"setting": "srp", "stage": "sft", "seeds": [0, 1], "general": figure, "asr": None}
-    finding = {"status": "holds", "claim": "A claim", "text": "Why."}
-    lines = format_table({"summary": [row], "findings": [finding]}).splitlines()
+    finding = {"status": "shown", "claim": "A claim", "text": "Why."}
+    missing = {"status": "not measured", "claim": "Another", "text": "This needs SRP."}
+    lines = format_table({"summary": [row], "findings": [finding, missing]}).splitlines()
     assert lines[1].split() == ["srp", "sft", "2", "12.2", "(3-22)", *"-------"]
-    assert lines[-1] == "holds         A claim. Why."
+    assert lines[-2] == "shown      A claim. Why."
+    assert lines[-1] == "1 more claims need models that are not trained here; the report names them."
 
 
 def test_differences_are_those_of_the_preset():
