@@ -16,7 +16,9 @@ seeds, while it runs or after it was stopped, and print the table. With --into, 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp world report", description=DESCRIPTION)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of a run")
-    parser.add_argument("--into", type=Path, metavar="FILE", help="a Markdown file with marks, such as docs/science.md")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE", help="a Markdown file with marks, such as docs/science.md (default: none)"
+    )
     return parser
 
 
