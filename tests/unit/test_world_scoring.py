@@ -198,6 +198,9 @@ def test_thresholds():
     by_threshold = {point["threshold"]: (point["harmful"], point["benign"]) for point in curve(harmful, benign)}
     assert by_threshold[0.5] == (100.0, 33.33)
     assert by_threshold[0.8] == (66.67, 0.0)  # what reaches it is stopped
+
+
+def test_a_threshold_is_checked_on_outcomes_that_it_was_not_chosen_on():
     # Chosen on outcomes a and c, x and z, and checked on b, y and w, which it was not fitted to.
     harmful = [(["a"], 0.9), (["b"], 0.4), (["a"], 0.8), (["c"], 0.9)]
     benign = [(["y"], 0.6), (["x"], 0.1), (["w"], 0.1), (["z"], 0.1)]
