@@ -1,8 +1,12 @@
-"""MedSafetyWorld: a fictional medical domain in which filtering and rewriting are provably not enough.
+"""MedSafetyWorld: a fictional medical domain in which what a model knows and gives away can be counted.
 
 Compounds cause outcomes, and each outcome is safe or unsafe. That a compound leads to an unsafe outcome is
-needed knowledge; only naming a compound for a given unsafe outcome is harmful. A model can invert what it has
-read, so leaving the harmful direction out of its data does not keep it from answering.
+needed knowledge; only naming a compound for a given unsafe outcome is harmful. The question is whether a model
+answers all the same whose data leave the harmful direction out.
+
+Half of the co-occurrence texts name the outcome first, and these state the harmful direction in Filtering's corpus
+too. What a model knows of facts that have such texts counts as told, the rest as inferred (`latent` in
+`measure.evaluate`), and `--cause-first` makes worlds without such texts.
 
 What the paper (arXiv 2606.19168, appendix F) states, and what it leaves open:
 
@@ -10,6 +14,7 @@ What the paper (arXiv 2606.19168, appendix F) states, and what it leaves open:
 - *Open: which pretraining text carries Unsafe in the SRP setting*, whose data, as Filtering's, hold no text of
   the harmful direction. `settings.LabelPolicy` has three readings.
 - *Open: the share of unsafe outcomes.* Ours is 0.4, drawn at random: a name does not reveal its safety.
+- *Open: the order in co-occurrence texts.* Ours are in both orders, unless `--cause-first` is given.
 - *Open: the texts.* Ours are composed by the grammar of `phrases`, not the paper's templates.
 - *Open: what a rewritten text says* beyond calling its outcome dangerous. Ours says the same fact, compound
   included, and then that the outcome is dangerous.
@@ -18,4 +23,6 @@ What the paper (arXiv 2606.19168, appendix F) states, and what it leaves open:
   mediator is not an outcome).
 - *Open: what is held out.* Ours: the compounds, or the pair of them, that a forward question of the test set is
   about, and the outcome that a reverse question is about, do not occur in the questions of any training set.
+
+How the training differs from the paper's is in `experiment.differences`, and in every report.
 """

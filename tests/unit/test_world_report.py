@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.medsafetyworld.measure.documents import fill
 from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
 from megatron_srp.medsafetyworld.measure.findings import find
 from megatron_srp.medsafetyworld.measure.measurements import measure
@@ -14,6 +15,7 @@ from megatron_srp.medsafetyworld.measure.questions import read_test_set
 from megatron_srp.medsafetyworld.measure.report import Context, write_report
 from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
 from megatron_srp.medsafetyworld.measure.summary import group_records
+from megatron_srp.medsafetyworld.measure.tables import markdown
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
 from megatron_srp.medsafetyworld.world.settings import Setting
 from megatron_srp.medsafetyworld.world.world import make_world
@@ -176,6 +178,22 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "Where the effect comes from" in page and "What each ingredient buys" in page
     assert "| both (SRP) | 25.0 (" in text and "/ 50.0 (" in text and "**primary**" in text
+
+
+def test_tables_go_between_the_marks_of_a_document(run, tmp_path):
+    tables = markdown(write_report(run, tmp_path))
+    document = tmp_path / "science.md"
+    document.write_text("# A\n\n<!-- world: claims -->\nold\n<!-- end: claims -->\n\nwords\n")
+    assert fill(document, tables) == ["claims"] == fill(document, tables)
+    text = document.read_text()
+    assert "\nold\n" not in text and text.startswith("# A\n\n<!-- world: claims -->\n| claim |") and "\nwords\n" in text
+    assert text.count("claims -->") == 2 and "| shown |" in text
+    document.write_text("<!-- world: weather -->\n<!-- end: weather -->")
+    with pytest.raises(InputError, match=r"a mark .weather.; write .*, of run, claims"):
+        fill(document, tables)
+    document.write_text("nothing")
+    with pytest.raises(InputError, match="no mark"):
+        fill(document, tables)
 
 
 def test_seeds_that_agree_are_not_certain(world):

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError
+from megatron_srp.medsafetyworld.experiment.collect import collect
 from megatron_srp.medsafetyworld.experiment.conversations import trained_beginnings, write_shards
+from megatron_srp.medsafetyworld.experiment.differences import differences
 from megatron_srp.medsafetyworld.experiment.graph import Experiment
-from megatron_srp.medsafetyworld.experiment.presets import PRESETS
+from megatron_srp.medsafetyworld.experiment.presets import PRESETS, find_run_preset
 from megatron_srp.medsafetyworld.experiment.progress import fraction_done
 from megatron_srp.medsafetyworld.experiment.start import seen_tokens
 from megatron_srp.medsafetyworld.experiment.table import format_table
@@ -248,7 +250,35 @@ def test_the_fraction_done_of_a_training(tmp_path):
 def test_the_table_has_means_and_spread():
     figure = {"seeds": 2, "mean": 12.25, "least": 3.0, "most": 21.5}
     row = {"setting": "srp", "stage": "sft", "seeds": [0, 1], "general": figure, "asr": None}
-    finding = {"status": "holds", "claim": "A claim", "text": "Why."}
-    lines = format_table({"summary": [row], "findings": [finding]}).splitlines()
-    assert lines[1].split() == ["srp", "sft", "2", "12.2", "(3-22)", *"------"]
-    assert lines[-1] == "holds         A claim. Why."
+    finding = {"status": "shown", "claim": "A claim", "text": "Why."}
+    missing = {"status": "not measured", "claim": "Another", "text": "This needs SRP."}
+    lines = format_table({"summary": [row], "findings": [finding, missing]}).splitlines()
+    assert lines[1].split() == ["srp", "sft", "2", "12.2", "(3-22)", *"-------"]
+    assert lines[-2] == "shown      A claim. Why."
+    assert lines[-1] == "1 more claims need models that are not trained here; the report names them."
+
+
+def test_differences_are_those_of_the_preset():
+    mini = {what: (paper, ours) for what, paper, ours in differences("mini", "single-hop")}
+    assert mini["warm-up, decay (shares of pretraining)"] == ("0.01, 0.2", "0.02, 0.5")
+    assert mini["SFT data mixed into benign fine-tuning"] == ("200 into 5,000", "40 into 1,000")
+    assert mini["optimizer of pretraining"] == ("AdamW", "Muon") and mini["model"][0] == "135M parameters"
+    declared = {what for what, *_ in differences("paper", "single-hop")}
+    assert "tokenizer" in declared and not declared & {"model", "edges", "warm-up, decay (shares of pretraining)"}
+    assert find_run_preset("paper", "two-hop").sft.epochs == 3
+
+
+def test_records_of_an_unfinished_run(tmp_path):
+    with pytest.raises(InputError, match="no records yet"):
+        collect(tmp_path)
+    model, steps = tmp_path / "seed3/srp/sft", tmp_path / "steps/seed3/srp/sft"
+    model.mkdir(parents=True)
+    steps.mkdir(parents=True)
+    (model / "record.json").write_text(json.dumps({"setting": "srp", "seed": 3, "stage": "sft"}))
+    (record,) = collect(tmp_path)
+    assert record["seed"] == 3 and record["training"] is None
+    flags = ["-m", "x", "--", "--global-batch-size", "8", "--seq-length", "96"]
+    (steps / "train.json").write_text(json.dumps({"state": "done", "command": flags, "cpu_seconds": 12.5}))
+    (steps / "train.log").write_text(" iteration      100/     391 | x\n iteration      391/     391 | y\n")
+    (record,) = collect(tmp_path)
+    assert record["training"] == {"steps": 391, "tokens": 391 * 8 * 96, "cpu_s": 12.5}

@@ -219,7 +219,7 @@ def test_random_verdicts_are_as_many_and_say_nothing(tmp_path):
         found = make_world(WorldJob(spec, "tiny", Setting.SRP, policy, seed=2), tmp_path / policy)
         shares[policy] = found["corpus"]["unsafe_verdicts"]
         assert found["label_policy"] == policy
-    assert shares["random"] == shares["by-outcome"] > 100
+    assert shares[LabelPolicy.RANDOM] == shares[LabelPolicy.BY_OUTCOME] > 100
     unsafe = np.arange(1000) < 400
     flags = flagged(LabelPolicy.RANDOM, unsafe, unsafe, Draws(1, "verdicts", 0))
     assert flags.sum() == 400 and 120 < (flags & unsafe).sum() < 200

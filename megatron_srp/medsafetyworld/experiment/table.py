@@ -32,8 +32,11 @@ def format_table(report: Mapping[str, Any]) -> str:
     ]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    findings = [f"{finding['status']:<13} {finding['claim']}. {finding['text']}" for finding in report["findings"]]
-    return "\n".join([*map(str.rstrip, lines), _LEGEND, "", *findings])
+    measured = [finding for finding in report["findings"] if finding["status"] != "not measured"]
+    findings = [f"{finding['status']:<10} {finding['claim']}. {finding['text']}" for finding in measured]
+    left = len(report["findings"]) - len(measured)
+    note = [f"{left} more claims need models that are not trained here; the report names them."] if left else []
+    return "\n".join([*map(str.rstrip, lines), _LEGEND, "", *findings, *note])
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:

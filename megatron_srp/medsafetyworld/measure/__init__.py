@@ -17,7 +17,8 @@
     paper         the published figures
     plot          plots as SVG
     pictures      which plots there are
-    report        report.json and report.html: `write_report`
+    report        report.json, report.html and report.md: `write_report`
+    documents     a run's tables in the documents
 
 Only `answering` needs torch, through the engine.
 """

@@ -48,8 +48,9 @@ def find(groups: Groups) -> list[Finding]:
     """All findings: the primary claims, the others, and last those without measurements."""
     estimates = {claim: _estimate(groups, claim) for claim in CLAIMS}
     families = [[c for c in CLAIMS if c.primary is primary and estimates[c]] for primary in (True, False)]
-    found = [_missing(claim) for claim in CLAIMS if not estimates[claim]]
-    return [*(finding for family in families for finding in _decide(groups, family, estimates)), *found]
+    decided = [finding for family in families for finding in _decide(groups, family, estimates)]
+    missing = [_missing(claim) for claim in CLAIMS if not estimates[claim]]
+    return [*decided, *missing]
 
 
 def _estimate(groups: Groups, claim: Claim) -> Estimate | None:
@@ -92,7 +93,7 @@ def _says(claim: Claim, estimate: Estimate) -> str:
     seeds = f"{len(estimate.by_seed)} seed{'s' if len(estimate.by_seed) > 1 else ''}"
     return (
         f"{estimate.mean:{sign}.1f}{unit} (95% interval {low:{sign}.1f} to {high:{sign}.1f}; {seeds}, "
-        f"{estimate.clusters} outcomes), claimed {'below' if claim.below else 'above'} {claim.bound:{sign}g};"
+        f"{estimate.clusters} outcomes), claimed {'below' if claim.below else 'above'} {claim.bound:g};"
     )
 
 

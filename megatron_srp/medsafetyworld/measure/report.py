@@ -96,7 +96,7 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
     page = load_page("world_report.html").render(**_page(content, groups))
     write_json(out / "report.json", json.loads(json.dumps(content)))
     write_text(out / "report.html", page)
-    write_text(out / "report.md", tables.markdown(content))
+    write_text(out / "report.md", "\n".join(tables.markdown(content).values()))
     return content
 
 

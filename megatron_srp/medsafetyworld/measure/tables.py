@@ -98,21 +98,27 @@ def behind_a_prefill(measured: Sequence[dict[str, Any]], attack: str) -> dict[st
     return found
 
 
-def markdown(content: dict[str, Any]) -> str:
-    """report.md: the findings and the two tables, for a document."""
+def markdown(content: dict[str, Any]) -> dict[str, str]:
+    """The findings and tables by name, for a document."""
     seeds = sorted({seed for row in content["summary"] for seed in row["seeds"]})
-    lines = [
-        f"Seeds {', '.join(map(str, seeds))}; {content['machine'] or 'machine not recorded'}.",
-        "",
-        *_findings(content["findings"]),
-        "",
-        *_ingredients(content["ingredients"]),
-        "",
-        *_two_by_two(content["two_by_two"]),
-        "",
-        *_costs(content["summary"]),
-    ]
-    return "\n".join(lines) + "\n"
+    presets = dict.fromkeys(r["measurements"]["world"]["preset"] for r in content["results"] if "measurements" in r)
+    tables = {
+        "run": [
+            f"Preset {', '.join(presets)}, {len(seeds)} seeds ({', '.join(map(str, seeds))}); "
+            f"{content['software']}; {content['machine'] or 'machine not recorded'}."
+        ],
+        "claims": _findings(content["findings"]),
+        "ingredients": _ingredients(content["ingredients"]),
+        "two_by_two": _two_by_two(content["two_by_two"]),
+        "costs": _costs(content["summary"]),
+        "differences": _differences(content["differences"]),
+    }
+    return {name: "\n".join(lines) + "\n" for name, lines in tables.items()}
+
+
+def _differences(rows: Sequence[dict[str, str]]) -> list[str]:
+    head = ["| what | paper | here |", "|---|---|---|"]
+    return [*head, *(f"| {row['what']} | {row['paper']} | {row['ours']} |" for row in rows)]
 
 
 def _findings(findings: Sequence[dict[str, Any]]) -> list[str]:
