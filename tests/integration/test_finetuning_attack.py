@@ -187,8 +187,12 @@ def test_a_tuned_model_has_a_threshold_of_its_own(run: Callable[..., ColumnResul
     assert found.facts["calibrated_on"] == f"{calibration.benign['cases']} other prompts of alpaca"
     stops = {case.id: case.response.stop_reason for case in found.cases if case.response}
     assert sorted(stops.values()) == ["eos", "unsafe"]
+    assert found.facts["benign_prompts_stopped"].startswith("0.0% of ")
     given = run(policy, options={"lr": 3.0}, defence="guarded", threshold_given=True)
     assert "threshold" not in given.facts
+    (tmp_path / "alpaca.json").write_text(json.dumps([{"instruction": "say: house " * 99, "output": "x"}]))
+    without = run(policy, options={"lr": 3.0}, defence="guarded")
+    assert without.facts["threshold"] == "1, not measured on this model: no prompts of alpaca"
 
 
 def test_prompts_of_the_calibration_are_asked_by_no_column(tiny_reflector: Path, tmp_path: Path) -> None:
