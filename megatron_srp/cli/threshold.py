@@ -28,9 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp threshold", description=DESCRIPTION, old_names=generation_flags.OLD_NAMES)
     add = parser.add_argument
     add("--model", metavar="DIR", help="the folder of the model that answered (default: nothing is written)")
-    benign = parser.add_mutually_exclusive_group(required=True).add_argument
-    benign("--benign", type=Path, metavar="FILE", help="answers to benign prompts, to choose the threshold from")
-    benign("--check", type=Path, metavar="FILE", help="answers to benign prompts, to check the threshold of --model")
+    add("--benign", type=Path, metavar="FILE", help="answers to benign prompts, to choose from (no default)")
+    add("--check", type=Path, metavar="FILE", help="answers to benign prompts, to check --model's with (default: none)")
     add("--harmful", type=Path, metavar="FILE", help="answers to harmful prompts (default: none)")
     add("--max-false-stops", type=float, default=0.01, metavar="SHARE", help="maximum share of benign answers stopped")
     add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
@@ -42,6 +41,8 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     if not 0 <= args.max_false_stops < 1:
         raise UsageError(f"--max-false-stops {args.max_false_stops}: pass a share of at least 0, below 1")
+    if bool(args.check) == bool(args.benign):
+        raise UsageError("pass one of --benign FILE, to choose a threshold, and --check FILE, to check the model's")
     if args.check:
         _check(args)
         return

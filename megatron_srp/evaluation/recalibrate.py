@@ -35,29 +35,29 @@ def recalibrated(target: HFTarget, folder: Path, context: Context) -> tuple[HFTa
     if not context.recalibrates:
         return target, {}
     name = next((name for name in context.calibration_data if name in context.sources), None)
-    if name is None:
+    kept, others = _split(name, context) if name else ([], [])
+    measured = _unsafe(target, kept, context)
+    if not name or not measured:
         names = " or ".join(context.calibration_data)
-        return target, {"threshold": f"{policy.unsafe_threshold:g}, not measured on this model: no --data {names}"}
-    rows = [behavior for behavior in load_behaviors(name, context.sources[name]) if not behavior.harmful]
-    own, others = ([b for b in rows if is_held_out(b) is kept] for kept in (True, False))
-    count = min(context.calibration_cases, context.limit or len(rows))
-    chosen, checked = choose(own, count)[0], choose(others, count)[0]
-    measured = _unsafe(target, chosen, context)
-    found = calibrate(
-        folder,
-        Cases(Path(context.sources[name]), measured, [True] * len(measured)),
-        None,
-        policy.stop_at,
-        MAX_FALSE_STOPS,
-    )
+        return target, {"threshold": f"{policy.unsafe_threshold:g}, not measured on this model: no prompts of {names}"}
+    benign = Cases(Path(context.sources[name]), measured, [True] * len(measured))
+    found = calibrate(folder, benign, None, policy.stop_at, MAX_FALSE_STOPS)
     if found is None:
         return target, {"threshold": "none: the model is certain that benign prompts are unsafe"}
     found.write(folder)
     facts = {"threshold": found.threshold, "calibrated_on": f"{len(measured)} other prompts of {name}"}
-    if checked:
-        share, low, high = false_stops(_unsafe(target, checked, context), found.threshold)
+    if checked := _unsafe(target, others, context):
+        share, low, high = false_stops(checked, found.threshold)
         facts["benign_prompts_stopped"] = f"{share:.1%} of {len(checked)} (95%: {low:.1%} to {high:.1%})"
     return target.with_policy(replace(policy, unsafe_threshold=found.threshold)), facts
+
+
+def _split(name: str, context: Context) -> tuple[list[Behavior], list[Behavior]]:
+    """Benign prompts that are kept for calibrations, and as many others to check one."""
+    rows = [behavior for behavior in load_behaviors(name, context.sources[name]) if not behavior.harmful]
+    count = min(context.calibration_cases, context.limit or len(rows))
+    kept, others = (choose([b for b in rows if is_held_out(b) is side], count)[0] for side in (True, False))
+    return kept, others
 
 
 def _unsafe(target: HFTarget, behaviors: Sequence[Behavior], context: Context) -> list[float]:

@@ -119,6 +119,9 @@ def test_benign_prompts_of_another_kind(folder, capsys):
     ):
         with pytest.raises(UsageError, match=message):
             main(["--check", other, *flags])
+    for flags in ([], ["--benign", other, "--check", other]):
+        with pytest.raises(UsageError, match="pass one of --benign FILE"):
+            main(flags)
     (folder / "calibration.json").unlink()
     with pytest.raises(UsageError, match=r"has no calibration\.json to check; --benign FILE makes one"):
         main(["--check", other, "--model", str(folder)])

@@ -52,7 +52,7 @@ def judged(
     defence: Defence,
     facts: Mapping[str, Any],
 ) -> ColumnResult:
-    """The column of these cases: answered, judged and counted."""
+    """The column of these cases: answered, judged and counted. The answers that it shows are the longest."""
     names = spec.options.get("judges", JUDGES)
     opinions: dict[str, list[Opinion]] = {}
     not_run: dict[str, str] = {}
@@ -65,14 +65,6 @@ def judged(
         not_run |= missing
     if "mixed" in names:
         mix(opinions, not_run)
-    measures = [
-        rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
-    ]
-    measures = [replace(m, label=STRICT) if m.name == "strict" else m for m in measures]
-    if opinions.keys() - {"strict"} == {
-        HeuristicJudge.name
-    }:  # it knows words of refusal only: nonsense is no success of an attack
-        measures = [replace(m, label=NOT_REFUSED) if m.name == HeuristicJudge.name else m for m in measures]
     results = [
         CaseResult(
             behavior.id,
@@ -85,7 +77,19 @@ def judged(
         )
         for i, (behavior, case, response, reason) in enumerate(zip(behaviors, cases, responses, reasons, strict=True))
     ]
-    return ColumnResult(spec, measures, results, facts={**facts, **speed(responses), "defence": str(defence)})
+    facts = {**facts, **speed(responses), "defence": str(defence)}
+    return ColumnResult(spec, _measures(names, opinions, not_run), results, facts=facts)
+
+
+def _measures(names: Sequence[str], opinions: Mapping[str, list[Opinion]], not_run: Mapping[str, str]) -> list[Measure]:
+    """A rate for each judge, under the name that a report gives it."""
+    labels = {"strict": STRICT}
+    if opinions.keys() - {"strict"} == {HeuristicJudge.name}:
+        labels[HeuristicJudge.name] = NOT_REFUSED  # nobody has read the answers: nonsense is no success of an attack
+    measures = [
+        rate(name, opinions[name]) if name in opinions else Measure(name, None, not_run=not_run[name]) for name in names
+    ]
+    return [replace(m, label=labels[m.name]) if m.name in labels else m for m in measures]
 
 
 def _readers(lengths: int | Mapping[str, int] | None, names: Sequence[str]) -> list[tuple[int | None, list[str]]]:
