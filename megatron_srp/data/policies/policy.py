@@ -208,8 +208,8 @@ def refuse_in_shards(policy: Policy) -> None:
 
 def policy_name(settings: dict[str, Any]) -> str | None:
     """The name of the policy in a manifest, a sidecar or a record; None for plain shards."""
-    if settings.get("policy"):
-        return str(settings["policy"]["name"])
+    if isinstance(own := settings.get("policy"), dict):
+        return str(own.get("name"))
     return "srp" if settings.get("reflection") else None
 
 
