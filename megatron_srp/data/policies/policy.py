@@ -224,7 +224,7 @@ def _read(name: str) -> dict[str, Any]:
 
     path = files(__package__).joinpath(f"{name}.yaml") if name in NAMES else Path(name)
     if name not in NAMES and Path(name).suffix not in (".yaml", ".yml"):
-        raise UsageError(f"--policy {name!r} is unknown; {did_you_mean(name, list(NAMES))}, or pass a YAML file")
+        raise UsageError(f"--policy {name!r} is unknown; {did_you_mean(name, [*NAMES, 'a .yaml file'])}")
     try:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
