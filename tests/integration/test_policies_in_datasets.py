@@ -15,10 +15,12 @@ from megatron_srp.annotation import load_guard
 from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.policies.policy import NAMES, Policy
+from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import SrpError
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.host.policy_hooks import plain_samples
+from megatron_srp.training.host.trace import _part
 from tests.conftest import random_texts
 from tests.helpers.plain_shards import write_shard
 
@@ -108,6 +110,21 @@ def test_the_plain_text_is_read_first(corpus):
     early = {tuple(dataset[i]["tokens"].tolist()) for i in range(SAMPLES // 4)}
     assert early <= {tuple(plain[i]["tokens"].tolist()) for i in range(len(plain))}
     assert len(early) == SAMPLES // 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trace_names_the_segments_of_any_policy(corpus, name):
+    """Piece by piece, whatever its policy writes inside them, and with the verdicts that `srp` has there."""
+    path, known = corpus.sidecar(name), ReflectionSidecar.load(corpus.sidecar("srp"))
+    view = ReflectedIndexedDataset(corpus.plain, path)
+    for sequence in range(len(view)):
+        own = known.reflections(sequence, sequence + 1)
+        verdicts = [str(known.table.entries[i].label.verdict) for i in own.entries]
+        whole = _part(SimpleNamespace(dataset_path=path), sequence, 0, int(view.sequence_lengths[sequence]))
+        assert whole.segments is not None
+        if name != "filter-document" and name != "drop-segment":
+            assert whole.segments == tuple(range(len(verdicts)))
+        assert [verdicts[number] for number in whole.segments] == list(whole.verdicts)
 
 
 class OwnSamples(GPTDataset):

@@ -84,8 +84,9 @@ KEEP = Rule()
 class Policy:
     """What becomes of segments; the module's docstring explains the fields of its file.
 
-        >>> Policy.load("drop-segment").rule(Verdict.UNSAFE)
-        Rule(reflect=False, text='drop', before='', after='', inside='', rate=0.0, untagged=0.0, learned=True)
+        >>> from megatron_srp import Policy, Verdict
+        >>> Policy.load("drop-segment").rule(Verdict.UNSAFE).describe()
+        {'text': 'drop'}
 
     Attributes:
         form: how reflections are written, and which verdict Controversial counts as.
