@@ -16,6 +16,7 @@ _PUBLIC = {
     "GuardPolicy": "generation.guard.policy",
     "GuardResult": "annotation.base",
     "GuardedModel": "generation.engines.hf.model",
+    "Policy": "data.policies.policy",
     "ReflectedIndexedDataset": "data.shards.view",
     "ReflectionFormat": "reflection",
     "ReflectionIndexedDatasetBuilder": "data.builder",

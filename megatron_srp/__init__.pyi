@@ -4,6 +4,7 @@ from megatron_srp.annotation.base import GuardOptions as GuardOptions
 from megatron_srp.annotation.base import GuardResult as GuardResult
 from megatron_srp.annotation.store.store import AnnotationStore as AnnotationStore
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder as ReflectionIndexedDatasetBuilder
+from megatron_srp.data.policies.policy import Policy as Policy
 from megatron_srp.data.shards.view import ReflectedIndexedDataset as ReflectedIndexedDataset
 from megatron_srp.generation.engines.hf.model import GuardedModel as GuardedModel
 from megatron_srp.generation.guard.policy import GuardPolicy as GuardPolicy

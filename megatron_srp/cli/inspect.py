@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         print(f"documents     {content['documents']:,}\nsegments      {content['segments']:,}")
         print(f"verdicts      {verdicts}")
         print(f"tokens        {content['plain_tokens']:,} and {content['added_tokens']:,} of reflections")
-        if content["policy"] not in ("srp", None):
+        if content["policy"] != "srp":
             print(f"policy        {content['policy']}")
             print(f"not read      {content['dropped_tokens']:,} of the tokens")
             print(f"not learned   {content['unlearned_tokens']:,} of the tokens")

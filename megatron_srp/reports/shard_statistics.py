@@ -127,7 +127,7 @@ class ShardStatistics:
         return {
             "materialized": self.sidecar.materialized,
             "documents": len(self.sidecar),
-            "policy": policy_name(self.sidecar.info),
+            "policy": policy_name(self.sidecar.info) or "srp",
             "segments": int(self._segment_counts().sum()),
             "plain_tokens": self.plain_tokens,
             "added_tokens": self.added_tokens,

@@ -1,6 +1,7 @@
 """Every policy: the view of a plain shard is the shard that the builder makes, and both are as defined."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from megatron_srp.cli.inspect import main as inspect
 from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.interleave import ReflectionTable, treat_document
@@ -15,8 +17,10 @@ from megatron_srp.data.policies.policy import NAMES, Policy, Rule
 from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
-from megatron_srp.errors import UsageError
+from megatron_srp.data.verify.shards import verify_shards
+from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from tests.helpers.plain_shards import build, flags, write_shard
@@ -52,6 +56,41 @@ def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eo
     assert ours.fingerprint == theirs.fingerprint
     assert {key: ours.info.get(key) for key in WRITTEN} == {key: theirs.info.get(key) for key in WRITTEN}
     assert IndexedShard(plain).tokens.tobytes() != IndexedShard(built).tokens.tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shards_and_sidecars_are_verified_stripped_and_inspected(tokenizer, tmp_path, name, capsys):
+    plain, policy = build(tmp_path / "plain", tokenizer, None), Policy.load(name)
+    made = sidecar_for(plain, name, tmp_path)
+    assert verified(tmp_path / "s") == []
+    loaded = ReflectionSidecar.load(made)
+    changed = [replace(entry, ids=(*entry.ids, 5)) for entry in loaded.table.entries]
+    replace(loaded, table=ReflectionTable(changed)).save(tmp_path / "changed")
+    (tmp_path / "changed").rename(made)  # the file itself is mapped
+    assert any("reflection 0 of its table" in line for line in verified(tmp_path / "s"))
+    loaded.save(made)
+    capsys.readouterr()
+    assert not inspect([str(made), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["policy"], shown["segments"]) == (name, sum(shown["verdicts"].values()))
+    assert shown["dropped_tokens"] > 0 if policy.drops else shown["dropped_tokens"] == 0
+    assert shown["unlearned_tokens"] > 0 if policy.masks else shown["unlearned_tokens"] == 0
+    if policy.masks:
+        return
+    built = build(tmp_path / "built", tokenizer, "heuristic", policy=policy)
+    assert verified(tmp_path / "built") == []
+    if policy.drops:
+        with pytest.raises(InputError, match=f"the policy {name} left text out"):
+            strip_reflections(tmp_path / "built", tmp_path / "stripped")
+    else:
+        strip_reflections(tmp_path / "built", tmp_path / "stripped")
+        stripped = tmp_path / "stripped_text_document.bin"
+        assert stripped.read_bytes() == Path(f"{plain}.bin").read_bytes()
+    assert not inspect([str(built), "--json"])
+
+
+def verified(prefix: Path) -> list[str]:
+    return verify_shards(prefix).findings.lines()
 
 
 def rules():

@@ -19,6 +19,7 @@ NAMES = [
     "GuardPolicy",
     "GuardResult",
     "GuardedModel",
+    "Policy",
     "ReflectedIndexedDataset",
     "ReflectionFormat",
     "ReflectionIndexedDatasetBuilder",

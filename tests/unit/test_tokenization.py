@@ -131,7 +131,7 @@ def test_a_page_cannot_write_the_tokens_of_a_reflection(tokenizer, tmp_path):
         (tokens,) = IndexedShard(tmp_path / f"{name}_text_document")
         assert tokens.tolist().count(own.token_id("<think>")) == 1  # ours, behind the page's only segment
     with pytest.raises(UsageError, match="could pass for a reflection; pass --reflection-tokens text"):
-        refuse_forgeable(special, form, shards=True)
+        refuse_forgeable(special, [form.open, form.close], shards=True)
 
 
 def test_added_tokens_are_read_as_text_where_they_are_to_be(any_tokenizer, tmp_path):

@@ -84,8 +84,9 @@ KEEP = Rule()
 class Policy:
     """What becomes of segments; the module's docstring explains the fields of its file.
 
-        >>> Policy.load("drop-segment").rule(Verdict.UNSAFE)
-        Rule(reflect=False, text='drop', before='', after='', inside='', rate=0.0, untagged=0.0, learned=True)
+        >>> from megatron_srp import Policy, Verdict
+        >>> Policy.load("drop-segment").rule(Verdict.UNSAFE).describe()
+        {'text': 'drop'}
 
     Attributes:
         form: how reflections are written, and which verdict Controversial counts as.
@@ -208,8 +209,8 @@ def refuse_in_shards(policy: Policy) -> None:
 
 def policy_name(settings: dict[str, Any]) -> str | None:
     """The name of the policy in a manifest, a sidecar or a record; None for plain shards."""
-    if settings.get("policy"):
-        return str(settings["policy"]["name"])
+    if isinstance(own := settings.get("policy"), dict):
+        return str(own.get("name"))
     return "srp" if settings.get("reflection") else None
 
 
@@ -224,7 +225,7 @@ def _read(name: str) -> dict[str, Any]:
 
     path = files(__package__).joinpath(f"{name}.yaml") if name in NAMES else Path(name)
     if name not in NAMES and Path(name).suffix not in (".yaml", ".yml"):
-        raise UsageError(f"--policy {name!r} is unknown; {did_you_mean(name, list(NAMES))}, or pass a YAML file")
+        raise UsageError(f"--policy {name!r} is unknown; {did_you_mean(name, [*NAMES, 'a .yaml file'])}")
     try:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:

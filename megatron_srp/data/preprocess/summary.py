@@ -12,7 +12,8 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
     """Counts of the whole run, and the first skipped rows."""
     counts = manifest["counts"]
     added = counts["tokens"] - counts["plain_tokens"]
-    share = f" ({added / counts['plain_tokens']:.1%} more)" if counts["plain_tokens"] else ""
+    change = f"{abs(added) / max(counts['plain_tokens'], 1):.1%} {'more' if added >= 0 else 'fewer'}"
+    share = f" ({change})" if counts["plain_tokens"] else ""
     rows = [
         *_judge(manifest["settings"]),
         ("documents", f"{counts['documents']:,}"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from megatron_srp.data.interleave import Reflections, ReflectionTable
-from megatron_srp.data.policies.policy import Policy, is_treated, policy_name
+from megatron_srp.data.policies.policy import is_treated, policy_name
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest, sum_counts
@@ -64,11 +64,8 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
     manifest = read_manifest(manifest_path(prefix))
     if not is_treated(manifest) or not manifest["shards"]:
         raise InputError(f"{prefix}: these shards carry no reflections; there is nothing to strip")
-    if Policy.from_settings(manifest).drops:
-        raise InputError(
-            f"{prefix}: the policy {policy_name(manifest)} left text out of these shards, which cannot be put back; "
-            "make plain shards of the corpus with `srp preprocess --guard none`"
-        )
+    for shard in manifest["shards"]:
+        _refuse_dropped(sidecar_path(Path(prefix).with_name(shard["name"])))
     target = Path(output_prefix)
     if target.resolve() == Path(prefix).resolve():
         raise UsageError(f"{prefix} cannot be stripped onto itself; pass another output prefix")
@@ -91,6 +88,14 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
             return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
     finally:
         output.close()
+
+
+def _refuse_dropped(path: Path) -> None:
+    if path.is_file() and (sidecar := ReflectionSidecar.load(path)).table.drops():
+        raise InputError(
+            f"{path}: the policy {policy_name(sidecar.info)} left text out of this shard, which cannot be put back; "
+            "make a plain shard of the corpus with `srp preprocess --guard none`"
+        )
 
 
 def _strip(prefix: Path, folder: Path, name: str) -> ShardWriter:
