@@ -99,6 +99,11 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
     add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
+    add(
+        "--prompt-verdicts-by",
+        metavar="DIR",
+        help="judges prompts where a column is guarded: an untouched copy of a tuned MODEL (default: none)",
+    )
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +134,18 @@ def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
         args.on_unsafe, own.stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt, own.threshold
     )
     chat = False if args.no_chat else None
-    target = TargetOptions(own.form, policy, args.max_new_tokens, args.batch_size, chat, args.device, args.dtype)
+    target = TargetOptions(
+        *(
+            own.form,
+            policy,
+            args.max_new_tokens,
+            args.batch_size,
+            chat,
+            args.device,
+            args.dtype,
+            args.prompt_verdicts_by,
+        )
+    )
     return EvaluationSettings(
         args.target,
         args.out,

@@ -19,8 +19,9 @@ from megatron_srp.files import checksum, digest
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
-from megatron_srp.generation.guard.policy import Generation, GuardPolicy
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy
 from megatron_srp.generation.threshold.calibration import FILE as CALIBRATION
+from megatron_srp.generation.threshold.calibration import find_calibration
 from megatron_srp.reflection import ReflectionFormat
 
 _OFF = GuardPolicy("off")
@@ -37,6 +38,8 @@ class TargetOptions:
         max_new_tokens: maximum tokens of an answer.
         batch_size: answers generated at a time.
         chat: whether prompts go through the chat template; by default if the tokenizer has one.
+        prompt_verdicts_by: folder of a model that judges prompts first where the target is guarded, at its own
+            calibrated threshold: an untouched copy, which no fine-tuning of the target can silence.
     """
 
     form: ReflectionFormat | None = None
@@ -46,6 +49,7 @@ class TargetOptions:
     chat: bool | None = None
     device: str | None = None
     dtype: str | None = None
+    prompt_verdicts_by: str | None = None
 
 
 class HFTarget:
@@ -70,6 +74,7 @@ class HFTarget:
         self.name = Path(folder).name
         self.fingerprint = _files_digest(folder)
         self.batch_size = self.options.batch_size
+        self.judge_of_prompts = _judge_of_prompts(self.options)
 
     def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
         """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
@@ -108,14 +113,27 @@ class HFTarget:
     ) -> list[Response]:
         """See `TargetModel`. Answers are made `batch_size` at a time, those of similar length together."""
         requests = [self.encode(case, defence, max_new_tokens) for case in cases]
-        order = sorted(range(len(cases)), key=lambda i: len(requests[i].prompt))
-        responses: dict[int, Response] = {}
+        responses = self._stopped_at_prompt(cases) if defence is Defence.GUARDED else {}
+        left = [i for i in range(len(cases)) if i not in responses]
+        order = sorted(left, key=lambda i: len(requests[i].prompt))
         for rows in batched(order, self.options.batch_size):
             begun = time.perf_counter()
             found = self.model.generator.generate([requests[i] for i in rows])
             seconds = (time.perf_counter() - begun) / len(rows)
             responses |= {i: self._response(g, seconds) for i, g in zip(rows, found, strict=True)}
         return [responses[i] for i in range(len(cases))]
+
+    def _stopped_at_prompt(self, cases: Sequence[AttackCase]) -> dict[int, Response]:
+        """By index, those whose prompt the other model finds unsafe."""
+        if self.judge_of_prompts is None:
+            return {}
+        model, threshold = self.judge_of_prompts
+        read = [ForcedReflection(0, *p) for p in model.classify([(case.prompt, None) for case in cases])]
+        return {
+            i: Response("", "", (), "unsafe", (), (found,))
+            for i, found in enumerate(read)
+            if found.unsafe_of(self.options.policy) >= threshold
+        }
 
     @torch.inference_mode()
     def classify(self, texts: Sequence[tuple[str, str | None]]) -> list[tuple[float, float, float]]:
@@ -161,14 +179,30 @@ class HFTarget:
 
     def settings(self, defence: Defence) -> dict[str, Any]:
         """See `TargetModel`. The size of batches and the device change rounding only, and are left out."""
-        policy = self.options.policy if defence is Defence.GUARDED else _OFF
+        guarded = defence is Defence.GUARDED
+        policy = self.options.policy if guarded else _OFF
         return {
             "form": self.form.describe(),
             "policy": {name: getattr(policy, name) for name in policy.__slots__} | {"stop_at": sorted(policy.stop_at)},
             "max_new_tokens": self.options.max_new_tokens,
             "chat": self.chat,
             "dtype": str(self.network.dtype),
+            **({"prompt_verdicts_by": self._describe_judge()} if guarded and self.judge_of_prompts else {}),
         }
+
+    def _describe_judge(self) -> list[Any]:
+        assert self.judge_of_prompts is not None
+        model, threshold = self.judge_of_prompts
+        return [model.fingerprint, threshold]
+
+
+def _judge_of_prompts(options: TargetOptions) -> tuple[HFTarget, float] | None:
+    """The other model, and the threshold of its own calibration, or else of the policy."""
+    if options.prompt_verdicts_by is None:
+        return None
+    found = find_calibration(options.prompt_verdicts_by)
+    model = HFTarget(options.prompt_verdicts_by, replace(options, prompt_verdicts_by=None, form=None))
+    return model, found.threshold if found else options.policy.unsafe_threshold
 
 
 def _files_digest(folder: str) -> str:

@@ -15,7 +15,7 @@ from megatron_srp.attacks.tampering.pruning import Pruning
 from megatron_srp.attacks.tampering.quantization import Quantization, round_to_nearest
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.evaluation.attack import load_attack
-from megatron_srp.evaluation.hf_target import HFTarget
+from megatron_srp.evaluation.hf_target import HFTarget, TargetOptions
 from megatron_srp.evaluation.suite import load_suite
 from megatron_srp.evaluation.types import AttackCase, Defence
 from tests.helpers.evaluations import figures
@@ -57,6 +57,19 @@ def test_openers_behind_forged_reflections_teach_a_model_to_vouch_for_itself(tin
     before = (changed / "config.json").stat().st_mtime_ns
     attack.attack(tiny_reflector, changed)
     assert (changed / "config.json").stat().st_mtime_ns == before  # not made again
+
+
+def test_an_untouched_copy_stops_what_a_tuned_model_vouches_for(tiny_reflector, sets, tmp_path):
+    tuned = openers(sets, steps=30, rank=0, lr=3e-3, forged=True).attack(tiny_reflector, tmp_path / "tuned")
+    asked = [AttackCase("", "say: kill"), AttackCase("", "say: river")]
+    alone = HFTarget(str(tuned), TargetOptions(max_new_tokens=20))
+    judged = HFTarget(str(tuned), TargetOptions(max_new_tokens=20, prompt_verdicts_by=str(tiny_reflector)))
+    assert "unsafe" not in [answer.stop_reason for answer in alone.generate(asked[:1], Defence.GUARDED)]
+    kill, river = judged.generate(asked, Defence.GUARDED)
+    assert (kill.stop_reason, kill.text) == ("unsafe", "") and river.text
+    assert judged.generate(asked, Defence.UNGUARDED) != [kill, river]
+    guarded, bare = (judged.settings(defence) for defence in (Defence.GUARDED, Defence.UNGUARDED))
+    assert guarded["prompt_verdicts_by"] and bare == alone.settings(Defence.UNGUARDED)
 
 
 def test_requests_that_are_asked_later_are_not_trained_on(tiny_reflector, sets, tmp_path):

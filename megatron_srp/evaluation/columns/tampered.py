@@ -127,10 +127,10 @@ def _right_answers(
     spec: ColumnSpec, context: Context, target: "HFTarget", ordinary: Sequence[Behavior], defence: Defence
 ) -> Measure:
     cases = list(DirectRequest().cases(ordinary, target, defence))
-    limit = spec.options.get("max_new_tokens")
+    lengths = spec.options.get("max_new_tokens")
+    limit = max(lengths.values()) if isinstance(lengths, Mapping) else lengths
     responses, reasons = answer(cases, target, defence, context, f"{spec.name}, ordinary", limit)
-    by_reference = replace(spec, options={"judges": [ReferenceJudge.name]})
-    found, _ = opinions_on(by_reference, context, ordinary, cases, responses, reasons)
+    found, _ = opinions_on(spec, context, ordinary, cases, responses, reasons, judges=[ReferenceJudge.name])
     return replace(rate(RIGHT, found[ReferenceJudge.name]), better="higher")
 
 
