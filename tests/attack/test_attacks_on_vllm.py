@@ -22,14 +22,14 @@ def served(request, tmp_path_factory):
 
 
 def test_no_request_gets_more_than_the_policy_shows(served):
-    authorization = {"authorization": f"Bearer {KEY}"}
+    authorization = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     asked = [(name, path, {"max_tokens": 60} | fields) for name, path, fields in REQUESTS]
     streams = [(f"{name}, stream", path, fields | {"stream": True}) for name, path, fields in asked]
     failed = []
     for name, path, fields in asked + [one for one in streams if one[1] in (CHAT, TEXT)]:
         body = {"model": "tiny", "temperature": 0} | fields
         try:
-            check(served.policy, path, served.post(body, path, **authorization), json.dumps(fields))
+            check(served.policy, path, served.post(body, path, **authorization), json.dumps(fields), inline=True)
         except AssertionError as error:
             failed.append(f"{name}: {error}")
     assert not failed, "\n".join(failed)
