@@ -11,22 +11,25 @@ UNSAFE = ("kill", "bomb")  # what the miniature model finds unsafe
 ENDS = {"stop", "length", "content_filter"}
 
 
-def check(policy: str, path: str, found: httpx.Response, sent: str) -> None:
+def check(policy: str, path: str, found: httpx.Response, sent: str, inline: bool = False) -> None:
     """Raises AssertionError where the response breaks the guarantee of a policy.
 
     Args:
         sent: the request; what the client said itself is no secret.
+        inline: whether forced reflections are part of the text, as in vLLM. Then `retract` withholds what a limit cuts
+            off instead of judging it.
     """
-    assert found.status_code < 500, found.text
+    assert found.status_code < 500, f"{found.status_code} {found.text}"
     if found.status_code >= 400:
         error = found.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"]
+        assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"], found.text
         return
     if policy == "retract":
         assert not any(word in found.text for word in UNSAFE if word not in sent), found.text
     for end in _ends(found) if path in (CHAT, TEXT) else []:
         guard = end.get("guard", {})
-        assert end["finish_reason"] in ENDS and guard.get("unjudged_tokens", 0) == 0, end
+        withheld = inline and policy == "retract" and end["finish_reason"] == "length"
+        assert end["finish_reason"] in ENDS and (withheld or guard.get("unjudged_tokens", 0) == 0), end
         assert "<think>" not in json.dumps(end.get("message") or end.get("text"))
 
 

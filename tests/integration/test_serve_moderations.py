@@ -21,7 +21,9 @@ def test_texts(served):
     assert found.model == "tiny" and found.id.startswith("modr-")
     assert [result.flagged for result in found.results] == [False, True, True]
     (one,) = moderate(served, input=[{"type": "text", "text": "say: "}, {"type": "text", "text": "kill"}])
-    assert one["flagged"] and one["categories"] == {"unsafe": True, "controversial": False}
+    assert one["flagged"]
+    assert one["categories"] == {"unsafe": True, "controversial": False, "Violent": True, "PII": True}
+    assert one["category_scores"]["Violent"] == one["category_scores"]["unsafe"]
     assert one["category_scores"]["unsafe"] > 0.9 > 0.1 > one["category_scores"]["controversial"]
 
 

@@ -95,6 +95,9 @@ def test_a_tokenizer_that_joins_the_opening_and_a_verdict_is_refused():
     pieces = [" <", "think", "> Safe", ">", " Un", "safe", " Contro", "versial", ":", " Violent", " </think>"]
 
     class Joining:
+        def require_eos(self):
+            return EOS
+
         def encode_inside(self, text):
             found = []
             while text:

@@ -22,6 +22,7 @@ from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.generation.server.api import ABOUT_THE_REQUEST, ChatRequest, GuardOptions, TextRequest, parse
 from megatron_srp.generation.server.client_policy import PolicyTooWeak, policy_of
+from megatron_srp.generation.server.errors import APIError
 from megatron_srp.generation.server.process import listen
 from megatron_srp.generation.server.reader import StopTexts
 from megatron_srp.generation.server.worker import Busy, Cancelled, Closing, Job, Worker
@@ -194,8 +195,9 @@ def test_no_parameter_of_the_official_client_is_passed_over(kind, resource, leas
         if name in ABOUT_THE_REQUEST:
             parse(kind, json.dumps(body).encode())
         else:
-            with pytest.raises(InputError, match=f"^{name}: not supported by this server; leave it out$"):
+            with pytest.raises(InputError, match=f"^{name}: not supported by this server; leave it out$") as refused:
                 parse(kind, json.dumps(body).encode())
+            assert APIError.of(refused.value).body()["error"]["param"] == name
         parse(kind, json.dumps(body | {name: None}).encode())
 
 

@@ -6,9 +6,11 @@ from dataclasses import replace
 from megatron_srp.errors import InputError
 from megatron_srp.generation.engines.prompted_model import PromptedModel
 from megatron_srp.generation.engines.request import Options, Request, Sampling
-from megatron_srp.generation.guard.policy import ForcedReflection, GuardPolicy
+from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy
+from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import segment_text
 
+MOST_CATEGORY_TOKENS = 32
 MAX_SEGMENTS = 16  # of one text: each is read with all before it
 
 
@@ -39,9 +41,24 @@ def requests_to_judge(
     return [_only_judged(model.chat(given[:-1], options, text)) for text in answer]
 
 
-def worst(found: Sequence[ForcedReflection], policy: GuardPolicy) -> ForcedReflection:
-    """The verdict with the highest probability of those that count as unsafe."""
-    return max(found, key=lambda one: one.unsafe_of(policy))
+def worst(found: Sequence[ForcedReflection], policy: GuardPolicy) -> int:
+    """Which verdict has the highest probability of those that count as unsafe."""
+    return max(range(len(found)), key=lambda i: found[i].unsafe_of(policy))
+
+
+def request_to_name(model: PromptedModel, judged: Request, verdict: Verdict) -> Request:
+    """A request for the categories that the model writes after that verdict, on what another request has judged."""
+    form = model.form
+    word = f"{'' if form.special_tokens else ' '}{form.open} {verdict}:"
+    prompt = [*judged.prompt, *model.text_tokenizer.encode_inside(word)]
+    room = max(min(model.max_length - len(prompt), MOST_CATEGORY_TOKENS), 0)
+    return replace(judged, prompt=prompt, policy=GuardPolicy("off"), max_new_tokens=room)
+
+
+def names_in(model: PromptedModel, found: Generation) -> list[str]:
+    """The categories in the answer to `request_to_name`; none where the model does not end the list."""
+    written, close, _ = model.decode(found.tokens).partition(model.form.close)
+    return [name for part in written.split(",") if (name := part.strip())] if close else []
 
 
 def _beginnings(text: str, max_words: int) -> list[str]:

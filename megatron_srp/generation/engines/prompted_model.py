@@ -16,6 +16,7 @@ from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
 from megatron_srp.tokenization import load_tokenizer
 
+_WRITTEN = ("role", "content", "tool_call_id")  # of a turn
 _BORDER = "\ue000"  # for private use: marks where a turn begins and ends, within the spaces that templates cut off
 
 
@@ -135,8 +136,8 @@ class PromptedModel:
         if not self.tokenizer.chat_template:
             raise UsageError("the tokenizer has no chat template; pass a prompt, or set chat_template in its folder")
         self._refuse_hopeless(*(turn["content"] for turn in messages))
-        # Templates write the role out as well.
-        turns = [{key: self._clean(turn[key], options) for key in ("role", "content")} for turn in messages]
+        # Templates write the role out as well, and some of them which call a tool's turn answers.
+        turns = [{key: self._clean(turn[key], options) for key in _WRITTEN if key in turn} for turn in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # of Jinja, or raised by the template

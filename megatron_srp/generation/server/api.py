@@ -12,6 +12,18 @@ MOST_CHOICES = 128
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
+class UnsupportedField(InputError):
+    """A request has a field that this server does not honour.
+
+    Attributes:
+        param: its name, as OpenAI's errors have it.
+    """
+
+    def __init__(self, param: str) -> None:
+        super().__init__(f"{param}: not supported by this server; leave it out")
+        self.param = param
+
+
 class GuardOptions(msgspec.Struct, forbid_unknown_fields=True):
     """`guard` of a request: its own policy, and whether to return the reflections.
 
@@ -63,18 +75,19 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One turn. A `name` is written before its content."""
+    """One turn. A `name` is written before its content, and a `tool_call_id` where the chat template has one."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: Annotated[str, Meta(max_length=64)] | None = None
-    tool_call_id: str | None = None
+    tool_call_id: Annotated[str, Meta(max_length=64)] | None = None
 
     def as_turn(self) -> dict[str, str]:
         """The turn as chat templates expect it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": ROLES[self.role], "content": f"{self.name}: {text}" if self.name else text}
+        turn = {"role": ROLES[self.role], "content": f"{self.name}: {text}" if self.name else text}
+        return turn | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
 
 class ChatRequest(Common, kw_only=True):
@@ -211,7 +224,7 @@ def _honoured(
         if name in kind.__struct_fields__:
             honoured[name] = value
         elif name not in ABOUT_THE_REQUEST and not any(_same(value, one) for one in neutral.get(name, ())):
-            raise InputError(f"{where}{name}: not supported by this server; leave it out")
+            raise UnsupportedField(f"{where}{name}")
     return honoured
 
 

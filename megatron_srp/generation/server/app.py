@@ -22,7 +22,12 @@ from megatron_srp.generation.server.body import read_body
 from megatron_srp.generation.server.errors import HANDLERS, APIError
 from megatron_srp.generation.server.exchange import Exchange, RequestIds
 from megatron_srp.generation.server.metrics import Metrics
-from megatron_srp.generation.server.moderations import moderation_reply, moderation_requests, parse_moderation
+from megatron_srp.generation.server.moderations import (
+    Moderated,
+    moderation_reply,
+    moderation_requests,
+    parse_moderation,
+)
 from megatron_srp.generation.server.openapi import openapi, page
 from megatron_srp.generation.server.origins import check_origin, cross_origin
 from megatron_srp.generation.server.quotas import Quotas
@@ -34,7 +39,6 @@ from megatron_srp.generation.server.streaming import (
     EventStream,
     stream,
     unless_gone,
-    verdicts,
     whole,
     whole_generations,
 )
@@ -135,14 +139,30 @@ class Endpoint:
         async with self._prompting:
             by_result = await asyncio.to_thread(moderation_requests, self._model, policy, asked)
         requests = [request for result in by_result for request in result]
+        at = iter([generation.forced[0] for generation in await self._judged(http, client, requests)])
+        found = [Moderated.of(result, [next(at) for _ in result], policy) for result in by_result]
+        flagged = [i for i, one in enumerate(found) if one.flagged(policy)]
+        naming = [found[i].naming(self._model, policy) for i in flagged]
+        for i, answer in zip(flagged, await self._generations(http, client, naming), strict=True):
+            found[i] = found[i].named(self._model, answer)
+        return JSONResponse(moderation_reply(self._settings.name, policy, found))
+
+    async def _judged(self, http: HTTPRequest, client: Client, requests: list[Request]) -> list[Generation]:
+        """Each with a verdict; raises Busy where time was up before it was read."""
+        found = await self._generations(http, client, requests)
+        if not all(generation.forced for generation in found):
+            raise Busy("the verdict was not read in time")
+        return found
+
+    async def _generations(self, http: HTTPRequest, client: Client, requests: list[Request]) -> list[Generation]:
+        """How each of them ends."""
+        if not requests:
+            return []
         reader = self._reader(http, client, requests, [])
         try:
-            found = await unless_gone(http, verdicts(reader))
+            return await unless_gone(http, whole_generations(reader))
         finally:
             reader.cancel()
-        at = iter(found)
-        grouped = [[next(at) for _ in result] for result in by_result]
-        return JSONResponse(moderation_reply(self._settings.name, policy, grouped))
 
     async def _tokenize(self, http: HTTPRequest, client: Client) -> Response:
         asked = parse_tokenize(await read_body(http, self._settings.body_bytes))

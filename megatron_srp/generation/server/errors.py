@@ -9,6 +9,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 from megatron_srp.errors import SrpError
+from megatron_srp.generation.server.api import UnsupportedField
 from megatron_srp.generation.server.client_policy import PolicyTooWeak
 from megatron_srp.generation.server.worker import Busy, Closing
 
@@ -16,11 +17,17 @@ _log = logging.getLogger(__name__)
 
 
 class APIError(Exception):
-    """An answer that is an error."""
+    """An answer that is an error.
 
-    def __init__(self, status: int, message: str, kind: str, code: str | None = None, **headers: str) -> None:
+    Args:
+        param: the field of the request that it concerns.
+    """
+
+    def __init__(
+        self, status: int, message: str, kind: str, code: str | None = None, param: str | None = None, **headers: str
+    ) -> None:
         super().__init__(message)
-        self.status, self.kind, self.code = status, kind, code
+        self.status, self.kind, self.code, self.param = status, kind, code, param
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self) -> Response:
@@ -28,7 +35,7 @@ class APIError(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's form of an error."""
-        return {"error": {"message": str(self), "type": self.kind, "param": None, "code": self.code}}
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
     @classmethod
     def of(cls, error: Exception) -> "APIError":
@@ -43,6 +50,8 @@ class APIError(Exception):
             )
         if isinstance(error, PolicyTooWeak):
             return cls(403, str(error), "permission_error", "policy_too_weak")
+        if isinstance(error, UnsupportedField):
+            return cls(400, str(error), "invalid_request_error", "unsupported_parameter", error.param)
         if isinstance(error, SrpError):
             return cls(400, str(error), "invalid_request_error")
         if isinstance(error, HTTPException):

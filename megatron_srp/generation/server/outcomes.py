@@ -1,5 +1,6 @@
 """What clients and logs learn of an answer's verdicts: nothing that the model wrote freely."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from megatron_srp.generation.guard.policy import Generation, to_record
@@ -14,6 +15,10 @@ def outcome(generation: Generation) -> dict[str, Any]:
     """As `to_record`, with those categories of each verdict that are names."""
     record = to_record(generation)
     for reflection in record["reflections"]:
-        names = [name for name in reflection["categories"] if len(name) <= LONGEST_CATEGORY]
-        reflection["categories"] = names[:MOST_CATEGORIES]
+        reflection["categories"] = category_names(reflection["categories"])
     return record
+
+
+def category_names(written: Sequence[str]) -> list[str]:
+    """Those that can be names."""
+    return [name for name in written if len(name) <= LONGEST_CATEGORY][:MOST_CATEGORIES]

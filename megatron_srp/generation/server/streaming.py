@@ -10,11 +10,10 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from megatron_srp.generation.guard.policy import ForcedReflection, Generation
+from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.generation.server.errors import APIError
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
-from megatron_srp.generation.server.worker import Busy
 
 HEARTBEAT_S = 10.0  # of a stream that has nothing to show yet, so that it does not look dead
 
@@ -42,14 +41,6 @@ async def whole(reader: Reader, reply: Reply, n: int) -> dict[str, Any]:
         else:
             generations[index] = found
     return reply.whole(texts, [generations[i] for i in range(n)], [stop.found for stop in reader.stops])
-
-
-async def verdicts(reader: Reader) -> list[ForcedReflection]:
-    """What each request has read that only asks for a verdict; raises Busy where time was up before it was read."""
-    found = await whole_generations(reader)
-    if not all(generation.forced for generation in found):
-        raise Busy("the verdict was not read in time")
-    return [generation.forced[0] for generation in found]
 
 
 async def whole_generations(reader: Reader) -> list[Generation]:

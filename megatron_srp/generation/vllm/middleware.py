@@ -27,7 +27,7 @@ from megatron_srp.generation.vllm.choice import Choice
 from megatron_srp.generation.vllm.model import ServedModel
 from megatron_srp.generation.vllm.plugin import check_engine
 from megatron_srp.generation.vllm.settings import VARIABLE, read_settings, requests_policy, to_arguments
-from megatron_srp.generation.vllm.upstream import Refused, Upstream
+from megatron_srp.generation.vllm.upstream import Refused, Upstream, error_of
 
 MOST_BYTES = 1 << 20
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -80,7 +80,7 @@ class GuardMiddleware:
             exchange = await self._exchange(scope, receive)
             return await exchange.respond()
         except Refused as refused:
-            return refused.response
+            return refused.error.response()
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:
@@ -138,7 +138,7 @@ class Exchange:
     def _begin(self, first: dict[str, Any]) -> None:
         """What the first event says: how long the prompt is."""
         if "error" in first:
-            raise _error(first)
+            raise error_of(first)
         prompt = first.get("prompt_token_ids") or first["choices"][0].get("prompt_token_ids") or []
         most = self._asked.most_tokens
         room = self._longest - len(prompt)
@@ -155,7 +155,7 @@ class Exchange:
         try:
             async for event in _after(first, events):
                 if "error" in event:
-                    raise _error(event)
+                    raise error_of(event)
                 for index, shown, ended in self._take(event):
                     if shown:
                         yield index, shown
@@ -215,9 +215,11 @@ def _upstream_body(asked: ChatRequest | TextRequest, served: ServedModel, longes
         longest: tokens that a prompt and its answer may have together.
     """
     body: dict[str, Any] = {"model": asked.model, "stream": True, "return_token_ids": True, "n": asked.n or 1}
-    for name in ("temperature", "top_p", "seed"):
+    for name in ("temperature", "top_p"):
         if (value := getattr(asked, name)) is not None:
             body[name] = value
+    if asked.seed is not None:
+        body["seed"] = asked.seed % 2**63  # vLLM takes no other
     if asked.most_tokens:  # more than the client wants, for judging the end
         body["max_tokens"] = min(asked.most_tokens + served.tokens.longest, longest)
     if arguments := to_arguments(asked.guard):
@@ -241,13 +243,6 @@ def _prompt(asked: Common, served: ServedModel) -> dict[str, Any]:
     assert isinstance(text, str)
     prompts.refuse_unfinished(text)
     return {"prompt": prompts.escape(text, before_answer=True)}
-
-
-def _error(event: dict[str, Any]) -> APIError:
-    """An error that vLLM reports as an event."""
-    told = event["error"]
-    status = told.get("code") if isinstance(told.get("code"), int) else 500
-    return APIError(status, str(told.get("message", "")), str(told.get("type", "server_error")))
 
 
 def _event(content: dict[str, Any]) -> bytes:

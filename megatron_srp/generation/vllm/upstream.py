@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope
+
+from megatron_srp.generation.server.errors import APIError
 
 _END = object()
 _DONE = b"[DONE]"
@@ -17,12 +18,24 @@ class Refused(Exception):
     """vLLM answers with an error.
 
     Attributes:
-        response: it, for the client.
+        error: it, for the client.
     """
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
+    def __init__(self, error: APIError) -> None:
+        super().__init__(error.status)
+        self.error = error
+
+
+def error_of(content: dict[str, Any], status: int = 500) -> APIError:
+    """An error that vLLM reports, in one line.
+
+    Args:
+        status: where it says none.
+    """
+    reported = content["error"]
+    status = reported["code"] if isinstance(reported.get("code"), int) else status
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return APIError(status, " ".join(str(reported.get("message", "")).split()), kind, param=reported.get("param"))
 
 
 class Upstream:
@@ -61,9 +74,8 @@ class Upstream:
         if head is None:
             return
         if head["status"] != 200:
-            content = [message["body"] async for message in self._rest()]
-            headers = {k.decode(): v.decode() for k, v in head["headers"] if k.lower() != b"content-length"}
-            raise Refused(Response(b"".join(content), head["status"], headers))
+            content = b"".join([message["body"] async for message in self._rest()])
+            raise Refused(error_of(_read_error(content), head["status"]))
         async for message in self._rest():
             yield message["body"]
 
@@ -86,6 +98,14 @@ class Upstream:
             await app(scope, receive, self._messages.put)
         finally:
             self._messages.put_nowait(_END)
+
+
+def _read_error(content: bytes) -> dict[str, Any]:
+    with contextlib.suppress(msgspec.DecodeError):
+        found = msgspec.json.decode(content)
+        if isinstance(found, dict) and isinstance(found.get("error"), dict):
+            return found
+    return {"error": {"message": "vLLM has refused the request; its log says why"}}
 
 
 def _with_body(scope: Scope, content: bytes) -> Scope:
