@@ -12,7 +12,7 @@ from megatron_srp.training.checks.data import check_shards
 from megatron_srp.training.checks.splits import check_parts
 from megatron_srp.training.flags import sft_flags
 from megatron_srp.training.flags.command_line import look_at
-from megatron_srp.training.flags.defaults import add_defaults, decay_defaults, preset_defaults
+from megatron_srp.training.flags.defaults import EVAL_INTERVAL, add_defaults, decay_defaults, preset_defaults
 from megatron_srp.training.flags.model_class import hybrid_flags
 from megatron_srp.training.flags.model_preset import ModelPreset
 from megatron_srp.training.flags.precision import check_precision
@@ -41,7 +41,10 @@ class RunPlan:
 
     def with_defaults(self, defaults: list[str]) -> "RunPlan":
         """The same run with the flags of `defaults` that it does not set itself."""
-        flags = add_defaults(defaults, list(self.flags))
+        return self.with_flags(add_defaults(defaults, list(self.flags)))
+
+    def with_flags(self, flags: list[str]) -> "RunPlan":
+        """The same run with these flags."""
         return replace(self, flags=tuple(flags), args=look_at(flags))
 
 
@@ -86,4 +89,5 @@ def expand_flags(argv: list[str], gpus: int = 1) -> list[str]:
         argv = add_defaults(sft_flags.conversation_defaults(asked, whole, gpus), argv)
     argv = add_defaults(defaults, argv)
     argv = hybrid_flags(look_at(argv), argv)
-    return add_defaults(decay_defaults(look_at(argv)), argv)
+    evaluation = [] if asked.help else EVAL_INTERVAL
+    return add_defaults([*decay_defaults(look_at(argv)), *evaluation], argv)

@@ -54,7 +54,7 @@ def train(argv: list[str]) -> None:
         from megatron_srp.training.flags.dry_run import dry_run
 
         return dry_run(plan)
-    return _run(_check(plan))
+    return _run(_check(plan), argv)
 
 
 def _check(plan: "RunPlan") -> "RunPlan":
@@ -78,15 +78,15 @@ def _check(plan: "RunPlan") -> "RunPlan":
     return plan
 
 
-def _run(plan: "RunPlan") -> None:
-    """Train on the GPUs, or on the CPU if there are none."""
+def _run(plan: "RunPlan", argv: list[str]) -> None:
+    """Train on the GPUs, or on the CPU if there are none; `argv` are the user's own flags."""
     from megatron_srp.training.cpu import backend as cpu_backend
     from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 
     on_cpu = cpu_backend.install()
     if on_cpu:
         print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")
-        plan = plan.with_defaults(cpu_backend.default_flags())
+        plan = _in_single_precision(plan, argv).with_defaults(cpu_backend.default_flags())
         ignore_missing_cuda_extensions()
     else:
         plan = _fuse_gradients(plan)
@@ -94,6 +94,16 @@ def _run(plan: "RunPlan") -> None:
     from megatron_srp.training.trainer.run import run
 
     run(plan, on_cpu)
+
+
+def _in_single_precision(plan: "RunPlan", argv: list[str]) -> "RunPlan":
+    from megatron_srp.training.flags.defaults import single_precision
+
+    flags = single_precision(list(plan.flags), argv)
+    if len(flags) == len(plan.flags):
+        return plan
+    print_note("the preset's bf16 is slow on a CPU: training in fp32; pass --bf16 to have it")
+    return plan.with_flags(flags)
 
 
 def _fuse_gradients(plan: "RunPlan") -> "RunPlan":

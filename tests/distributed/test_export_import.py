@@ -13,6 +13,7 @@ from tests.distributed.jobs import REPOSITORY, Corpus, Forkserver, environment
 
 TP2 = ["--tensor-model-parallel-size", "2"]
 PP2 = ["--pipeline-model-parallel-size", "2"]
+HYBRID = ["--srp-model-class", "hybrid"]
 MHA = ["--num-query-groups", "4"]
 UNTIED = ["--untie-embeddings-and-output-weights"]
 # ranks, flags of the layout, flags of the model
@@ -127,7 +128,7 @@ def test_it_generates_and_ends_at_eos(exported: Path) -> None:
 
 
 def test_an_import_is_what_was_exported(exported: Path, forkserver: Forkserver, tmp_path: Path) -> None:
-    """Into Megatron and out again: at once, and after a step of another layout that changes nothing."""
+    """Into Megatron and out again: at once, and after a step, of another layout or a HybridModel, that changes nothing."""
     from megatron_srp.checkpoints.export_hf import export_hf
     from megatron_srp.checkpoints.import_hf import import_hf
 
@@ -138,10 +139,13 @@ def test_an_import_is_what_was_exported(exported: Path, forkserver: Forkserver, 
     still = ["--lr", "0", "--weight-decay", "0", "--train-iters", "1", "--save-interval", "1"]
     save(forkserver, 4, [*corpus_flags, *done.flags, *TP2, *PP2, *still], tmp_path / "trained")
     export_hf(tmp_path / "trained", tmp_path / "later")
+    save(forkserver, 2, [*corpus_flags, *done.flags, *TP2, *HYBRID, *still], tmp_path / "trained-hybrid")
+    export_hf(tmp_path / "trained-hybrid", tmp_path / "hybrid")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
         original = (exported / "model" / name).read_bytes()
         assert (tmp_path / "again" / name).read_bytes() == original
         assert (tmp_path / "later" / name).read_bytes() == original
+        assert (tmp_path / "hybrid" / name).read_bytes() == original
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])

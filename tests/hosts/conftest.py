@@ -83,6 +83,14 @@ def report(checkout: Path) -> Iterator[list[str]]:
     (folder / f"{version}.md").write_text("\n".join(lines) + "\n")
 
 
+@pytest.fixture(scope="session")
+def logs(checkout: Path) -> Path:
+    """Where the logs of the scripts are kept."""
+    folder = REPOSITORY / "out" / "hosts" / _version(checkout)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _version(checkout: Path) -> str:
     names: dict[str, object] = {}
     lines = (checkout / "megatron" / "core" / "package_info.py").read_text().splitlines()

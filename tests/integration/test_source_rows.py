@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megatron_srp.cli.merge import main as merge
 from megatron_srp.cli.preprocess import main as preprocess
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.tokenization import load_tokenizer
@@ -13,40 +14,53 @@ from megatron_srp.training.host.source_rows import source_row
 from tests.conftest import random_texts
 
 
-def make_shard(folder: Path, tokenizer: tuple[str, Path], files: dict[str, list[str]]) -> str:
-    for name, texts in files.items():
-        (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+def make_shard(folder: Path, tokenizer: tuple[str, Path], files: dict[str, list[str]], name: str = "plain") -> str:
+    """A plain shard of a folder with these files."""
+    (folder / name).mkdir()
+    for file, texts in files.items():
+        (folder / name / file).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     kind, model = tokenizer
-    inputs = [
-        "--input",
-        *(str(folder / name) for name in files),
-        "--tokenizer-type",
-        kind,
-        "--tokenizer-model",
-        str(model),
-    ]
-    preprocess([*inputs, "--guard", "none", "--append-eod", "--output-prefix", str(folder / "plain")])
-    return str(folder / "plain_text_document")
+    inputs = ["--input", str(folder / name), "--tokenizer-type", kind, "--tokenizer-model", str(model)]
+    more = ["--guard", "none", "--append-eod", "--chunk-documents", "2", "--output-prefix", str(folder / name)]
+    preprocess([*inputs, *more])
+    return str(folder / f"{name}_text_document")
 
 
-def test_one_file(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
-    texts = random_texts(3, 6, 40)
-    shard = make_shard(tmp_path, tokenizer_models["gpt2"], {"a.jsonl": texts})
+def check_rows(path: str, shard: str, tokenizer: tuple[str, Path], files: list[tuple[str, list[str]]]) -> None:
+    """Every document's row, compared with the rows of the files, read one after the other."""
+    expected = [(file, row, text) for file, texts in files for row, text in enumerate(texts, 1)]
+    loaded, read = load_tokenizer(*tokenizer), IndexedShard(shard)
+    assert len(read) == len(expected)
+    for number, (file, row, text) in enumerate(expected):
+        assert source_row(path, number) == (file, row)
+        assert loaded.decode(read[number][:-1].tolist()) == text
+    assert source_row(path, len(expected)) is None
+
+
+FILES = {name: random_texts(seed, 3 + 2 * seed, 40) for seed, name in enumerate(["a.jsonl", "b.jsonl", "c.jsonl"])}
+
+
+@pytest.mark.parametrize("names", [["a.jsonl"], ["a.jsonl", "b.jsonl", "c.jsonl"]])
+def test_a_folder_of_files(names: list[str], tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
+    files = {name: FILES[name] for name in names}
+    shard = make_shard(tmp_path, tokenizer_models["gpt2"], files)
     preprocess(["--input-shards", shard, "--guard", "heuristic", "--output-prefix", str(tmp_path / "w")])
-    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
-    for number in range(len(texts)):
-        places = [source_row(path, number) for path in (shard, str(tmp_path / "w_plain_text_document.srp"))]
-        assert places[0] is not None and places[0] == places[1]
-        file, row = places[0]
-        assert Path(file).name == "a.jsonl"
-        read = tokenizer.decode(IndexedShard(shard)[number][:-1].tolist())
-        assert read == texts[row - 1]
+    for path in (shard, str(tmp_path / "w_plain_text_document.srp")):
+        check_rows(path, shard, tokenizer_models["gpt2"], list(files.items()))
 
 
-@pytest.mark.parametrize("files", [{"a.jsonl": ["One.", "", "Two."]}, {"a.jsonl": ["One."], "b.jsonl": ["Two."]}])
-def test_rows_that_the_manifest_does_not_determine(
-    files: dict[str, list[str]], tokenizer_models: dict[str, Any], tmp_path: Path
-) -> None:
+def test_merged_shards(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
+    """Two parts, of which each has a file of the same name."""
+    first, second = {"a.jsonl": FILES["a.jsonl"], "b.jsonl": FILES["b.jsonl"]}, {"a.jsonl": FILES["c.jsonl"]}
+    for name, files in (("one", first), ("two", second)):
+        make_shard(tmp_path, tokenizer_models["gpt2"], files, name)
+    merge([str(tmp_path / name) for name in ("all", "one", "two")])
+    shard = str(tmp_path / "all_text_document")
+    check_rows(shard, shard, tokenizer_models["gpt2"], [*first.items(), *second.items()])
+
+
+def test_rows_that_the_manifest_does_not_determine(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
+    files = {"a.jsonl": ["One.", "", "Two."], "b.jsonl": ["Three."]}
     assert source_row(make_shard(tmp_path, tokenizer_models["gpt2"], files), 1) is None
 
 

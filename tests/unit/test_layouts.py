@@ -105,6 +105,16 @@ def test_experts_are_spread_over_ranks() -> None:
     assert f" EP {best.expert} " in str(best)
 
 
+@pytest.mark.parametrize("gpus", [16, 32, 64, 128])
+def test_many_small_experts_are_not_put_into_a_deep_pipeline(gpus: int) -> None:
+    """Its last stage, with an output layer as large as ten layers, would keep the others waiting."""
+    preset = PRESETS["30b-a3b"]
+    best = recommend(preset, gpus).layout
+    assert best.pipeline == 1 and best.expert == 8
+    deep, flat = (step_time(preset, Layout(gpus=16, pipeline=stages)).compute for stages in (16, 1))
+    assert deep > 2 * flat
+
+
 def test_more_gpus_than_the_batch_can_use() -> None:
     assert "The GPUs mostly wait: use fewer" in recommend(PRESETS["360m"], 1024).reason
     assert "The GPUs mostly wait" not in recommend(PRESETS["1p7b"], 64).reason

@@ -70,12 +70,14 @@ class Preprocessor:
     _progress: Progress = field(init=False)
     _parts: list[FilePart] = field(init=False)
     _sampled: set[int] = field(default_factory=set)
+    _ends: list[int] = field(init=False)  # the first row of each file that is not read yet
 
     def run(self) -> dict[str, Any]:
         """Read, reflect and write everything, and finish. Returns the manifest."""
         whole = [FilePart(i, 0, None, 0, file.stat().st_size) for i, file in enumerate(self.files)]
         self._parts = list(self.parts or whole)
         self._progress = Progress(len(self.files), sum(part.size for part in self._parts))
+        self._ends = [part.start for part in self._parts]
         try:
             start = self._resume()
             with thread_pool(self.workers) as pool:
@@ -90,20 +92,22 @@ class Preprocessor:
         return [(part.start, part.stop) for part in self._parts]
 
     def _unchanged_inputs(self) -> list[dict[str, Any]]:
-        """The record of the files; raises InputError where one has changed since the start."""
+        """The record of the files, with the rows read; raises InputError where one has changed since the start."""
         now = describe_inputs(self.files, self._rows)
         for file, before, after in zip(self.files, self.builder.settings.get("inputs", now), now, strict=True):
             if before != after:
                 raise InputError(f"{file} changed while it was read; pass --overwrite to start over")
             if not isinstance(file, RemoteFile) and file.stat().st_mtime > self.builder.started:
                 self.warn(f"{file} was modified since this run began, though its size, beginning and end are the same")
-        return [record | _commit(file) for file, record in zip(self.files, now, strict=True)]
+        counts = [end - part.start for end, part in zip(self._ends, self._parts, strict=True)]
+        records = zip(self.files, now, counts, strict=True)
+        return [record | _commit(file) | {"num_rows": count} for file, record, count in records]
 
     def _resume(self) -> tuple[int, int]:
         position = self.builder.position
         if not position:
             return (0, 0)
-        self.skipped = position["skipped"]
+        self.skipped, self._ends = position["skipped"], position.get("ends", self._ends)
         self._progress.skipped = self.skipped
         if (position.get("verdicts") or "") != self.builder.identity(position["file"], position["row"]):
             raise UsageError(
@@ -147,6 +151,7 @@ class Preprocessor:
             for key, result in reflected.items():
                 self.builder.write(key, result)
             self.skipped += len(batch.errors)
+            self._ends[batch.file] = batch.end
             self.errors += batch.errors[: _SHOWN_ERRORS - len(self.errors)]
             since_commit += len(batch.rows)
             self._count(batch, reflected)
@@ -159,6 +164,7 @@ class Preprocessor:
         return {
             "file": batch.file,
             "row": batch.end,
+            "ends": self._ends,
             "skipped": self.skipped,
             "consumed": self._progress.consumed,
             "verdicts": self.builder.identity(batch.file, batch.end),

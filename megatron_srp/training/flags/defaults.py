@@ -9,6 +9,9 @@ from megatron_srp.training.flags.presets import find_preset
 from megatron_srp.training.flags.srp_flags import UNFUSED_LOSS
 from megatron_srp.training.layout.recommend import recommend
 
+# Megatron has no default, and fails at its first use. One evaluation costs `--eval-iters` steps.
+EVAL_INTERVAL = ("--eval-interval", "1000")
+
 # A default is dropped when the command line has one of these instead.
 _ALTERNATIVES = {
     "--train-iters": {"--train-samples"},
@@ -37,6 +40,12 @@ def add_defaults(defaults: list[str], argv: list[str]) -> list[str]:
         if keep:
             kept.append(token)
     return kept + argv
+
+
+def single_precision(flags: list[str], own: list[str]) -> list[str]:
+    """`flags` without a preset's bf16, unless the user's `own` flags choose a precision: a CPU is faster in fp32."""
+    chosen = {token.partition("=")[0] for token in own} & {"--bf16", "--fp16", "--srp-precision"}
+    return flags if chosen else [flag for flag in flags if flag not in ("--bf16", FUSED_LOSS)]
 
 
 def preset_defaults(args: argparse.Namespace, gpus: int) -> list[str]:

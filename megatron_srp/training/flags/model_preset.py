@@ -31,8 +31,6 @@ class TrainingRecipe:
         flags += ["--lr-decay-style", "WSD", "--lr-wsd-decay-style", "linear"]
         flags += ["--optimizer", "adam", "--adam-beta1", 0.9, "--adam-beta2", 0.95, "--adam-eps", 1e-8]
         flags += ["--weight-decay", self.weight_decay, "--clip-grad", 1.0]
-        # Megatron has no default and fails at the first use. One evaluation costs `eval-iters` steps.
-        flags += ["--eval-interval", 1000]
         # Every attention path here makes its own causal mask: no need to send [batch, 1, seq, seq].
         flags += ["--no-create-attention-mask-in-dataloader"]
         # The fused loss spares copies of the logits in fp32. Its gradient is in bf16, which would cost an fp32 run.

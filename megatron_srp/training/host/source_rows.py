@@ -1,7 +1,7 @@
 """The input file and the row of a document in a shard, where the manifest of the shard determines them.
 
-A manifest names the input files and counts documents, empty documents and skipped rows. With one file and none of the
-latter two, documents and rows are numbered alike; otherwise the place of a document is not known exactly.
+A manifest lists the input files in the order of their documents, with the rows of each, and counts empty documents and
+skipped rows. Without any of the latter every row is a document; otherwise the place of a document is not known exactly.
 """
 
 from functools import cache
@@ -20,17 +20,21 @@ def source_row(data_path: str, sequence: int) -> tuple[str, int] | None:
     Raises:
         InputError: for a damaged manifest.
     """
-    found = _only_file(plain_prefix(data_path) if is_sidecar(data_path) else data_path)
-    return None if found is None else (found[0], found[1] + sequence + 1)
+    files = _files(plain_prefix(data_path) if is_sidecar(data_path) else data_path)
+    for file, start, count in files:
+        if sequence < count:
+            return file, start + sequence + 1
+        sequence -= count
+    return None
 
 
 @cache
-def _only_file(shard: str) -> tuple[str, int] | None:
-    """The input file of a shard, each of whose rows is a document, and the first row read of it."""
+def _files(shard: str) -> list[tuple[str, int, int]]:
+    """Name, first row and number of rows of a shard's input files, if each of the rows is a document; else none."""
     if (manifest := find_manifest(shard)) is None:
-        return None
+        return []
     inputs = manifest.get("inputs") or []
     own = next(entry for entry in manifest["shards"] if shard.endswith(entry["name"]))
+    files = [(entry["file"], entry.get("rows", [0])[0], entry.get("num_rows", 0)) for entry in inputs]
     every_row = manifest.get("skipped_rows") == 0 and own.get("empty_documents") == 0
-    only = len(inputs) == 1 and every_row
-    return (inputs[0]["file"], inputs[0].get("rows", [0])[0]) if only else None
+    return files if every_row and sum(count for *_, count in files) == own["documents"] else []

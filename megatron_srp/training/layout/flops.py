@@ -35,9 +35,13 @@ def flops_per_token(preset: ModelPreset, seq_length: int | None = None) -> float
     seq_length = seq_length or preset.recipe.seq_length
     mlps = preset.experts.per_token if preset.experts else 1
     layer = preset.num_attention_params + mlps * preset.num_mlp_params
-    matrices = preset.num_layers * layer + preset.vocab_size * preset.hidden_size
     attention = preset.num_layers * seq_length * preset.query_size
-    return 6 * (matrices + attention)
+    return 6 * (preset.num_layers * layer + attention) + output_flops(preset)
+
+
+def output_flops(preset: ModelPreset) -> float:
+    """FLOP per token of the output layer alone, which is a part of `flops_per_token`."""
+    return 6 * preset.vocab_size * preset.hidden_size
 
 
 def bf16_peak(device_name: str) -> float | None:

@@ -11,7 +11,8 @@ per GPU.
   all-gathers again in the backward pass, not overlapped; inside a node only, hence TP of 8 at most.
 - expert parallelism: two all-to-alls of each token's copies for its experts in every layer, and two again in the
   backward pass, not overlapped; inside a node only.
-- pipeline: the bubble, (PP - 1) / (micro-batches x VP) of the compute, and what stages send each other.
+- pipeline: the last stage, which has the output layer too, sets the pace; the bubble, (PP - 1) / (micro-batches x VP)
+  of the compute; and what stages send each other.
 - data parallelism: fp32 gradients and bf16 parameters; overlapped with one micro-batch, the rest is added.
 
 Context parallelism is not among them: at the presets' 2,048 and 4,096 tokens it would only add communication, and no
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.flags.model_preset import ModelPreset
-from megatron_srp.training.layout.flops import H100, bf16_peak, flops_per_token
+from megatron_srp.training.layout.flops import H100, bf16_peak, flops_per_token, output_flops
 from megatron_srp.training.layout.layouts import (
     GPUS_PER_NODE,
     WITHOUT_CONTEXT,
@@ -87,7 +88,7 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
     passes = layout.micro_batches(preset)
     tokens = layout.micro_batch * preset.recipe.seq_length  # of a rank's pass
     layers = preset.num_layers / layout.pipeline
-    one_pass = tokens * flops_per_token(preset) / (layout.pipeline * layout.tensor) / (peak * EFFICIENCY)
+    one_pass = tokens * _stage_flops(preset, layout.pipeline) / layout.tensor / (peak * EFFICIENCY)
     one_pass = one_pass * (4 / 3 if layout.recompute else 1) + layers * SECONDS_PER_LAYER
     gathered = 2 * tokens * preset.hidden_size * (layout.tensor - 1) / layout.tensor  # bytes per collective
     one_tensor = layers * 10 * gathered / NVLINK
@@ -103,6 +104,12 @@ def step_time(preset: ModelPreset, layout: Layout) -> StepTime:
         pipeline=bubble + passes * sent / NETWORK,
         data=max(0.0, _exchanged(preset, layout) / bandwidth - one_pass),
     )
+
+
+def _stage_flops(preset: ModelPreset, pipeline: int) -> float:
+    """FLOP per token of the last stage, for which the others wait: it has the output layer as well as its layers."""
+    output = output_flops(preset)
+    return (flops_per_token(preset) - output) / pipeline + output
 
 
 def _exchanged(preset: ModelPreset, layout: Layout) -> float:

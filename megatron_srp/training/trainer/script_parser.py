@@ -25,7 +25,7 @@ from megatron_srp.training.checks.run_summary import summarize_run
 from megatron_srp.training.checks.sidecars import match_sidecars, unreflected
 from megatron_srp.training.cpu.checkpoints import write_checkpoints_in_process
 from megatron_srp.training.flags.command_line import look_at
-from megatron_srp.training.flags.defaults import add_defaults
+from megatron_srp.training.flags.defaults import add_defaults, single_precision
 from megatron_srp.training.flags.run_flags import add_run_arguments
 from megatron_srp.training.host.reflection_patterns import patterns_of
 from megatron_srp.training.host.settings import check_resets, reflected_manifests
@@ -65,6 +65,8 @@ def _with_our_flags(add: Any, parser: argparse.ArgumentParser) -> argparse.Argum
 
 def _with_defaults(defaults: list[str], parse: Any, *args: Any, **kwargs: Any) -> argparse.Namespace:
     argv = expand_flags(sys.argv[1:], int(os.environ.get("WORLD_SIZE", "1")))
+    if defaults:  # on a CPU
+        argv = single_precision(argv, sys.argv[1:])
     argv = add_defaults([*defaults, *prepare_to_resume(look_at(argv))], argv)
     sys.argv[1:] = argv
     if look_at(argv).srp_log == "brief":
