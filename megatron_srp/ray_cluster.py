@@ -54,7 +54,7 @@ def start_ray(address: str | None) -> Any:
         if address == "local":
             raise OutputError(f"Ray does not start on this machine ({reason}); is it overloaded?") from None
         raise UsageError(
-            f"the Ray cluster at {address} answers, but does not take this program in ({reason}); {_TOKEN}"
+            f"the Ray cluster at {address} answers, but refuses this program ({reason}); {_TOKEN}"
         ) from None
     return ray
 

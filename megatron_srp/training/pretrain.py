@@ -64,11 +64,14 @@ def _check(plan: "RunPlan") -> "RunPlan":
     from megatron_srp.training.checks.resume import prepare_to_resume
     from megatron_srp.training.checks.run_summary import summarize_run
     from megatron_srp.training.process import extensions
+    from megatron_srp.training.process.job_lock import lock_folder
 
     if plan.args.help:
         return plan
     if os.environ.get("LOCAL_RANK", "0") == "0":  # once per node
         check_outputs(plan.args)
+    if rank() == 0:
+        lock_folder(plan.args.save)
     plan = plan.with_defaults(prepare_to_resume(plan.args))
     if rank() == 0:
         print(summarize_run(plan.args), flush=True)

@@ -103,6 +103,17 @@ def test_both_are_damaged(whole: Run, corpus: Corpus, forkserver: Forkserver, tm
     assert "Traceback" not in finished.log
 
 
+def test_damaged_weights_to_start_from(whole: Run, corpus: Corpus, forkserver: Forkserver, tmp_path: Path) -> None:
+    start, run = Run(tmp_path / "start"), Run(tmp_path / "run")
+    shutil.copytree(checkpoints(whole), checkpoints(start))
+    flip_a_bit(checkpoints(start) / "iter_0000006")
+    finished = forkserver.run(2, [*argv(corpus, run), "--pretrained-checkpoint", str(checkpoints(start))])
+    assert finished.codes[0] == 2, finished.log
+    (line,) = [line for line in finished.log.splitlines() if line.startswith("error")]
+    assert line.startswith(f"error: --pretrained-checkpoint {checkpoints(start)}: ") and ".distcp is damaged; " in line
+    assert "Traceback" not in finished.log
+
+
 @pytest.mark.parametrize(
     ("flags", "kept", "gone"), [([], {6, 8}, {2}), (["--srp-keep-checkpoints", "1", *ASYNC], {8}, {2, 4})]
 )

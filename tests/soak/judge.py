@@ -11,7 +11,7 @@ SECONDS_TO_END = 60.0
 MOST_STEPS_AGAIN = 4 * SAVE_INTERVAL
 _CAUSE = re.compile(r"^(error.*: .*|ended by .*)$", re.MULTILINE)
 _EXPECTED = re.compile(
-    r"checkpoints/(latest_checkpointed_iteration\.txt|progress\.txt|srp-readings\.jsonl|iter_\d+/[^/]+)"
+    r"checkpoints/(latest_checkpointed_iteration\.txt|progress\.txt|srp-readings\.jsonl|srp-job\.lock|iter_\d+/[^/]+)"
     r"|cache/[^/]+-GPTDataset-train-[^/]+"
     r"|tensorboard/events[^/]+"
 )
@@ -81,9 +81,9 @@ def read_losses(folder: Path) -> list[tuple[int, float]]:
 
     found = []
     for file in sorted(folder.glob("events*")):
-        events = EventAccumulator(str(file)).Reload()  # type: ignore[no-untyped-call]
-        if "lm loss" in events.Tags()["scalars"]:  # type: ignore[no-untyped-call]
-            found += [(event.step, event.value) for event in events.Scalars("lm loss")]  # type: ignore[no-untyped-call]
+        events = EventAccumulator(str(file)).Reload()
+        if "lm loss" in events.Tags()["scalars"]:
+            found += [(event.step, event.value) for event in events.Scalars("lm loss")]
     return found
 
 

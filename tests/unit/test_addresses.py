@@ -1,11 +1,13 @@
 """Names that resolve to loopback, as /etc/hosts of Debian and of clouds has them."""
 
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from megatron_srp.errors import UsageError
+from megatron_srp.training.checks import addresses
 from megatron_srp.training.checks.addresses import check_addresses
 from megatron_srp.training.flags.rank_flags import Ranks
 
@@ -21,6 +23,7 @@ def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "eth0"), (3, "ib0")])
+    monkeypatch.setattr(addresses, "has_route", lambda address: True)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
 
 
@@ -60,4 +63,17 @@ def test_the_interface_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     check_addresses(two_nodes("node0"))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib1")
     with pytest.raises(UsageError, match="GLOO_SOCKET_IFNAME=ib1: this host has lo, eth0, ib0"):
+        check_addresses(two_nodes("node0"))
+
+
+def test_an_address_of_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "node0")
+    monkeypatch.setattr(addresses, "leads_here", lambda address: False)
+    check_addresses(two_nodes("node0"))  # node 1 cannot know
+    with pytest.raises(
+        UsageError, match=r"--master-addr node0: 10\.0\.0\.7 does not lead to this host, which is node 0"
+    ):
+        check_addresses(replace(two_nodes("node0"), node_rank=0))
+    monkeypatch.setattr(addresses, "has_route", lambda address: False)
+    with pytest.raises(UsageError, match="this host has no route to 10"):
         check_addresses(two_nodes("node0"))

@@ -8,6 +8,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.flags.rank_flags import Ranks
 
 _GLOO, _NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+SECONDS_TO_COME_BACK = 5.0
 
 
 def check_addresses(ranks: Ranks) -> None:
@@ -25,6 +26,7 @@ def check_addresses(ranks: Ranks) -> None:
     if address is None:
         raise UsageError(f"--master-addr {master}: no such host here; pass node 0's address, or its full name")
     if not address.is_loopback:
+        _check_way(master, str(address), is_node_0=ranks.node_rank == 0)
         _check_interface()
         _check_own_name(str(address))
     elif str(address) != master:
@@ -32,6 +34,36 @@ def check_addresses(ranks: Ranks) -> None:
             f"--master-addr {master} is {address} here (see /etc/hosts), which other nodes cannot reach; pass node "
             "0's address in their network, one of those of `hostname -I` there"
         )
+
+
+def _check_way(master: str, address: str, is_node_0: bool) -> None:
+    if not has_route(address):
+        what = f"this host has no route to {address}"
+    elif is_node_0 and not leads_here(address):
+        what = f"{address} does not lead to this host, which is node 0"
+    else:
+        return
+    raise UsageError(f"--master-addr {master}: {what}; pass one of the addresses that `hostname -I` prints on node 0")
+
+
+def has_route(address: str) -> bool:
+    """Whether this host knows a way to an address; nothing is sent."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex((address, 9)) == 0
+
+
+def leads_here(address: str) -> bool:
+    """Whether a connection to an address ends at this host: it is one of its own, or is translated to one."""
+    with socket.create_server(("", 0), family=_family(address)) as server:
+        try:
+            socket.create_connection((address, server.getsockname()[1]), timeout=SECONDS_TO_COME_BACK).close()
+        except OSError:
+            return False
+    return True
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _check_interface() -> None:
@@ -71,8 +103,7 @@ def interfaces() -> list[str]:
 
 def local_address(other: str) -> str:
     """This host's address on the way to another; nothing is sent."""
-    family = socket.AF_INET6 if ":" in other else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(_family(other), socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((other, 9))
         except OSError:

@@ -49,7 +49,7 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
     flag, folder, fresh = "--load", find_checkpoint(args), args.finetune
     if folder is None and args.pretrained_checkpoint is not None:  # Megatron's rule: used while --load has none
         flag, fresh = "--pretrained-checkpoint", True
-        folder = _named(flag, args.pretrained_checkpoint, None)
+        folder = find_pretrained(args)
     if folder is None or not (folder / "metadata.json").exists():  # none yet, or not our format
         return []
     if not (folder / ".metadata").exists():  # written last
@@ -95,6 +95,13 @@ def find_checkpoint(args: argparse.Namespace) -> Path | None:
     if first_run and args.ckpt_step is None:
         return None
     return _named("--load", args.load, args.ckpt_step)
+
+
+def find_pretrained(args: argparse.Namespace) -> Path | None:
+    """The folder that `--pretrained-checkpoint` names; None without the flag, or for object storage."""
+    if args.pretrained_checkpoint is None:
+        return None
+    return _named("--pretrained-checkpoint", args.pretrained_checkpoint, None)
 
 
 def _named(flag: str, value: str, step: int | None) -> Path | None:

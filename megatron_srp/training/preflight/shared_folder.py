@@ -3,6 +3,7 @@
 import platform
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from megatron_srp.errors import OutputError
@@ -32,7 +33,8 @@ def check_shared(folder: Path, node: int, nodes: int, is_first: bool) -> bool:
         return all(gather(lockable))
     finally:
         if is_first:
-            mark.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that cannot be written has no mark
+                mark.unlink(missing_ok=True)
 
 
 def _mark(folder: Path, token: str, node: int) -> Path:

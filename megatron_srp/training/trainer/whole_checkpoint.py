@@ -9,7 +9,7 @@ import torch
 from megatron.training import get_args
 
 from megatron_srp.errors import InputError
-from megatron_srp.training.checks.checkpoint import find_checkpoint
+from megatron_srp.training.checks.checkpoint import find_checkpoint, find_pretrained
 from megatron_srp.training.checks.checkpoint_files import checkpoint_folder, find_damage
 from megatron_srp.training.checks.verify_checkpoint import find_damaged_parts, parts_of
 from megatron_srp.training.process.exits import print_note
@@ -35,9 +35,10 @@ def _choose(args: argparse.Namespace) -> None:
     Raises:
         InputError: if the one that was asked for is, or no earlier one is whole.
     """
-    if args.load is None or "://" in args.load:
+    if args.load is not None and "://" in args.load:
         return
-    if args.ckpt_step is None and not (Path(args.load) / TRACKER).is_file():  # Megatron says what it does then
+    if args.load is None or (args.ckpt_step is None and not (Path(args.load) / TRACKER).is_file()):
+        _check_pretrained(args)
         return
     folder = find_checkpoint(args)
     if folder is None or not folder.name.startswith("iter_"):
@@ -55,6 +56,16 @@ def _choose(args: argparse.Namespace) -> None:
             args.ckpt_step = step
             return
     raise InputError(f"{folder} is damaged: {damage}; no earlier checkpoint in {load} is whole")
+
+
+def _check_pretrained(args: argparse.Namespace) -> None:
+    """The weights to start from, in a first run; there is none before them to fall back to."""
+    folder = find_pretrained(args)
+    damage = folder and (find_damage(folder) or _find_damage(folder))
+    if damage:
+        raise InputError(
+            f"--pretrained-checkpoint {args.pretrained_checkpoint}: {folder} is damaged: {damage}; copy it again"
+        )
 
 
 def _find_damage(folder: Path) -> str | None:
