@@ -39,6 +39,7 @@ GUARDS = {
     "dynaguard": "dynaguard.yaml",
     "md-judge": "md_judge.yaml",
     "gpt-oss-safeguard": "gpt_oss_safeguard.yaml",
+    "moderations": "megatron_srp.annotation.guards.moderations:ModerationsGuard",
 }
 
 __all__ = ["GUARDS", "Guard", "GuardOptions", "GuardResult", "load_guard"]
@@ -81,6 +82,10 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         return load_chat_guard(path, options)
     if name.startswith("front:") or name == "small":
         return _load_front(name, options)
+    if name == "moderations":
+        from megatron_srp.annotation.guards.moderations import load_moderations
+
+        return load_moderations(options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
         raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")

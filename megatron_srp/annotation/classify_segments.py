@@ -4,9 +4,11 @@ A segment gets no verdict when the guard returns a failure or raises. A text on 
 halving the batch, so that it does not cost its neighbours their verdicts.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,9 @@ from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.settling import BACK, Settling
 from megatron_srp.errors import GuardError, SrpError
 from megatron_srp.schema import SAFE, SafetyLabel
+
+if TYPE_CHECKING:
+    from megatron_srp.annotation.guards.cascade import CascadeGuard
 
 _MOST_RAISES = 16  # in a row; after that many, the guard is broken, and not a text
 _REASON_CHARACTERS = 200
@@ -82,6 +87,19 @@ def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray
     """
     with failures_explained(guard):
         labels = checked_labels(guard, guard.classify_array(texts), len(texts))
+    return _numbered(guard, labels)
+
+
+def counted_labels(
+    guard: "CascadeGuard", texts: pa.LargeStringArray
+) -> tuple[np.ndarray, list[SafetyLabel], Counter[str]]:
+    """The same of a cascade, with numbers of texts by stage and verdict."""
+    with failures_explained(guard):
+        labels, counts = guard.classify_counted(texts)
+    return *_numbered(guard, labels), counts
+
+
+def _numbered(guard: Guard, labels: Sequence[SafetyLabel]) -> tuple[np.ndarray, list[SafetyLabel]]:
     numbers: dict[SafetyLabel, int] = {}
     codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
     _check_categories(guard, numbers)

@@ -1,6 +1,7 @@
 """`srp annotate`: judge every segment of a corpus once."""
 
 import argparse
+from math import inf
 
 from megatron_srp.cli import corpus_flags, guard_flags, work_folder
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
@@ -25,7 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     guard_flags.add_guard_flags(parser)
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--store", required=True, metavar="DIR", help="folder of the annotation store, or s3://BUCKET/FOLDER")
+    add(
+        "--store",
+        metavar="DIR",
+        help="required, but with --estimate: folder of the annotation store, or s3://BUCKET/FOLDER",
+    )
     work_folder.add_work_dir(output)
     add(
         "--chunk-documents",
@@ -38,6 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
     corpus_flags.add_partition_flags(output)
     failed = parser.add_argument_group("segments without a verdict")
     corpus_flags.add_failure_rate(failed, "verdict")
+    cost = parser.add_argument_group("cost before the job")
+    estimate = "judge nothing but N segments of a sample, and print what the job will cost (N default: 1000)"
+    cost.add_argument("--estimate", type=int, nargs="?", const=1000, metavar="N", help=estimate)
+    rate = "with --estimate: segments a second of the big guard on one device (default: measured)"
+    cost.add_argument("--rate", type=float, metavar="R", help=rate)
     retry = "judge again the segments that got no verdict in an earlier run"
     failed.add_argument("--retry-failed", action="store_true", help=retry)
     return parser
@@ -45,10 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _validate(args: argparse.Namespace) -> None:
     check_max_words(args.max_words)
-    require_at_least(1, args, "--chunk-documents", "--workers")
+    require_at_least(1, args, "--chunk-documents", "--workers", "--estimate")
     corpus_flags.check_failure_rate(args)
-    if not args.store:
-        raise UsageError("--store '': pass the folder of the annotation store")
+    if args.rate is not None and (args.estimate is None or not 0 < args.rate < inf):
+        raise UsageError(f"--rate {args.rate:g}: pass segments a second, more than 0, together with --estimate")
+    if not args.store and args.estimate is None:
+        raise UsageError("--store: pass the folder of the annotation store")
 
 
 def main(argv: list[str]) -> int:
@@ -56,6 +68,8 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     _validate(args)
     key = corpus_flags.one_key(args)
+    if args.estimate is not None:
+        return _estimate(args, key)
 
     from megatron_srp.annotation.corpus_job.annotator import Annotator
     from megatron_srp.annotation.corpus_job.failures import FailureLog
@@ -94,4 +108,18 @@ def main(argv: list[str]) -> int:
         guard.close()
     print(f"wrote {args.store}")
     next_step(f"srp preprocess --store {args.store} --input ... writes the shards with these verdicts")
+    return 0
+
+
+def _estimate(args: argparse.Namespace, key: str) -> int:
+    from megatron_srp.annotation.corpus_job.estimate import estimate, sample_beginnings
+    from megatron_srp.corpus.input_files import InputFiles
+
+    corpus = sample_beginnings(InputFiles.from_args(args).own, key, args.max_words, args.estimate)
+    guard = guard_flags.guard_from_args(args)
+    try:
+        print("\n".join(estimate(guard, corpus, args.rate).describe()))
+    finally:
+        guard.close()
+    next_step(f"srp annotate --guard {args.guard} --input ... --store DIR does the job")
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation.base import Guard
+from megatron_srp.data.audited_labels import guard_labeler
 from megatron_srp.data.policies.policy import Policy, refuse_in_shards
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
@@ -49,7 +50,7 @@ class BuildSettings:
     def __post_init__(self) -> None:
         if self.policy.marks:  # a tokenizer may have them already, and a page must not forge them
             self.tokenizer = self.tokenizer.reading_as_text(self.policy.marks)
-        self.labeler = GuardLabeler(self.guard) if isinstance(self.guard, Guard) else self.guard
+        self.labeler = guard_labeler(self.guard) if isinstance(self.guard, Guard) else self.guard
         check_max_words(self.max_words)
         if self.append_eod or self.labeler:
             self.tokenizer.require_eos()

@@ -15,6 +15,7 @@ from megatron_srp.annotation.cascade.bound import Tally, Target
 from megatron_srp.errors import GuardError
 
 _FIRST_LOOK = 64  # audited segments
+_REMEDY = "finished parts are kept: calibrate again on this corpus with `srp calibrate`, then rerun the same command"
 
 
 class AuditWatch:
@@ -23,10 +24,13 @@ class AuditWatch:
     Args:
         target: of the cascade.
         source: its file, for messages.
+
+    Attributes:
+        remedy: what the error says to do.
     """
 
     def __init__(self, target: Target, source: str) -> None:
-        self.target, self.source = target, source
+        self.target, self.source, self.remedy = target, source, _REMEDY
         self.counts: Counter[str] = Counter()
         self._looks = 0
         self._lock = threading.Lock()
@@ -62,8 +66,8 @@ class AuditWatch:
         if low > self.target.miss:
             raise GuardError(
                 f"cascade {self.source}: at least {low:.2%} of the harmful segments of this corpus are missed "
-                f"({tally.missed:,} of {tally.audited:,} audited ones), and its target is {self.target}; finished "
-                "parts are kept: calibrate again on this corpus with `srp calibrate`, then rerun the same command"
+                f"({tally.missed:,} of {tally.audited:,} audited ones), and its target is {self.target}; "
+                f"{self.remedy}"
             )
 
     def describe(self) -> list[str]:

@@ -78,11 +78,15 @@ class CascadeGuard(Guard):
         return self.classify_array(pa.array(texts, pa.large_string()))
 
     def classify_array(self, texts: StringArray) -> list[SafetyLabel]:
+        return self.classify_counted(texts)[0]
+
+    def classify_counted(self, texts: StringArray) -> tuple[list[SafetyLabel], Counter[str]]:
+        """Labels, and numbers of texts by stage and verdict (`store.settling`)."""
         labels = [SAFE] * len(texts)
         _, asked, found = self._judge(texts)
         for i, label in zip(asked.tolist(), labels_of(found), strict=True):
             labels[i] = label
-        return labels
+        return labels, _counts(len(labels) - len(asked), found)
 
     def results(self, texts: Sequence[str]) -> list[GuardResult]:
         return self.results_array(pa.array(texts, pa.large_string()))
@@ -104,7 +108,7 @@ class CascadeGuard(Guard):
         stages = np.where(audited[asked], AUDIT, BACK).tolist()
         given = self.back.results_array(array.take(pa.array(asked))) if len(asked) else []
         found = [_staged(*one) for one in zip(given, stages, harms[asked].tolist(), strict=True)]
-        self._count(len(harms) - len(asked), found)
+        self.watch.add(_counts(len(harms) - len(asked), found))
         return harms, asked, found
 
     def _harms(self, texts: pa.LargeStringArray) -> np.ndarray:
@@ -119,9 +123,10 @@ class CascadeGuard(Guard):
         hashes = (xxhash.xxh3_64_intdigest(text, self._seed) for text in texts.cast(pa.large_binary()).to_pylist())
         return np.fromiter((value < limit for value in hashes), bool, len(texts))
 
-    def _count(self, settled: int, found: Sequence[GuardResult]) -> None:
-        counts = Counter(f"{one.stage} {'none' if one.failure else one.label.verdict}" for one in found)
-        self.watch.add(counts + Counter({f"{FRONT} {SAFE.verdict}": settled}))
+
+def _counts(settled: int, found: Sequence[GuardResult]) -> Counter[str]:
+    counts = Counter(f"{one.stage} {'none' if one.failure else one.label.verdict}" for one in found)
+    return counts + Counter({f"{FRONT} {SAFE.verdict}": settled})
 
 
 def _staged(result: GuardResult, stage: str, harm: float) -> GuardResult:

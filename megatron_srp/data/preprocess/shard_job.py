@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.annotation import GuardOptions, load_guard
+from megatron_srp.data.audited_labels import guard_labeler
 from megatron_srp.data.preprocess.allocator import keep_freed_memory
 from megatron_srp.data.preprocess.shard_inputs import expand_shards, shard_tokenizer
 from megatron_srp.data.preprocess.shard_pipeline import ShardJob
@@ -47,7 +48,7 @@ def run_shard_job(args: argparse.Namespace, display: "Display") -> tuple[list[Pa
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:
     if not args.annotations:
-        return GuardLabeler(load_guard(args.guard, GuardOptions(engine_options=args.guard_option)))
+        return guard_labeler(load_guard(args.guard, GuardOptions(engine_options=args.guard_option)))
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.data.preprocess.labels_by_text import HashLabeler
 

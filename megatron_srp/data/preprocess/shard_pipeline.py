@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_srp.data.audited_labels import finish_audit, resume_audit, settled_at
 from megatron_srp.data.detokenize import Detokenizer
 from megatron_srp.data.policies.policy import refuse_in_shards
 from megatron_srp.data.policies.treat import PieceEncoder
@@ -74,6 +75,7 @@ class ShardJob:
             return self.output.finished
         try:
             self._check_verdicts()
+            resume_audit(self.labeler, self.position)
             self.written = training_tokenizer(
                 self.settings.tokenizer, self.settings.policy.marks, self.output.folder / "tokenizer"
             )
@@ -147,7 +149,8 @@ class ShardJob:
             since_commit += len(block.ends)
             if since_commit >= self.chunk_documents:
                 verdicts = self.labeler.identity(block.shard, block.end)
-                self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts})
+                settled = settled_at(self.labeler, block.shard, block.end)
+                self._commit({"file": block.shard, "row": block.end, "verdicts": verdicts, **settled})
                 since_commit = 0
 
     def _progress(self) -> Progress:
@@ -172,7 +175,7 @@ class ShardJob:
             self.output.commit({"position": position, "shards": states})
 
     def _finish(self) -> dict[str, Any]:
-        tokenizer = self._training_tokenizer()
+        tokenizer, settled = self._training_tokenizer(), finish_audit(self.labeler)
         moves: dict[Path, Path] = {}
         described = self.settings.describe()
         with self.output.writing():
@@ -184,7 +187,7 @@ class ShardJob:
                 moves |= writer.finish(info, True)
             if self.written is not self.settings.tokenizer:
                 moves[Path("tokenizer")] = Path(self.settings.tokenizer_folder.name)
-            self.output.finish(moves, self._manifest(tokenizer))
+            self.output.finish(moves, self._manifest(tokenizer) | settled)
         return self.output.finished or {}
 
     def _training_tokenizer(self) -> dict[str, Any]:

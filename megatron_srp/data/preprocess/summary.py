@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.data.audited_labels import describe_audit
 from megatron_srp.data.shards.indexed_shard import bin_path
 from megatron_srp.data.shards.manifest import manifest_path
 from megatron_srp.data.shards.sidecar import sidecar_path
@@ -29,6 +30,8 @@ def print_summary(prefix: str, manifest: dict[str, Any], errors: list[str]) -> N
         print(f"{name:<20} {value}")
     for error in errors:
         print(f"skipped: {error}")
+    for line in describe_audit(manifest):
+        print(line)
     print_files(prefix, manifest)
     if manifest["settings"].get("append_eod") is False:
         print("note: documents do not end with an end-of-document token; for pretraining, pass --append-eod")

@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_srp.corpus.file_parts import FilePart
 from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
+from megatron_srp.data.audited_labels import finish_audit, resume_audit, settled_at
 from megatron_srp.data.builder import ShardBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
 from megatron_srp.errors import InputError, UsageError
@@ -82,7 +83,9 @@ class Preprocessor:
             start = self._resume()
             with thread_pool(self.workers) as pool:
                 self._write(self._reflected(pool, start))
-            return self.builder.finalize({"inputs": self._unchanged_inputs(), "skipped_rows": self.skipped})
+            settled = finish_audit(self.builder.plan.labeler)
+            inputs = self._unchanged_inputs()
+            return self.builder.finalize({"inputs": inputs, "skipped_rows": self.skipped, **settled})
         except BaseException:
             self.builder.close()
             raise
@@ -114,6 +117,7 @@ class Preprocessor:
                 f"{self.builder.plan.prefix}: the verdicts of the documents that were written before this run was "
                 "stopped have changed in the annotation store; restore them, or pass --overwrite to start over"
             )
+        resume_audit(self.builder.plan.labeler, position)
         self._progress.consumed = self._progress.resumed = position.get("consumed", 0)
         if position["reference_only"]:
             self.builder.use_reference_tokenizer(_OTHER_IDS)
@@ -169,6 +173,7 @@ class Preprocessor:
             "consumed": self._progress.consumed,
             "verdicts": self.builder.identity(batch.file, batch.end),
             "reference_only": self.builder.distrusted,
+            **settled_at(self.builder.plan.labeler, batch.file, batch.end),
         }
 
     def _count(self, batch: InputBatch, reflected: dict[str, ReflectedBatch]) -> None:

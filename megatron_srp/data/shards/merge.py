@@ -1,6 +1,7 @@
 """Joins shards into one: byte for byte what a single run over all their inputs would have written."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,7 @@ def _manifest(parts: Sequence[Part], writers: dict[str, ShardWriter], tokenizer:
     ]
     inputs = join_rows([source for part in parts for source in part.manifest.get("inputs", [])])
     settings = {name: value for name, value in first["settings"].items() if name != "partition"}
+    settled = sum((Counter(part.manifest.get("settled", {})) for part in parts), Counter())
     return {
         **first,
         "shards": shards,
@@ -208,5 +210,6 @@ def _manifest(parts: Sequence[Part], writers: dict[str, ShardWriter], tokenizer:
         "software": software_versions(),
         "inputs": inputs,
         "skipped_rows": sum(part.manifest.get("skipped_rows", 0) for part in parts),
+        **({"settled": dict(sorted(settled.items()))} if settled else {}),
         "merged": [{"prefix": part.prefix.name, "software": part.manifest["software"]} for part in parts],
     }
