@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--store",
         metavar="DIR",
-        help="required, but with --estimate: folder of the annotation store, or s3://BUCKET/FOLDER",
+        help="folder of the annotation store, or s3://BUCKET/FOLDER (default: none, which only --estimate allows)",
     )
     work_folder.add_work_dir(output)
     add(

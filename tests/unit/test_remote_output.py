@@ -218,7 +218,7 @@ def test_sample_indices_of_a_shard_on_s3_stay_on_this_machine(store, flags, tmp_
     assert len(builder.build()[0]) >= 9
     assert list((tmp_path / "indices").glob("*-sample_index.npy"))
     assert not list(Path.cwd().iterdir())
-    mistakes = {
+    mistakes: dict[str, dict[str, object]] = {
         "--object-storage-cache-path": {"object_storage_cache_path": None},
         "--no-mmap": {"mmap_bin_files": True},
     }
