@@ -34,6 +34,8 @@ settings
   srp-random         srp with verdicts that say nothing: random
   filtering-filler   filtering with text as long as reflections that says nothing
   filtering-steps    filtering with as many steps of pretraining as srp
+  filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
+                     the data policies on srp's texts and verdicts; `policies` for these, which `all` leaves out
 
 stages
   pretrained             what the model knows before it has learned to answer (always measured)

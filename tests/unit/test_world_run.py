@@ -182,6 +182,16 @@ class TestGraph:
         assert (counted, data) == tuple(f"seed0/{s}/shard/corpus_text_document" for s in ("srp", "filtering-steps"))
         assert {need.name for need in training.needs} == {"seed0/srp/shard", "seed0/filtering-steps/shard"}
 
+    def test_policies_share_texts_steps_and_post_training(self):
+        steps = experiment(variants=tuple(parse_settings("policies")), seeds=(0,)).steps()
+        by_name = {step.name: step.command for step in steps}
+        for name in (variant.name for variant in parse_settings("policies")):
+            assert f"--policy {name}" in " ".join(by_name[f"seed0/{name}/policy"])
+            pretrain = by_name[f"seed0/{name}/pretrained/train"]
+            assert "seed0/filtering/shard/corpus_text_document" in pretrain
+            assert pretrain[pretrain.index("--data-path") + 1] == f"seed0/{name}/policy/corpus"
+            assert "plain" in by_name[f"seed0/{name}/chats"]
+
     def test_tampering_starts_from_the_model_that_its_stage_names(self):
         steps = {step.name: step for step in experiment(seeds=(0,)).steps()}
         before = {

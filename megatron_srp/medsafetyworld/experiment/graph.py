@@ -139,7 +139,7 @@ class _SeedGraph:
 
     def _shard(self, variant: Variant) -> Step:
         folder = f"{self.root}/{variant.pretrained}"
-        has_verdicts = TREATMENTS[Setting(variant.setting)].verdicts
+        has_verdicts = TREATMENTS[Setting(variant.setting)].verdicts and not variant.data_policy
         verdicts = ("--store", f"{folder}/world/annotations") if has_verdicts else ("--guard", "none")
         command: tuple[str, ...] = ("-m", "megatron_srp", "preprocess", "--input", f"{folder}/world/corpus/*.jsonl")
         command += (*verdicts, "--append-eod", "--output-prefix", f"{folder}/shard/corpus")
@@ -147,11 +147,27 @@ class _SeedGraph:
         needs, free = (self._world(variant), self._make_tokenizer()), ("--workers", str(self.of.workers))
         return Step(f"{folder}/shard", command, (f"{folder}/shard",), needs, free, seconds=6)
 
+    def _treated(self, variant: Variant) -> Step:
+        """A sidecar of the variant's policy on its plain shard; the shard itself where it has no policy."""
+        shard = self._shard(variant)
+        if not variant.data_policy:
+            return shard
+        folder = f"{self.root}/{variant.pretrained}"
+        command: tuple[str, ...] = ("-m", "megatron_srp", "preprocess", "--input-shards", self._corpus(variant))
+        command += ("--store", f"{folder}/world/annotations", "--policy", variant.data_policy)
+        # As text, every variant has the same tokenizer, and so the same post-training.
+        command += ("--reflection-tokens", "text", "--output-prefix", f"{folder}/policy/corpus")
+        command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
+        free = ("--workers", str(self.of.workers))
+        return Step(f"{folder}/policy", command, (f"{folder}/policy",), (shard, self._world(variant)), free, seconds=6)
+
     def _corpus(self, variant: Variant) -> str:
         return f"{self.root}/{variant.pretrained}/shard/corpus_text_document"
 
     def _pretrain(self, variant: Variant) -> Step:
-        phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._shard(variant)
+        phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._treated(variant)
+        if variant.data_policy:
+            prefix = f"{self.root}/{variant.pretrained}/policy/corpus"
         counted = VARIANTS[variant.steps_of] if variant.steps_of else variant
         command: tuple[str, ...] = (
             *_STEP,

@@ -116,6 +116,7 @@ class Variant:
         policy: the label policy of that corpus; empty for the run's.
         base: the variant whose pretrained model it starts from; empty for its own.
         steps_of: the variant with as many steps of pretraining; empty for once through the corpus.
+        data_policy: of `data/policies`, applied to the plain corpus; empty where the setting says it all.
         own_stages: what `--stages all` does to it; empty for every stage it can have.
         tier: when it is trained: a run does tier 0 for all seeds first.
     """
@@ -127,6 +128,7 @@ class Variant:
     policy: str = ""
     base: str = ""
     steps_of: str = ""
+    data_policy: str = ""
     own_stages: tuple[str, ...] = ()
     tier: int = 1
 
@@ -165,7 +167,12 @@ _ALL = (
     Variant("filtering-filler", "Filtering with filler text", "filtering-filler", own_stages=_CONTROL),
     Variant("filtering-steps", "Filtering, SRP's steps", "filtering", steps_of="srp", own_stages=_CONTROL),
 )
-VARIANTS = {variant.name: variant for variant in _ALL}
+# What else can be done with SRP's verdicts: the same plain texts, the same steps, the same plain post-training.
+_POLICIES = tuple(
+    Variant(name, f"policy {name}", "srp", steps_of="filtering", data_policy=name, own_stages=_CONTROL)
+    for name in ("filter-document", "drop-segment", "mask-loss", "hide", "tag-before", "tag-inside")
+)
+VARIANTS = {variant.name: variant for variant in (*_ALL, *_POLICIES)}
 
 
 def tier(variant: Variant, stage: str) -> int:
@@ -174,9 +181,15 @@ def tier(variant: Variant, stage: str) -> int:
 
 
 def parse_settings(names: str) -> list[Variant]:
-    """`"filtering,srp"` as variants; `all` for all. Raises UsageError for another name, or one given twice."""
+    """`"filtering,srp"` as variants; `all` for all but the data policies, `policies` for these.
+
+    Raises:
+        UsageError: for another name, or one given twice.
+    """
     if names == "all":
         return list(_ALL)
+    if names == "policies":
+        return list(_POLICIES)
     return [VARIANTS[name] for name in _distinct("--settings", names, list(VARIANTS))]
 
 

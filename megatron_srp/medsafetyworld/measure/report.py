@@ -82,6 +82,7 @@ def write_report(results: Sequence[Record], out: Path, context: Context = _NO_CO
         "task": tasks[0],
         "findings": [finding.to_json() for finding in find(groups)],
         "ingredients": tables.ingredients(groups),
+        "policies": tables.policies(groups),
         "two_by_two": tables.two_by_two(groups),
         "summary": summarize(groups),
         "paper": {"source": SOURCE, "model": MODEL, "size": SIZES[tasks[0]], "figures": FIGURES[tasks[0]]},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_srp.medsafetyworld.experiment.variants import ADVERSARIAL, FORGED, RECOVERY, SFT, STAGES
+from megatron_srp.medsafetyworld.experiment.variants import ADVERSARIAL, FORGED, RECOVERY, SFT, STAGES, VARIANTS
 from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
 from megatron_srp.medsafetyworld.measure.summary import Groups
 
@@ -74,6 +74,17 @@ def _ingredient(groups: Groups, row: Ingredient) -> dict[str, Any]:
     }
 
 
+def policies(groups: Groups) -> list[dict[str, Any]]:
+    """The data policies after SFT, from the least strict ASR; one seed decides nothing."""
+    found = [g for (name, stage), g in groups.items() if stage == SFT and name in VARIANTS and g.cell("asr_strict")]
+    rows = [
+        {"policy": g.setting, "seeds": len(g.models), **{key: g.cell(key) for key in ("asr_strict", "general")}}
+        for g in found
+        if VARIANTS[g.setting].data_policy
+    ]
+    return sorted(rows, key=lambda row: row["asr_strict"]["mean"])
+
+
 def two_by_two(groups: Groups) -> list[dict[str, Any]]:
     """The figure: for each attack and cell the strict `asr`, and `benign`, the share of right answers to harmless
     questions of the same form under the same prefix."""
@@ -109,6 +120,7 @@ def markdown(content: dict[str, Any]) -> dict[str, str]:
         ],
         "claims": _findings(content["findings"]),
         "ingredients": _ingredients(content["ingredients"]),
+        "policies": _policies(content["policies"]),
         "two_by_two": _two_by_two(content["two_by_two"]),
         "costs": _costs(content["summary"]),
         "differences": _differences(content["differences"]),
@@ -134,6 +146,14 @@ def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"|---|{'---|' * len(heads)}",
         *(f"| {row['says']} | {' | '.join(format_cell(row[key]) for key in keys)} |" for row in rows),
     ]
+
+
+def _policies(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ["| policy, from the least ASR | seeds | strict ASR, % | General, % |", "|---|---|---|---|"]
+    cells = [(row, format_cell(row["asr_strict"]), format_cell(row["general"])) for row in rows]
+    return [*head, *(f"| {row['policy']} | {row['seeds']} | {asr} | {general} |" for row, asr, general in cells)]
 
 
 def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
