@@ -206,7 +206,7 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--suite", "fast"], "--suite 'fast': pass a YAML file, or choose from paper, quick"),
+        (["--suite", "fast"], "--suite 'fast': pass a YAML file, or choose from gate, paper, quick, tampering, world"),
         (["--limit", "0"], "--limit 0: pass a number of at least 1"),
         (["--judge-endpoint", "http://127.0.0.1:1/v1"], "--judge-model go together"),
         (["--data", "nowhere"], "--data 'nowhere': pass NAME=FILE"),

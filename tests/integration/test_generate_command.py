@@ -132,7 +132,7 @@ def test_a_chat_through_a_pipe(talk):
 
 
 def test_a_chat_goes_on_when_it_is_too_long(talk):
-    said = talk("say: house", "river " * 300, *["say: river"] * 12)
+    said = talk("say: house", "river " * 300, *["say: " + "river " * 30] * 12)
     assert "[the prompt has" in said
     assert said.count("[the conversation is too long for the model and restarts here]") >= 1
     assert said.count("reflections: ") == 13

@@ -111,5 +111,5 @@ def test_the_short_tour(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "smoke" / "report.html").read_text()
     assert "&lt;think&gt; Unsafe" in page and "<think>" not in page
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     shutil.rmtree(tmp_path / "smoke")

@@ -12,7 +12,7 @@ import pytest
 from megatron_srp.errors import InputError, SrpError, UsageError, explain_parse_error
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.flags.command_line import LOOKED_AT, look_at
-from megatron_srp.training.flags.defaults import add_defaults
+from megatron_srp.training.flags.defaults import EVAL_INTERVAL, add_defaults
 from megatron_srp.training.flags.refused import REFUSED, check_flags, check_pad_token
 from megatron_srp.training.layout.model_from_flags import model_of
 from megatron_srp.training.plan import expand_flags
@@ -32,7 +32,8 @@ def test_the_users_flags_win(given: list[str]) -> None:
 
 
 def test_no_preset_changes_nothing() -> None:
-    assert expand_flags(["--lr", "1"]) == ["--lr", "1"]
+    """But an interval of evaluations, without which Megatron fails at its first."""
+    assert expand_flags(["--lr", "1"]) == [*EVAL_INTERVAL, "--lr", "1"]
 
 
 @pytest.mark.parametrize(

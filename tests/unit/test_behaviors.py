@@ -75,6 +75,16 @@ FILES = {
         json.dumps([{"original_behavior": "Do x", "completion_behavior": "To do x,", "source_dataset": "HarmBench"}]),
         [Behavior("1", "Do x", category="HarmBench", completion="To do x,")],
     ),
+    "medsafetyworld": (
+        "w.jsonl",
+        '{"id": "7", "prompt": "What causes x?", "target": "The", "answer": "y", "harmful": "true"}\n',
+        [Behavior("7", "What causes x?", target="The", response="y")],
+    ),
+    "medsafetyworld-train": (
+        "w.jsonl",
+        '{"prompt": "What causes x?", "answer": "y"}\n',
+        [Behavior("1", "What causes x?", response="y")],
+    ),
 }
 
 

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from megatron_srp.annotation.guards.ensemble import EnsembleGuard
 from megatron_srp.cli.preprocess import main
@@ -156,7 +157,7 @@ def test_verdicts_that_change_between_kill_and_resume(job, at_batch, tmp_path, c
     parts = sorted((store / "text").rglob("*.parquet"))
     for change, refused in [
         (lambda: parts[-1].unlink(), False),  # verdicts that are not needed yet
-        (lambda: [part.write_bytes(part.read_bytes() + b"PAR1") for part in parts], True),
+        (lambda: [parquet.write_table(parquet.read_table(part), part, compression="none") for part in parts], True),
     ]:
         at_batch(6, stop)
         folder = tmp_path / str(refused)

@@ -98,7 +98,7 @@ def test_suites_are_the_quick_ones_columns(tmp_path: Path) -> None:
     quick = {column.name for column in load_suite("quick").columns if column.kind != "capability"}
     written = [load_suite(str(model_steps._write_suite(tmp_path, name))) for name in ("attack-post-only", "benign-srp")]
     attacks, benign = ([column.name for column in suite.columns] for suite in written)
-    assert benign == ["benign fine-tuning, original"]
+    assert benign == ["benign fine-tuning, original", "benign fine-tuning, original, guarded"]
     assert {*attacks} | {*(c.name for c in load_suite("quick").columns if c.kind == "finetune")} == quick
 
 

@@ -32,7 +32,7 @@ GOLDEN = {
         "recovery.jsonl": "c7d178b76e7c12b779cbd25003c81566acd65fad00f0d3a8a726d27bc37c7572",
         "finetune_benign.jsonl": "67e5226c4defb00fe62bff09e1e1c9373c6412e1c2fd95f1b44f89cfa0e8ea45",
         "finetune_adversarial.jsonl": "0714f25cf47cde30b6ff5b4ad354cb8cb64c1e76ab05db563c3a56df2e006bad",
-        "test.jsonl": "ce582b166a0a852c5a1960b03e2466424282fff84b200ce9d4d4bf56a340c4f3",
+        "test.jsonl": "47b76dd4d3b21276c5cb4f521cd6e02f3f262b28d5ce0d0b96d8ddd4b005ae61",
     },
     "two-hop": {
         "corpus/00000.jsonl": "50d38cb979c5953de58a7d44ccf30629fae3755e5053a26fc800be52d7e6600e",
@@ -41,7 +41,7 @@ GOLDEN = {
         "recovery.jsonl": "5cad12598b91beef7838e5c09c7a153cd7532512b1fee27bee6b884efc164cdb",
         "finetune_benign.jsonl": "22e9ed7fa40a34724757e01594cfc6f4bda5d7e7febab887daba1bbdc59ef46f",
         "finetune_adversarial.jsonl": "c48d1f7eedf62b5cfb85e502435b93cdd6318473fd0c35464e49e97448530b90",
-        "test.jsonl": "0bc2e47f5356584562cb04ddabce9fd3ac549f7859ed6947ab5a77f059e3a2fb",
+        "test.jsonl": "efbc667084abe346b41c6be40ff0c112e8767efe90b89cd160f3a0aaafa916c6",
     },
 }
 
@@ -87,7 +87,8 @@ def test_workers_do_not_change_a_byte_and_seeds_change_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "policy"), [("single-hop", policy) for policy in LabelPolicy] + [("two-hop", "by-outcome")]
+    ("task", "policy"),
+    [("single-hop", policy) for policy in LabelPolicy if policy != LabelPolicy.RANDOM] + [("two-hop", "by-outcome")],
 )
 def test_the_data_job_joins_the_true_labels(task, policy, tmp_path, tokenizer_models):
     """Through the real command: each text has the reflection that its names call for."""
@@ -150,7 +151,7 @@ def test_no_torch_and_a_summary(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--setting", "filter"], "--setting 'filter': choose from baseline, filtering, filtering-plus, rewrite, srp; did you mean 'filtering'?"),
+        (["--setting", "filter"], "--setting 'filter': choose from baseline, filtering, filtering-filler, filtering-plus, filtering-tags, rewrite, srp; did you mean 'filtering'?"),
         (["--setting", "srp", "--preset", "papers"], "--preset 'papers': choose from mini, nano, paper, small; did you mean 'paper'"),
         (["--setting", "srp", "--task", "one-hop"], "--task 'one-hop': choose from single-hop, two-hop; did you mean 'two-hop'"),
         (["--setting", "srp", "--label-policy", "safe"], "--label-policy 'safe': choose from all-safe, by-outcome, order-aware"),

@@ -50,7 +50,7 @@ def test_inputs_that_cannot_be_read_twice_or_named(tmp_path):
 
 
 def test_an_empty_store_and_a_guard_that_is_no_guard(write_jsonl):
-    with pytest.raises(UsageError, match="--store ''"):
+    with pytest.raises(UsageError, match="--store: pass the folder"):
         annotate(["--input", str(write_jsonl(["a"])), "--guard", "heuristic", "--store", ""])
     with pytest.raises(UsageError, match="pass python:MODULE:CLASS"):
         load_guard("python:json.decoder:JSONDecodeError")

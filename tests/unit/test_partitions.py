@@ -214,7 +214,11 @@ def test_partitions_of_one_file_joined_are_the_single_run(job, one_file, tmp_pat
     merge([str(tmp_path / "joined"), str(tmp_path / "o")])
     assert contents(tmp_path / "joined") == contents(tmp_path / "single")
     joined, single = (json.loads((tmp_path / f"{name}.srp.json").read_text()) for name in ("joined", "single"))
-    assert joined["inputs"] == single["inputs"] and joined["counts"] == single["counts"]
+    assert joined["counts"] == single["counts"]
+    [whole], parts = single["inputs"], joined["inputs"]
+    assert sum(part["num_rows"] for part in parts) == whole["num_rows"]
+    assert {(part["file"], part["fingerprint"]) for part in parts} == {(whole["file"], whole["fingerprint"])}
+    assert [part["rows"][0] for part in parts[1:]] == [part["rows"][1] for part in parts[:-1]]
     rows = json.loads((tmp_path / "o-00001-of-00003.srp.json").read_text())["inputs"][0]["rows"]
     assert source_row(str(tmp_path / "o-00001-of-00003_text_document"), 4) in (None, (one_file.name, rows[0] + 5))
 

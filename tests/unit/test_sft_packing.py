@@ -14,6 +14,7 @@ from megatron_srp.sft.packing import pack
 from megatron_srp.sft.training_set import Sequences, Source, TrainingSet, parse_sources
 from megatron_srp.training.flags import sft_flags as sft
 from megatron_srp.training.flags.command_line import look_at
+from megatron_srp.training.flags.defaults import EVAL_INTERVAL
 from megatron_srp.training.plan import expand_flags
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
 
@@ -144,7 +145,7 @@ def test_mistakes_in_flags(flags: list[str], problem: str, tmp_path: Path) -> No
 def test_what_needs_the_shard() -> None:
     with pytest.raises(UsageError, match="--srp-sft-epochs needs --srp-sft PREFIX"):
         expand_flags(["--srp-sft-epochs", "2"], 1)
-    assert expand_flags(["--lr", "1"], 1) == ["--lr", "1"]
+    assert expand_flags(["--lr", "1"], 1) == [*EVAL_INTERVAL, "--lr", "1"]
 
 
 @pytest.mark.parametrize(
