@@ -221,6 +221,8 @@ def test_a_sidecar_says_which_policy_it_has(tokenizer, tmp_path):
     ("name: x\nrules: {Unsafe: {inside: <a>, rate: 2}}", "a share from 0 to 1"),
     ("name: x\nrules: {Unsafe: {before: 3}}", "a text"),
     ("name: x\nrules: {Unsafe: {reflect: true, after: x}}", "choose one"),
+    ("name: [x]\nrules: {}", "name: .* is not a text"),
+    ("name: ''\nrules: {}", "name: .* is not a text"),
     ("name: x\nby: documents\nrules: {}", "did you mean 'document'"),
     ("name: x\ntokens: specials\nrules: {}", "did you mean 'special'"),
     ("name: x\nrule: {}\nrules: {}", "did you mean 'rules'"),

@@ -121,10 +121,11 @@ class Policy:
             known = {"name", "by", "tokens", "rules"}
             if unknown := [key for key in tree if key not in known]:
                 raise UsageError(f"{unknown[0]!r} is no field of it; {did_you_mean(str(unknown[0]), sorted(known))}")
+            _require(isinstance(own := tree["name"], str) and bool(own.strip()), "name", own, "a text")
             by = tree.get("by", "segment")
             if by not in ("segment", "document"):
                 raise UsageError(f"by: {by}; {did_you_mean(str(by), ['segment', 'document'])}")
-            return cls(str(tree["name"]), _rules(tree["rules"]), by, form, start_share)
+            return cls(own, _rules(tree["rules"]), by, form, start_share)
         except KeyError as error:
             raise UsageError(f"--policy {name}: has no {error}; data/policies/policy.py shows the form") from None
         except UsageError as error:

@@ -10,6 +10,7 @@ criteria:
     cases: 20               # the fewest cases that count as evidence (default 1)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -105,6 +106,8 @@ def _criterion(where: str, entry: Any) -> Criterion:
     limits = [entry[name] for name in ("most", "least") if name in entry]
     if len(limits) != 1 or type(limits[0]) not in (int, float):
         raise UsageError(f"{where}: give a number as `most` or as `least`, one of the two")
+    if not 0 <= limits[0] < math.inf:  # measures are shares and losses: such a limit decides nothing
+        raise UsageError(f"{where}: limit {limits[0]}; give a finite number of at least 0")
     if (bound := entry.get("bound", "interval")) not in BOUNDS:
         raise UsageError(f"{where}: bound {bound!r}; {did_you_mean(str(bound), list(BOUNDS))}")
     if type(cases := entry.get("cases", 1)) is not int or cases < 1:
