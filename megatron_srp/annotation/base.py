@@ -75,10 +75,12 @@ class Guard(ABC):
 
     Attributes:
         constructor_options: that `load_guard` passed to the constructor of a guard from outside the package.
+        context_words: how many words before a text `results_in_context` wants to see.
         is_cascade: whether its results say who settled them (`guards.cascade`).
     """
 
     constructor_options: Mapping[str, Any] = MappingProxyType({})
+    context_words: int = 0
     is_cascade: ClassVar[bool] = False
 
     @cached_property
@@ -130,6 +132,10 @@ class Guard(ABC):
         if type(self).results is not Guard.results:
             return self.results(texts.to_pylist())
         return [GuardResult(label) for label in checked_labels(self, self.classify_array(texts), len(texts))]
+
+    def results_in_context(self, texts: StringArray, contexts: Sequence[str]) -> list[GuardResult]:
+        """`results_array` for texts after their `contexts`, of `context_words` words each, which are not judged."""
+        return self.results_array(texts)
 
     def in_mode(self, mode: str) -> "Guard":
         """This guard for a "prompt" or "response"; itself where it makes no difference."""
@@ -213,6 +219,7 @@ class GuardOptions:
         user_turn: the user's message before the text, for the response mode; none by default.
         threshold: a text is not safe from this probability on; by default the likeliest verdict counts.
         generate_all: let the model write its answer in full instead of reading the verdict in one pass.
+        context_words: how many words of the document before a segment the guard sees, but does not judge.
     """
 
     model: str | None = None
@@ -223,6 +230,7 @@ class GuardOptions:
     user_turn: str | None = None
     threshold: float | None = None
     generate_all: bool = False
+    context_words: int = 0
 
     def changed(self) -> list[str]:
         """Names of the options that differ from the default."""
@@ -231,5 +239,5 @@ class GuardOptions:
 
     def changed_flags(self) -> list[str]:
         """The same, as command-line flags."""
-        names = {"engine_options": "option"}
-        return [f"--guard-{names.get(name, name).replace('_', '-')}" for name in self.changed()]
+        names = {"engine_options": "--guard-option", "context_words": "--context-words"}
+        return [names.get(name, f"--guard-{name.replace('_', '-')}") for name in self.changed()]

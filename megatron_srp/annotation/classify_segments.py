@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from megatron_srp.annotation.base import Guard, GuardResult, checked_labels, checked_results
+from megatron_srp.annotation.base import Guard, GuardResult, checked_labels, checked_results, labels_of
 from megatron_srp.annotation.extensions import describe
 from megatron_srp.annotation.store.part import FAILED
 from megatron_srp.annotation.store.settling import BACK, Settling
@@ -49,14 +49,16 @@ class SegmentVerdicts:
     settling: Settling | None = None
 
 
-def classify_segments(guard: Guard, texts: pa.LargeStringArray) -> SegmentVerdicts:
-    """The guard's verdicts on all texts, with a reason for those that get none.
+def classify_segments(
+    guard: Guard, texts: pa.LargeStringArray, contexts: Sequence[str] | None = None
+) -> SegmentVerdicts:
+    """The guard's verdicts on all texts, after their contexts where given, with a reason for those that get none.
 
     Raises:
         GuardError: when the guard fails on text after text, or does not return one result for each text.
         SrpError: raised by the guard itself, e.g. because its endpoint does not answer.
     """
-    results = list(_results(guard, texts, [_MOST_RAISES]))
+    results = list(_results(guard, texts, contexts, [_MOST_RAISES]))
     numbers: dict[SafetyLabel, int] = {}
     codes = [FAILED if r.failure else numbers.setdefault(r.label, len(numbers)) for r in results]
     _check_categories(guard, numbers)
@@ -78,7 +80,9 @@ def _settling(guard: Guard, results: Sequence[GuardResult]) -> Settling | None:
     return Settling(stages, np.array([one.harm for one in results], np.float32))
 
 
-def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray, list[SafetyLabel]]:
+def label_segments(
+    guard: Guard, texts: pa.LargeStringArray, contexts: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[SafetyLabel]]:
     """int64[S] indices of the texts' labels, and the labels they refer to; every text must get one.
 
     Raises:
@@ -86,7 +90,10 @@ def label_segments(guard: Guard, texts: pa.LargeStringArray) -> tuple[np.ndarray
         InputError: where a text gets no verdict.
     """
     with failures_explained(guard):
-        labels = checked_labels(guard, guard.classify_array(texts), len(texts))
+        if contexts is None:
+            labels = checked_labels(guard, guard.classify_array(texts), len(texts))
+        else:
+            labels = labels_of(checked_results(guard, guard.results_in_context(texts, contexts), len(texts)))
     return _numbered(guard, labels)
 
 
@@ -123,17 +130,20 @@ def failures_explained(guard: Guard) -> Iterator[None]:
         raise GuardError(f"guard {guard.name} raised {_shorten(describe(error))}") from error
 
 
-def _results(guard: Guard, texts: pa.LargeStringArray, raises_left: list[int]) -> Iterator[GuardResult]:
+def _results(
+    guard: Guard, texts: pa.LargeStringArray, contexts: Sequence[str] | None, raises_left: list[int]
+) -> Iterator[GuardResult]:
     try:
-        results = checked_results(guard, guard.results_array(texts), len(texts))
+        given = guard.results_array(texts) if contexts is None else guard.results_in_context(texts, contexts)
+        results = checked_results(guard, given, len(texts))
         raises_left[0] = _MOST_RAISES
     except SrpError:
         raise
     except Exception as error:  # a guard may be third-party code
         if len(texts) > 1:
             half = len(texts) // 2
-            yield from _results(guard, texts[:half], raises_left)
-            yield from _results(guard, texts[half:], raises_left)
+            for part in (slice(half), slice(half, None)):
+                yield from _results(guard, texts[part], contexts and contexts[part], raises_left)
             return
         raises_left[0] -= 1
         reason = f"the guard raised {describe(error)}"

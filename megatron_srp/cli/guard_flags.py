@@ -27,6 +27,10 @@ GUARD_HELP = (
     "front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
     "ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
 )
+CONTEXT_HELP = (
+    "show a chat guard the N words of the document before each segment, in the place of the user's turn; only the "
+    "segment is judged (default: 0)"
+)
 
 
 def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True) -> None:
@@ -56,6 +60,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
             metavar="TEXT",
             help="with --guard-mode response: the prompt that the texts answer (default: no user turn)",
         )
+        add("--context-words", type=int, default=0, metavar="N", help=CONTEXT_HELP)
     add("--guard-threshold", type=float, metavar="P", help="not Safe from this probability on (default: most likely)")
     add(
         "--guard-generate-all",
@@ -81,6 +86,7 @@ def guard_options(args: argparse.Namespace) -> "GuardOptions":
         getattr(args, "guard_user_turn", None),
         args.guard_threshold,
         args.guard_generate_all,
+        getattr(args, "context_words", 0),
     )
     given = options.changed_flags()
     if args.guard is None and given:

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from megatron_srp.cli import corpus_flags, work_folder
-from megatron_srp.cli.guard_flags import GUARD_HELP
+from megatron_srp.cli.guard_flags import CONTEXT_HELP, GUARD_HELP
 from megatron_srp.cli.parser import Parser, require_at_least
 from megatron_srp.cli.reflection_flags import add_policy_flags, add_reflection_flags
 from megatron_srp.corpus.partitions import add_partition_flags, check_partition_flags
@@ -94,6 +94,7 @@ def _add_reflections(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an option for the constructor of your own guard; may be repeated (default: none)",
     )
+    add("--context-words", type=int, default=0, metavar="N", help=CONTEXT_HELP)
     add(
         "--store",
         dest="annotations",
@@ -174,6 +175,8 @@ def validate(args: argparse.Namespace) -> None:
 def _guard_options(args: argparse.Namespace) -> dict[str, Any]:
     if args.guard_option and args.guard in (None, "none"):
         raise UsageError("--guard-option is an option of a guard: pass --guard NAME too, or leave it out")
+    if args.context_words and args.guard in (None, "none"):
+        raise UsageError("--context-words is an option of a guard: pass --guard NAME too, or leave it out")
     from megatron_srp.cli.guard_flags import engine_options  # which imports numpy
 
     return engine_options(args.guard_option)

@@ -12,6 +12,7 @@ import numpy as np
 from megatron_srp.annotation.base import Guard
 from megatron_srp.annotation.classify_segments import label_segments
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
+from megatron_srp.corpus.contexts import contexts_of
 from megatron_srp.data.align import align_batch
 from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
 from megatron_srp.data.policies.policy import Policy
@@ -64,7 +65,9 @@ class GuardLabeler:
     def __call__(
         self, source: Source, batch: TextBatch, segments: SegmentBatch
     ) -> tuple[np.ndarray, list[SafetyLabel]]:
-        return label_segments(self.guard, segments.texts(batch))
+        words = self.guard.context_words
+        contexts = contexts_of(batch, segments, words) if words else None
+        return label_segments(self.guard, segments.texts(batch), contexts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,10 @@ def _check_fits(spec: CascadeSpec, calibration: dict[str, Any], front: Guard, ba
 
 
 def _entry(path: Path, tree: Mapping[str, Any], which: str) -> Mapping[str, Any]:
-    entry, known = tree[which], ["guard", *(field.name for field in fields(GuardOptions))]
+    entry, known = (
+        tree[which],
+        ["guard", *(field.name for field in fields(GuardOptions) if field.name != "context_words")],
+    )
     if not isinstance(entry, dict) or not isinstance(entry.get("guard"), str):
         raise UsageError(f"{path}: {which} is {entry!r}; write `{which}: {{guard: NAME}}`, with its options")
     for name in entry:

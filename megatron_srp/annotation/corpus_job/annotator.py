@@ -24,6 +24,7 @@ from megatron_srp.annotation.store.settling import Settling, inner_counts
 from megatron_srp.annotation.store.store import THRESHOLD, AnnotationStore, Part, Span, first_row, write_part
 from megatron_srp.annotation.store.writers import WriterLock
 from megatron_srp.corpus.batch import segment_batch, segment_ends_in_chars, text_hashes
+from megatron_srp.corpus.contexts import contexts_of
 from megatron_srp.corpus.file_parts import FilePart
 from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.corpus.partitions import Partition
@@ -136,7 +137,9 @@ class Annotator:
         batch = piece.batch
         text = batch.texts[self.key]
         segments = segment_batch(text, self.max_words)
-        verdicts = classify_segments(self.guard, segments.texts(text))
+        words = self.guard.context_words
+        contexts = contexts_of(text, segments, words) if words else None
+        verdicts = classify_segments(self.guard, segments.texts(text), contexts)
         ends = segment_ends_in_chars(text, segments)
         part = Part(
             rows=batch.rows,

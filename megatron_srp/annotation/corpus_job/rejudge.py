@@ -12,6 +12,7 @@ from megatron_srp.annotation.classify_segments import classify_segments
 from megatron_srp.annotation.corpus_job.part_texts import read_documents
 from megatron_srp.annotation.store.part import PartSummary
 from megatron_srp.annotation.store.store import Part, read_part, write_part
+from megatron_srp.corpus.contexts import last_words
 from megatron_srp.remote.remote_file import InputFile
 
 Choose = Callable[[PartSummary], tuple[Part, Sequence[int]] | None]
@@ -52,9 +53,14 @@ def rejudge(
 def _with_new_verdicts(
     guard: Guard, file: InputFile, key: str, summary: PartSummary, part: Part, segments: Sequence[int]
 ) -> Part:
-    documents = read_documents(file, key, summary, part)
-    texts = {d.first + i: text for d in documents for i, text in enumerate(d.segments)}
-    verdicts = classify_segments(guard, pa.array([texts[segment] for segment in segments], pa.large_string()))
+    wanted, words = set(segments), guard.context_words
+    texts, contexts = [], []
+    for document in read_documents(file, key, summary, part):
+        for i, text in enumerate(document.segments):
+            if document.first + i in wanted:
+                texts.append(text)
+                contexts.append(last_words("".join(document.segments[:i]).encode(), words) if words else "")
+    verdicts = classify_segments(guard, pa.array(texts, pa.large_string()), contexts if words else None)
     rows = np.array(segments, np.int64)
     labels = list(dict.fromkeys([*part.labels, *verdicts.labels]))
     numbers = np.array([*(labels.index(label) for label in verdicts.labels), -1], np.int64)

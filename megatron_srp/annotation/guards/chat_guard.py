@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult, StringArray, labels_of
 from megatron_srp.annotation.engines import Engine, Prompts, load_engine
+from megatron_srp.annotation.guards.context_prompts import ContextPromptBuilder, context_mode
 from megatron_srp.annotation.guards.guard_spec import Answer, GuardSpec
 from megatron_srp.annotation.guards.guard_tokenizer import GuardTokenizer
 from megatron_srp.annotation.guards.prompts import PromptBuilder
@@ -33,12 +34,26 @@ def load_chat_guard(path: Path, options: GuardOptions) -> "ChatGuard":
     spec = GuardSpec.load(path)
     policy, options = take_policy(spec, options)
     model = options.model or spec.model
-    builder = PromptBuilder(spec, GuardTokenizer(options.tokenizer or model), options.mode, options.user_turn, policy)
+    tokenizer = GuardTokenizer(options.tokenizer or model)
+    if options.context_words:
+        options = replace(options, mode=_check_context(spec, options))
+        builder: PromptBuilder = ContextPromptBuilder(spec, tokenizer, str(options.mode), policy)
+    else:
+        builder = PromptBuilder(spec, tokenizer, options.mode, options.user_turn, policy)
     check_threshold(options.threshold, options.generate_all)
     if not options.generate_all:
         _ = builder.verdict_tokens  # report a mistake before the model is loaded
     engine = load_engine(options.engine, model, options.tokenizer or model, **options.engine_options)
     return ChatGuard(builder, engine, options)
+
+
+def _check_context(spec: GuardSpec, options: GuardOptions) -> str:
+    """The mode that judges a text in its context; raises UsageError where there is none."""
+    if options.context_words < 0:
+        raise UsageError(f"--context-words {options.context_words}: pass a number of words, 0 for no context")
+    if options.user_turn is not None:
+        raise UsageError("--context-words takes the place of --guard-user-turn; drop one of the two")
+    return context_mode(spec, options.mode)
 
 
 def take_policy(spec: GuardSpec, options: GuardOptions) -> tuple[str | None, GuardOptions]:
@@ -113,7 +128,7 @@ class ChatGuard(Guard):
 
     def __init__(self, builder: PromptBuilder, engine: Engine, options: GuardOptions | None = None) -> None:
         self.builder, self.engine, self.options = builder, engine, options or GuardOptions()
-        self.spec = builder.spec
+        self.spec, self.context_words = builder.spec, self.options.context_words
         self.name = self.spec.name
         self.revision = "-".join(part for part in (self.spec.revision, engine.revision) if part)
         self._verdicts = list(self.spec.verdicts.values())
@@ -122,6 +137,7 @@ class ChatGuard(Guard):
     @property
     def settings(self) -> dict[str, Any]:
         options, policy = self.options, self.builder.policy
+        context = {"context_words": self.context_words} if self.context_words else {}
         return {
             "guard": self.name,
             "revision": self.revision,
@@ -130,6 +146,7 @@ class ChatGuard(Guard):
             "user_turn": options.user_turn,
             "threshold": options.threshold,
             "generate_all": options.generate_all,
+            **context,
         } | ({} if policy is None else {"policy": hashlib.sha256(policy.encode()).hexdigest()[:12]})
 
     @property
@@ -157,7 +174,7 @@ class ChatGuard(Guard):
         if mode not in self.spec.modes:
             return self
         builder = PromptBuilder(self.spec, self.builder.tokenizer, mode, None, self.builder.policy)
-        return ChatGuard(builder, self.engine, replace(self.options, mode=mode, user_turn=None))
+        return ChatGuard(builder, self.engine, replace(self.options, mode=mode, user_turn=None, context_words=0))
 
     def harm_probabilities(self, texts: Sequence[str]) -> np.ndarray:
         if self.options.generate_all:
@@ -173,7 +190,22 @@ class ChatGuard(Guard):
 
     def results_array(self, texts: StringArray) -> list[GuardResult]:
         array = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-        windows = self._windows(array)
+        return self._judged(self._windows(array))
+
+    def results_in_context(self, texts: StringArray, contexts: Sequence[str]) -> list[GuardResult]:
+        assert isinstance(self.builder, ContextPromptBuilder)
+        array = pa.array(texts.to_pylist(), pa.large_string())
+        prompts = self.builder.build_in_context(array, list(contexts), not self.options.generate_all)
+        long = np.flatnonzero(np.diff(prompts.rests.offsets) + len(prompts.prefix) > self._room)
+        if not len(long):
+            return self._judged(Windows(prompts, None, ()))
+        # Where both do not fit, the segment is what counts.
+        self.incidents["segments whose context the model has no room for, judged without it"] += len(long)
+        fits = np.setdiff1d(np.arange(len(array)), long)
+        given = [*self._judged(Windows(prompts.take(fits), None, ())), *self.results_array(array.take(pa.array(long)))]
+        return [given[i] for i in np.argsort(np.concatenate([fits, long])).tolist()]
+
+    def _judged(self, windows: Windows) -> list[GuardResult]:
         results = self._generate(windows.prompts) if self.options.generate_all else self._one_pass(windows.prompts)
         if windows.owners is None:
             return results

@@ -146,7 +146,7 @@ def load_ensemble(path: Path, load_guard: LoadGuard) -> EnsembleGuard:
 
 
 def _load_member(path: Path, entry: Any, load_guard: LoadGuard) -> tuple[str, Guard]:
-    known = ["guard", "name", *(field.name for field in fields(GuardOptions))]
+    known = ["guard", "name", *(field.name for field in fields(GuardOptions) if field.name != "context_words")]
     if not isinstance(entry, dict) or "guard" not in entry:
         raise UsageError(f"{path}: every guard of an ensemble begins with `guard: NAME`; got {entry!r}")
     for option in entry:

@@ -27,7 +27,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.tokenization.base import TokenBatch
 
 _SENTINEL = "\ue000segment\ue000"
-_WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())  # what str.strip, Jinja's trim, removes
+WHITE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())  # what str.strip, Jinja's trim, removes
 # Texts that begin and end in all the ways that tokenizers treat differently.
 _EDGES = (
     "a",
@@ -111,9 +111,9 @@ class PromptBuilder:
         self.spec, self.tokenizer, self.policy = spec, tokenizer, policy
         self.frame = frame = Frame.render(spec, tokenizer, mode, user_turn, policy)
         self._head, self._tail = find_seams(tokenizer, frame)
-        self.prefix = _ids(tokenizer.encode_template(frame.before.removesuffix(self._head)))
+        self.prefix = int32_ids(tokenizer.encode_template(frame.before.removesuffix(self._head)))
         self._rest = frame.after.removeprefix(self._tail)
-        self._open = _ids(tokenizer.encode_template(self._rest))
+        self._open = int32_ids(tokenizer.encode_template(self._rest))
         self.stop_ids = tokenizer.end_ids
         self.line_ids = tokenizer.line_break_ids if spec.category_lead.strip("\n") else tokenizer.end_ids
 
@@ -129,9 +129,9 @@ class PromptBuilder:
     def build(self, texts: pa.LargeStringArray, answer: bool = True) -> Prompts:
         """A prompt for each text, with or without `spec.answer` and the common beginning of all verdicts."""
         if self.frame.strip_left:
-            texts = pc.utf8_ltrim(texts, _WHITE)
+            texts = pc.utf8_ltrim(texts, WHITE)
         if self.frame.strip_right:
-            texts = pc.utf8_rtrim(texts, _WHITE)
+            texts = pc.utf8_rtrim(texts, WHITE)
         if self._head or self._tail:
             ends = (pa.scalar(part, pa.large_string()) for part in (self._head, self._tail, ""))
             texts = pc.binary_join_element_wise(next(ends), texts, *ends)
@@ -174,5 +174,6 @@ def find_seams(tokenizer: GuardTokenizer, frame: Frame) -> tuple[str, str]:
     return head, tail
 
 
-def _ids(ids: Any) -> np.ndarray:
+def int32_ids(ids: Any) -> np.ndarray:
+    """The ids as an array."""
     return np.array(ids, np.int32)

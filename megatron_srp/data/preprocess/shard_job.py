@@ -48,7 +48,9 @@ def run_shard_job(args: argparse.Namespace, display: "Display") -> tuple[list[Pa
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:
     if not args.annotations:
-        return guard_labeler(load_guard(args.guard, GuardOptions(engine_options=args.guard_option)))
+        return guard_labeler(
+            load_guard(args.guard, GuardOptions(engine_options=args.guard_option, context_words=args.context_words))
+        )
     from megatron_srp.annotation.store.store import AnnotationStore
     from megatron_srp.data.preprocess.labels_by_text import HashLabeler
 

@@ -93,7 +93,9 @@ def _labeler(args: argparse.Namespace, inputs: list[dict[str, Any]], rows: Seque
         return None
     from megatron_srp.annotation import GuardOptions, load_guard
 
-    return load_guard(args.guard, GuardOptions(engine_options=args.guard_option), also=["none"])
+    return load_guard(
+        args.guard, GuardOptions(engine_options=args.guard_option, context_words=args.context_words), also=["none"]
+    )
 
 
 def judge_of(args: argparse.Namespace) -> dict[str, Any]:
