@@ -1,7 +1,7 @@
 """Conversations as token ids with a loss mask, made together, so that the two cannot diverge.
 
 The loss covers responses, their reflections, the stop after a verdict and what ends a response. It leaves out
-prompts, what the template adds, and the harmful beginning of a recovery.
+prompts, what the template adds, earlier answers, and the harmful beginning of a recovery.
 """
 
 from collections.abc import Sequence
@@ -72,6 +72,8 @@ class ConversationEncoder:
         return [part for part in trimmed if part.text or part.kind is not Kind.TEXT]
 
     def _response(self, tokens: _Tokens, parts: Sequence[Part], frame: Frame) -> None:
+        if not parts:  # an earlier answer of which nothing was shown
+            return tokens.add(frame.end, trained=False)
         first_is_text = parts[0].kind is Kind.TEXT
         texts = iter(self._texts(parts, spaced=frame.spaced and first_is_text))
         for part in parts:
@@ -85,7 +87,7 @@ class ConversationEncoder:
                 tokens.add([self._eos], part.trained)
         # After a stop the response has ended already; a second one would teach the model to end an empty text.
         if not (parts[-1].kind is Kind.STOP and frame.end == [self._eos]):
-            tokens.add(frame.end, trained=True)
+            tokens.add(frame.end, trained=any(part.trained for part in parts))
 
     def _texts(self, parts: Sequence[Part], spaced: bool) -> list[list[int]]:
         """Ids of the text parts, tokenized as one text: a space precedes it, unless there is one."""

@@ -5,6 +5,7 @@ PREFIX_sft.mask is uint8, one byte per token of the .bin, in the same order: 1 w
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.sft.conversation import Conversation
 from megatron_srp.sft.encode import ConversationEncoder
+from megatron_srp.sft.history import examples
 from megatron_srp.sft.shard import mask_path
 from megatron_srp.sft.template import ChatTemplate
 
@@ -28,7 +30,7 @@ class SftShardWriter:
     Args:
         output_prefix: PREFIX.
         template, form: how conversations are written.
-        seq_length: the training's sequence length; a longer conversation is dropped and counted.
+        seq_length: the training's sequence length; a longer example is dropped and counted.
         settings: everything else that determines the result.
         overwrite: replace what is there.
 
@@ -56,6 +58,7 @@ class SftShardWriter:
         self.prefix = output_prefix.with_name(f"{output_prefix.name}_sft")
         self.settings = settings | {
             "chat_template": template.name,
+            "history": "plain",  # of earlier answers; in older shards they have their reflections
             "seq_length": seq_length,
             "tokenizer": template.tokenizer.identity,
         }
@@ -65,11 +68,11 @@ class SftShardWriter:
         self.finished = self._output.finished
 
     def write(self, conversations: Iterable[Conversation]) -> None:
-        """Write all conversations; raises InputError when none of them fits."""
+        """Write the examples of all conversations; raises InputError when none of them fits."""
         folder = self._output.folder
         with self._output.writing(), (folder / "bin").open("wb") as ids, (folder / "mask").open("wb") as mask:
-            for conversation in conversations:
-                encoded = self._encoder(conversation)
+            for example in chain.from_iterable(map(examples, conversations)):
+                encoded = self._encoder(example)
                 # The first token is never a label, and the last never an input.
                 if len(encoded.ids) > self._seq_length + 1:
                     self.counts[f"dropped: longer than {self._seq_length:,} tokens"] += 1

@@ -235,6 +235,11 @@ def _fill(rendered: str, turns: Sequence[Turn]) -> str:
     return _HOLE.sub(lambda match: turns[int(match[1])].text.strip(), rendered)
 
 
+def _code(template: str) -> str:
+    """The template without the comment that it begins with, which differs between releases."""
+    return template.rpartition("-#}")[2]
+
+
 def load_template(tokenizer: TextTokenizer, name: str | None) -> ChatTemplate:
     """The template `name`, "plain" or "tokenizer"; by default the tokenizer's if it has one.
 
@@ -243,7 +248,7 @@ def load_template(tokenizer: TextTokenizer, name: str | None) -> ChatTemplate:
     """
     tokenizer.require_eos()
     template = read_chat_template(tokenizer) if name != "plain" else None
-    if template is not None and template.source == PLAIN_JINJA.read_text(encoding="utf-8"):
+    if template is not None and _code(template.source) == _code(PLAIN_JINJA.read_text(encoding="utf-8")):
         return PlainTemplate(tokenizer)  # the same tokens
     if template is not None:
         return TokenizerTemplate(tokenizer, template)

@@ -8,7 +8,7 @@ from megatron_srp.sft.conversation import Turn
 from megatron_srp.sft.template import load_template
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.tokenization.end_of_document import eos_note
-from tests.helpers.chat_prompts import CONVERSATIONS, answers_in_training
+from tests.helpers.chat_prompts import CONVERSATIONS, answers_in_training, assert_served_as_trained
 
 # The end of a turn, which is the eos, and another end of a text in the vocabulary.
 ENDS = {
@@ -51,6 +51,13 @@ def test_training_reads_what_inference_reads(name: str, chat: TextTokenizer) -> 
             prompt = reference.apply_chat_template(messages[:i], add_generation_prompt=True, return_dict=False)
             assert ids[: len(prompt)] == prompt, (i, reference.decode(ids[: len(prompt)]))
     assert load_template(chat, "tokenizer").end_of_turn == chat.token_id(ENDS[name][0])
+
+
+def test_earlier_answers_are_served_as_they_were_trained(name: str, chat: TextTokenizer) -> None:
+    if name in WITHOUT_TEMPLATE:
+        pytest.skip(f"{name} comes without a chat template")
+    for conversation in CONVERSATIONS:
+        assert_served_as_trained(chat, conversation, "tokenizer")
 
 
 @pytest.mark.parametrize("own", ["[INST] {{ m.content }} [/INST]", "<|user|>\n{{ m.content }}</s>\n<|assistant|>\n"])
