@@ -189,7 +189,7 @@ class TestGraph:
             assert f"--policy {name}" in " ".join(by_name[f"seed0/{name}/policy"])
             pretrain = by_name[f"seed0/{name}/pretrained/train"]
             assert "seed0/filtering/shard/corpus_text_document" in pretrain
-            assert pretrain[pretrain.index("--data-path") + 1] == f"seed0/{name}/policy/corpus"
+            assert pretrain[pretrain.index("--srp-sidecar") + 1] == f"seed0/{name}/policy/corpus_text_document.srp"
             assert "plain" in by_name[f"seed0/{name}/chats"]
 
     def test_tampering_starts_from_the_model_that_its_stage_names(self):

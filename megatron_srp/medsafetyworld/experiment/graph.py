@@ -166,8 +166,6 @@ class _SeedGraph:
 
     def _pretrain(self, variant: Variant) -> Step:
         phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._treated(variant)
-        if variant.data_policy:
-            prefix = f"{self.root}/{variant.pretrained}/policy/corpus"
         counted = VARIANTS[variant.steps_of] if variant.steps_of else variant
         command: tuple[str, ...] = (
             *_STEP,
@@ -178,6 +176,8 @@ class _SeedGraph:
         )
         command += (*self._training(variant.pretrained, PRETRAINED, phase), "--lr-decay-style", "WSD")
         command += ("--seq-length", str(self.preset.seq_length), "--data-path", prefix)
+        if variant.data_policy:
+            command += ("--srp-sidecar", f"{self.root}/{variant.pretrained}/policy/corpus_text_document.srp")
         command += ("--lr-wsd-decay-style", "linear", "--lr-warmup-fraction", str(self.preset.warmup))
         command += ("--split", "1,0,0", "--eval-iters", "0", "--no-create-attention-mask-in-dataloader")
         needs = (shard, self._shard(counted)) if variant.steps_of else (shard,)
