@@ -73,7 +73,8 @@ class ConversationEncoder:
 
     def _response(self, tokens: _Tokens, parts: Sequence[Part], frame: Frame) -> None:
         if not parts:  # an earlier answer of which nothing was shown
-            return tokens.add(frame.end, trained=False)
+            tokens.add(frame.end, trained=False)
+            return
         first_is_text = parts[0].kind is Kind.TEXT
         texts = iter(self._texts(parts, spaced=frame.spaced and first_is_text))
         for part in parts:
