@@ -93,7 +93,7 @@ class TrainingSet:
         packs = self.epoch(0)
         full = self.sizes[packs.items].sum() / (len(packs) * self.seq_length)
         return (
-            f"{len(packs.items):,} conversations in {len(packs):,} sequences of {self.seq_length:,} an epoch "
+            f"{len(packs.items):,} examples in {len(packs):,} sequences of {self.seq_length:,} an epoch "
             f"({len(packs.items) / len(packs):.1f} in each, {full:.1%} full); {self.learned_share:.1%} of the tokens "
             "are learned"
         )

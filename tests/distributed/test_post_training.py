@@ -130,7 +130,7 @@ def test_the_short_tour_and_the_scripts(tmp_path: Path) -> None:
     run(*augment, "--tokenizer-model", str(tour / "tokenizer"), "--output-prefix", str(tour / "chat"))
     files = {"DATA": str(tour / "chat_sft"), "OUT": str(tour / "sft"), "CHECKPOINT": str(tour / "checkpoints")}
     log = run("bash", "examples/sft.sh", **files)
-    assert "conversations in" in log and "attempting to finetune" in log
+    assert "examples in" in log and "attempting to finetune" in log
     run(*SRP, "export", str(tour / "sft" / "checkpoints"), str(tour / "sft" / "model"))
     # Fine-tuning begins with the exported model, as with one from elsewhere.
     run(*SRP, "import", str(tour / "sft" / "model"), str(tour / "imported"))

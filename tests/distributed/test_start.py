@@ -110,7 +110,8 @@ def test_the_dry_run_of_post_training(tokenizer_models: dict[str, Any], tmp_path
     settings = {"DATA": prefix, "VALID": prefix, "CHECKPOINT": "out/run/checkpoints", "PRESET": "135m"}
     done = script("sft.sh", "--dry-run", **settings)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"note: 200 conversations in \d\d sequences of 2,048 an epoch \(\d.*% full\)", done.stdout)
+    # One for each learned answer of the 200 conversations.
+    assert re.search(r"note: 301 examples in \d\d sequences of 2,048 an epoch \(\d.*% full\)", done.stdout)
     for flag in ("--train-iters 1", "--srp-sft-epochs 2", "--eval-iters 1", "--calculate-per-token-loss"):
         assert f"\n{flag}\n" in done.stdout
     assert "8 GPUs: TP 1 PP 1 CP 1 DP 8" in done.stdout
