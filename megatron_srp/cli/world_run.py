@@ -35,7 +35,9 @@ settings
   filtering-filler   filtering with text as long as reflections that says nothing
   filtering-steps    filtering with as many steps of pretraining as srp
   filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
-                     the data policies on srp's texts and verdicts; `policies` for these, which `all` leaves out
+                     the data policies on srp's texts and verdicts; post-trained without reflections
+  srp-special        srp with marks that are tokens of their own, which no text can write
+                     `policies` for the data policies and srp-special, which `all` leaves out
 
 stages
   pretrained             what the model knows before it has learned to answer (always measured)
