@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="output folder; an existing run is resumed")
     add = parser.add_argument_group("what is trained and measured").add_argument
     add("--preset", choices=list(PRESETS), default="mini", help="size of the worlds and of the models")
-    add("--settings", default="filtering,srp", metavar="LIST", help="of those below, or all")
+    add("--settings", default="filtering,srp", metavar="LIST", help="of those below, all or policies")
     add("--stages", default="all", metavar="LIST", help="of those below, or all")
     add("--seeds", type=int, default=3, metavar="N", help="number of worlds, each with its trainings")
     add("--first-seed", type=int, default=0, metavar="N", help="seed of the first; the others follow it")

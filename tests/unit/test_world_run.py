@@ -184,6 +184,10 @@ class TestGraph:
         assert (counted, data) == tuple(f"seed0/{s}/shard/corpus_text_document" for s in ("srp", "filtering-steps"))
         assert {need.name for need in training.needs} == {"seed0/srp/shard", "seed0/filtering-steps/shard"}
 
+    def test_groups_of_settings_go_with_others(self):
+        names = [variant.name for variant in parse_settings("filtering,policies")]
+        assert names[:2] == ["filtering", "filter-document"] and names[-1] == "srp-special"
+
     def test_policies_share_texts_steps_and_post_training(self):
         steps = experiment(variants=tuple(parse_settings("policies")), seeds=(0,)).steps()
         by_name = {step.name: step.command for step in steps}
@@ -202,9 +206,8 @@ class TestGraph:
             train = commands[f"seed0/{name}/sft/train"]
             assert train[train.index("--tokenizer-model") + 1] == f"seed0/{folder}"
             assert commands[f"seed0/{name}/start"][-1] == f"seed0/{name}/policy/corpus_text_document.srp"
-        assert (
-            commands["seed0/srp-special/chats"][-1] == "special" and "special" not in commands["seed0/mask-loss/chats"]
-        )
+        assert commands["seed0/srp-special/chats"][-1] == "special"
+        assert "special" not in commands["seed0/hide/chats"], "its tokenizer has no marks of reflections"
         assert "seed0/srp/shard/corpus_text_document" in commands["seed0/srp-special/pretrained/train"]
 
     def test_tampering_starts_from_the_model_that_its_stage_names(self):

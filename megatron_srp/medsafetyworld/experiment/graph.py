@@ -223,7 +223,7 @@ class _SeedGraph:
         folder, form = f"{self.root}/{variant.name}/chats", "reflected" if variant.reflected else "plain"
         world, (tokenizer, made) = self._world(variant), self._tokenizer(variant)
         command = (*_STEP, "chats", world.results[0], tokenizer, folder, form, str(self.preset.chat_length))
-        command += ("special",) if variant.special else ()
+        command += ("special",) if variant.special and variant.reflected else ()
         return Step(folder, command, (folder,), (world, made), seconds=3)
 
     def _tune(self, variant: Variant, stage: Stage, trained: dict[str, Step]) -> Step:

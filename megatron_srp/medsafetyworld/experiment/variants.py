@@ -207,17 +207,19 @@ def tier(variant: Variant, stage: str) -> int:
     return variant.tier + (0 if stage in (PRETRAINED, SFT) else 1 if stage in _TWO_BY_TWO else 2)
 
 
+_NAMED = {name: (variant,) for name, variant in VARIANTS.items()} | {"all": _ALL, "policies": _POLICIES}
+
+
 def parse_settings(names: str) -> list[Variant]:
-    """`"filtering,srp"` as variants; `all` for all but the data policies, `policies` for these.
+    """`"filtering,srp"` as variants; `all` stands for all but the data policies, `policies` for these.
 
     Raises:
         UsageError: for another name, or one given twice.
     """
-    if names == "all":
-        return list(_ALL)
-    if names == "policies":
-        return list(_POLICIES)
-    return [VARIANTS[name] for name in _distinct("--settings", names, list(VARIANTS))]
+    chosen = [variant for name in _distinct("--settings", names, list(_NAMED)) for variant in _NAMED[name]]
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"--settings {names!r}: name each once; all and policies stand for several")
+    return chosen
 
 
 def parse_stages(names: str) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "figure": pictures.two_by_two(content["two_by_two"]),
         "cells": tables.CELLS,
         "columns": tables.COLUMNS,
+        "policy_columns": tables.POLICY_COLUMNS,
+        "ranks": tables.format_ranks,
         "outcomes": OUTCOMES,
         "behind": lambda group, attack: tables.behind_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),

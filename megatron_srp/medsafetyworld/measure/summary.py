@@ -162,11 +162,23 @@ def title(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def _pretrained(groups: Groups, group: Group) -> Sequence[Group]:
+    """The pretrained model that the group's started from, under its own name and under that of its owner."""
+    variant = VARIANTS.get(group.setting)
+    names = (group.setting, variant.base if variant else "")
+    return [groups[name, PRETRAINED] for name in names if (name, PRETRAINED) in groups]
+
+
 def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
     """What the same pretrained model knew before SFT."""
-    variant = VARIANTS.get(group.setting)
-    before = groups.get((group.setting, PRETRAINED)) or groups.get((variant.base if variant else "", PRETRAINED))
-    return before.cell("latent") if before else None
+    found = _pretrained(groups, group)
+    return found[0].cell("latent") if found else None
+
+
+def steps_of_pretraining(groups: Groups, group: Group) -> float | None:
+    """How many steps the pretrained model was trained for, the mean over the seeds; None where it is not recorded."""
+    costs = [cost for before in _pretrained(groups, group) if (cost := _training(before))]
+    return costs[0]["steps"] if costs else None
 
 
 def _training(group: Group) -> dict[str, float] | None:
