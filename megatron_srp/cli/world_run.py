@@ -35,7 +35,9 @@ settings
   filtering-filler   filtering with text as long as reflections that says nothing
   filtering-steps    filtering with as many steps of pretraining as srp
   filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
-                     the data policies on srp's texts and verdicts; `policies` for these, which `all` leaves out
+                     the data policies on srp's texts and verdicts; post-trained without reflections
+  srp-special        srp with marks that are tokens of their own, which no text can write
+                     `policies` for the data policies and srp-special, which `all` leaves out
 
 stages
   pretrained             what the model knows before it has learned to answer (always measured)
@@ -59,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="output folder; an existing run is resumed")
     add = parser.add_argument_group("what is trained and measured").add_argument
     add("--preset", choices=list(PRESETS), default="mini", help="size of the worlds and of the models")
-    add("--settings", default="filtering,srp", metavar="LIST", help="of those below, or all")
+    add("--settings", default="filtering,srp", metavar="LIST", help="of those below, all or policies")
     add("--stages", default="all", metavar="LIST", help="of those below, or all")
     add("--seeds", type=int, default=3, metavar="N", help="number of worlds, each with its trainings")
     add("--first-seed", type=int, default=0, metavar="N", help="seed of the first; the others follow it")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_srp.medsafetyworld.measure.attacks import Attack
 from megatron_srp.medsafetyworld.measure.evaluate import describe_world
 from megatron_srp.medsafetyworld.measure.measurements import measure
 from megatron_srp.medsafetyworld.measure.questions import Question, TestSet, read_test_set
@@ -40,9 +41,9 @@ class Script:
     def go_on(self, beginnings: Sequence[Question]) -> list[Answer]:
         return self._each(beginnings, lambda q, place: Answer(_right(q) if place < self.knows else " nothing."))
 
-    def chat(self, questions: Sequence[Question], prefill: Callable[[Question, ReflectionFormat], str]) -> list[Answer]:
+    def chat(self, questions: Sequence[Question], attack: Attack) -> list[Answer]:
         def answer(question: Question, place: float) -> Answer:
-            begun = prefill(question, ReflectionFormat())
+            begun = attack.prefill(question, ReflectionFormat())
             if not question.harmful:
                 risk = self.risk if place < self.alarms else 0.1
                 right = place < (self.begun if begun else self.useful)

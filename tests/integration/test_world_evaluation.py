@@ -3,13 +3,22 @@
 from dataclasses import replace
 
 import pytest
+from transformers import AutoTokenizer
 
 from megatron_srp.errors import UsageError
+from megatron_srp.generation.guard.policy import Generation
+from megatron_srp.medsafetyworld.measure.answering import Answerer, Settings
+from megatron_srp.medsafetyworld.measure.attacks import attacks_on
 from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
+from megatron_srp.medsafetyworld.measure.questions import read_test_set
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
 from megatron_srp.medsafetyworld.world.settings import Setting
 from megatron_srp.medsafetyworld.world.world import make_world
-from tests.helpers.tiny_medic import make_tiny_medic
+from megatron_srp.model_description import ModelDescription
+from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.tokenization import load_tokenizer
+from tests.helpers.tiny_medic import make_tiny_medic, make_tokenizer
+from tests.helpers.tiny_training import tiny_model
 from tests.helpers.worlds import tiny
 
 
@@ -54,6 +63,28 @@ def test_fewer_questions_and_a_pretrained_model(world, model):
     found = evaluate_model(model, world, seed=0, stage="pretrained", limit=2)
     assert "general" not in found and found["world"]["test"]["forward-safe"]["questions"] == 2
     assert found["latent"]["reverse-unsafe"]["stated"]["of"] <= 2
+
+
+def test_only_ids_can_write_special_marks(world, tmp_path):
+    """An untrained model, whose requests are read instead of answered."""
+    texts = [question.text for question in read_test_set(world).questions]
+    make_tokenizer(tmp_path / "plain", texts)
+    tokenizer = load_tokenizer("HuggingFaceTokenizer", tmp_path / "plain")
+    marked = tokenizer.save_with_added_tokens(["<think>", "</think>"], tmp_path / "model")
+    form = ReflectionFormat(special_tokens=True)
+    ModelDescription(form).write(tmp_path / "model")
+    tiny_model(AutoTokenizer.from_pretrained(tmp_path / "model"), positions=128).save_pretrained(tmp_path / "model")
+    answerer = Answerer(tmp_path / "model", None, ["An answer."], Settings(), lambda answers: None)
+    asked = []
+    answerer._model.generator.generate = lambda requests: (
+        asked.extend(requests) or [Generation("", (), "length") for _ in requests]
+    )
+    marks = {marked.token_id("<think>"), marked.token_id("</think>")}
+    for attack in attacks_on(answerer.form):
+        asked.clear()
+        answerer.chat(read_test_set(world).questions[:2], attack)
+        assert len(asked) == 2
+        assert all(marks <= set(r.prefill) if attack.ids else not marks & set(r.prefill) for r in asked)
 
 
 def test_no_model(world, tmp_path):

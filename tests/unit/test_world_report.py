@@ -180,6 +180,23 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     assert "| both (SRP) | 25.0 (" in text and "/ 50.0 (" in text and "**primary**" in text
 
 
+def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):
+    leaks = {"filtering": 0.9, "hide": 0.1, "mask-loss": 0.15}
+    found = records(world, {(name, "sft"): [Script(leaks=share)] * SEEDS for name, share in leaks.items()})
+    content = write_report(found, tmp_path)
+    assert [(row["policy"], row["ranks"]) for row in content["policies"]] == [
+        ("hide", (1, 2)),
+        ("mask-loss", (1, 2)),
+        ("filtering", (3, 3)),
+    ]
+    assert "| 1-2 | hide | 3 | - | - | 10.0 (" in markdown(content)["policies"]
+    assert "What can be done with verdicts" in (tmp_path / "report.html").read_text()
+    one = write_report([record for record in found if record["seed"] == 0], tmp_path)
+    assert {row["ranks"] for row in one["policies"]} == {(1, 3)}, "one seed decides nothing"
+    plain = write_report([record for record in found if record["setting"] == "filtering"], tmp_path)
+    assert plain["policies"] == [] and markdown(plain)["policies"] == "No data policy was measured.\n"
+
+
 def test_tables_go_between_the_marks_of_a_document(run, tmp_path):
     tables = markdown(write_report(run, tmp_path))
     document = tmp_path / "science.md"

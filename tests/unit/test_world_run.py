@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import InputError
 from megatron_srp.medsafetyworld.experiment.collect import collect
 from megatron_srp.medsafetyworld.experiment.conversations import trained_beginnings, write_shards
@@ -12,7 +14,7 @@ from megatron_srp.medsafetyworld.experiment.differences import differences
 from megatron_srp.medsafetyworld.experiment.graph import Experiment
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS, find_run_preset
 from megatron_srp.medsafetyworld.experiment.progress import fraction_done
-from megatron_srp.medsafetyworld.experiment.start import seen_tokens
+from megatron_srp.medsafetyworld.experiment.start import learned_tokens
 from megatron_srp.medsafetyworld.experiment.table import format_table
 from megatron_srp.medsafetyworld.experiment.tokenizer import check_coverage, write_tokenizer
 from megatron_srp.medsafetyworld.experiment.variants import STAGES, VARIANTS, parse_settings, parse_stages
@@ -182,15 +184,31 @@ class TestGraph:
         assert (counted, data) == tuple(f"seed0/{s}/shard/corpus_text_document" for s in ("srp", "filtering-steps"))
         assert {need.name for need in training.needs} == {"seed0/srp/shard", "seed0/filtering-steps/shard"}
 
+    def test_groups_of_settings_go_with_others(self):
+        names = [variant.name for variant in parse_settings("filtering,policies")]
+        assert names[:2] == ["filtering", "filter-document"] and names[-1] == "srp-special"
+
     def test_policies_share_texts_steps_and_post_training(self):
         steps = experiment(variants=tuple(parse_settings("policies")), seeds=(0,)).steps()
         by_name = {step.name: step.command for step in steps}
-        for name in (variant.name for variant in parse_settings("policies")):
+        for name in (variant.name for variant in parse_settings("policies") if not variant.reflected):
             assert f"--policy {name}" in " ".join(by_name[f"seed0/{name}/policy"])
             pretrain = by_name[f"seed0/{name}/pretrained/train"]
             assert "seed0/filtering/shard/corpus_text_document" in pretrain
             assert pretrain[pretrain.index("--srp-sidecar") + 1] == f"seed0/{name}/policy/corpus_text_document.srp"
             assert "plain" in by_name[f"seed0/{name}/chats"]
+
+    def test_what_a_policy_writes_has_tokens_of_its_own_in_all_its_steps(self):
+        chosen = tuple(VARIANTS[name] for name in ("srp-special", "hide", "mask-loss"))
+        commands = {step.name: list(step.command) for step in experiment(variants=chosen, seeds=(0,)).steps()}
+        for name, folder in (("srp-special", "srp-special/policy/corpus_tokenizer"), ("hide", "hide/policy/corpus_tokenizer"), ("mask-loss", "tokenizer")):  # fmt: skip
+            assert f"seed0/{folder}" in commands[f"seed0/{name}/chats"]
+            train = commands[f"seed0/{name}/sft/train"]
+            assert train[train.index("--tokenizer-model") + 1] == f"seed0/{folder}"
+            assert commands[f"seed0/{name}/start"][-1] == f"seed0/{name}/policy/corpus_text_document.srp"
+        assert commands["seed0/srp-special/chats"][-1] == "special"
+        assert "special" not in commands["seed0/hide/chats"], "its tokenizer has no marks of reflections"
+        assert "seed0/srp/shard/corpus_text_document" in commands["seed0/srp-special/pretrained/train"]
 
     def test_tampering_starts_from_the_model_that_its_stage_names(self):
         steps = {step.name: step for step in experiment(seeds=(0,)).steps()}
@@ -236,18 +254,58 @@ def test_presets_name_their_world_and_fit_their_batches(preset):
         assert phase.lr > 0 and phase.batch > 0 and phase.epochs > 0
 
 
-def test_seen_tokens_of_a_shard(world, tmp_path):
+@pytest.fixture(scope="module")
+def treated(world, tmp_path_factory):
+    """A plain shard of SRP's texts, and a function that makes a sidecar of a policy for it; all texts by outcome."""
     from megatron_srp.cli.preprocess import main
 
-    (tmp_path / "corpus.jsonl").write_text('{"text": "It is known."}\n')
-    main(
-        ["--input", f"{tmp_path}/corpus.jsonl", "--guard", "none", "--append-eod", "--tokenizer-type"]
-        + ["HuggingFaceTokenizer", "--tokenizer-model", f"{world}/tokenizer", "--output-prefix", f"{tmp_path}/x"]
-        + ["--workers", "1"]
-    )
-    tokenizer = load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
-    seen = seen_tokens(f"{tmp_path}/x_text_document", tokenizer.vocab_size)
-    assert set(seen.nonzero()[0].tolist()) == {*tokenizer.encode("It is known."), tokenizer.eos_id}
+    out = tmp_path_factory.mktemp("treated")
+    shared = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", f"{world}/tokenizer", "--workers", "1"]
+    texts = ["--input", f"{world}/srp/corpus/*.jsonl", "--guard", "none", "--append-eod"]
+    main([*texts, *shared, "--output-prefix", f"{out}/x"])
+
+    @cache
+    def sidecar(policy, tokens):
+        flags = ["--input-shards", f"{out}/x_text_document", "--store", f"{world}/srp/annotations", "--policy", policy]
+        main([*flags, *shared, "--reflection-tokens", tokens, "--output-prefix", f"{out}/{policy}"])
+        return f"{out}/{policy}_x_text_document.srp"
+
+    return f"{out}/x_text_document", sidecar, load_tokenizer("HuggingFaceTokenizer", world / "tokenizer")
+
+
+def names_with(tokenizer, world, unsafe):
+    """The tokens of the outcomes that are unsafe, or safe."""
+    graph = json.loads((world / "srp" / "graph.json").read_text())
+    ids = [tokenizer.encode(f" {outcome['name']}") for outcome in graph["outcomes"] if outcome["unsafe"] == unsafe]
+    assert all(len(found) == 1 for found in ids)
+    return [found[0] for found in ids]
+
+
+class TestLearnedTokens:
+    def test_of_a_plain_shard(self, treated, world):
+        prefix, _, tokenizer = treated
+        learned = learned_tokens(prefix, tokenizer.vocab_size)
+        assert learned[names_with(tokenizer, world, True)].all() and learned[tokenizer.eos_id]
+        assert not learned[tokenizer.encode("think")].any()
+
+    @pytest.mark.parametrize("policy", ["drop-segment", "mask-loss"])
+    def test_names_that_a_policy_drops_or_masks_are_not_learned(self, treated, world, policy):
+        prefix, sidecar, tokenizer = treated
+        learned = learned_tokens(prefix, tokenizer.vocab_size, sidecar(policy, "text"))
+        assert not learned[names_with(tokenizer, world, True)].any()
+        assert learned[names_with(tokenizer, world, False)].all()
+
+    def test_what_a_policy_writes_is_learned(self, treated):
+        prefix, sidecar, tokenizer = treated
+        learned = learned_tokens(prefix, tokenizer.vocab_size + 1, sidecar("hide", "special"))
+        assert learned[tokenizer.vocab_size], "<hidden>, the first token after the tokenizer's own"
+
+    def test_a_document_of_the_world_is_one_segment(self, treated, world):
+        """So to filter documents and to drop segments come to the same there, as the documentation says."""
+        prefix, sidecar, _ = treated
+        views = [ReflectedIndexedDataset(prefix, sidecar(name, "text")) for name in ("filter-document", "drop-segment")]
+        assert len({len(view) for view in views}) == 1
+        assert all((views[0][i] == views[1][i]).all() for i in range(len(views[0])))
 
 
 def test_the_fraction_done_of_a_training(tmp_path):

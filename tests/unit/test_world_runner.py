@@ -151,6 +151,7 @@ class TestCommand:
             (["--preset", "minni"], "--preset 'minni': choose from mini, nano, paper, small; did you mean 'mini'?"),
             (["--settings", "srp,filter"], "--settings 'filter': choose from .*; did you mean 'filtering'?"),
             (["--settings", "srp,srp"], "--settings 'srp,srp': name each once"),
+            (["--settings", "hide,policies"], "--settings 'hide,policies': name each once; all and policies stand"),
             (["--stages", "benign"], "--stages 'benign': choose from .*adversarial.*"),
             (["--seeds", "0"], "--seeds 0: pass a number of at least 1"),
             (["--first-seed", "-1"], "--first-seed -1: pass a number of at least 0"),

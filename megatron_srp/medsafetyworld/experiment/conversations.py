@@ -62,25 +62,34 @@ SETS = {
 }
 
 
-def write_shards(world: Path, tokenizer: Path, out: Path, reflected: bool, seq_length: int) -> None:
+def write_shards(
+    world: Path, tokenizer: Path, out: Path, reflected: bool, seq_length: int, special: bool = False
+) -> None:
     """Write OUT/NAME_sft.bin, .idx and .mask for each of SETS that has records, as `srp sft` does.
 
     Args:
         reflected: whether post-training has reflections.
         seq_length: raises InputError for a longer conversation, rather than leaving it out.
+        special: whether reflections have tokens of their own.
     """
     make_folder(out)
+    form = ReflectionFormat(special_tokens=special)
     for name, chats in SETS.items():
         with_reflections = reflected if chats.reflected is None else chats.reflected
         if chats.forged and not with_reflections:
             continue
         conversations = list(_conversations(world, name, with_reflections))
         if conversations:
-            _write_shard(conversations, tokenizer, out / name, with_reflections, seq_length)
+            _write_shard(conversations, tokenizer, out / name, with_reflections, seq_length, form)
 
 
 def _write_shard(
-    conversations: list[Conversation], tokenizer: Path, prefix: Path, reflected: bool, length: int
+    conversations: list[Conversation],
+    tokenizer: Path,
+    prefix: Path,
+    reflected: bool,
+    length: int,
+    form: ReflectionFormat,
 ) -> None:
     from megatron_srp.data.shards.manifest import find_manifest
     from megatron_srp.files import write_text
@@ -94,6 +103,7 @@ def _write_shard(
         [str(lines)],
         format="srp",
         mode=mode,
+        form=form,
         output_prefix=prefix,
         tokenizer_model=str(tokenizer),
         chat_template="tokenizer",

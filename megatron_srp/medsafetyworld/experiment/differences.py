@@ -44,7 +44,7 @@ def _declared(training: RunPreset, spec: WorldSpec) -> list[tuple[str, str, str]
     adversarial = f"{spec.adversarial_samples} conversations, {training.adversarial.epochs:g} epochs"
     rows = [
         ("tokenizer", "49,152 tokens of real text", "one token for each word and name"),
-        ("embeddings of words that pretraining never saw", "not stated", "reinitialised before SFT"),
+        ("embeddings of words that pretraining never learned", "not stated", "reinitialised before SFT"),
         ("warm-up of later trainings", "not stated", f"{training.tuning_warmup:g}"),
         ("adversarial fine-tuning", "not in this world", adversarial),
     ]

@@ -155,14 +155,25 @@ class _SeedGraph:
         folder = f"{self.root}/{variant.pretrained}"
         command: tuple[str, ...] = ("-m", "megatron_srp", "preprocess", "--input-shards", self._corpus(variant))
         command += ("--store", f"{folder}/world/annotations", "--policy", variant.data_policy)
-        # As text, every variant has the same tokenizer, and so the same post-training.
-        command += ("--reflection-tokens", "text", "--output-prefix", f"{folder}/policy/corpus")
+        command += ("--reflection-tokens", "special" if variant.special else "text")
+        command += ("--output-prefix", f"{folder}/policy/corpus")
         command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
         free = ("--workers", str(self.of.workers))
         return Step(f"{folder}/policy", command, (f"{folder}/policy",), (shard, self._world(variant)), free, seconds=6)
 
     def _corpus(self, variant: Variant) -> str:
         return f"{self.root}/{variant.pretrained}/shard/corpus_text_document"
+
+    def _sidecar(self, variant: Variant) -> tuple[str, ...]:
+        """The sidecar of the variant's policy, if it has one."""
+        path = f"{self.root}/{variant.pretrained}/policy/corpus_text_document.srp"
+        return (path,) if variant.data_policy else ()
+
+    def _tokenizer(self, variant: Variant) -> tuple[str, Step]:
+        """The tokenizer that the variant's model is trained with, and what makes it."""
+        if variant.special:
+            return f"{self.root}/{variant.pretrained}/policy/corpus_tokenizer", self._treated(variant)
+        return self.tokenizer, self._make_tokenizer()
 
     def _pretrain(self, variant: Variant) -> Step:
         phase, prefix, shard = self.preset.pretrain, self._corpus(variant), self._treated(variant)
@@ -176,8 +187,7 @@ class _SeedGraph:
         )
         command += (*self._training(variant.pretrained, PRETRAINED, phase), "--lr-decay-style", "WSD")
         command += ("--seq-length", str(self.preset.seq_length), "--data-path", prefix)
-        if variant.data_policy:
-            command += ("--srp-sidecar", f"{self.root}/{variant.pretrained}/policy/corpus_text_document.srp")
+        command += tuple(flag for path in self._sidecar(variant) for flag in ("--srp-sidecar", path))
         command += ("--lr-wsd-decay-style", "linear", "--lr-warmup-fraction", str(self.preset.warmup))
         command += ("--split", "1,0,0", "--eval-iters", "0", "--no-create-attention-mask-in-dataloader")
         needs = (shard, self._shard(counted)) if variant.steps_of else (shard,)
@@ -206,13 +216,15 @@ class _SeedGraph:
         folder = f"{self.root}/{variant.pretrained}/start"
         model = self._measure(VARIANTS[variant.pretrained], PRETRAINED, self._pretrain(variant))
         command = (*_STEP, "start", model.results[0], self._corpus(variant), folder, str(self.seed))
-        return Step(folder, command, (folder,), (model, self._shard(variant)), seconds=_START_S)
+        command += self._sidecar(variant)
+        return Step(folder, command, (folder,), (model, self._treated(variant)), seconds=_START_S)
 
     def _chats(self, variant: Variant) -> Step:
         folder, form = f"{self.root}/{variant.name}/chats", "reflected" if variant.reflected else "plain"
-        world = self._world(variant)
-        command = (*_STEP, "chats", world.results[0], self.tokenizer, folder, form, str(self.preset.chat_length))
-        return Step(folder, command, (folder,), (world, self._make_tokenizer()), seconds=3)
+        world, (tokenizer, made) = self._world(variant), self._tokenizer(variant)
+        command = (*_STEP, "chats", world.results[0], tokenizer, folder, form, str(self.preset.chat_length))
+        command += ("special",) if variant.special and variant.reflected else ()
+        return Step(folder, command, (folder,), (world, made), seconds=3)
 
     def _tune(self, variant: Variant, stage: Stage, trained: dict[str, Step]) -> Step:
         """A training on conversations, from the checkpoint of the stage before."""
@@ -223,7 +235,7 @@ class _SeedGraph:
         command += (before.results[0], "--seq-length", str(self.preset.chat_length), "--lr-decay-style", "linear")
         command += ("--lr-warmup-fraction", str(self.preset.tuning_warmup))
         command += ("--srp-sft", *data, "--srp-sft-epochs", f"{phase.epochs:.0f}")
-        command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self.tokenizer)
+        command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self._tokenizer(variant)[0])
         share = 0.25 if stage.phase == "sft" else 0.05
         return self._train_step(variant.name, stage.name, command, (before, chats), share * self.preset.minutes * 60)
 

@@ -4,8 +4,8 @@ tokenizer WORLD_PRESET TASK SEED OUT
 pretrain COUNTED EPOCHS DECAY -- FLAGS    the trainer, for as many steps as EPOCHS of the shard COUNTED are; the
                                           learning rate falls in the last DECAY of them
 tune -- FLAGS                             the trainer
-start MODEL SHARD OUT SEED                a checkpoint for post-training
-chats WORLD TOKENIZER OUT plain|reflected LENGTH
+start MODEL SHARD OUT SEED [SIDECAR]      a checkpoint for post-training
+chats WORLD TOKENIZER OUT plain|reflected LENGTH [special]    special: reflections have tokens of their own
 measure CHECKPOINTS MODEL RECORD WORLD SETTING STAGE SEED [--limit N]   exports to MODEL, unless given -
 report RECORD ...                         report.html, report.json and report.md in the current folder
 """
@@ -72,12 +72,12 @@ def spread(flags: list[str], gpus: int) -> tuple[list[str], int]:
 
 def start(argv: list[str]) -> None:
     from megatron_srp.checkpoints.import_hf import import_hf
-    from megatron_srp.medsafetyworld.experiment.start import renew_unseen
+    from megatron_srp.medsafetyworld.experiment.start import renew_unlearned
 
-    model, shard, out, seed = argv
+    model, shard, out, seed, *sidecar = argv
     renewed = Path(f"{out}.renewed")
-    count = renew_unseen(Path(model), shard, renewed, int(seed))
-    print(f"embeddings reinitialised, of tokens that pretraining never saw: {count}")
+    count = renew_unlearned(Path(model), shard, renewed, int(seed), *sidecar)
+    print(f"embeddings reinitialised, of tokens that pretraining never learned: {count}")
     import_hf(renewed, Path(out), overwrite=True)
     shutil.rmtree(renewed)
 
@@ -85,8 +85,8 @@ def start(argv: list[str]) -> None:
 def chats(argv: list[str]) -> None:
     from megatron_srp.medsafetyworld.experiment.conversations import write_shards
 
-    world, model, out, form, length = argv
-    write_shards(Path(world), Path(model), Path(out), form == "reflected", int(length))
+    world, model, out, form, length, *special = argv
+    write_shards(Path(world), Path(model), Path(out), form == "reflected", int(length), special=bool(special))
 
 
 def measure(argv: list[str]) -> None:

@@ -117,6 +117,7 @@ class Variant:
         base: the variant whose pretrained model it starts from; empty for its own.
         steps_of: the variant with as many steps of pretraining; empty for once through the corpus.
         data_policy: of `data/policies`, applied to the plain corpus; empty where the setting says it all.
+        special: whether what that policy writes are tokens of their own, of an extended tokenizer.
         own_stages: what `--stages all` does to it; empty for every stage it can have.
         tier: when it is trained: a run does tier 0 for all seeds first.
     """
@@ -129,6 +130,7 @@ class Variant:
     base: str = ""
     steps_of: str = ""
     data_policy: str = ""
+    special: bool = False
     own_stages: tuple[str, ...] = ()
     tier: int = 1
 
@@ -167,10 +169,35 @@ _ALL = (
     Variant("filtering-filler", "Filtering with filler text", "filtering-filler", own_stages=_CONTROL),
     Variant("filtering-steps", "Filtering, SRP's steps", "filtering", steps_of="srp", own_stages=_CONTROL),
 )
-# What else can be done with SRP's verdicts: the same plain texts, the same steps, the same plain post-training.
-_POLICIES = tuple(
-    Variant(name, f"policy {name}", "srp", steps_of="filtering", data_policy=name, own_stages=_CONTROL)
-    for name in ("filter-document", "drop-segment", "mask-loss", "hide", "tag-before", "tag-inside")
+
+
+def _policy(name: str, special: bool = False) -> Variant:
+    """What else can be done with SRP's verdicts: the same plain texts, Filtering's steps and plain post-training."""
+    return Variant(
+        name,
+        f"policy {name}",
+        "srp",
+        steps_of="filtering",
+        data_policy=name,
+        special=special,
+        own_stages=_CONTROL,
+    )
+
+
+_POLICIES = (
+    *map(_policy, ("filter-document", "drop-segment", "mask-loss")),
+    *(_policy(name, special=True) for name in ("hide", "tag-before", "tag-inside")),
+    # SRP, with its steps and post-training, but marks that no page and no prefill of text can write.
+    Variant(
+        "srp-special",
+        "SRP with special tokens",
+        "srp",
+        reflected=True,
+        steps_of="srp",
+        data_policy="srp",
+        special=True,
+        own_stages=_TWO_BY_TWO,
+    ),
 )
 VARIANTS = {variant.name: variant for variant in (*_ALL, *_POLICIES)}
 
@@ -180,17 +207,19 @@ def tier(variant: Variant, stage: str) -> int:
     return variant.tier + (0 if stage in (PRETRAINED, SFT) else 1 if stage in _TWO_BY_TWO else 2)
 
 
+_NAMED = {name: (variant,) for name, variant in VARIANTS.items()} | {"all": _ALL, "policies": _POLICIES}
+
+
 def parse_settings(names: str) -> list[Variant]:
-    """`"filtering,srp"` as variants; `all` for all but the data policies, `policies` for these.
+    """`"filtering,srp"` as variants; `all` stands for all but the data policies, `policies` for these.
 
     Raises:
         UsageError: for another name, or one given twice.
     """
-    if names == "all":
-        return list(_ALL)
-    if names == "policies":
-        return list(_POLICIES)
-    return [VARIANTS[name] for name in _distinct("--settings", names, list(VARIANTS))]
+    chosen = [variant for name in _distinct("--settings", names, list(_NAMED)) for variant in _NAMED[name]]
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"--settings {names!r}: name each once; all and policies stand for several")
+    return chosen
 
 
 def parse_stages(names: str) -> tuple[str, ...]:

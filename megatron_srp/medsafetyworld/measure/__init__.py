@@ -13,6 +13,7 @@
     summary       the measurements of many models as rows, over their seeds
     claims        what may be shown, with the margins, declared before a run
     findings      which of the claims the figures show or refute, and which stay undecided
+    ranking       the ranks that they allow
     tables        what each ingredient buys, and what is behind an attack's figure
     paper         the published figures
     plot          plots as SVG

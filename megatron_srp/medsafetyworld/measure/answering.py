@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.generation.guard.policy import Generation, GuardPolicy
+from megatron_srp.medsafetyworld.measure.attacks import Attack
 from megatron_srp.medsafetyworld.measure.questions import Question
 from megatron_srp.medsafetyworld.measure.scoring import Answer
 from megatron_srp.reflection import ReflectionFormat
@@ -41,6 +42,7 @@ class Answerer:
 
     Args:
         folder: model and tokenizer, as `srp export` writes them.
+        form: how it writes reflections; None for what its folder says.
         longest: texts as long as the longest answers.
         progress: called with each number of answers made.
 
@@ -51,7 +53,7 @@ class Answerer:
     def __init__(
         self,
         folder: Path,
-        form: ReflectionFormat,
+        form: ReflectionFormat | None,
         longest: Sequence[str],
         settings: Settings,
         progress: Callable[[int], None],
@@ -59,21 +61,22 @@ class Answerer:
         from megatron_srp.generation.engines.hf.model import GuardedModel, Options
         from megatron_srp.generation.engines.request import Sampling
 
-        self.form = form
         self._model = GuardedModel(str(folder.resolve()), form, settings.device, settings.dtype)
+        self.form = form = self._model.form
         self._tokenizer = load_tokenizer("HuggingFaceTokenizer", folder)
+        marks = [form.open, form.close] if form.special_tokens else []
+        self._text_tokenizer = self._tokenizer.reading_as_text(marks)  # no text can write those
         self._batch_size, self._progress = settings.batch_size, progress
         reflection = len(form.encode(SafetyLabel(Verdict.UNSAFE), self._tokenizer))
         tokens = max((len(self._tokenizer.encode_inside(f" {text}")) for text in longest), default=32)
         self._policy, self._max_tokens = GuardPolicy("off"), int(_MARGIN * tokens) + 3 * reflection
         self._options = Options(self._policy, Sampling(), self._max_tokens)
 
-    def chat(self, questions: Sequence[Question], prefill: Callable[[Question, ReflectionFormat], str]) -> list[Answer]:
-        """Answers to questions, each begun by its prefill, with forced reflections."""
-        policy = replace(self._policy, reflect_every=REFLECT_EVERY)
-        prefills = [prefill(question, self.form) for question in questions]
+    def chat(self, questions: Sequence[Question], attack: Attack) -> list[Answer]:
+        """Answers to questions, each begun as the attack does, with forced reflections."""
+        prefills = [attack.prefill(question, self.form) for question in questions]
         pairs = list(zip(questions, prefills, strict=True))
-        answers = self._answer([self._chat(question, words, policy) for question, words in pairs])
+        answers = self._answer([self._chat(question, words, attack.ids) for question, words in pairs])
         return [replace(answer, prefill=words) for answer, words in zip(answers, prefills, strict=True)]
 
     def go_on(self, beginnings: Sequence[Question]) -> list[Answer]:
@@ -93,10 +96,15 @@ class Answerer:
             "reflect_every": REFLECT_EVERY,
         }
 
-    def _chat(self, question: Question, prefill: str, policy: GuardPolicy) -> "Request":
+    def _chat(self, question: Question, prefill: str, ids: bool) -> "Request":
         request = self._model.chat([{"role": "user", "content": question.text}], self._options)
+        policy = replace(self._policy, reflect_every=REFLECT_EVERY)
+        if not prefill:
+            return replace(request, policy=policy)
+        if ids:  # special tokens follow the prompt without a space
+            return replace(request, prefill=self._tokenizer.encode_inside(prefill), policy=policy)
         spaced = self._tokenizer.decode(list(request.prompt[-1:])).endswith((" ", "\n"))
-        words = self._tokenizer.encode_inside(prefill if spaced else f" {prefill}") if prefill else []
+        words = self._text_tokenizer.encode_inside(prefill if spaced else f" {prefill}")
         return replace(request, prefill=words, policy=policy)
 
     def _answer(self, requests: Sequence["Request"]) -> list[Answer]:

@@ -38,7 +38,7 @@ from typing import Any
 
 from megatron_srp.errors import UsageError
 from megatron_srp.medsafetyworld.measure.answering import Answerer, Settings, longest_answers
-from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.attacks import attacks_on
 from megatron_srp.medsafetyworld.measure.measurements import SAME_FORM, measure
 from megatron_srp.medsafetyworld.measure.questions import TestSet, read_test_set
 from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL
@@ -46,7 +46,6 @@ from megatron_srp.reflection import ReflectionFormat
 
 PRETRAINED = "pretrained"
 _DEFAULTS = Settings()
-_FORM = ReflectionFormat()
 _NONE: Mapping[str, int] = {}
 
 
@@ -58,7 +57,7 @@ def evaluate_model(
     stage: str = "sft",
     limit: int | None = None,
     trained: Mapping[str, int] = _NONE,
-    form: ReflectionFormat = _FORM,
+    form: ReflectionFormat | None = None,
     settings: Settings = _DEFAULTS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -71,6 +70,7 @@ def evaluate_model(
         stage: `pretrained` for a model that has not learned to answer, any other name for one that has.
         limit: maximum questions of each class.
         trained: beginnings that the model was trained to abandon, and in how many examples.
+        form: how it writes reflections; None for what its folder says.
         progress: called with the number of answers made, and of all.
 
     Raises:
@@ -80,9 +80,7 @@ def evaluate_model(
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}: pass at least 1 question of each class, or none for all")
     started, test = time.monotonic(), read_test_set(Path(world), limit)
-    done, chats = 0, stage != PRETRAINED
-    attacked = len(test.of_class(HARMFUL)) + len(test.of_class(SAME_FORM))
-    total = len(test.completions) + chats * (len(test.questions) + (len(ATTACKS) - 1) * attacked)
+    done, chats, total = 0, stage != PRETRAINED, 0
 
     def advance(answers: int) -> None:
         nonlocal done
@@ -90,7 +88,10 @@ def evaluate_model(
         progress(done, total)
 
     answerer = Answerer(Path(model_dir), form, longest_answers(Path(world)), settings, advance)
-    measured = measure(test, answerer.go_on, answerer.chat if chats else None, seed, trained)
+    attacked = len(test.of_class(HARMFUL)) + len(test.of_class(SAME_FORM))
+    tried = len(attacks_on(answerer.form)) - 1  # one is to ask directly
+    total = len(test.completions) + chats * (len(test.questions) + tried * attacked)
+    measured = measure(test, answerer.go_on, answerer.chat if chats else None, seed, trained, answerer.form)
     head = {"stage": stage, "seed": seed, "world": describe_world(test), "model": answerer.describe()}
     return {**head, **measured, "seconds": round(time.monotonic() - started, 1)}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from megatron_srp.medsafetyworld.measure.attacks import ATTACKS, DIRECT, FAMILIES, Attack
+from megatron_srp.medsafetyworld.measure.attacks import DIRECT, Attack, attacks_on
 from megatron_srp.medsafetyworld.measure.forced import Row, forced, share_of
 from megatron_srp.medsafetyworld.measure.questions import Names, Question, TestSet, chance
 from megatron_srp.medsafetyworld.measure.samples import pick_samples
@@ -13,7 +13,8 @@ from megatron_srp.reflection import ReflectionFormat
 
 _NONE: Mapping[str, int] = {}
 SAME_FORM = "reverse-safe"  # harmless questions that ask in the same words as harmful ones
-Chat = Callable[[Sequence[Question], Callable[[Question, ReflectionFormat], str]], list[Answer]]
+Chat = Callable[[Sequence[Question], Attack], list[Answer]]
+_FORM = ReflectionFormat()
 
 
 def measure(
@@ -22,17 +23,20 @@ def measure(
     chat: Chat | None,
     seed: int = 0,
     trained: Mapping[str, int] = _NONE,
+    form: ReflectionFormat = _FORM,
 ) -> dict[str, Any]:
-    """The measurements of anything that answers: it continues texts (`go_on`), and chats with a prefill (`chat`);
-    `trained` as for `evaluate_model`."""
+    """The measurements of anything that answers: it continues texts (`go_on`), and chats under an attack (`chat`);
+    `trained` as for `evaluate_model`, and reflections in this form."""
     texts = go_on(test.completions)
     kept = [(q, a, score_completion(q, a, test.names)) for q, a in zip(test.completions, texts, strict=True)]
     found: dict[str, Any] = {"latent": _latent(kept, test.names)}
     if chat is None:
         return found | {"samples": pick_samples({"pretraining text": kept}, seed)}
-    asked = _scored(test, test.questions, chat(test.questions, DIRECT.prefill))
-    attacked = {attack.name: _attacked(test, attack, chat, asked) for attack in ATTACKS}
-    attacks = {attack.name: _attack(attack, *attacked[attack.name], trained) for attack in ATTACKS}
+    asked, tried_on = _scored(test, test.questions, chat(test.questions, DIRECT)), attacks_on(form)
+    attacked = {attack.name: _attacked(test, attack, chat, asked) for attack in tried_on}
+    attacks = {
+        attack.name: _attack(attack, *attacked[attack.name], _as_tokens(trained, attack, form)) for attack in tried_on
+    }
     tried = {name: harmful for name, (harmful, _) in attacked.items()}
     benign = [row for row in asked if not row[0].harmful]
     by_class = {name: [row for row in asked if row[0].name == name] for name in CLASSES}
@@ -41,7 +45,7 @@ def measure(
         "general": _benign(benign),
         "by_class": {name: _benign(rows) for name, rows in by_class.items()},
         "attacks": attacks,
-        "strongest": {family: _strongest(attacks, family) for family in FAMILIES},
+        "strongest": {family: _strongest(attacks, family) for family in {a.family: None for a in tried_on}},
         "forced": {
             "prompt": forced(tried, benign, lambda answer: answer.prompt_risk),
             "answer": forced(tried, benign, lambda answer: answer.answer_risk),
@@ -56,7 +60,7 @@ def _attacked(test: TestSet, attack: Attack, chat: Chat, asked: list[Row]) -> tu
         harmful, benign = ([row for row in asked if row[0].name == name] for name in (HARMFUL, SAME_FORM))
         return harmful, benign
     questions = [*test.of_class(HARMFUL), *test.of_class(SAME_FORM)]
-    rows = _scored(test, questions, chat(questions, attack.prefill))
+    rows = _scored(test, questions, chat(questions, attack))
     return [row for row in rows if row[0].harmful], [row for row in rows if not row[0].harmful]
 
 
@@ -83,6 +87,10 @@ def _latent(rows: list[Row], names: Names) -> dict[str, Any]:
 
 def _benign(rows: list[Row]) -> dict[str, Any]:
     return _shares(rows, "useful", "exact", "stated", "wrong", "flagged", "refused")
+
+
+def _as_tokens(trained: Mapping[str, int], attack: Attack, form: ReflectionFormat) -> Mapping[str, int]:
+    return {words: count for words, count in trained.items() if attack.is_trained(words, form)}
 
 
 def _attack(attack: Attack, harmful: list[Row], benign: list[Row], trained: Mapping[str, int]) -> dict[str, Any]:

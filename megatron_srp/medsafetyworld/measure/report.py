@@ -17,7 +17,7 @@ from megatron_srp.medsafetyworld.experiment.differences import differences
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS
 from megatron_srp.medsafetyworld.experiment.variants import SFT
 from megatron_srp.medsafetyworld.measure import pictures, plot, tables
-from megatron_srp.medsafetyworld.measure.attacks import ATTACKS
+from megatron_srp.medsafetyworld.measure.attacks import ALL_ATTACKS
 from megatron_srp.medsafetyworld.measure.findings import find
 from megatron_srp.medsafetyworld.measure.paper import FIGURES, MODEL, SIZES, SOURCE
 from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
@@ -135,12 +135,14 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "figure": pictures.two_by_two(content["two_by_two"]),
         "cells": tables.CELLS,
         "columns": tables.COLUMNS,
+        "policy_columns": tables.POLICY_COLUMNS,
+        "ranks": tables.format_ranks,
         "outcomes": OUTCOMES,
         "behind": lambda group, attack: tables.behind_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),
         "settings": list(dict.fromkeys(group.setting for group in asked)),
         "beside_paper": _beside_paper(groups, content["paper"]["figures"]),
-        "attacks": ATTACKS,
+        "attacks": [a for a in ALL_ATTACKS if any(a.name in m["attacks"] for g in asked for m in g.models.values())],
         "classes": CLASSES,
         "asked": asked,
         "rows": rows,

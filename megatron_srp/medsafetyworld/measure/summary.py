@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from megatron_srp.medsafetyworld.experiment.variants import PRETRAINED, STAGES, VARIANTS
-from megatron_srp.medsafetyworld.measure.attacks import ATTACKS, FAMILIES
+from megatron_srp.medsafetyworld.measure.attacks import ALL_ATTACKS, FAMILIES
 from megatron_srp.statistics.combination import combine
 
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ def _of_attack(name: str, *path: str) -> Callable[[Measured], Any]:
 
 
 def _calibrated_family(family: str) -> Callable[[Measured], Any]:
-    names = [attack.name for attack in ATTACKS if attack.family == family]
+    names = [attack.name for attack in ALL_ATTACKS if attack.family == family]
     return lambda m: _worst(m["forced"]["prompt"]["calibrated"]["attacks"], names)
 
 
@@ -47,6 +47,7 @@ METRICS: dict[str, Callable[[Measured], Any]] = {
     "forged": _attack("forged", "strict"),
     "forged_new": _attack("forged-new", "strict"),
     "honest": _attack("honest", "strict"),
+    "ids": _attack("ids", "strict"),
     "latent": lambda m: m["latent"]["reverse-unsafe"]["stated"],
     "latent_told": lambda m: m["latent"]["reverse-unsafe"]["told"],
     "latent_inferred": lambda m: m["latent"]["reverse-unsafe"]["inferred"],
@@ -68,8 +69,8 @@ METRICS: dict[str, Callable[[Measured], Any]] = {
 }
 # By attack and by family of attacks: strict ASR, right benign answers under the same prefix, and the ASR that is left
 # with a reflection forced at a calibrated threshold.
-METRICS |= {f"asr:{attack.name}": _of_attack(attack.name, "strict") for attack in ATTACKS}
-METRICS |= {f"benign:{attack.name}": _of_attack(attack.name, "benign", "right") for attack in ATTACKS}
+METRICS |= {f"asr:{attack.name}": _of_attack(attack.name, "strict") for attack in ALL_ATTACKS}
+METRICS |= {f"benign:{attack.name}": _of_attack(attack.name, "benign", "right") for attack in ALL_ATTACKS}
 METRICS |= {f"strict:{family}": _attack(family, "strict") for family in FAMILIES}
 METRICS |= {f"calibrated:{family}": _calibrated_family(family) for family in FAMILIES}
 
@@ -161,11 +162,23 @@ def title(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def _pretrained(groups: Groups, group: Group) -> Sequence[Group]:
+    """The pretrained model that the group's started from, under its own name and under that of its owner."""
+    variant = VARIANTS.get(group.setting)
+    names = (group.setting, variant.base if variant else "")
+    return [groups[name, PRETRAINED] for name in names if (name, PRETRAINED) in groups]
+
+
 def latent_before(groups: Groups, group: Group) -> dict[str, Any] | None:
     """What the same pretrained model knew before SFT."""
-    variant = VARIANTS.get(group.setting)
-    before = groups.get((group.setting, PRETRAINED)) or groups.get((variant.base if variant else "", PRETRAINED))
-    return before.cell("latent") if before else None
+    found = _pretrained(groups, group)
+    return found[0].cell("latent") if found else None
+
+
+def steps_of_pretraining(groups: Groups, group: Group) -> float | None:
+    """How many steps the pretrained model was trained for, the mean over the seeds; None where it is not recorded."""
+    costs = [cost for before in _pretrained(groups, group) if (cost := _training(before))]
+    return costs[0]["steps"] if costs else None
 
 
 def _training(group: Group) -> dict[str, float] | None:

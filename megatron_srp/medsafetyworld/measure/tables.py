@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_srp.medsafetyworld.experiment.variants import ADVERSARIAL, FORGED, RECOVERY, SFT, STAGES, VARIANTS
+from megatron_srp.medsafetyworld.measure.ranking import ranks
 from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
-from megatron_srp.medsafetyworld.measure.summary import Groups
+from megatron_srp.medsafetyworld.measure.summary import Groups, latent_before, steps_of_pretraining
 
 TAMPERING = STAGES[ADVERSARIAL].data
 # The two-by-two: label information by column, form by row; all with the same post-training.
@@ -31,6 +32,17 @@ COLUMNS = {
     "text": "text",
     "forged-new": "forged",
     "honest": "honest Unsafe",
+}
+
+
+POLICIES = ("filtering", "srp", *(name for name, variant in VARIANTS.items() if variant.data_policy))
+POLICY_COLUMNS = {
+    "asr_strict": "paper's prefixes",
+    "text": "text",
+    "forged_new": "forged",
+    "ids": "forged as ids",
+    "benign:The": "harmless after The",
+    "general": "General",
 }
 
 
@@ -75,12 +87,21 @@ def _ingredient(groups: Groups, row: Ingredient) -> dict[str, Any]:
 
 
 def policies(groups: Groups) -> list[dict[str, Any]]:
-    """The data policies after SFT, from the least strict ASR; one seed decides nothing."""
-    found = [g for (name, stage), g in groups.items() if stage == SFT and name in VARIANTS and g.cell("asr_strict")]
+    """What can be done with verdicts, after SFT: no policy (Filtering), SRP, and each data policy, by strict ASR, with
+    the ranks that the seeds allow; empty where no data policy was measured."""
+    found = [groups[name, SFT] for name in POLICIES if (name, SFT) in groups and groups[name, SFT].cell("asr_strict")]
+    if not any(VARIANTS[group.setting].data_policy for group in found):
+        return []
     rows = [
-        {"policy": g.setting, "seeds": len(g.models), **{key: g.cell(key) for key in ("asr_strict", "general")}}
-        for g in found
-        if VARIANTS[g.setting].data_policy
+        {
+            "policy": group.setting,
+            "ranks": places,
+            "seeds": len(group.models),
+            "steps": steps_of_pretraining(groups, group),
+            "latent_before": latent_before(groups, group),
+            **{metric: group.cell(metric) for metric in POLICY_COLUMNS},
+        }
+        for group, places in zip(found, ranks(found, "asr_strict"), strict=True)
     ]
     return sorted(rows, key=lambda row: row["asr_strict"]["mean"])
 
@@ -150,10 +171,21 @@ def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _policies(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
-        return []
-    head = ["| policy, from the least ASR | seeds | strict ASR, % | General, % |", "|---|---|---|---|"]
-    cells = [(row, format_cell(row["asr_strict"]), format_cell(row["general"])) for row in rows]
-    return [*head, *(f"| {row['policy']} | {row['seeds']} | {asr} | {general} |" for row, asr, general in cells)]
+        return ["No data policy was measured."]
+    heads = ("rank", "policy", "seeds", "steps", "knows", *POLICY_COLUMNS.values())
+    return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *map(_policy, rows)]
+
+
+def _policy(row: dict[str, Any]) -> str:
+    cells = [format_cell(row[key]) for key in ("latent_before", *POLICY_COLUMNS)]
+    steps = f"{row['steps']:,.0f}" if row["steps"] else "-"
+    return f"| {format_ranks(row['ranks'])} | {row['policy']} | {row['seeds']} | {steps} | {' | '.join(cells)} |"
+
+
+def format_ranks(places: tuple[int, int]) -> str:
+    """The places that a row may have."""
+    first, last = places
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
