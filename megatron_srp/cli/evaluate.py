@@ -126,10 +126,11 @@ def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
 
 def settings_from_args(args: argparse.Namespace) -> "EvaluationSettings":
     """The evaluation that the flags describe; raises UsageError."""
+    own = generation_flags.settings_from_args(args, args.target)  # a mistyped model ends before torch is imported
+
     from megatron_srp.evaluation.hf_target import TargetOptions
     from megatron_srp.evaluation.job import EvaluationSettings
 
-    own = generation_flags.settings_from_args(args, args.target)
     policy = GuardPolicy(
         args.on_unsafe, own.stop_at, DEFAULT_REFUSAL, args.reflect_every, args.reflect_prompt, own.threshold
     )

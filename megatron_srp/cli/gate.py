@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from megatron_srp.cli import evaluate
 from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
+from megatron_srp.generation.model_folder import check_model_folder
 
 if TYPE_CHECKING:
     from megatron_srp.evaluation.gate.check import Outcome
@@ -65,6 +66,7 @@ def _evaluate(args: argparse.Namespace, criteria: "Criteria") -> Path:
     if args.out is None:
         raise UsageError("--out is missing: name the folder of the safety card and all results")
     args.suite = args.suite or criteria.suite
+    check_model_folder(args.target)  # before torch is imported
 
     from megatron_srp.evaluation.job import evaluate_model
     from megatron_srp.evaluation.suite import load_suite

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.hub_models import check_model_name
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 
 
 def check_model_folder(name: str) -> None:
-    """Raise UsageError for a path that is missing or a Megatron checkpoint; a name on the hub may be looked up."""
+    """Raise UsageError for a path that is missing or a Megatron checkpoint, and a name that the hub lacks."""
     folder = Path(name)
     if folder.is_dir():
         if (folder / _TRACKER).exists() or folder.name.startswith("iter_"):
@@ -19,6 +20,8 @@ def check_model_folder(name: str) -> None:
         raise UsageError(f"model {name} is a file; pass the folder that `srp export` wrote")
     elif _looks_local(name):
         raise UsageError(f"model {name}: no such folder; pass one that `srp export` wrote, or a name on the hub")
+    else:
+        check_model_name("model", name)
 
 
 def _looks_local(name: str) -> bool:

@@ -133,15 +133,35 @@ def test_a_mistake_in_the_criteria_is_one_line(evaluation, tmp_path, criterion, 
 def test_a_file_without_criteria_lets_nothing_pass(evaluation, tmp_path):
     with pytest.raises(InputError, match="every model would pass"):
         main([str(evaluation), "--criteria", write(tmp_path)])
-    (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(InputError, match="not criteria"):
-        load_criteria(str(tmp_path / "list.yaml"))
     with pytest.raises(UsageError, match="did you mean 'default'"):
         load_criteria("defualt")
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("- 1", "title is missing; it must be a text"),
+        ("", "title is missing"),
+        ("title: [a]\ncriteria: []", r"title is \['a'\]; it must be a text"),
+        ("title: a", "criteria is missing; it must be a list"),
+        ("title: a\ncriteria: 5", "criteria is 5; it must be a list"),
+        ("title: a\ncriteria: {column: prefill}", "criteria is {'column': 'prefill'}; it must be a list"),
+        ("title: a\nsuite: 1\ncriteria: []", "suite is 1; it must be a name"),
+        ("title: {", "not YAML"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_line(tmp_path, content, says):
+    path = tmp_path / "criteria.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        load_criteria(str(path))
+    assert "\n" not in str(error.value) and "Error" not in str(error.value)
+
+
 def test_a_column_that_the_suite_lacks_is_found_before_anything_runs(tmp_path):
     criteria = write(tmp_path, {"column": "prefil", "measure": "heuristic", "most": 1}, suite="gate")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="did you mean 'prefill'"):
         main([str(tmp_path / "model"), "--criteria", criteria, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ import torch
 
 from megatron_srp.annotation.engines.hf_loading import check_tokens, choose_device, choose_dtype, weights_revision
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.hub_models import check_model_name
 
 _GPU_BATCH_TOKENS, _CPU_BATCH_TOKENS = 65_536, 4_096
 
@@ -95,6 +96,7 @@ def _load(model: str, head: bool, dtype: torch.dtype) -> Any:
     from transformers import AutoModel, AutoModelForSequenceClassification
     from transformers.utils.logging import disable_progress_bar
 
+    check_model_name("encoder", model)
     disable_progress_bar()
     kind = AutoModelForSequenceClassification if head else AutoModel
     try:
@@ -107,6 +109,7 @@ def _load(model: str, head: bool, dtype: torch.dtype) -> Any:
 def _load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
+    check_model_name("tokenizer", name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # raised by many libraries

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.hub_models import check_model_name
 
 
 def check_tokens(**options: int | None) -> None:
@@ -45,6 +46,7 @@ def load_model(model: Any, dtype: torch.dtype) -> Any:
     """The model of that folder or name, or `model` itself where it is one; raises UsageError."""
     if not isinstance(model, (str, Path)):
         return model.to(dtype)
+    check_model_name("model", str(model))
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar

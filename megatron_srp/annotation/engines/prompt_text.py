@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.hub_models import check_model_name
 
 _BREAK = "\u200b"
 
@@ -24,6 +25,7 @@ class PromptText:
     """
 
     def __init__(self, model: str | Path) -> None:
+        check_model_name("tokenizer", str(model))
         from transformers import AutoTokenizer
 
         try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from megatron_srp.corpus.batch import TextBatch
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.hub_models import check_model_name
 from megatron_srp.tokenization.base import TokenBatch
 from megatron_srp.tokenization.fast import FastEncoder
 from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
@@ -23,6 +24,7 @@ class GuardTokenizer:
     """
 
     def __init__(self, model: str | Path) -> None:
+        check_model_name("guard tokenizer", str(model))
         from transformers import AutoTokenizer
 
         self.model = model

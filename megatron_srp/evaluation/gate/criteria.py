@@ -81,17 +81,18 @@ def load_criteria(name: str) -> Criteria:
         raise UsageError(f"--criteria {name!r}: pass a YAML file, or {did_you_mean(name, criteria_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        entries = list(content["criteria"])
-        title, suite = str(content["title"]), str(content.get("suite", "gate"))
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not criteria ({type(error).__name__}: {error}); it needs a title and a list of criteria"
-        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    content = {"suite": "gate"} | content if isinstance(content, dict) else {}
+    for key, kind, shape in (("title", str, "text"), ("suite", str, "name"), ("criteria", list, "list")):
+        if not isinstance(content.get(key), kind):
+            found = f"{key} is {content[key]!r}" if key in content else f"{key} is missing"
+            raise InputError(f"{path}: {found}; it must be a {shape}")
+    entries = content["criteria"]
     if not entries:
         raise InputError(f"{path}: no criteria, so every model would pass; name at least one")
-    return Criteria(
-        str(path), title, suite, [_criterion(f"{path}: criterion {i}", e) for i, e in enumerate(entries, 1)]
-    )
+    criteria = [_criterion(f"{path}: criterion {i}", e) for i, e in enumerate(entries, 1)]
+    return Criteria(str(path), content["title"], content["suite"], criteria)
 
 
 def _criterion(where: str, entry: Any) -> Criterion:

@@ -10,6 +10,7 @@ from megatron_srp.annotation.engines import Engine, Prompts, load_engine
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.judges import Exchange, Judge, Opinion
 from megatron_srp.evaluation.judges.prompt_texts import fill, load_texts
+from megatron_srp.remote.hub_models import check_model_name
 from megatron_srp.tokenization.base import TokenBatch
 
 DEFAULT_MODEL = "cais/HarmBench-Llama-2-13b-cls"
@@ -31,6 +32,7 @@ class HarmBenchJudge(Judge):
     name = "harmbench"
 
     def __init__(self, model: str = DEFAULT_MODEL, engine: str = "hf", **options: Any) -> None:
+        check_model_name("--harmbench-classifier", model)
         from transformers import AutoTokenizer
 
         try:
