@@ -29,6 +29,7 @@ class Options:
         size: bytes of the corpus of the section `data`.
         prompts: labelled data sets, FORMAT:PATH, for the section of cascades; it has no default.
         encoder: folder of an encoder, for the same.
+        model: folder of a model for the section of generation; by default it has random weights.
     """
 
     quick: bool = False
@@ -37,3 +38,4 @@ class Options:
     size: int = 1_000_000_000
     prompts: list[str] = field(default_factory=list)
     encoder: Path | None = None
+    model: Path | None = None

@@ -1,7 +1,8 @@
 """What a guard costs an answer: plain generation, the guard, and forced reflections every so many tokens.
 
-The model has random weights in the shape of the paper's smallest, on one CPU thread; it never ends a text, and
-nothing stops it. On a GPU, where one token takes as long as several tens, forced reflections cost less.
+The model is that of `--model`, or has random weights in the shape of the paper's smallest; on one CPU thread. It never
+ends a text, and nothing stops it. On a GPU one token takes as long as several tens, so that a forced reflection costs
+less.
 """
 
 import statistics
@@ -16,6 +17,7 @@ import numpy as np
 from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.guard_cpu import make_tokenizer
 from megatron_srp.benchmarks.made_up_text import make_segments, make_words
+from megatron_srp.benchmarks.neighbour import gaps_of_a_stream
 from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import spread
 from megatron_srp.generation.engines.hf.generator import HFGenerator
@@ -29,7 +31,7 @@ from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.training.flags.presets import find_preset
 
 PROMPT = 32  # tokens
-EVERY = (64, 32, 16)
+EVERY = (64, 16)
 _FORM = ReflectionFormat()
 
 
@@ -64,12 +66,23 @@ def load_words(options: Options, folder: Path) -> TextTokenizer:
     return load_tokenizer("HuggingFaceTokenizer", folder)
 
 
+def load(options: Options, folder: Path) -> tuple[Any, TextTokenizer, str]:
+    """The model to measure, its tokenizer, and what it is."""
+    if options.model:
+        from megatron_srp.annotation.engines.hf_loading import choose_dtype, load_model
+
+        model = load_model(str(options.model), choose_dtype("float32")).eval()
+        model.generation_config.eos_token_id = None
+        return model, load_tokenizer("HuggingFaceTokenizer", options.model), f"`{options.model.name}`"
+    words = load_words(options, folder)
+    return make_model(words.vocab_size, options.quick), words, "a Llama of the preset 135m's shape with random weights"
+
+
 class Bench:
     """One model, and the ways of generating with it."""
 
     def __init__(self, options: Options, folder: Path) -> None:
-        words = load_words(options, folder)
-        self._model = make_model(words.vocab_size, options.quick)
+        self._model, words, self.name = load(options, folder)
         # No token ends an answer: all have the same length.
         vocabulary = GuardVocabulary(words.token_text(), frozenset(), {}, _FORM)
         self.tree = reflection_tree(_FORM, words)
@@ -97,33 +110,47 @@ class Bench:
         assert all(generation.num_tokens == tokens for generation in found)
         return sum(len(generation.forced) for generation in found)
 
+    def gaps(self, long: int) -> tuple[float, float]:
+        """Of a stream, while a prompt of that many tokens joins it."""
+        (short,) = self.prompts(1)
+        return gaps_of_a_stream(self._generator, short, np.random.default_rng(0).integers(300, 1_000, long).tolist())
+
 
 def run(options: Options) -> Section:
-    """All ways in turn, several times, for one answer at a time and for several."""
+    """All ways in turn, several times, for one answer at a time and for several; and a long prompt that joins one."""
     import torch
 
     torch.set_num_threads(1)
-    tokens, rounds, batches = (16, 1, (1,)) if options.quick else (64, 3, (1, 8, 32))
+    tokens, rounds, batches, long = (16, 1, (1,), 256) if options.quick else (32, 3, (1, 8, 32), 4_000)
     with TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
-        lines = [
-            "| answers at a time | generation | tokens/CPU-s | time over plain | forced reflections per answer "
-            "| tokens read for them |",
-            "|---|---|---|---|---|---|",
-        ]
-        for batch in batches:
-            lines += _rows(bench, batch, tokens, rounds)
+        rows = [row for batch in batches for row in _rows(bench, batch, tokens, rounds)]
+        gaps = [bench.gaps(long) for _ in range(rounds)]
     body = f"""
-Answers of {tokens} tokens to prompts of {PROMPT}; a Llama of the shape of the preset 135m with random weights, float32,
-one CPU thread; {rounds} rounds of all ways in turn, medians (least to most). Plain is transformers' own `generate`.
-A forced reflection reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and one before the end are added
-to those in between. On a GPU, where reading a few tokens takes as long as reading one, each should cost about one
-token; not measured.
+Answers of {tokens} tokens to prompts of {PROMPT}; {bench.name}, float32, one CPU thread; {rounds} rounds of all ways in
+turn, medians (least to most), in processor time. Plain is transformers' own `generate`.
+A reflection forced every so many tokens reads {len(bench.tree.ids)} tokens in one pass; one on the prompt and
+one before the end are added to those in between. On a GPU, where reading a few tokens takes as long as one, each
+should cost about one token; not measured.
 
-{chr(10).join(lines)}
+| answers at a time | generation | tokens/CPU-s | speed over plain | forced per answer | tokens read for them |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+A stream while a prompt of {long:,} tokens joins it, {rounds} times:
+
+| median gap alone, CPU s | longest gap while the prompt joins, CPU s | longest over median |
+|---|---|---|
+{_gaps_row(gaps)}
 """
-    packages = ("torch", "transformers", "numpy")
-    return Section("generation", "Guarded generation", "srp bench run generation", packages, body)
+    command = "srp bench run generation" + (" --model DIR" if options.model else "")
+    return Section("generation", "Guarded generation", command, ("torch", "transformers", "numpy"), body)
+
+
+def _gaps_row(gaps: list[tuple[float, float]]) -> str:
+    medians, longest = zip(*gaps, strict=True)
+    ratios = [one / other for other, one in gaps]
+    return f"| {spread(medians, 3)} | {spread(longest, 3)} | {spread(ratios, 1)} |"
 
 
 def _rows(bench: Bench, batch: int, tokens: int, rounds: int) -> list[str]:
@@ -146,7 +173,7 @@ def _rows(bench: Bench, batch: int, tokens: int, rounds: int) -> list[str]:
             seconds[name].append(time.process_time() - began)
     lines = []
     for name, found in seconds.items():
-        ratios = [own / plain for own, plain in zip(found, seconds["plain"], strict=True)]
+        ratios = [plain / own for own, plain in zip(found, seconds["plain"], strict=True)]
         read = forced.get(name, 0) * len(bench.tree.ids)
         speed = batch * tokens / statistics.median(found)
         lines.append(f"| {batch} | {name} | {speed:,.1f} | {spread(ratios)} | {forced.get(name, 0)} | {read} |")

@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="labelled prompts for cascade (no default)",
     )
     add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for cascade (no default)")
+    add("--model", type=Path, metavar="DIR", help="folder of a model for generation (default: random weights)")
     return parser
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     from megatron_srp.benchmarks.sections import write_section
 
     size = args.size * 1_000_000
-    options = Options(args.quick, args.corpus, args.tokenizers, size, args.prompts, args.encoder)
+    options = Options(args.quick, args.corpus, args.tokenizers, size, args.prompts, args.encoder, args.model)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
         try:

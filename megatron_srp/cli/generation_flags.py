@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from megatron_srp.cli.guard_flags import engine_options
 from megatron_srp.cli.parser import require_at_least
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.limits import Limits
@@ -64,6 +65,13 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--model", required=True, metavar="DIR", help="folder that `srp export` wrote, or a name on the hub")
     add("--engine", choices=["hf", "vllm"], default="hf", help="transformers, or vLLM on this machine's GPUs")
+    add(
+        "--engine-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --engine vllm: a field of its EngineArgs, such as tensor_parallel_size=2; may be repeated",
+    )
     add_device_flags(group)
 
 
@@ -135,12 +143,15 @@ def options_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "O
 
 def load_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "PromptedModel":
     """The model that the flags describe; raises UsageError."""
+    given = engine_options(args.engine_option, "--engine-option", "tensor_parallel_size=2")
     if args.engine == "vllm":
         if args.device:
             raise UsageError("--device is for --engine hf; vLLM takes CUDA_VISIBLE_DEVICES")
         from megatron_srp.generation.engines.vllm import VLLMModel
 
-        return VLLMModel(args.model, settings.form, args.dtype)
+        return VLLMModel(args.model, settings.form, args.dtype, **given)
+    if given:
+        raise UsageError("--engine-option is for --engine vllm")
     from megatron_srp.generation.engines.hf.model import GuardedModel
 
     return GuardedModel(args.model, settings.form, args.device, args.dtype)

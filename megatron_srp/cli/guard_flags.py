@@ -101,15 +101,17 @@ def guard_from_args(args: argparse.Namespace) -> "Guard":
     return load_guard(args.guard, guard_options(args))
 
 
-def engine_options(given: list[str]) -> dict[str, Any]:
-    """The values of `--guard-option`: `name=value`, where the value is JSON or, failing that, a plain string."""
-    return dict(_option(text) for text in given)
+def engine_options(
+    given: list[str], flag: str = "--guard-option", example: str = "batch_tokens=32768"
+) -> dict[str, Any]:
+    """The values of such a flag: `name=value`, where the value is JSON or, failing that, a plain string."""
+    return dict(_option(text, flag, example) for text in given)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def _option(text: str, flag: str, example: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--guard-option {text!r}: pass NAME=VALUE, such as batch_tokens=32768")
+        raise UsageError(f"{flag} {text!r}: pass NAME=VALUE, such as {example}")
     try:
         return name, json.loads(value)
     except ValueError:

@@ -43,6 +43,24 @@ def run_in_vllm(*arguments: str, environment: dict[str, str] | None = None) -> s
     return subprocess.run([vllm_python(), *arguments], capture_output=True, text=True, env=own, check=False)
 
 
+class ServedByEngine(Served):
+    """`srp serve --engine vllm`."""
+
+    def __init__(self, model: Path, *flags: str, key: str = "") -> None:
+        self.model = model
+        command = [vllm_python(), "-m", "megatron_srp", "serve", "--engine", "vllm", "--model", str(model)]
+        self._start([*command, "--engine-option", "enforce_eager=true", *flags], CPU, key)
+
+    def _first_line(self) -> str:
+        """The server's own: vLLM may write to stdout as well."""
+        return next(line for line in self.process.stdout if line.startswith("serving"))
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()  # it ends its engine's processes
+        self.process.wait()
+        self.process.stdout.close()
+
+
 class VLLMServed(Served):
     """`vllm serve`, by its module: the command is missing from the CPU's package.
 
