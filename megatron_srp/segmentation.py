@@ -30,6 +30,7 @@ from megatron_srp.schema import Segment
 from megatron_srp.unicode_classes import Cluster, Sentence, cluster_class, sentence_class
 
 DEFAULT_MAX_WORDS = 100  # the most robust interval of the paper's ablation (Table 11)
+LARGEST_MAX_WORDS = 100_000
 BYTES_PER_WORD = 16  # English needs about 6
 
 # Unicode's White_Space property, which is also what `\s` means to the tokenizers.
@@ -100,8 +101,8 @@ _END_OF_WORD = re.compile("S[COX]*$")
 
 def check_max_words(max_words: int) -> int:
     """`max_words` itself when it is in range; raises UsageError otherwise."""
-    if not 1 <= max_words <= 100_000:
-        raise UsageError(f"--max-words {max_words}: pass a number from 1 to 100000 (the paper's is 100)")
+    if not 1 <= max_words <= LARGEST_MAX_WORDS:
+        raise UsageError(f"--max-words {max_words}: pass a number from 1 to {LARGEST_MAX_WORDS} (the paper's is 100)")
     return max_words
 
 

@@ -18,9 +18,9 @@ EOD_HELP = (
 ON_ERROR_HELP = "at a malformed row: stop, or skip and count it"
 
 
-def add_corpus_flags(add: "argparse._ActionsContainer", input_help: str = INPUT_HELP) -> None:
+def add_corpus_flags(add: "argparse._ActionsContainer", input_help: str = INPUT_HELP, required: bool = True) -> None:
     """`--input` and the one key of the texts that an annotation store is about."""
-    add.add_argument("--input", nargs="+", required=True, metavar="FILE", help=input_help)
+    add.add_argument("--input", nargs="+", required=required, metavar="FILE", help=input_help)
     add.add_argument("--json-keys", nargs="+", default=["text"], metavar="KEY", help="key or column of the text")
 
 

@@ -10,12 +10,17 @@ from megatron_srp.segmentation import BYTES_PER_WORD, WHITESPACE
 _WORD = re.compile(f"[^{WHITESPACE}]+")
 
 
-def last_words(before: bytes, words: int) -> str:
-    """The last `words` words of a UTF-8 text, at most `BYTES_PER_WORD` bytes for each: text without spaces is a single
-    word."""
+def last_words_begin(before: bytes, words: int) -> int:
+    """The byte at which the last `words` words of a UTF-8 text begin, at most `BYTES_PER_WORD` bytes for each: text
+    without spaces is a single word."""
     text = before[-BYTES_PER_WORD * words :].decode(errors="ignore")  # drops a character cut in two
     starts = [found.start() for found in _WORD.finditer(text)]
-    return text[starts[-words:][0] :].rstrip() if starts else ""
+    return len(before) - len(text[starts[-words:][0] :].encode()) if starts else len(before)
+
+
+def last_words(before: bytes, words: int) -> str:
+    """These words."""
+    return before[last_words_begin(before, words) :].decode().rstrip()
 
 
 def contexts_of(batch: TextBatch, segments: SegmentBatch, words: int) -> list[str]:
