@@ -1,10 +1,13 @@
 """Tokenizers, texts and guards that the tests make themselves; nothing is downloaded."""
 
 import json
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from megatron_srp.annotation.base import Guard
@@ -177,29 +180,47 @@ def write_jsonl(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def tiny_guard(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(NAME, make)` is a folder that `make` fills in one of xdist's workers, and the others read."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make_or_wait(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = shared / f"{name}.unfinished"
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return make_or_wait
+
+
+@pytest.fixture(scope="session")
+def tiny_guard(made_once) -> Path:
     """Folder of a trained chat guard in miniature, for the engines (about ten seconds, once)."""
     from tests.helpers.tiny_guard import make_tiny_guard
 
-    return make_tiny_guard(tmp_path_factory.mktemp("tiny-guard"))
+    return made_once("tiny-guard", make_tiny_guard)
 
 
 @pytest.fixture(scope="session")
-def tiny_reflector(tmp_path_factory) -> Path:
+def tiny_reflector(made_once) -> Path:
     """Folder of a language model in miniature that writes reflections (some ten seconds, once)."""
     from tests.helpers.tiny_reflector import make_tiny_reflector
 
-    return make_tiny_reflector(tmp_path_factory.mktemp("tiny-reflector"))
+    return made_once("tiny-reflector", make_tiny_reflector)
 
 
 @pytest.fixture(scope="session")
-def tiny_answerers(tmp_path_factory, tiny_reflector) -> dict[str, Path]:
+def tiny_answerers(made_once, tiny_reflector) -> dict[str, Path]:
     """Folders of models in miniature with known behaviour: one refuses, one complies, one reflects."""
     from tests.helpers.tiny_reflector import always, make_tiny_reflector
 
-    root = tmp_path_factory.mktemp("tiny-answerers")
-    return {
-        "refuses": make_tiny_reflector(root / "refuses", 80, always("I cannot help.")),
-        "complies": make_tiny_reflector(root / "complies", 80, always("then a kill.")),
-        "reflects": tiny_reflector,
+    answers = {"refuses": "I cannot help.", "complies": "then a kill."}
+    made = {
+        name: made_once(f"tiny-{name}", lambda folder, answer=answer: make_tiny_reflector(folder, 80, always(answer)))
+        for name, answer in answers.items()
     }
+    return made | {"reflects": tiny_reflector}

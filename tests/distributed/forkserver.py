@@ -6,6 +6,7 @@ codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one
 some seconds. Its ranks are a process group, whose id is written to LOG.group.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -17,6 +18,14 @@ import traceback
 from pathlib import Path
 
 SECONDS_TO_STOP = 10.0
+IMPORTED_BY_RANKS = (
+    "megatron_srp.training.pretrain",
+    "megatron_srp.training.trainer.run",
+    "megatron.core.models.mimo",
+    "megatron.core.tokenizers.text.libraries",  # with it transformers' tokenizers
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+)
 
 
 def train(rank: int, world_size: int, port: int, argv: list[str], log: str, module: str) -> None:
@@ -87,11 +96,10 @@ def main() -> None:
 
     cpu_backend.install()
 
-    import torch._dynamo  # the optimizer imports it
-    import torch.utils.tensorboard  # noqa: F401
-    import transformers  # noqa: F401
-
-    import megatron_srp.training.trainer.run  # noqa: F401
+    for name in IMPORTED_BY_RANKS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is shared is neither searched nor copied by the ranks' collections
 
     print("[]", file=answers, flush=True)  # ready
     for line in sys.stdin:
