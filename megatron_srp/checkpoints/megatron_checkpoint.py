@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_srp.errors import InputError
+from megatron_srp.training.checks.checkpoint_format import check_format
 from megatron_srp.training.process.extensions import hide_broken_engine
 from megatron_srp.training.process.repair_tracker import TRACKER
 
@@ -94,7 +95,11 @@ class MegatronCheckpoint:
                 hide_broken_engine()
                 from megatron.core.dist_checkpointing.serialization import load_common_state_dict
 
-                args = load_common_state_dict(str(self.folder))["args"]
+                common = load_common_state_dict(str(self.folder))
+                check_format(self.folder, common)
+                args = common["args"]
+        except InputError:
+            raise
         except (Exception, CheckpointException) as error:  # of many kinds; CheckpointException is not an Exception
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise InputError(f"{self.folder}: its arguments cannot be read ({reason})") from None

@@ -44,12 +44,13 @@ def main(argv: list[str] | None = None) -> None:
 def train(argv: list[str]) -> None:
     """Plan the run, check that it can start here, and train."""
     from megatron_srp.training.plan import plan_run
-    from megatron_srp.training.process.surroundings import set_environment
+    from megatron_srp.training.process.surroundings import set_environment, warn_once
 
     plan = plan_run(argv, gpus=int(os.environ.get("WORLD_SIZE", "1")))
     for note in plan.notes:
         print_note(note)
     set_environment()
+    warn_once()
     if plan.args.srp_dry_run is not None:
         from megatron_srp.training.flags.dry_run import dry_run
 

@@ -122,7 +122,7 @@ def test_a_checkpoint_worker_that_dies(
 ) -> None:
     run = Run(tmp_path)
     command = argv(corpus, "asynchronous saves", run)
-    kill = [str(rank), str(tmp_path / moment)]
+    kill = [str(rank), "worker", str(tmp_path / moment)]
     killed = forkserver.run_and_kill(2, [*kill, *command], after(600), "tests.distributed.kill_checkpoint_worker")
     assert killed.codes[rank] == 1 and killed.codes[1 - rank] != 0, killed.log
     assert "Traceback" not in killed.log
@@ -135,6 +135,18 @@ def test_a_checkpoint_worker_that_dies(
     assert finished.codes == [0, 0], finished.log
     assert LOADED.findall(finished.log)[0] == str(complete)
     assert latest(tmp_path) == STEPS
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("moment", [f"checkpoints/{TRACKER}", "checkpoints/iter_0000006/*.distcp"])
+def test_a_manager_of_results_that_dies(moment: str, corpus: Corpus, forkserver: Forkserver, tmp_path: Path) -> None:
+    command = argv(corpus, "asynchronous saves", Run(tmp_path))
+    kill = ["0", "manager", str(tmp_path / moment)]
+    killed = forkserver.run_and_kill(2, [*kill, *command], after(600), "tests.distributed.kill_checkpoint_worker")
+    assert killed.codes[0] == 1 and killed.codes[1] != 0, killed.log
+    assert "Traceback" not in killed.log
+    (line,) = (line for line in killed.log.splitlines() if line.startswith("error"))
+    assert "killed; has the machine run out of memory?" in line
 
 
 @pytest.mark.parametrize("content", [None, ""])

@@ -18,6 +18,7 @@ LAYOUTS = {
     "DP2": (2, []),
 }
 
+PRINTED = re.compile(r"iteration +(\d+)/.* lm loss: (\S+) \|")
 # In torchrun's report.
 EXIT_CODE = re.compile(r"rank +: (\d+) .*\n +exitcode +: (-?\d+)")
 
@@ -40,9 +41,13 @@ def test_resuming_equals_not_stopping(
 ) -> None:
     world_size, flags = LAYOUTS[layout]
     resumed = Run(tmp_path)
-    argv = [*corpus.flags, *flags, *uninterrupted.resume(SAVE_INTERVAL), *resumed.flags]
+    argv = [*corpus.flags, *flags, *uninterrupted.resume(SAVE_INTERVAL), *resumed.flags, "--log-interval", "1"]
     finished = forkserver.run(world_size, argv)
     assert finished.codes == [0] * world_size, finished.log
+    printed = {int(step): float(loss) for step, loss in PRINTED.findall(finished.log)}
+    assert printed == pytest.approx(resumed.losses(), abs=1e-5)
+    warnings = [line for line in finished.log.splitlines() if "Warning: " in line]
+    assert len(warnings) == len(set(warnings))  # none of each rank
 
     expected = {step: loss for step, loss in uninterrupted.losses().items() if step > SAVE_INTERVAL}
     assert resumed.losses() == pytest.approx(expected, abs=1e-6)

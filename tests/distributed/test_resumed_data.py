@@ -1,5 +1,6 @@
 """Pretraining that resumes knows what it was trained on: other data are refused, or meant and recorded."""
 
+import json
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -95,3 +96,11 @@ def test_the_same_data_elsewhere(folder: Path, stopped: Path, forkserver: Forkse
     finished = forkserver.run(1, [*resume(stopped, tmp_path), *with_sidecar(moved, "8")])
     assert finished.codes == [0], finished.log
     assert recorded(tmp_path / "checkpoints")["earlier"] == []
+
+
+def test_a_newer_checkpoint(folder: Path, stopped: Path, forkserver: Forkserver, tmp_path: Path) -> None:
+    argv = [*resume(stopped, tmp_path), *with_sidecar(folder, "8")]
+    newest = tmp_path / "checkpoints" / "iter_0000003"
+    (newest / "metadata.json").write_text(json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 2}))
+    line = refused(forkserver, argv)
+    assert f"{newest} is of a newer format: torch_dist 2, and this version reads up to 1; install" in line

@@ -72,6 +72,8 @@ def test_folders_that_are_no_whole_checkpoint(tmp_path: Path) -> None:
     assert find_damage(checkpoint) == ".metadata is missing"
     (checkpoint / ".metadata").write_bytes(b"x")
     assert str(find_damage(checkpoint)).startswith(".metadata cannot be read: ")
+    (checkpoint / "metadata.json").write_text("{")
+    assert find_damage(checkpoint) == "metadata.json cannot be read"
     (checkpoint / "mp_rank_00").mkdir()  # another format, of which nothing is known
     assert find_damage(checkpoint) is None
 

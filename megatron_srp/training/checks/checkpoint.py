@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.training.checks.checkpoint_format import check_format
 from megatron_srp.training.checks.data_record import continue_data, succeed
 from megatron_srp.training.checks.lineage import check_lineage
 from megatron_srp.training.checks.vocabulary import keep_padded_size
@@ -41,9 +42,9 @@ def check_checkpoint(args: argparse.Namespace, vocab_size: int) -> list[str]:
         Notes for the user, one line each.
 
     Raises:
-        InputError: if the checkpoint is missing or cannot be read.
-            UsageError: if it has another model, tokenizer, data, schedule or optimizer, or if --save has checkpoints of
-            a run that would start over.
+        InputError: if the checkpoint is missing, cannot be read, or is of a newer format.
+        UsageError: if it has another model, tokenizer, data, schedule or optimizer, or if --save has checkpoints of a
+            run that would start over.
     """
     _check_save(args)
     flag, folder, fresh = "--load", find_checkpoint(args), args.finetune
@@ -124,13 +125,18 @@ def _read_common_state(folder: Path) -> dict[str, Any]:
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
-        return dict(load_common_state_dict(str(folder)))
+        common = dict(load_common_state_dict(str(folder)))
+        check_format(folder, common)
+        return common
+    except InputError:
+        raise
     # The readers below raise errors of any type on damaged files; torch's own is not even an Exception.
     except (Exception, CheckpointException) as error:
         message = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        raise InputError(f"{folder} cannot be read, it may be damaged ({message}); pass an earlier --ckpt-step") from (
-            error
-        )
+        raise InputError(
+            f"{folder} cannot be read ({message}): it is damaged, or a newer Megatron wrote it; pass an earlier "
+            "--ckpt-step, or install that version"
+        ) from error
 
 
 def _check_model(where: str, saved: argparse.Namespace, args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Whether the newest checkpoint is complete, which one precedes it, and which are old enough to delete."""
 
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -27,6 +28,10 @@ def find_damage(checkpoint: Path) -> str | None:
     for name in (".metadata", "metadata.json"):
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
+    try:
+        json.loads((checkpoint / "metadata.json").read_bytes())
+    except ValueError:
+        return "metadata.json cannot be read"
     try:
         stored = FileSystemReader(checkpoint).read_metadata().storage_data
     except _UNREADABLE as error:

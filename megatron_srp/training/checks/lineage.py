@@ -19,6 +19,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks import data_record
 from megatron_srp.training.checks import end_of_document as eod
+from megatron_srp.training.checks.checkpoint_format import SRP_DATA
 from megatron_srp.training.checks.sidecars import match_sidecars
 
 _OF_THE_FORM = ("open", "close", "tokens")
@@ -59,6 +60,7 @@ def describe_data(args: argparse.Namespace) -> dict[str, Any]:
 def record_data(args: argparse.Namespace) -> None:
     """Put `describe_data` into the arguments, which the run's checkpoints keep."""
     args.srp_data = describe_data(args) | {"earlier": []}
+    args.srp_data_version = SRP_DATA
 
 
 def differs(form: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:

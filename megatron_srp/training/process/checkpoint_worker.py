@@ -26,6 +26,7 @@ from megatron_srp.training.process.write_errors import keep_reasons_of_failed_wr
 
 _LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
 SECONDS_TO_CLOSE = 3.0
+_NO_CONNECTION = 3  # the worker's exit code when it has lost the process that collects its results
 
 
 def watch_checkpoint_worker() -> None:
@@ -74,7 +75,10 @@ def worker_loop(*args: Any) -> None:
     """What the worker runs. Megatron's own loop waits for its next save forever, whatever happens to the rank."""
     end_with_maker()
     keep_reasons_of_failed_writes()
-    _LOOP(*args)
+    try:
+        _LOOP(*args)
+    except (ConnectionError, EOFError):
+        sys.exit(_NO_CONNECTION)
 
 
 def _watch(process: Any, leaving: threading.Event) -> None:
@@ -85,11 +89,17 @@ def _watch(process: Any, leaving: threading.Event) -> None:
         if PersistentAsyncCaller._persistent_process is not process or leaving.is_set():
             return
         time.sleep(0.05)
-    code = process.exitcode
-    how = f"by signal {-code}; has the machine run out of memory?" if code and code < 0 else f"exit code {code}"
     exit_alone(
         OutputError(
-            f"the process that writes this rank's checkpoints has died ({how}): what it had not finished is lost; "
-            "rerun the command to resume from the last complete checkpoint"
+            f"the process that writes this rank's checkpoints has died ({_how(process.exitcode)}): what it had not "
+            "finished is lost; rerun the command to resume from the last complete checkpoint"
         )
     )
+
+
+def _how(code: int | None) -> str:
+    if code == _NO_CONNECTION:
+        return "the one that collects its results was killed; has the machine run out of memory?"
+    if code is not None and code < 0:
+        return f"by signal {-code}; has the machine run out of memory?"
+    return f"exit code {code}"

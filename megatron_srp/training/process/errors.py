@@ -1,9 +1,12 @@
 """Turn errors that Megatron and torch raise during a run into one line that says what to do."""
 
 import errno
+import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
@@ -59,7 +62,7 @@ def explained(save: str | None) -> Iterator[None]:
 
     Raises:
         OutputError: when a checkpoint cannot be written.
-        ThisRankFailed: when this rank cannot write elsewhere, or a process that reads its data is killed.
+        ThisRankFailed: when this rank cannot write elsewhere, or a process that reads its data or saves is killed.
         AnotherRankEnded: when the connection to another rank is lost.
     """
     try:
@@ -67,6 +70,12 @@ def explained(save: str | None) -> Iterator[None]:
     except CheckpointException as error:
         raise OutputError(
             f"--save {save}: a checkpoint could not be written: {_reason(error)}; remove the cause, then {_RESUME}"
+        ) from error
+    except (ConnectionError, EOFError) as error:
+        if not _of_multiprocessing(error):
+            raise
+        raise ThisRankFailed(
+            f"a process that reads data or saves for this rank was killed; has the machine run out of memory? {_RESUME}"
         ) from error
     except OSError as error:
         if error.errno not in _DISK:
@@ -81,6 +90,12 @@ def explained(save: str | None) -> Iterator[None]:
         if _CONNECTION_LOST.search(str(error)):
             raise AnotherRankEnded from error
         raise
+
+
+def _of_multiprocessing(error: BaseException) -> bool:
+    """Whether it is an error of the connection to a process that this one has started."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(Path(multiprocessing.__file__).parent)
 
 
 def _reason(error: BaseException) -> str:

@@ -75,7 +75,7 @@ class NodeWatch:
     def ending(self) -> Ending | None:
         """Why the run ends, if it does."""
         if self._known is None and time.monotonic() - self._answered > self.lost_after:
-            self._lose_store()
+            self._lose_store(self._silent())
         return self._known
 
     def progress(self) -> Progress | None:
@@ -102,8 +102,8 @@ class NodeWatch:
         self._done.set()
         self._thread.join(2 * _EVERY_S)  # a thread that returns from the store in Python's own exit aborts it
 
-    def _lose_store(self) -> None:
-        self._known = self._known or self.own or self._lost(0, "")
+    def _lose_store(self, sign: str) -> None:
+        self._known = self._known or self.own or self._lost("node 0", sign)
         self._left.set()
         self._done.set()
 
@@ -114,7 +114,7 @@ class NodeWatch:
             try:
                 self._exchange(beat)
             except RuntimeError:  # of the store: node 0 has ended
-                self._lose_store()
+                self._lose_store("closed its connection")
             self._answered = time.monotonic()
 
     def _exchange(self, beat: int) -> None:
@@ -167,12 +167,15 @@ class NodeWatch:
                 self._gone.add(other)
                 host = f"srp/host/{other}"
                 name = f" ({self.store.get(host).decode()})" if self.store.check([host]) else ""
-                self._publish(self._lost(other, name))
+                self._publish(self._lost(f"node {other}{name}", self._silent()))
                 return
 
-    def _lost(self, other: int, host: str) -> Ending:
+    def _silent(self) -> str:
+        return f"gave no sign of life for {self.lost_after:.0f} s"
+
+    def _lost(self, other: str, sign: str) -> Ending:
         return Ending(
-            f"node {other}{host} gave no sign of life for {self.lost_after:.0f} s: it has ended without a word, or "
+            f"{other} {sign}: it has ended without a word, or "
             f"{self.host} (node {self.node}) has lost the link to it; rerun the command to resume",
             code=1,
             gentle=False,

@@ -5,6 +5,8 @@ import os
 import socket
 import warnings
 
+from megatron_srp.training.process.exits import rank
+
 
 def set_environment() -> None:
     """Set the variables of a single-process job if torchrun has set none; the user's own settings win."""
@@ -18,6 +20,12 @@ def set_environment() -> None:
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def warn_once() -> None:
+    """Leave warnings to rank 0: Megatron and torch show the same ones on each rank."""
+    if rank():
+        warnings.simplefilter("ignore")
 
 
 def ignore_missing_cuda_extensions() -> None:

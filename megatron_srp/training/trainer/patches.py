@@ -1,6 +1,9 @@
 """What this project replaces in Megatron's trainer for the run of this process."""
 
+import functools
+import inspect
 import logging
+from typing import Any
 
 from megatron.training import get_args
 
@@ -54,6 +57,27 @@ def speak_briefly() -> None:
     logging.getLogger("megatron").setLevel(logging.WARNING)
     for module, level in NOISY_MODULES.items():
         logging.getLogger(module).setLevel(level)
+
+
+def log_first_step_once() -> None:
+    """Keep the first step of a start out of the second line of the log, where it has filled an interval by itself.
+
+    Megatron prints that step at once, whatever the interval, and counts it in the next line too. With --log-interval 1
+    the second line would be the mean of two steps.
+    """
+    from megatron.training import training
+
+    plain: Any = training.training_log
+    parameters = inspect.signature(plain)
+
+    @functools.wraps(plain)
+    def log_step(*args: Any, **kwargs: Any) -> Any:
+        call = parameters.bind(*args, **kwargs)
+        if call.arguments["iteration"] % get_args().log_interval == 0:
+            call.arguments["is_first_iteration"] = False
+        return plain(*call.args, **call.kwargs)
+
+    training.training_log = log_step
 
 
 def log_mfu(device_name: str) -> None:

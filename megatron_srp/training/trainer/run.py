@@ -55,6 +55,7 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
     """The patches that come before Megatron parses its flags."""
     patches.skip_compilation()
     patches.explain_load_errors()
+    patches.log_first_step_once()
     if args.srp_log == "brief":  # before the MFU is added, so that the short line gets it
         patches.speak_briefly()
     if on_cpu:
