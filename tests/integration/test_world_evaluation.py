@@ -1,11 +1,14 @@
 """A real model of a tiny world, whose behaviour is known, measured through the engine."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from megatron_srp.errors import UsageError
+from megatron_srp.generation.engines.request import Request
 from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.medsafetyworld.measure.answering import Answerer, Settings
 from megatron_srp.medsafetyworld.measure.attacks import attacks_on
@@ -65,7 +68,7 @@ def test_fewer_questions_and_a_pretrained_model(world, model):
     assert found["latent"]["reverse-unsafe"]["stated"]["of"] <= 2
 
 
-def test_only_ids_can_write_special_marks(world, tmp_path):
+def test_only_ids_can_write_special_marks(world, tmp_path, monkeypatch):
     """An untrained model, whose requests are read instead of answered."""
     texts = [question.text for question in read_test_set(world).questions]
     make_tokenizer(tmp_path / "plain", texts)
@@ -75,10 +78,13 @@ def test_only_ids_can_write_special_marks(world, tmp_path):
     ModelDescription(form).write(tmp_path / "model")
     tiny_model(AutoTokenizer.from_pretrained(tmp_path / "model"), positions=128).save_pretrained(tmp_path / "model")
     answerer = Answerer(tmp_path / "model", None, ["An answer."], Settings(), lambda answers: None)
-    asked = []
-    answerer._model.generator.generate = lambda requests: (
-        asked.extend(requests) or [Generation("", (), "length") for _ in requests]
-    )
+    asked: list[Request] = []
+
+    def read(requests: Sequence[Request], *_: Any) -> list[Generation]:
+        asked.extend(requests)
+        return [Generation("", (), "length") for _ in requests]
+
+    monkeypatch.setattr(answerer._model.generator, "generate", read)
     marks = {marked.token_id("<think>"), marked.token_id("</think>")}
     for attack in attacks_on(answerer.form):
         asked.clear()
