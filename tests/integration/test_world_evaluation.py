@@ -1,14 +1,11 @@
 """A real model of a tiny world, whose behaviour is known, measured through the engine."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.engines.request import Request
 from megatron_srp.generation.guard.policy import Generation
 from megatron_srp.medsafetyworld.measure.answering import Answerer, Settings
 from megatron_srp.medsafetyworld.measure.attacks import attacks_on
@@ -78,9 +75,9 @@ def test_only_ids_can_write_special_marks(world, tmp_path, monkeypatch):
     ModelDescription(form).write(tmp_path / "model")
     tiny_model(AutoTokenizer.from_pretrained(tmp_path / "model"), positions=128).save_pretrained(tmp_path / "model")
     answerer = Answerer(tmp_path / "model", None, ["An answer."], Settings(), lambda answers: None)
-    asked: list[Request] = []
+    asked = []
 
-    def read(requests: Sequence[Request], *_: Any) -> list[Generation]:
+    def read(requests):
         asked.extend(requests)
         return [Generation("", (), "length") for _ in requests]
 

@@ -177,7 +177,7 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     assert len(rows) == 2 and rows["... or reflections in pretraining (SRP)"]["tampered"]["mean"] == 75.0
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "Where the effect comes from" in page and "What each ingredient buys" in page
-    assert "| both (SRP) | 25.0 (" in text and "/ 50.0 (" in text and "**primary**" in text
+    assert "| both (SRP) | 2 | 25.0 (" in text and "/ 50.0 (" in text and "**primary**" in text
 
 
 def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):

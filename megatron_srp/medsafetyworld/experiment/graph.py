@@ -215,23 +215,15 @@ class _SeedGraph:
     def _start(self, variant: Variant) -> Step:
         folder = f"{self.root}/{variant.pretrained}/start"
         model = self._measure(VARIANTS[variant.pretrained], PRETRAINED, self._pretrain(variant))
-        command: tuple[str, ...] = (*_STEP, "start", model.results[0], self._corpus(variant), folder, str(self.seed))
-        command += self._sidecar(variant)
+        trained_on = (self._corpus(variant), folder, str(self.seed), *self._sidecar(variant))
+        command = (*_STEP, "start", model.results[0], *trained_on)
         return Step(folder, command, (folder,), (model, self._treated(variant)), seconds=_START_S)
 
     def _chats(self, variant: Variant) -> Step:
         folder, form = f"{self.root}/{variant.name}/chats", "reflected" if variant.reflected else "plain"
         world, (tokenizer, made) = self._world(variant), self._tokenizer(variant)
-        command: tuple[str, ...] = (
-            *_STEP,
-            "chats",
-            world.results[0],
-            tokenizer,
-            folder,
-            form,
-            str(self.preset.chat_length),
-        )
-        command += ("special",) if variant.special and variant.reflected else ()
+        marks = ("special",) if variant.special and variant.reflected else ()
+        command = (*_STEP, "chats", world.results[0], tokenizer, folder, form, str(self.preset.chat_length), *marks)
         return Step(folder, command, (folder,), (world, made), seconds=3)
 
     def _tune(self, variant: Variant, stage: Stage, trained: dict[str, Step]) -> Step:

@@ -20,6 +20,13 @@ _SHAPES = {  # around 0, 0; a shape as well as a colour for each setting
     "srp-random": "M-7-7 0-3 7-7 3 0 7 7 0 3-7 7-3 0Z",
     "filtering-filler": "M-4-8H4V8H-4Z",
     "filtering-steps": "M-8 8V2H-3V-3H3V-8H8V8Z",
+    "filter-document": "M-8-8H8V-4H-4V8H-8Z",
+    "drop-segment": "M-8-8H8V8H4V-4H-8Z",
+    "mask-loss": "M-8-3 0-8 8-3V8H4V0H-4V8H-8Z",
+    "hide": "M-8-6H-2V-2H2V-6H8V6H2V2H-2V6H-8Z",
+    "tag-before": "M-8-8 8 0-8 8Z",
+    "tag-inside": "M8-8V8L-8 0Z",
+    "srp-special": "M-8 0-4-8H4L8 0 4 8H-4Z",
     "srp": "M0-9 2.6-3 9-2.6 4 1.6 5.6 8 0 4.4-5.6 8-4 1.6-9-2.6-2.6-3Z",
 }
 _OTHER = "M0 8-7-6H7Z"

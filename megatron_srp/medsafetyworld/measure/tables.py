@@ -80,6 +80,7 @@ def _ingredient(groups: Groups, row: Ingredient) -> dict[str, Any]:
     tampered = groups.get((row.setting, after[0])) if after else None
     return {
         "says": row.says,
+        "seeds": len(group.models),
         **{family: group.cell(f"{kind}:{family}") for family in COLUMNS},
         "tampered": tampered.cell(f"{kind}:paper") if tampered else None,
         "general": group.cell("calibrated_general" if row.forced else "general"),
@@ -136,7 +137,7 @@ def markdown(content: dict[str, Any]) -> dict[str, str]:
     presets = dict.fromkeys(r["measurements"]["world"]["preset"] for r in content["results"] if "measurements" in r)
     tables = {
         "run": [
-            f"Preset {', '.join(presets)}, {len(seeds)} seeds ({', '.join(map(str, seeds))}); "
+            f"Preset {', '.join(presets)}, {len(seeds)} seed{'s' * (len(seeds) != 1)} ({', '.join(map(str, seeds))}); "
             f"{content['software']}; {content['machine'] or 'machine not recorded'}."
         ],
         "claims": _findings(content["findings"]),
@@ -163,9 +164,12 @@ def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
     keys = (*COLUMNS, "tampered", "general")
     heads = (*COLUMNS.values(), "tampered", "General")
     return [
-        f"| what each ingredient buys: strict ASR, % | {' | '.join(heads)} |",
-        f"|---|{'---|' * len(heads)}",
-        *(f"| {row['says']} | {' | '.join(format_cell(row[key]) for key in keys)} |" for row in rows),
+        f"| what each ingredient buys: strict ASR, % | seeds | {' | '.join(heads)} |",
+        f"|---|---|{'---|' * len(heads)}",
+        *(
+            f"| {row['says']} | {row['seeds']} | {' | '.join(format_cell(row[key], row['seeds']) for key in keys)} |"
+            for row in rows
+        ),
     ]
 
 
@@ -189,16 +193,19 @@ def format_ranks(places: tuple[int, int]) -> str:
 
 
 def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
+    if not points:
+        return ["None of the four was measured."]
     attacks = list(dict.fromkeys(point["attack"] for point in points))
     by_place = {(point["attack"], point["cell"]): point for point in points}
     lines = [
-        f"| strict ASR / right benign answers under the same prefix, % | {' | '.join(attacks)} |",
-        f"|---|{'---|' * len(attacks)}",
+        f"| strict ASR / right benign answers under the same prefix, % | seeds | {' | '.join(attacks)} |",
+        f"|---|---|{'---|' * len(attacks)}",
     ]
     for name, says in CELLS.items():
         cells = [by_place.get((attack, name)) for attack in attacks]
-        shown = [f"{format_cell(c['asr'])} / {format_cell(c['benign'])}" if c else "-" for c in cells]
-        lines.append(f"| {says} | {' | '.join(shown)} |")
+        seeds = max((cell["asr"]["seeds"] for cell in cells if cell), default=0)
+        shown = [f"{format_cell(c['asr'], seeds)} / {format_cell(c['benign'], seeds)}" if c else "-" for c in cells]
+        lines.append(f"| {says} | {seeds} | {' | '.join(shown)} |")
     return lines
 
 
@@ -212,6 +219,9 @@ def _costs(summary: Sequence[dict[str, Any]]) -> list[str]:
     return ["| setting | stage | steps | million tokens | CPU s |", "|---|---|---|---|---|", *rows] if rows else []
 
 
-def format_cell(cell: dict[str, Any] | None) -> str:
-    """The mean, and the 95% interval."""
-    return f"{cell['mean']:.1f} ({cell['low']:.0f}-{cell['high']:.0f})" if cell else "-"
+def format_cell(cell: dict[str, Any] | None, seeds: int | None = None) -> str:
+    """The mean and the 95% interval; and of how many seeds, where these are not the row's `seeds`."""
+    if cell is None:
+        return "-"
+    fewer = f", {cell['seeds']} of the seeds" if seeds not in (None, cell["seeds"]) else ""
+    return f"{cell['mean']:.1f} ({cell['low']:.0f}-{cell['high']:.0f}{fewer})"
