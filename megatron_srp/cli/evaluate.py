@@ -99,11 +99,7 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
     add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
-    add(
-        "--prompt-verdicts-by",
-        metavar="DIR",
-        help="judges prompts where a column is guarded: an untouched copy of a tuned MODEL (default: none)",
-    )
+    add("--prompt-verdicts-by", metavar="DIR", help=generation_flags.VERDICTS_BY_HELP + ", where a column is guarded")
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:

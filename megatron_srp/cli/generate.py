@@ -46,12 +46,13 @@ def main(argv: list[str]) -> None:
         return
 
     from megatron_srp.generation.prompts_file import answer_prompts, raw_prompts_note, read_prompts
-    from megatron_srp.generation.threshold.calibration import model_fingerprint
 
     records = list(read_prompts(args.input, args.chat))
     model = generation_flags.load_from_args(args, settings)
-    identity = model_fingerprint(Path(args.model)) if Path(args.model).is_dir() else args.model
-    decides = {"model": identity, "dtype": args.dtype, "engine": args.engine}
+    decides = {"model": _identity(args.model), "dtype": args.dtype, "engine": args.engine}
+    if args.prompt_verdicts_by:
+        threshold = generation_flags.prompt_threshold_from_args(args, settings)
+        decides["prompt_verdicts_by"] = [_identity(args.prompt_verdicts_by), threshold]
     if note := raw_prompts_note(model, records):
         print(note, file=sys.stderr)
     reasons = answer_prompts(model, records, options, args.out, limits, args.prefill, decides)
@@ -62,3 +63,10 @@ def main(argv: list[str]) -> None:
         next_step("srp threshold --model DIR --benign FILE --harmful FILE measures the threshold with such answers")
     else:
         next_step(f"srp serve --model {args.model} ... serves such answers")
+
+
+def _identity(model: str) -> str:
+    """What distinguishes its weights from others."""
+    from megatron_srp.generation.threshold.calibration import model_fingerprint
+
+    return model_fingerprint(Path(model)) if Path(model).is_dir() else model

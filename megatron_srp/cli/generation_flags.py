@@ -20,6 +20,10 @@ STOP_AFTER_HELP = (
     "verdicts that count as unsafe: Unsafe, Controversial or both (default: those the model learned to stop at)"
 )
 THRESHOLD_HELP = "P(unsafe) at which a verdict stops the answer (default: by the model's calibration.json, else 0.5)"
+VERDICTS_BY_HELP = (
+    "folder of a model that judges each prompt first, an untouched copy of a fine-tuned one, at its own calibrated "
+    "threshold (default: none)"
+)
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -111,6 +115,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         help="force a reflection on the prompt, as --reflect-every does too",
     )
     add("--unsafe-threshold", type=float, metavar="P", help=THRESHOLD_HELP)
+    add("--prompt-verdicts-by", metavar="DIR", help=VERDICTS_BY_HELP)
 
 
 def settings_from_args(args: argparse.Namespace, model: str) -> "ModelSettings":
@@ -142,7 +147,31 @@ def options_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "O
 
 
 def load_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "PromptedModel":
-    """The model that the flags describe; raises UsageError."""
+    """The model that the flags describe, whose prompts another one judges where a flag says so; raises UsageError."""
+    if args.prompt_verdicts_by is None:
+        return _load(args, settings)
+    from megatron_srp.generation.engines.hf.model import GuardedModel
+    from megatron_srp.generation.engines.prompt_judge import judge_prompts
+
+    threshold = prompt_threshold_from_args(args, settings)
+    model = _load(args, settings)
+    judge_prompts(model, GuardedModel(args.prompt_verdicts_by, None, args.device, args.dtype), threshold)
+    return model
+
+
+def prompt_threshold_from_args(args: argparse.Namespace, settings: "ModelSettings") -> float:
+    """P(unsafe) at which --prompt-verdicts-by stops a prompt; raises UsageError."""
+    from megatron_srp.generation.engines.prompt_judge import prompt_threshold
+
+    if args.engine == "vllm":
+        raise UsageError("--prompt-verdicts-by is for --engine hf")
+    if args.on_unsafe == "off":
+        raise UsageError("--prompt-verdicts-by stops unsafe prompts, and --on-unsafe off stops at nothing; drop one")
+    policy = GuardPolicy(args.on_unsafe, settings.stop_at, unsafe_threshold=settings.threshold)
+    return prompt_threshold(args.prompt_verdicts_by, policy)
+
+
+def _load(args: argparse.Namespace, settings: "ModelSettings") -> "PromptedModel":
     given = engine_options(args.engine_option, "--engine-option", "tensor_parallel_size=2")
     if args.engine == "vllm":
         if args.device:

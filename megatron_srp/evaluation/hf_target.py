@@ -18,10 +18,10 @@ from megatron_srp.evaluation.types import AttackCase, Defence, Response
 from megatron_srp.files import checksum, digest
 from megatron_srp.generation.engines.hf.batch import CachedBatch
 from megatron_srp.generation.engines.hf.model import GuardedModel
+from megatron_srp.generation.engines.prompt_judge import judge_prompts, prompt_threshold
 from megatron_srp.generation.engines.request import Options, Request, Sampling
-from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy
+from megatron_srp.generation.guard.policy import Generation, GuardPolicy
 from megatron_srp.generation.threshold.calibration import FILE as CALIBRATION
-from megatron_srp.generation.threshold.calibration import find_calibration
 from megatron_srp.reflection import ReflectionFormat
 
 _OFF = GuardPolicy("off")
@@ -74,7 +74,15 @@ class HFTarget:
         self.name = Path(folder).name
         self.fingerprint = _files_digest(folder)
         self.batch_size = self.options.batch_size
-        self.judge_of_prompts = _judge_of_prompts(self.options)
+        self._prompt_judge = self._load_prompt_judge()
+
+    def _load_prompt_judge(self) -> list[Any]:
+        """Let the other model judge prompts, if there is one; returns what distinguishes it from others."""
+        if (folder := self.options.prompt_verdicts_by) is None:
+            return []
+        threshold = prompt_threshold(folder, self.options.policy)
+        judge_prompts(self.model, GuardedModel(folder, None, self.options.device, self.options.dtype), threshold)
+        return [_files_digest(folder), threshold]
 
     def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
         """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
@@ -113,27 +121,14 @@ class HFTarget:
     ) -> list[Response]:
         """See `TargetModel`. Answers are made `batch_size` at a time, those of similar length together."""
         requests = [self.encode(case, defence, max_new_tokens) for case in cases]
-        responses = self._stopped_at_prompt(cases) if defence is Defence.GUARDED else {}
-        left = [i for i in range(len(cases)) if i not in responses]
-        order = sorted(left, key=lambda i: len(requests[i].prompt))
+        responses: dict[int, Response] = {}
+        order = sorted(range(len(cases)), key=lambda i: len(requests[i].prompt))
         for rows in batched(order, self.options.batch_size):
             begun = time.perf_counter()
             found = self.model.generator.generate([requests[i] for i in rows])
             seconds = (time.perf_counter() - begun) / len(rows)
             responses |= {i: self._response(g, seconds) for i, g in zip(rows, found, strict=True)}
         return [responses[i] for i in range(len(cases))]
-
-    def _stopped_at_prompt(self, cases: Sequence[AttackCase]) -> dict[int, Response]:
-        """By index, those whose prompt the other model finds unsafe."""
-        if self.judge_of_prompts is None:
-            return {}
-        model, threshold = self.judge_of_prompts
-        read = [ForcedReflection(0, *p) for p in model.classify([(case.prompt, None) for case in cases])]
-        return {
-            i: Response("", "", (), "unsafe", (), (found,))
-            for i, found in enumerate(read)
-            if found.unsafe_of(self.options.policy) >= threshold
-        }
 
     @torch.inference_mode()
     def classify(self, texts: Sequence[tuple[str, str | None]]) -> list[tuple[float, float, float]]:
@@ -187,22 +182,8 @@ class HFTarget:
             "max_new_tokens": self.options.max_new_tokens,
             "chat": self.chat,
             "dtype": str(self.network.dtype),
-            **({"prompt_verdicts_by": self._describe_judge()} if guarded and self.judge_of_prompts else {}),
+            **({"prompt_verdicts_by": self._prompt_judge} if guarded and self._prompt_judge else {}),
         }
-
-    def _describe_judge(self) -> list[Any]:
-        assert self.judge_of_prompts is not None
-        model, threshold = self.judge_of_prompts
-        return [model.fingerprint, threshold]
-
-
-def _judge_of_prompts(options: TargetOptions) -> tuple[HFTarget, float] | None:
-    """The other model, and the threshold of its own calibration, or else of the policy."""
-    if options.prompt_verdicts_by is None:
-        return None
-    found = find_calibration(options.prompt_verdicts_by)
-    model = HFTarget(options.prompt_verdicts_by, replace(options, prompt_verdicts_by=None, form=None))
-    return model, found.threshold if found else options.policy.unsafe_threshold
 
 
 def _files_digest(folder: str) -> str:

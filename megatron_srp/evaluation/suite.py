@@ -120,7 +120,7 @@ def _check_options(spec: ColumnSpec) -> None:
     if (then := spec.options.get("then")) and not hasattr(load_attack(str(then), seed=0), "cases"):
         raise UsageError(f"then {then!r}: name an attack that asks")
     given = {"seed": 0, **_without_sources(options)}
-    rates = given["lr"] if spec.kind == "finetune" and isinstance(given.get("lr"), list) else []
+    rates = given["lr"] if spec.kind != "attack" and isinstance(given.get("lr"), list) else []
     with suppress(MissingPackage):  # its column reports it, and the others run
         for rate in rates[1:]:
             load_attack(str(spec.options["attack"]), **given | {"lr": rate})

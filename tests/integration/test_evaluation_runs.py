@@ -250,6 +250,8 @@ def test_mistakes_get_one_line(flags, message, tmp_path):
                 ("kind: finetune, attack: direct", "direct is for columns of kind attack"),
                 ("kind: finetune, attack: finetune, then: prefil, options: {data: x}", "did you mean 'prefill'"),
                 ("kind: finetune, attack: finetune, options: {data: x, lr: [0.1, fast]}", "lr 'fast': must be a num"),
+                ("kind: tampering, attack: openers, options: {data: x, lr: [0.1, fast]}", "lr 'fast': must be a num"),
+                ("kind: tampering, attack: openers, options: {data: x, lr: []}", r"lr \[\]: must be a number"),
                 ("kind: finetune, attack: finetune, options: {data: x, lr: fast}", "lr 'fast': must be a number"),
                 ("kind: finetune, attack: finetune, options: {data: [x]}", r"data \['x'\]: must be text"),
             ]

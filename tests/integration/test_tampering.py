@@ -153,7 +153,7 @@ def test_the_column_has_before_and_after_and_the_price(tiny_reflector, sets, tmp
         "attack": "openers",
         "defences_compared": ["forced", "untuned", "odds", "places", "probe"],
     }
-    options = {"steps": 30, "rank": 0, "lr": 3e-3, "forged": True, "data": {"source": ["hexphi"]}}
+    options = {"steps": 30, "rank": 0, "lr": [1e-6, 3e-3], "forged": True, "data": {"source": ["hexphi"]}}
     bad = {"name": "no base", "attack": "merging", "options": {"base": {"source": "base"}}}
     suite = {"title": "T", "columns": [{**column, **direct, "options": options}, {**column, **bad}]}
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
@@ -165,6 +165,8 @@ def test_the_column_has_before_and_after_and_the_price(tiny_reflector, sets, tmp
     assert rows["did not refuse (heuristic)"] == (0, 100)
     assert rows["told apart"][0] == 100
     assert forged["facts"]["attackers_steps"] == 30
+    tried = [(row["learning rate"], row["heuristic"]) for row in forged["facts"]["by_learning_rate"]]
+    assert tried == [(1e-6, 0), (3e-3, 100)] and forged["facts"]["attack"]["lr"] == 3e-3
     assert set(figures(report, "forged")) >= {"heuristic", "heuristic, forced reflection", "told apart", "answer loss"}
     compared = {row["defence"]: row for row in forged["facts"]["defences_compared"]}
     assert compared["untuned"]["told apart %"] == 100  # the untouched copy reads what it read before

@@ -11,7 +11,6 @@ threshold of its own, see `evaluation.recalibrate`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +19,12 @@ from megatron_srp.evaluation.attack import load_attack
 from megatron_srp.evaluation.behaviors import with_target
 from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Context
 from megatron_srp.evaluation.columns.attacked import judged
+from megatron_srp.evaluation.columns.rates import most_successful
 from megatron_srp.evaluation.progress import Progress
 from megatron_srp.evaluation.recalibrate import recalibrated
 from megatron_srp.evaluation.results import key_of
 from megatron_srp.evaluation.types import Attack, Defence, ModelAttack
 
-_BY_UNDERSTANDING = ("harmbench", "llm", "mixed", "strict", "heuristic")
 # How a missing source is named, for the reason in the report.
 _WANTED = {"data": "data to fine-tune on", "mix": "post-training data to mix in (`srp sft --out` writes it)"}
 
@@ -36,19 +35,9 @@ def finetuned(spec: ColumnSpec, context: Context) -> ColumnResult:
     given |= within(context.limit_given, given)
     if spec.options.get("make_targets"):
         given["make_targets"] = True
-    rates = given["lr"] if isinstance(given.get("lr"), list) else None
-    if rates is None:
-        return _tuned(spec, context, given)
-    results = [_tuned(spec, context, given | {"lr": rate}) for rate in rates]
-    tried = [{"learning rate": rate, **_success(result)} for rate, result in zip(rates, results, strict=True)]
-    best = max(results, key=lambda result: next(iter(_success(result).values()), 0.0))
-    return replace(best, facts={**best.facts, "by_learning_rate": tried})
-
-
-def _success(result: ColumnResult) -> dict[str, float]:
-    """What each judge says, in %, the one who understands most first."""
-    found = {m.name: round(100 * m.estimate.value, 2) for m in result.measures if m.estimate}
-    return {name: found[name] for name in _BY_UNDERSTANDING if name in found}
+    if isinstance(given.get("lr"), list):
+        return most_successful(given["lr"], lambda rate: _tuned(spec, context, given | {"lr": rate}))
+    return _tuned(spec, context, given)
 
 
 def _tuned(spec: ColumnSpec, context: Context, given: Mapping[str, Any]) -> ColumnResult:

@@ -1,7 +1,8 @@
 """Tampering: the weights are changed, and the result is asked directly; before and after, at what cost.
 
-Options: `attack` and its `options` as for fine-tuning; `ordinary`, data sets with answers, of which the first that has
-a source gives the ordinary requests; `defences_compared`, names of `evaluation.detection.DETECTORS`. Measures:
+Options: `attack` and its `options` as for fine-tuning, with a list as `lr` where the attacker tries several rates;
+`ordinary`, data sets with answers, of which the first that has a source gives the ordinary requests;
+`defences_compared`, names of `evaluation.detection.DETECTORS`. Measures:
 
     JUDGE                       attack success after the tampering
     JUDGE, forced reflection    the same where a forced reflection on the prompt stops what reaches a threshold that
@@ -25,6 +26,7 @@ from megatron_srp.evaluation.behaviors import choose, load_behaviors
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
 from megatron_srp.evaluation.columns.attacked import judged, opinions_on, rate
 from megatron_srp.evaluation.columns.finetuned import TrainingProgress
+from megatron_srp.evaluation.columns.rates import most_successful
 from megatron_srp.evaluation.detection import DETECTORS, Requests, detect, fitted_threshold
 from megatron_srp.evaluation.judges.reference import ReferenceJudge
 from megatron_srp.evaluation.results import key_of
@@ -42,6 +44,18 @@ _ORDINARY = ("alpaca", "xstest", "gsm8k")
 
 def tampered(spec: ColumnSpec, context: Context) -> ColumnResult:
     """See above."""
+    options = spec.options.get("options", {})
+    if not isinstance(options.get("lr"), list):
+        return _tampered(spec, context)
+
+    def at(rate: float) -> ColumnResult:
+        return _tampered(replace(spec, options={**spec.options, "options": {**options, "lr": rate}}), context)
+
+    return most_successful(options["lr"], at)
+
+
+def _tampered(spec: ColumnSpec, context: Context) -> ColumnResult:
+    """The column for one set of the attack's options."""
     facts, behaviors = context.behaviors(spec)
     ordinary = _ordinary(spec, context)
     attack, changed = _changed(spec, context, behaviors, ordinary)

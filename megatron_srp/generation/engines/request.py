@@ -145,6 +145,10 @@ class Answer:
             if not self.request.max_new_tokens:
                 self.finish()
 
+    def refuse_prompt(self, found: ForcedReflection, threshold: float) -> None:
+        """End it before it begins: another model reads a verdict on its prompt that reaches that model's threshold."""
+        self._show(self.guard.force(found, threshold=threshold))
+
     def result(self) -> Generation:
         """What its reader gets, once it has ended."""
         found = self.guard.result()

@@ -19,6 +19,7 @@ reflection and the answer continues. Under `off` every one ends it.
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import replace
 
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, StopReason
 from megatron_srp.generation.guard.scanner import ReflectionScanner
@@ -103,16 +104,18 @@ class ReflectionGuard:
             return self._take(self._decoder.decode(b"", final=True) + mark)
         return self._take(self._decoder.decode(piece))
 
-    def force(self, reflection: ForcedReflection, whole: bool = False) -> str:
+    def force(self, reflection: ForcedReflection, whole: bool = False, threshold: float | None = None) -> str:
         """Act on a forced reflection on the answer so far; returns text to show now.
 
         Args:
             whole: whether the model ends its last segment here, so that the verdict is on the whole of it.
+            threshold: of the model that read it, where that is another one; by default the policy's.
         """
         if self.stop_reason:
             return ""
         self._forced.append(reflection)
-        return self._judge(reflection.label(self._policy), whole)
+        policy = self._policy if threshold is None else replace(self._policy, unsafe_threshold=threshold)
+        return self._judge(reflection.label(policy), whole)
 
     def finish(self, reason: StopReason = "length") -> str:
         """End the answer; returns the last text to show. A character that is cut in two is dropped."""
