@@ -25,12 +25,19 @@ def check(policy: str, path: str, found: httpx.Response, sent: str, inline: bool
         assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"], found.text
         return
     if policy == "retract":
-        assert not any(word in found.text for word in UNSAFE if word not in sent), found.text
+        secret = [word for word in UNSAFE if word not in sent]
+        spelled = [_spelled(end.get("logprobs") or {}) for end in _ends(found)] if path in (CHAT, TEXT) else []
+        assert not any(word in text for word in secret for text in (found.text, *spelled)), found.text
     for end in _ends(found) if path in (CHAT, TEXT) else []:
         guard = end.get("guard", {})
         withheld = inline and policy == "retract" and end["finish_reason"] == "length"
         assert end["finish_reason"] in ENDS and (withheld or guard.get("unjudged_tokens", 0) == 0), end
         assert "<think>" not in json.dumps(end.get("message") or end.get("text"))
+
+
+def _spelled(logprobs: dict[str, Any]) -> str:
+    """The tokens whose probabilities are there, in one text."""
+    return "".join(logprobs.get("tokens") or [token["token"] for token in logprobs.get("content") or []])
 
 
 def _ends(found: httpx.Response) -> list[dict[str, Any]]:

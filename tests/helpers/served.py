@@ -22,11 +22,12 @@ class Served:
 
     def __init__(self, model: Path, *flags: str, key: str = "") -> None:
         self.model = model
-        self._start([*SRP, "serve", "--model", str(model), "--device", "cpu", *flags], {"OMP_NUM_THREADS": "1"}, key)
+        command = [*SRP, "serve", "--model", str(model), "--device", "cpu", "--port", "0", *flags]
+        self._start(command, {"OMP_NUM_THREADS": "1"}, key)
 
     def _start(self, command: list[str], variables: dict[str, str], key: str) -> None:
         own = os.environ | variables | {"SRP_API_KEY": key}
-        self.process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=own)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own)
         self._key = key
 
     def wait(self) -> "Served":

@@ -49,7 +49,7 @@ class ServedByEngine(Served):
     def __init__(self, model: Path, *flags: str, key: str = "") -> None:
         self.model = model
         command = [vllm_python(), "-m", "megatron_srp", "serve", "--engine", "vllm", "--model", str(model)]
-        self._start([*command, "--engine-option", "enforce_eager=true", *flags], CPU, key)
+        self._start([*command, "--port", "0", "--engine-option", "enforce_eager=true", *flags], CPU, key)
 
     def _first_line(self) -> str:
         """The server's own: vLLM may write to stdout as well."""

@@ -50,6 +50,29 @@ def test_a_plain_answer(served):
     assert choice.finish_reason == "content_filter"
 
 
+def spelled(choice) -> str:
+    """The text of the tokens whose probabilities are there."""
+    return b"".join(bytes(token.bytes) for token in choice.logprobs.content).decode()
+
+
+def test_probabilities_are_those_of_tokens_that_are_shown(served):
+    asked = {"logprobs": True, "temperature": 0}
+    (choice,) = ask(served, "river", **asked).choices
+    shown = "we saw the morning. then a river."
+    assert spelled(choice) == choice.message.content == shown
+    assert all(token.logprob <= 0 and not token.top_logprobs for token in choice.logprobs.content)
+    (cut,) = ask(served, "river", **asked, stop=["then"]).choices
+    assert cut.message.content == "we saw the morning. " and cut.message.content.startswith(spelled(cut))
+    (stopped,) = ask(served, "knife", {"on_unsafe": "retract"}, **asked).choices
+    assert spelled(stopped) == stopped.message.content == "we saw the morning."
+    _, last = pieces(ask(served, "river", **asked, stream=True))
+    assert last.logprobs == choice.logprobs
+    text = served.client.completions.create(model="tiny", prompt="we saw the", logprobs=0, temperature=0).choices[0]
+    found = text.logprobs
+    assert "".join(found.tokens) == text.text and len(found.token_logprobs) == len(found.tokens)
+    assert found.text_offset == [len("".join(found.tokens[:i])) for i in range(len(found.tokens))]
+
+
 def test_reflections_come_in_a_field_of_their_own(served):
     guard = ask(served, "knife", {"reflections": True, "reflect_every": 10}).choices[0].model_extra["guard"]
     assert guard["stop_reason"] == "unsafe"
@@ -206,8 +229,11 @@ PROMPT = {"model": "tiny", "prompt": "river"}
         (PROMPT | {"echo": True, "logprobs": 1, "max_tokens": 5}, 400, "generates nothing"),
         (PROMPT | {"max_tokens": 0}, 400, "max_tokens 0"),
         (PROMPT | {"prompt": "for (i = 0; i <"}, 400, "the prompt ends in '<', which may begin a reflection"),
-        (PROMPT | {"echo": True}, 400, "echo and logprobs go together"),
-        (PROMPT | {"logprobs": 0}, 400, "echo and logprobs go together"),
+        (PROMPT | {"echo": True}, 400, "echo needs logprobs"),
+        (PROMPT | {"logprobs": 1}, 403, "logprobs above 0: they name other tokens"),
+        (GOOD | {"logprobs": True, "top_logprobs": 1}, 403, "top_logprobs: they name other tokens"),
+        (GOOD | {"top_logprobs": 1}, 400, "top_logprobs needs logprobs"),
+        (GOOD | {"logprobs": True, "top_logprobs": 6}, 400, "$.top_logprobs"),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -74,8 +74,10 @@ def test_a_plain_request_that_is_given_up_ends(endless):
     endless.until(0)
 
 
-def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
-    """What there is of it is an answer; a request that waited in vain is asked to come again. The clock is the test's."""
+@pytest.mark.parametrize("on_unsafe", ["off", "stop", "retract"])
+def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch, on_unsafe):
+    """What there is of it is an answer, which has been judged, or says what was not; a request that waited in vain is
+    asked to come again. The clock is the test's."""
     from megatron_srp.generation.engines.hf.model import GuardedModel
     from megatron_srp.generation.engines.limits import Limits
     from megatron_srp.generation.engines.request import Options, Sampling
@@ -84,13 +86,14 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
     from megatron_srp.reflection import ReflectionFormat
 
     model = GuardedModel(str(make_endless(tmp_path, tiny_reflector)), ReflectionFormat(), "cpu")
-    request = model.complete("x", Options(GuardPolicy("off"), Sampling(), 90_000))
+    # At a threshold of 1 the model's noise passes.
+    request = model.complete("x", Options(GuardPolicy(on_unsafe, unsafe_threshold=1.0), Sampling(), 90_000))
     worker, texts, ends, now = module.Worker(model.generator, Limits(1), 1), [], [], [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for deadline in (2.5, 0.3):
         worker.submit([module.Job(request, texts.append, ends.append, deadline)])
     worker.start()
-    until(lambda: len(texts) > 10)
+    until(lambda: any(answer.guard.num_tokens > 10 for _, answer in worker._running))
     now[0] = 0.4
     until(lambda: len(ends) == 1)
     now[0] = 3.0
@@ -98,6 +101,10 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch):
     late, cut = ends
     assert isinstance(late, module.Busy) and "waited too long" in str(late)
     assert isinstance(cut, Generation) and cut.stop_reason == "length" and cut.num_tokens > 10
+    judged = [forced.num_tokens for forced in cut.forced]
+    assert (judged, cut.unjudged_tokens) == (([], cut.num_tokens) if on_unsafe == "off" else ([cut.num_tokens], 0))
+    assert cut.withheld_tokens == (cut.num_tokens if on_unsafe == "retract" else 0)
+    assert bool(texts) == (on_unsafe != "retract")
     worker.drain(0)
     worker.join(60)
     assert not worker._thread.is_alive()

@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from megatron_srp.cli.generation_flags import load_from_args, settings_from_args
+from megatron_srp.cli.serve import parse_arguments
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.generation.engines.request import Answer, Options, Sampling
@@ -157,3 +159,23 @@ def test_without_vllm_and_without_a_gpu(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UsageError, match=r"--engine vllm needs vllm, not installed here; pip install"):
         VLLMModel("folder", FORM)
+
+
+def test_options_of_the_engine_are_passed_on(model, tiny_reflector, monkeypatch):
+    given: dict[str, Any] = {}
+
+    def engine_args(**fields):
+        given.update(fields)
+        return SimpleNamespace(**fields)
+
+    def load(*flags):
+        args = parse_arguments(["--model", str(tiny_reflector), *flags])
+        return load_from_args(args, settings_from_args(args, args.model))
+
+    monkeypatch.setattr(sys.modules["vllm"], "EngineArgs", engine_args)
+    load("--engine", "vllm", "--engine-option", "max_model_len=512", "--engine-option", "quantization=fp8")
+    assert (given["max_model_len"], given["quantization"]) == (512, "fp8")
+    with pytest.raises(UsageError, match=r"^--engine-option 'x': pass NAME=VALUE, such as tensor_parallel_size=2$"):
+        load("--engine", "vllm", "--engine-option", "x")
+    with pytest.raises(UsageError, match=r"^--engine-option is for --engine vllm$"):
+        load("--engine-option", "max_model_len=512")

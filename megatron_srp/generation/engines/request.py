@@ -6,7 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from megatron_srp.errors import UsageError
-from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, TokenScore
+from megatron_srp.generation.guard.policy import (
+    ForcedReflection,
+    Generation,
+    GuardPolicy,
+    ShownScore,
+    TokenScore,
+)
 from megatron_srp.generation.guard.reflection_guard import ReflectionGuard
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.schema import Verdict
@@ -59,6 +65,7 @@ class Request:
         prefill: ids that the answer begins with; the guard does not see them.
         max_new_tokens: maximum length of the answer; 0 if the prompt is to be judged or scored and no more.
         scored: whether the log-probabilities of the prompt's tokens are wanted.
+        logprobs: whether those of the answer's tokens are.
     """
 
     prompt: Sequence[int]
@@ -67,6 +74,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 256
     scored: bool = False
+    logprobs: bool = False
 
     @property
     def most_tokens(self) -> int:
@@ -85,6 +93,7 @@ class Answer:
         script: tokens that come next, since a verdict has been decided on.
         error: what made it fail, if it did.
         scores: of the prompt's tokens, if they are wanted.
+        logprobs: of the answer's tokens, if they are.
         stopping: whether the engine has to end it at the next step, as if the limit of tokens were reached.
     """
 
@@ -97,6 +106,7 @@ class Answer:
         self.stopping = False
         self.error: Exception | None = None
         self.scores: tuple[TokenScore | None, ...] = ()
+        self.logprobs: list[TokenScore] = []
         self._decided: ForcedReflection | None = None
         self._forced_at = 0  # the last one but that on the prompt, in tokens with the prefill
 
@@ -151,8 +161,14 @@ class Answer:
 
     def result(self) -> Generation:
         """What its reader gets, once it has ended."""
-        found = self.guard.result()
-        return replace(found, scores=self.scores) if self.scores else found
+        return replace(self.guard.result(), scores=self.scores, logprobs=self._shown_scores())
+
+    def _shown_scores(self) -> tuple[ShownScore, ...]:
+        """Of the tokens that are shown, where they are wanted: the others are nobody's to know."""
+        if not self.logprobs:
+            return ()
+        tokens, found = self.guard.tokens, self.guard.shown.found()
+        return tuple(ShownScore(tokens[at], start, end, self.logprobs[at]) for at, start, end in found)
 
     def settle(self) -> None:
         """Act on a verdict that has been decided on, where the answer ends before it is written in full."""

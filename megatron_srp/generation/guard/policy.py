@@ -119,10 +119,19 @@ class ForcedReflection(NamedTuple):
 
 
 class TokenScore(NamedTuple):
-    """How likely a token of a prompt was: its log-probability, and the most likely tokens there with theirs."""
+    """How likely a token was: its log-probability, and the most likely tokens there with theirs."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+
+class ShownScore(NamedTuple):
+    """How likely a token of an answer was, and where its text begins and ends in what is shown."""
+
+    token: int
+    start: int
+    end: int
+    score: TokenScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,7 @@ class Generation:
         unjudged_tokens: those at the end that no verdict has judged; 0 unless the answer was cut short.
         withheld_tokens: those at the end that are not shown, since no verdict on a whole segment let them pass.
         scores: of the prompt's tokens, where they were asked for; None for the first.
+        logprobs: of the tokens that are shown, where they were asked for.
     """
 
     text: str
@@ -150,6 +160,7 @@ class Generation:
     unjudged_tokens: int = 0
     withheld_tokens: int = 0
     scores: tuple[TokenScore | None, ...] = ()
+    logprobs: tuple["ShownScore", ...] = ()
 
 
 def to_record(generation: Generation) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from megatron_srp.generation.guard.policy import ForcedReflection, Generation, GuardPolicy, StopReason
 from megatron_srp.generation.guard.scanner import ReflectionScanner
+from megatron_srp.generation.guard.shown_tokens import ShownTokens
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
 from megatron_srp.schema import SafetyLabel, Verdict
 
@@ -38,6 +39,7 @@ class ReflectionGuard:
         unjudged: how many tokens no verdict has judged.
         mid_segment: set where the next reflection in the text is a forced one in the middle of a segment, which
             releases nothing.
+        shown: which tokens are shown.
     """
 
     def __init__(self, vocabulary: GuardVocabulary, policy: GuardPolicy) -> None:
@@ -53,6 +55,7 @@ class ReflectionGuard:
         self.tokens: list[int] = []
         self.unjudged = 0
         self.mid_segment = False
+        self.shown = ShownTokens()
         self._since_release = 0  # tokens
         self._decidable = False  # whether a token ended where the opening of the reflection did
 
@@ -96,13 +99,14 @@ class ReflectionGuard:
         self.tokens.append(token)
         eos_passes, self._eos_passes = self._eos_passes, False
         if token in self._vocabulary.eos_ids:
+            self.shown.push(0, textless=True)
             return "" if eos_passes else self.finish("eos")
         self.unjudged += 1
         self._since_release += 1
         mark, piece = self._vocabulary.marks.get(token), self._vocabulary.piece(token)
-        if mark:
-            return self._take(self._decoder.decode(b"", final=True) + mark)
-        return self._take(self._decoder.decode(piece))
+        text = self._decoder.decode(b"", final=True) + mark if mark else self._decoder.decode(piece)
+        self.shown.push(len(text), bool(self._decoder.getstate()[0]), textless=not (mark or piece))
+        return self._take(text)
 
     def force(self, reflection: ForcedReflection, whole: bool = False, threshold: float | None = None) -> str:
         """Act on a forced reflection on the answer so far; returns text to show now.
@@ -159,12 +163,15 @@ class ReflectionGuard:
         return shown
 
     def _show(self, text: str) -> str:
-        for mark in self._vocabulary.marks.values():  # of special tokens outside a reflection: not text either
+        marks = self._vocabulary.marks.values()  # of special tokens outside a reflection: not text either
+        self.shown.hold(self._scanner.taken, text, marks)
+        for mark in marks:
             text = text.replace(mark, "")
         if self._policy.on_unsafe == "retract":
             self._segment.append(text)
             return ""
         self._shown.append(text)
+        self.shown.release()
         return text
 
     def _judge(self, label: SafetyLabel, whole: bool) -> str:
@@ -178,6 +185,7 @@ class ReflectionGuard:
         self._since_release = 0
         released = "".join(self._segment)
         self._segment.clear()
+        self.shown.release()
         if released:
             self._shown.append(released)
         return released

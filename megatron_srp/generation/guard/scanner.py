@@ -41,6 +41,7 @@ class ReflectionScanner:
 
     Attributes:
         held: text whose meaning is not certain yet.
+        taken: characters before those.
     """
 
     def __init__(self, form: ReflectionFormat) -> None:
@@ -49,6 +50,7 @@ class ReflectionScanner:
         self._opening, self._close, self._part = _patterns(form)
         self._stop = re.compile(rf"[<>\n\r{re.escape(form.open[0] + form.close[0])}]")
         self.held = ""
+        self.taken = 0
         self._any_text = False
         self._after_first = False
 
@@ -84,6 +86,7 @@ class ReflectionScanner:
             except _Wait:
                 return
             taken, self.held = self.held[:length], self.held[length:]
+            self.taken += length
             if found is None:
                 yield from self._text(taken)
             elif found:

@@ -8,6 +8,7 @@ from msgspec import Meta
 from megatron_srp.errors import InputError
 
 MOST_CHOICES = 128
+MOST_LOGPROBS = 5
 # OpenAI's name for each role, and the one that templates know.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
@@ -95,6 +96,8 @@ class ChatRequest(Common, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
 
     @property
     def num_prompts(self) -> int:
@@ -105,22 +108,32 @@ class ChatRequest(Common, kw_only=True):
         """The newer name wins."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many other tokens each one shown is to be compared with; None where no probabilities are wanted."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class TextRequest(Common, kw_only=True):
     """Body of /v1/completions.
 
     With `echo` and `logprobs` it scores the tokens of prompts, which may be ids then, and generates nothing; else
-    prompts are text, since ids would bypass the escaping.
+    prompts are text, since ids would bypass the escaping, and `logprobs` are of the answer's tokens.
     """
 
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
     echo: bool = False
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] | None = None
 
     @property
     def most_tokens(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """As that of a conversation."""
+        return None if self.echo else self.logprobs
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
@@ -156,8 +169,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),  # 0 requests those of the answer's own tokens
-    "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),  # there are no tools
@@ -184,14 +195,16 @@ def parse[Asked: Common](kind: type[Asked], body: bytes) -> Asked:
     asked = read_fields(kind, body)
     if isinstance(asked, ChatRequest) and asked.max_tokens not in (None, asked.most_tokens):
         raise InputError("max_tokens and max_completion_tokens differ; leave one out")
+    if isinstance(asked, ChatRequest) and asked.top_logprobs and not asked.logprobs:
+        raise InputError("top_logprobs needs logprobs: true")
     if isinstance(asked, TextRequest):
         _check_text(asked)
     return asked
 
 
 def _check_text(asked: TextRequest) -> None:
-    if asked.echo != (asked.logprobs is not None):
-        raise InputError("echo and logprobs go together, to score the tokens of prompts; pass both, or neither")
+    if asked.echo and asked.logprobs is None:
+        raise InputError("echo needs logprobs, to score the tokens of prompts; pass both, or leave echo out")
     if asked.echo and (asked.stream or (asked.n or 1) > 1 or (asked.max_tokens or 0) > 1):
         raise InputError("echo scores prompts and generates nothing; pass max_tokens 0 or 1, without stream and n")
     if not asked.echo and asked.max_tokens == 0:

@@ -33,7 +33,7 @@ from megatron_srp.generation.server.origins import check_origin, cross_origin
 from megatron_srp.generation.server.quotas import Quotas
 from megatron_srp.generation.server.reader import Reader
 from megatron_srp.generation.server.replies import Reply
-from megatron_srp.generation.server.scores import scored_choice
+from megatron_srp.generation.server.scores import answer_logprobs, scored_choice
 from megatron_srp.generation.server.settings import Client, Settings
 from megatron_srp.generation.server.streaming import (
     EventStream,
@@ -198,7 +198,8 @@ class Endpoint:
             by_prompt = await asyncio.to_thread(requests_of, self._model, client, asked)
         requests = [request for prompt in by_prompt for request in prompt]
         prompt_tokens = sum(len(prompt[0].prompt) for prompt in by_prompt)
-        reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens)
+        logprobs = answer_logprobs(self._model.vocabulary.piece, kind is ChatRequest, asked.alternatives)
+        reply = Reply(kind is ChatRequest, self._settings.name, asked.guard.reflections, prompt_tokens, logprobs)
         reader = self._reader(http, client, requests, asked.stops)
         if isinstance(asked, TextRequest) and asked.echo:
             return await self._score(http, reader, reply, requests, asked)

@@ -20,6 +20,7 @@ def requests_of(model: PromptedModel, client: Client, asked: ChatRequest | TextR
         PolicyTooWeak: for a weaker guard than the client may have.
     """
     options = options_of(client, asked)
+    _check_logprobs(model, client, asked)
     n = asked.n or 1
     if isinstance(asked, ChatRequest):
         prompts = [model.chat([message.as_turn() for message in asked.messages], options)]
@@ -28,6 +29,7 @@ def requests_of(model: PromptedModel, client: Client, asked: ChatRequest | TextR
     else:
         prompts = [_continued(model, str(prompt), options) for prompt in asked.prompts]
     seed = randbits(62) if asked.seed is None else asked.seed
+    prompts = [replace(prompt, logprobs=asked.alternatives is not None) for prompt in prompts]
     return [[_seeded(prompt, seed + at * n + i) for i in range(n)] for at, prompt in enumerate(prompts)]
 
 
@@ -50,14 +52,29 @@ def _continued(model: PromptedModel, prompt: str, options: Options) -> Request:
 
 
 def _scored(model: PromptedModel, client: Client, asked: TextRequest, options: Options) -> list[Request]:
-    if client.options.policy.on_unsafe != "off" and not client.allow_weaker:
-        raise PolicyTooWeak(
-            "echo: scores name the tokens that the model would write next, and no verdict judges those; ask the "
-            "operator for --allow-weaker or --on-unsafe off"
-        )
+    _refuse_unjudged("echo: scores name", client)
     if not model.generator.scores:
         raise InputError("echo: this server's engine scores no prompts; use --engine hf")
     return [model.score(prompt, replace(options, policy=GuardPolicy("off"))) for prompt in asked.prompts]
+
+
+def _check_logprobs(model: PromptedModel, client: Client, asked: ChatRequest | TextRequest) -> None:
+    if asked.alternatives is None:
+        return
+    if not model.generator.scores:
+        raise InputError("logprobs: this server's engine gives none; use --engine hf")
+    if asked.alternatives:
+        field = "top_logprobs" if isinstance(asked, ChatRequest) else "logprobs above 0"
+        _refuse_unjudged(f"{field}: they name other", client)
+
+
+def _refuse_unjudged(what: str, client: Client) -> None:
+    """Raises PolicyTooWeak for what names tokens that are in no answer, unless the client may have a weaker guard."""
+    if client.options.policy.on_unsafe != "off" and not client.allow_weaker:
+        raise PolicyTooWeak(
+            f"{what} tokens that the model would write, and no verdict judges those; ask the operator for "
+            "--allow-weaker or --on-unsafe off"
+        )
 
 
 def _seeded(request: Request, seed: int) -> Request:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class AuditLog:
     def __init__(self, path: Path, decode: Callable[[Sequence[int]], str] | None = None) -> None:
         self._decode = decode
         try:
+            _end_last_line(path)
             handler = WatchedFileHandler(path, encoding="utf-8")
         except OSError as error:
             raise OutputError(f"--audit-log {path}: {error.strerror}") from None
@@ -54,6 +56,16 @@ class AuditLog:
         record = outcome(found)
         text = record.pop("text")
         return record | ({"prompt": self._decode(job.request.prompt), "text": text} if self._decode else {})
+
+
+def _end_last_line(path: Path) -> None:
+    """A server that was killed may have left half a line, which the next one is not to become a part of."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, SEEK_END)
+        if file.read() != b"\n":
+            file.write(b"\n")
 
 
 def _describe(policy: GuardPolicy) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from megatron_srp.generation.guard.policy import Generation
@@ -18,10 +19,19 @@ class Reply:
         model: the name that clients know it by.
         reflections: whether to return the reflections.
         prompt_tokens: of all prompts together; one with several answers counts once, as at OpenAI.
+        logprobs: those of an answer's first so many characters, if they are wanted.
     """
 
-    def __init__(self, chat: bool, model: str, reflections: bool, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        chat: bool,
+        model: str,
+        reflections: bool,
+        prompt_tokens: int,
+        logprobs: Callable[[Generation, int], dict[str, Any] | None] = lambda generation, length: None,
+    ) -> None:
         self._chat, self._reflections, self._prompt_tokens = chat, reflections, prompt_tokens
+        self._logprobs = logprobs
         kind = "chat.completion" if chat else "text_completion"
         self._head = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
@@ -38,7 +48,7 @@ class Reply:
             said: dict[str, Any] = {"text": text}
             if self._chat:
                 said = {"message": {"role": "assistant", "content": text, "refusal": None}}
-            choices.append({"index": i, **said, **self._end(generation, cut[i])})
+            choices.append({"index": i, **said, **self._end(generation, cut[i], len(text))})
         return self._head | {"choices": choices, "usage": self.usage(generations)}
 
     def first(self, index: int) -> dict[str, Any] | None:
@@ -50,9 +60,9 @@ class Reply:
     def piece(self, index: int, text: str) -> dict[str, Any]:
         return self._piece(index, {"content": text} if self._chat else text)
 
-    def last(self, index: int, generation: Generation, cut: bool) -> dict[str, Any]:
-        """The piece that says why the answer has ended."""
-        return self._piece(index, {} if self._chat else "", self._end(generation, cut))
+    def last(self, index: int, generation: Generation, cut: bool, length: int = 0) -> dict[str, Any]:
+        """The piece that says why the answer has ended, after so many characters."""
+        return self._piece(index, {} if self._chat else "", self._end(generation, cut, length))
 
     def usage_piece(self, generations: list[Generation]) -> dict[str, Any]:
         return self._piece_head | {"choices": [], "usage": self.usage(generations)}
@@ -70,9 +80,10 @@ class Reply:
         end = end or {"finish_reason": None, "logprobs": None}
         return self._piece_head | {"choices": [{"index": index, "delta" if self._chat else "text": said, **end}]}
 
-    def _end(self, generation: Generation, cut: bool) -> dict[str, Any]:
+    def _end(self, generation: Generation, cut: bool, length: int) -> dict[str, Any]:
         stopped = cut and generation.stop_reason != "unsafe"  # a verdict outranks a stop text
-        end = {"finish_reason": "stop" if stopped else _FINISH[generation.stop_reason], "logprobs": None}
+        reason = "stop" if stopped else _FINISH[generation.stop_reason]
+        end: dict[str, Any] = {"finish_reason": reason, "logprobs": self._logprobs(generation, length)}
         return end | self._guard(outcome(generation))
 
     def _guard(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ async def whole_generations(reader: Reader) -> list[Generation]:
 async def stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIterator[bytes]:
     """All answers' pieces as they arrive. An error is an event: the status has been sent already."""
     generations: list[Generation] = []
+    lengths = [0] * n
     for index in range(n):
         if first := reply.first(index):
             yield _event(first)
@@ -69,10 +70,11 @@ async def stream(reader: Reader, reply: Reply, n: int, usage: bool) -> AsyncIter
                 break
             index, found = event
             if isinstance(found, str):
+                lengths[index] += len(found)
                 yield _event(reply.piece(index, found))
             else:
                 generations.append(found)
-                yield _event(reply.last(index, found, reader.stops[index].found))
+                yield _event(reply.last(index, found, reader.stops[index].found, lengths[index]))
         if usage:
             yield _event(reply.usage_piece(generations))
     except Exception as error:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from megatron_srp.errors import InputError
 from megatron_srp.generation.engines.request import Options, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
-from megatron_srp.generation.server.api import ChatRequest, Common, TextRequest, parse
+from megatron_srp.generation.server.api import ChatRequest, Common, TextRequest, UnsupportedField, parse
 from megatron_srp.generation.server.body import read_body
 from megatron_srp.generation.server.errors import APIError
 from megatron_srp.generation.server.replies import Reply
@@ -232,11 +232,13 @@ def _prompt(asked: Common, served: ServedModel) -> dict[str, Any]:
     assert prompts
     if isinstance(asked, ChatRequest):
         turns = [message.as_turn() for message in asked.messages]
+        if asked.logprobs:
+            raise UnsupportedField("logprobs")
         prompts.chat(turns, _CHECKED)  # refuses what two turns write together, or what cannot fit
         return {"messages": [{name: prompts.escape(text) for name, text in turn.items()} for turn in turns]}
     assert isinstance(asked, TextRequest)
     if asked.echo or asked.logprobs is not None or asked.max_tokens == 0:
-        raise InputError("echo, logprobs, max_tokens 0: prompts are scored by srp serve only; leave them out")
+        raise InputError("echo, logprobs, max_tokens 0: tokens are scored by srp serve only; leave them out")
     if len(asked.prompts) > 1:
         raise InputError("prompt: pass one text per request")
     (text,) = asked.prompts

@@ -74,6 +74,12 @@ class CachedBatch:
             scores.append(_row_scores(row, logits.log_softmax(-1)))
         return scores
 
+    def score(self, row: int, token: int) -> TokenScore:
+        """How likely that token is as the next one of a text."""
+        (found,) = _row_scores([token], self.logits[row : row + 1].log_softmax(-1))
+        assert found
+        return found
+
     def verdicts(self, tree: VerdictTree) -> torch.Tensor:
         """float32[N, 3] probabilities of the verdicts, were each text to continue with a reflection.
 

@@ -46,6 +46,7 @@ class Rows:
         pairs = list(zip(self.answers, tokens, strict=True))
         ending = [answer for answer, token in pairs if answer.guard.ends(token)]
         self._force(self._settled(ending, whole=True), whole=True)
+        self._score(tokens)
         for answer, token in pairs:
             answer.push(token)
         tokens = self._drop(tokens)
@@ -54,6 +55,12 @@ class Rows:
         self._batch.feed([[token] for token in tokens])
         self._decide()
         self._reflect([answer for answer in self.answers if answer.room <= 0])
+
+    def _score(self, tokens: Sequence[int]) -> None:
+        """Keep how likely each of these next tokens is, for the answers that want it."""
+        for row, (answer, token) in enumerate(zip(self.answers, tokens, strict=True)):
+            if answer.request.logprobs and not answer.ended:
+                answer.logprobs.append(self._batch.score(row, token))
 
     def _reflect(self, last: list[Answer]) -> None:
         """Force the reflections that are due, and end the answers of `last`, judged."""
