@@ -39,6 +39,7 @@ GUARDS = {
     "dynaguard": "dynaguard.yaml",
     "md-judge": "md_judge.yaml",
     "gpt-oss-safeguard": "gpt_oss_safeguard.yaml",
+    "qwen3guard-stream": "megatron_srp.annotation.guards.stream_guard:StreamGuard",
     "moderations": "megatron_srp.annotation.guards.moderations:ModerationsGuard",
 }
 
@@ -86,6 +87,10 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         from megatron_srp.annotation.guards.moderations import load_moderations
 
         return load_moderations(options)
+    if name == "qwen3guard-stream":
+        from megatron_srp.annotation.guards.stream_guard import load_stream_guard
+
+        return load_stream_guard(options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
         raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")
