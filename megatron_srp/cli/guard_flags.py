@@ -25,7 +25,7 @@ GUARD_HELP = (
     "nemotron-safety-guard, aegis, polyguard, dynaguard, md-judge, gpt-oss-safeguard), qwen3guard-stream (every token "
     "judged), moderations (an endpoint's /v1/moderations), the YAML file of another one, "
     "front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
-    "ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
+    "ensemble:FILE.yaml (several guards), any-guardrail:NAME (of that package), or python:MODULE:CLASS (your own)"
 )
 CONTEXT_HELP = (
     "show a chat guard the N words of the document before each segment, in the place of the user's turn; only the "

@@ -126,8 +126,9 @@ class StreamGuard(Guard):
 
     def _risks(self, prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
         """float32[N, R] and float32[N, C]: each text's probabilities of risk levels and categories, by the rule."""
-        read = zip(prompts.rests, self.heads.read(prompts, self._role), strict=True)
-        found = [self._by_rule(*(one[self._own(rest)] for one in given)) for rest, given in read]
+        own = [self._own(prompts.rests[i]) for i in range(len(prompts))]
+        read = zip(own, self.heads.read(prompts, self._role), strict=True)
+        found = [self._by_rule(risks[tokens], categories[tokens]) for tokens, (risks, categories) in read]
         sizes = (len(self._verdicts), len(self.heads.categories[self._role]))
         risks, categories = ([one[i] for one in found] for i in (0, 1))
         return np.array(risks, np.float32).reshape(-1, sizes[0]), np.array(categories, np.float32).reshape(-1, sizes[1])
