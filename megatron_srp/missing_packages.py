@@ -10,6 +10,7 @@ from megatron_srp.errors import UsageError
 EXTRAS = {
     **dict.fromkeys(["httpx", "vllm"], "annotate"),
     **dict.fromkeys(["model2vec"], "static"),
+    **dict.fromkeys(["any_guardrail"], "guardrails"),
     **dict.fromkeys(["s3fs"], "s3"),
     **dict.fromkeys(["gguf"], "gguf"),
     **dict.fromkeys(["peft"], "tampering"),

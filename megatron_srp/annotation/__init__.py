@@ -3,7 +3,8 @@
 A guard's name is one of `GUARDS`, or of an installed package's (`extensions`); or `python:MODULE:CLASS`, your own
 subclass of `Guard`; or the path of a YAML file that describes a chat model which answers with a verdict
 (`guard_spec`); or `ensemble:FILE.yaml`, several guards as one (`ensemble`); or `front:FILE`, a front that
-`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of an expensive one (`cascade`).
+`srp train-guard` made (`small`); or `cascade:FILE.yaml`, a cheap guard in front of an expensive one (`cascade`); or
+`any-guardrail:NAME`, of that package (`any_guardrail`).
 A new guard of the table is a class in a module of its own, or a YAML file, and one line in `GUARDS`.
 """
 
@@ -39,6 +40,7 @@ GUARDS = {
     "dynaguard": "dynaguard.yaml",
     "md-judge": "md_judge.yaml",
     "gpt-oss-safeguard": "gpt_oss_safeguard.yaml",
+    "qwen3guard-stream": "megatron_srp.annotation.guards.stream_guard:StreamGuard",
     "moderations": "megatron_srp.annotation.guards.moderations:ModerationsGuard",
 }
 
@@ -86,6 +88,14 @@ def load_guard(name: str, options: GuardOptions | None = None, also: Sequence[st
         from megatron_srp.annotation.guards.moderations import load_moderations
 
         return load_moderations(options)
+    if name.startswith("any-guardrail:"):
+        from megatron_srp.annotation.guards.any_guardrail import load_any_guardrail
+
+        return load_any_guardrail(name, options)
+    if name == "qwen3guard-stream":
+        from megatron_srp.annotation.guards.stream_guard import load_stream_guard
+
+        return load_stream_guard(options)
     own = {field for field in options.changed() if field != "engine_options"}
     if own or (name in GUARDS and options.changed()):
         raise UsageError(f"--guard {name} is not a chat guard and does not accept {', '.join(options.changed_flags())}")

@@ -108,7 +108,10 @@ def counted_labels(
 
 def _numbered(guard: Guard, labels: Sequence[SafetyLabel]) -> tuple[np.ndarray, list[SafetyLabel]]:
     numbers: dict[SafetyLabel, int] = {}
-    codes = np.fromiter((numbers.setdefault(label, len(numbers)) for label in labels), np.int64, len(labels))
+    # Guards return the same few objects, and hashing a label takes longer than judging a text by `small`.
+    distinct = dict(zip(map(id, labels), labels, strict=True))
+    known = {number: numbers.setdefault(label, len(numbers)) for number, label in distinct.items()}
+    codes = np.fromiter(map(known.__getitem__, map(id, labels)), np.int64, len(labels))
     _check_categories(guard, numbers)
     return codes, list(numbers)
 

@@ -115,7 +115,7 @@ def _estimate(args: argparse.Namespace, key: str) -> int:
     from megatron_srp.annotation.corpus_job.estimate import estimate, sample_beginnings
     from megatron_srp.corpus.input_files import InputFiles
 
-    corpus = sample_beginnings(InputFiles.from_args(args).own, key, args.max_words, args.estimate)
+    corpus = sample_beginnings(InputFiles.from_args(args).own, key, args.max_words, args.estimate, args.context_words)
     guard = guard_flags.guard_from_args(args)
     try:
         print("\n".join(estimate(guard, corpus, args.rate).describe()))

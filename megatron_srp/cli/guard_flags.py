@@ -20,12 +20,12 @@ OLD_NAMES = {
 }
 OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
 GUARD_HELP = (
-    "what judges: heuristic (a list of words, for demos and tests only), small (words learned from public "
-    "prompts), a chat guard (qwen3guard, llama-guard, llama-guard-4, wildguard, shieldgemma, granite-guardian, "
-    "nemotron-safety-guard, aegis, polyguard, dynaguard, md-judge, gpt-oss-safeguard), "
-    "moderations (an endpoint's /v1/moderations), the YAML file of another one, "
+    "what judges: small (words learned from public prompts, for demos and cascades), heuristic (a list of words, for "
+    "tests), a chat guard (qwen3guard, llama-guard, llama-guard-4, wildguard, shieldgemma, granite-guardian, "
+    "nemotron-safety-guard, aegis, polyguard, dynaguard, md-judge, gpt-oss-safeguard), qwen3guard-stream (every token "
+    "judged), moderations (an endpoint's /v1/moderations), the YAML file of another one, "
     "front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
-    "ensemble:FILE.yaml (several guards), or python:MODULE:CLASS (your own)"
+    "ensemble:FILE.yaml (several guards), any-guardrail:NAME (of that package), or python:MODULE:CLASS (your own)"
 )
 CONTEXT_HELP = (
     "show a chat guard the N words of the document before each segment, in the place of the user's turn; only the "

@@ -49,3 +49,17 @@ def test_a_resumed_store_needs_the_same_context(tiny_guard, tmp_path):
     assert annotate([*flags, "--context-words", "4", "--max-failure-rate", "1"]) == 0
     with pytest.raises(SrpError, match="context_words"):
         annotate([*flags, "--context-words", "5"])
+
+
+def test_an_estimate_counts_the_tokens_of_the_context(tiny_guard, tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text((json.dumps({"text": "The river rises. The house. A knife."}) + "\n") * 9)
+    flags = ["--input", str(tmp_path / "in.jsonl"), "--guard", "qwen3guard", "--guard-model", str(tiny_guard)]
+    flags += ["--guard-option", "device=cpu", "--max-words", "3", "--estimate", "9"]
+
+    def tokens(*more):
+        assert annotate([*flags, *more]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tokens per segment: ")]
+        assert line.endswith(f"{' with the words before it' if more else ''}, without the guard's prompt")
+        return float(line.split()[3].rstrip(","))
+
+    assert tokens("--context-words", "4") > tokens()

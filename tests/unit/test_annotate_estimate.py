@@ -46,6 +46,24 @@ def test_a_large_file_is_read_in_part(tmp_path, monkeypatch):
     assert corpus.segments == pytest.approx(25_000 * 7, rel=0.3)  # three sentences are nine words
 
 
+class Reader(Back):
+    """Wants two words before a segment, and keeps what it is shown."""
+
+    context_words = 2
+
+    def results_in_context(self, texts, contexts):
+        self.asked += list(zip(contexts, texts.to_pylist(), strict=True))
+        return self.results_array(texts)
+
+
+def test_the_words_before_a_segment_are_shown_in_measuring(tmp_path):
+    files = expand_inputs([str(write(tmp_path / "a.jsonl", ["One two three. Four five six."] * 20))])
+    corpus, guard = sample_beginnings(files, "text", 3, 30, context_words=2), Reader()
+    assert estimate(guard, corpus).rate > 0
+    pairs = [one for one in guard.asked if isinstance(one, tuple)]
+    assert len(pairs) == 30 and set(pairs) == {("", "One two three."), ("two three.", " Four five six.")}
+
+
 def test_the_command(tmp_path, capsys):
     path = str(write(tmp_path / "a.jsonl", TEXTS))
     assert annotate(["--input", path, "--guard", "heuristic", "--estimate", "100", "--rate", "7.2"]) == 0

@@ -126,6 +126,16 @@ class PromptBuilder:
         """
         return VerdictTokens.of(self.spec, self.tokenizer, self._rest)
 
+    @cached_property
+    def opening(self) -> np.ndarray:
+        """int32 ids of the piece of the template that is encoded with a text's beginning."""
+        return int32_ids(self.tokenizer.encode_plain(self._head))
+
+    @property
+    def ending(self) -> int:
+        """How many tokens of the template follow a text."""
+        return len(self._open)
+
     def build(self, texts: pa.LargeStringArray, answer: bool = True) -> Prompts:
         """A prompt for each text, with or without `spec.answer` and the common beginning of all verdicts."""
         if self.frame.strip_left:
