@@ -29,5 +29,5 @@ def main(argv: list[str]) -> None:
 
     smoke(args.out, args.documents, args.steps)
     next_step(
-        f"srp inspect {args.out}/corpus shows the corpus; srp sft --input {args.out}/chat.jsonl ... post-training"
+        f"srp inspect {args.out}/corpus shows the corpus; srp sft --input {args.out}/chat.jsonl ... writes conversations"
     )
