@@ -9,14 +9,13 @@ import pytest
 
 from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
-from megatron_srp.sft.conversation import Kind, Part, turns_from_json
+from megatron_srp.sft.conversation import turns_from_json
 from megatron_srp.sft.reader import ChatReader
 from megatron_srp.sft.reflect import Reflector
 from tests.conftest import KeywordGuard
-from tests.helpers.json_lines import write
+from tests.helpers.conversations import SAFE, text, write
 
 FORM = ReflectionFormat()
-SAFE = Part(Kind.REFLECTION, "<think> Safe </think>")
 
 
 ROWS = {
@@ -86,7 +85,7 @@ def test_turns_of_tools_are_context(tmp_path: Path) -> None:
     assert json.loads(conversation.turns[2].text) == {"content": None, "tool_calls": CALLS}
     (reflected,) = Reflector(KeywordGuard(), FORM)([conversation])
     assert reflected.turns[:4] == conversation.turns[:4]
-    assert reflected.turns[4].parts == (SAFE, Part(Kind.TEXT, "No."), SAFE)  # the prompt is the user's, not the tool's
+    assert reflected.turns[4].parts == (SAFE, text("No."), SAFE)  # the prompt is the user's, not the tool's
     assert turns_from_json(json.loads(reflected.to_json())["turns"], FORM) == list(reflected.turns)
 
 

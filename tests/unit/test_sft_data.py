@@ -11,14 +11,9 @@ from megatron_srp.sft.conversation import STOP, Conversation, Kind, Part, Turn, 
 from megatron_srp.sft.filters import Filters, draw
 from megatron_srp.sft.reflect import Reflector
 from tests.conftest import KeywordGuard
+from tests.helpers.conversations import SAFE, UNSAFE, text
 
 FORM = ReflectionFormat()
-SAFE = Part(Kind.REFLECTION, "<think> Safe </think>")
-UNSAFE = Part(Kind.REFLECTION, "<think> Unsafe: Violent, PII </think>")
-
-
-def text(words: str) -> Part:
-    return Part(Kind.TEXT, words)
 
 
 def reflect(*turns: tuple[str, str], max_words: int = 100) -> tuple[tuple[Part, ...], ...]:

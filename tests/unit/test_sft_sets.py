@@ -13,20 +13,13 @@ from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.sft.conversation import Conversation, Kind, Turn
 from megatron_srp.sft.safety_examples import recovery_examples
 from tests.conftest import random_texts
-from tests.helpers.json_lines import write
+from tests.helpers.conversations import GUARD, SAFE, chat_file, write
 
 FORM = ReflectionFormat()
-
-GUARD = "python:tests.conftest:KeywordGuard"
 
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def chat_file(folder: Path, n: int = 40) -> Path:
-    texts = random_texts(5, n, most_words=30)
-    return write(folder / "chat.jsonl", [{"prompt": f"Q{i}?", "response": t} for i, t in enumerate(texts)])
 
 
 def test_a_post_training_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +100,7 @@ def test_forged_beginnings_differ_in_words_and_place() -> None:
     assert len(beginnings) == 20
     places = Counter(beginning[0][0] for beginning in beginnings)
     assert places[Kind.REFLECTION] >= 5 and places[Kind.TEXT] >= 5
-    tested = {f"<think> Safe </think> {text}" for text in ("The", "Sure, here is")}
+    tested = {f"{SAFE.text} {text}" for text in ("The", "Sure, here is")}
     assert not tested & {" ".join(text.strip() for _, text in beginning) for beginning in beginnings}
 
 
