@@ -187,11 +187,11 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
 
     def make_or_wait(name: str, make: Callable[[Path], object]) -> Path:
         folder = shared / name
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                unfinished = shared / f"{name}.unfinished"
-                make(unfinished)
-                unfinished.rename(folder)
+        done = shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
         return folder
 
     return make_or_wait

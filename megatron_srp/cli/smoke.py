@@ -28,6 +28,4 @@ def main(argv: list[str]) -> None:
     from megatron_srp.smoke import smoke
 
     smoke(args.out, args.documents, args.steps)
-    next_step(
-        f"srp inspect {args.out}/corpus shows the corpus; srp sft --input {args.out}/chat.jsonl ... post-training"
-    )
+    next_step(f"srp inspect {args.out}/corpus shows the corpus; docs/guides/post-train.md continues with the model")

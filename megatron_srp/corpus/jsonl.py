@@ -106,7 +106,7 @@ def load_json(line: bytes) -> Any:
         try:
             return json.loads(line.decode("utf-8", "surrogateescape"))
         except (ValueError, RecursionError):
-            raise ValueError(f"not valid JSON ({error})") from None
+            raise ValueError(f"not valid JSON ({error.msg}, column {error.colno})") from None
 
 
 def parse_line(line: bytes, keys: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{where}: not valid JSON ({error})") from None
+            raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from None
         if not isinstance(record, dict):
             raise InputError(f"{where}: not a JSON object")
         yield where, record

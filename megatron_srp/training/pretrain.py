@@ -85,8 +85,10 @@ def _check(plan: "RunPlan") -> "RunPlan":
 def _run(plan: "RunPlan", argv: list[str]) -> None:
     """Train on the GPUs, or on the CPU if there are none; `argv` are the user's own flags."""
     from megatron_srp.training.cpu import backend as cpu_backend
+    from megatron_srp.training.process.extensions import hide_unused_wandb
     from megatron_srp.training.process.surroundings import ignore_missing_cuda_extensions
 
+    hide_unused_wandb(plan.flags)
     on_cpu = cpu_backend.install()
     if on_cpu:
         print_note("no GPU is visible: training on the CPU over gloo, which is for demos and tests")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,11 @@ def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def uninterrupted(corpus: Corpus, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Run:
     """30 steps at TP=2 through the real command, with checkpoints at steps 15 and 30."""
-    run = Run(tmp_path_factory.mktemp("uninterrupted"))
-    result = torchrun([*corpus.flags, "--tensor-model-parallel-size", "2", *run.flags])
-    assert result.returncode == 0, result.stdout + result.stderr
-    return run
+
+    def train(folder: Path) -> None:
+        result = torchrun([*corpus.flags, "--tensor-model-parallel-size", "2", *Run(folder).flags])
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return Run(made_once("uninterrupted", train))

@@ -93,8 +93,10 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from megatron_srp.training.cpu import backend as cpu_backend
+    from megatron_srp.training.process.extensions import hide_unused_wandb
 
     cpu_backend.install()
+    hide_unused_wandb([])
 
     for name in IMPORTED_BY_RANKS:
         importlib.import_module(name)

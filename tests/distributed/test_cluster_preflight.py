@@ -5,6 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.distributed.jobs import REPOSITORY, environment
 from tests.helpers.commands import SRP
 
@@ -63,6 +65,7 @@ def test_a_folder_that_the_nodes_do_not_share(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/run/*"))
 
 
+@pytest.mark.exhaustive
 def test_an_interface_without_a_way_to_the_others() -> None:
     """Only the training's own data go over it, so the launchers meet."""
     done = check_both(GLOO_SOCKET_IFNAME="nowhere0")

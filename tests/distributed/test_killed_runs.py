@@ -11,7 +11,7 @@ from megatron_srp.training.process.repair_tracker import TRACKER
 from tests.distributed.checkpoints import largest_difference, load_tensors
 from tests.distributed.jobs import ASYNC, LOADED, Corpus, Forkserver, Run
 
-STEPS, INTERVAL = 24, 3
+STEPS, INTERVAL = 12, 3
 KINDS = {
     "saves in the step": ["--tensor-model-parallel-size", "2"],
     "distributed optimizer": ["--use-distributed-optimizer"],

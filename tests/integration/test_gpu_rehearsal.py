@@ -70,7 +70,7 @@ def nothing_is_left(folder: Path) -> bool:
     return not janitor.marked(str(folder / "tmp")) and not list((folder / "tmp").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_a_random_moment(machine: tuple[Path, Path], tmp_path: Path) -> None:
     """The script itself, while a case runs or two ranks do."""
     run = start(machine, tmp_path, "--cases", "bf16,pp2")
@@ -88,7 +88,7 @@ def test_killed_at_a_random_moment(machine: tuple[Path, Path], tmp_path: Path) -
     assert was_running or status(tmp_path, "pp2") == "ok", output
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_its_python_process_is_killed_while_it_begins(machine: tuple[Path, Path], tmp_path: Path) -> None:
     run = start(machine, tmp_path, "--cases", "plain")
     time.sleep(random.Random(time.time_ns()).uniform(0, 15))

@@ -24,8 +24,8 @@ from megatron_srp.training.datasets.sft_batch import (
     prepare_attention,
 )
 from megatron_srp.training.datasets.sft_dataset import KEYS, PackedConversations
+from tests.helpers.conversations import SAFE, UNSAFE, text
 from tests.helpers.sft_shards import of_lengths, write_sft_shard
-from tests.unit.test_sft_data import SAFE, UNSAFE, text
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 

@@ -44,13 +44,14 @@ def installed(tmp_path_factory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
     for command in (
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", ROOT],
-        [sys.executable, "-m", "venv", folder / "venv"],
+        [sys.executable, "-m", "venv", "--without-pip", folder / "venv"],
     ):
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (folder / "dist").glob("*.whl")
     environment = Installed(folder)
-    environment.run("python", "-m", "pip", "install", "--no-deps", "--no-index", wheel)
+    install = [sys.executable, "-m", "pip", "--python", folder / "venv" / "bin" / "python", "install"]
+    subprocess.run([*install, "--quiet", "--no-deps", "--no-index", wheel], env=ENVIRONMENT, check=True, timeout=600)
     # A path file in the new environment reads no path files in turn: the checkout itself is not found through it.
     (environment.site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment

@@ -113,3 +113,13 @@ from megatron_srp.training.trainer import megatron_parser
 print(megatron_parser.HAVE_TE)
 """
     assert printed(code, fake_engine(tmp_path, "raise OSError")).splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"), [(["--lr", "1"], False), (["--wandb-project", "p"], True), (["--yaml-cfg", "f"], True)]
+)
+def test_wandb_is_for_runs_that_ask_for_it(tmp_path: Path, flags: list[str], found: bool) -> None:
+    (tmp_path / "wandb.py").write_text("")
+    code = f"from megatron_srp.training.process import extensions; extensions.hide_unused_wandb({flags})\n"
+    code += "try: import wandb; print(True)\nexcept ImportError: print(False)"
+    assert printed(code, tmp_path) == str(found)

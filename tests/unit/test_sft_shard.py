@@ -21,7 +21,7 @@ from megatron_srp.sft.show import show_sample
 from megatron_srp.sft.template import load_template
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from tests.helpers.commands import srp
-from tests.unit.test_sft_data import GUARD, SAFE, UNSAFE, chat_file, text
+from tests.helpers.conversations import GUARD, SAFE, UNSAFE, chat_file, text
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

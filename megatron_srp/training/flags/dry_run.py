@@ -29,6 +29,7 @@ def dry_run(plan: RunPlan) -> None:
 def validate(plan: RunPlan) -> None:
     """Megatron's parser and all of its validation, silently."""
     ignore_missing_cuda_extensions()
+    extensions.hide_unused_wandb([])
     if not cpu_backend.install():  # without a GPU: an H100's properties, for the rules that check them
         extensions.hide_broken_engine()
 

@@ -1,4 +1,4 @@
-"""Compiled extensions that a training can go without: why one does not load, and hiding it from Megatron.
+"""Packages that a training can go without: why a compiled one does not load, and hiding them from Megatron.
 
 Megatron takes an extension that is absent for what it is, an ImportError, and falls back. One that is there but was
 built for another PyTorch, or does not find a library, raises what it likes, and would end the run with a traceback.
@@ -9,6 +9,7 @@ import importlib
 import io
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 ENGINE = "transformer_engine"
@@ -47,3 +48,9 @@ def hide_broken_engine() -> str | None:
     if failure is not None:
         hide_engine()
     return failure
+
+
+def hide_unused_wandb(flags: Iterable[str]) -> None:
+    """Megatron's timers import wandb in every run, a second per rank: not in one whose flags do not ask for it."""
+    if not any(flag.startswith(("--wandb", "--yaml-cfg")) for flag in flags):
+        sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
