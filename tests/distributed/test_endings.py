@@ -15,7 +15,7 @@ from tests.distributed.jobs import ASYNC, ENTRY_POINT, LOADED, REPOSITORY, TORCH
 # What examples/ pass, and workers that read the data: Megatron has them pass over SIGTERM.
 FLAGS = [*ASYNC, "--exit-signal-handler", "--num-workers", "1"]
 SECONDS_OF_TORCHRUN = 30  # then it kills
-STEP = re.compile(r" iteration +(\d+)/")
+STEP = re.compile(r"\biteration +(\d+)/")
 
 
 def steps_done(log: Path) -> int:
@@ -31,14 +31,17 @@ def terminate(command: list[str], log: Path, moment: Callable[[], bool]) -> floa
     """
     with log.open("w") as file:
         job = subprocess.Popen(command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment())
-    deadline = time.monotonic() + 600
-    while not moment():
-        assert job.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-    job.send_signal(signal.SIGTERM)
-    sent = time.monotonic()
-    job.wait(timeout=3 * SECONDS_OF_TORCHRUN)
-    return time.monotonic() - sent
+    try:
+        deadline = time.monotonic() + 600
+        while not moment():
+            assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+        job.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        job.wait(timeout=3 * SECONDS_OF_TORCHRUN)
+        return time.monotonic() - sent
+    finally:
+        job.terminate()
 
 
 @pytest.mark.exhaustive

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from megatron_srp.benchmarks.sections import write_section
 from megatron_srp.errors import SrpError
-from tests.distributed.corpus import markov_documents, write_manifest, write_shard, write_tokenizer
-from tests.soak.harms import HARMS, terminate_all
+from tests.soak.harms import HARMS
 from tests.soak.job import Job, Life
 from tests.soak.judge import (
     SECONDS_TO_END,
@@ -29,13 +28,9 @@ from tests.soak.judge import (
 )
 from tests.soak.nodes import Cluster, two_nodes
 from tests.soak.report import Soak, make_section
+from tests.soak.starts import make_data, run_in_peace, start
 
-SECONDS_TO_START, SECONDS_PER_STEP = 400.0, 10.0  # at most, on a busy machine
 FEWEST_STEPS, MOST_STEPS = 11, 25  # of a start: always a save or two
-
-
-class NotStarted(SrpError):
-    """A start of the job did no steps."""
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +63,7 @@ def run(cluster: Cluster, folder: Path, minutes: float, seed: int) -> Soak:
     """Harm a job, let it end in peace, run an undisturbed one for as many steps, and compare."""
     logs = folder / "logs"
     logs.mkdir()
-    job = Job(cluster, _make_data(folder), cluster.disk / "harmed", logs)
+    job = Job(cluster, make_data(folder), cluster.disk / "harmed", logs)
     outcomes = harm(job, random.Random(seed), minutes)
     losses = read_losses(job.out / "tensorboard")
     left_over = find_left_over(job)
@@ -93,13 +88,6 @@ def harm(job: Job, rng: random.Random, minutes: float) -> list[Outcome]:
     return outcomes
 
 
-def start(job: Job, name: str, steps: int) -> Life:
-    life = job.start(name)
-    if not life.wait_for_steps(steps, SECONDS_TO_START + steps * SECONDS_PER_STEP):
-        raise NotStarted(f"start {name} has not done {steps} steps; see {life.logs[0]} and {life.logs[1].name}")
-    return life
-
-
 def strike(job: Job, life: Life, name: str, rng: random.Random) -> Outcome:
     chosen = HARMS[name]
     time.sleep(rng.random() * 1.5)  # at any moment of a step or a save
@@ -112,22 +100,6 @@ def strike(job: Job, life: Life, name: str, rng: random.Random) -> Outcome:
         life.wait_for_end(SECONDS_TO_END)
     chosen.heal(job, life, rng)
     return outcome
-
-
-def run_in_peace(job: Job, name: str, steps: int) -> Life:
-    """Let a start do at least so many steps, save and end."""
-    life = start(job, name, steps)
-    terminate_all(job, life, random.Random())
-    if life.wait_for_end(SECONDS_TO_END) is None:
-        raise NotStarted(f"start {name} did not end; see {life.logs[0]}")
-    return life
-
-
-def _make_data(folder: Path) -> Path:
-    write_tokenizer(folder / "tokenizer")
-    write_shard(folder / "corpus_text_document", markov_documents(200))
-    write_manifest(folder / "corpus", folder / "tokenizer")
-    return folder / "corpus_text_document"
 
 
 def _say(outcome: Outcome) -> None:

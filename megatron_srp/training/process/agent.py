@@ -2,10 +2,11 @@
 
 import signal
 import time
+from datetime import timedelta
 from typing import Any
 
 from torch.distributed import DistNetworkError, DistStoreError
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.api import RunResult, Worker, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.launcher import api as launcher
@@ -13,6 +14,7 @@ from torch.distributed.launcher import api as launcher
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.training.process.exits import AnotherRankEnded, print_note
 from megatron_srp.training.process.failures import find_cause, shell_code
+from megatron_srp.training.process.meeting import Meeting, open_store
 from megatron_srp.training.process.nodes import SECONDS_TO_BE_LOST, SECONDS_TO_LEAVE, Ending, NodeWatch, remind
 from megatron_srp.training.process.progress import HangDetector, ProgressFolder
 from megatron_srp.training.process.same_nodes import check_same
@@ -21,7 +23,6 @@ SECONDS_FOR_THE_CAUSE = SECONDS_TO_BE_LOST + 2
 SECONDS_FOR_OTHER_NODES = 300.0  # torchrun's own
 SECONDS_BETWEEN_REMINDERS = 30.0
 SECONDS_BETWEEN_LOOKS = 5.0
-_WAITING = "waiting for the other nodes: is the same command running on each, with its own --node-rank?"
 
 
 class EndedElsewhere(OutputError):
@@ -39,13 +40,15 @@ class WatchingAgent(LocalElasticAgent):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._meeting = Meeting()
         self._folder = ProgressFolder()
         self._hangs = HangDetector()
         self._looked = time.monotonic()
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
-        met = remind(_WAITING, SECONDS_BETWEEN_REMINDERS)
+        met = remind(self._meeting.describe, SECONDS_BETWEEN_REMINDERS)
         try:
+            open_store(worker_group.spec.rdzv_handler)
             super()._rendezvous(worker_group)
         except (DistNetworkError, DistStoreError) as error:
             raise UsageError(_explain_meeting(error)) from error
@@ -58,9 +61,16 @@ class WatchingAgent(LocalElasticAgent):
             self._watch.start()
             self._check_same(self._watch)
 
+    def _assign_worker_ranks(
+        self, store: Any, group_rank: int, group_world_size: int, spec: WorkerSpec
+    ) -> list[Worker]:
+        if group_world_size > 1:
+            self._meeting.meet(store, group_rank, group_world_size, _patience(spec.rdzv_handler))
+        return super()._assign_worker_ranks(store, group_rank, group_world_size, spec)
+
     def _check_same(self, watch: NodeWatch) -> None:
         try:
-            check_same(self._store, watch.node, watch.nodes)
+            check_same(self._store, watch.node)
         except UsageError as error:
             watch.report(str(error), error.exit_code)
             raise
@@ -141,6 +151,12 @@ class WatchingAgent(LocalElasticAgent):
 def watch_other_nodes() -> None:
     """From now on torchrun in this process uses this agent."""
     vars(launcher)["LocalElasticAgent"] = WatchingAgent
+
+
+def _patience(handler: Any) -> float:
+    """Seconds that a rendezvous waits for all nodes; one of torchrun's other kinds has waited already."""
+    timeout = getattr(handler, "timeout", None)
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else SECONDS_FOR_OTHER_NODES
 
 
 def _explain_meeting(error: Exception) -> str:

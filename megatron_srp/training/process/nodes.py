@@ -186,7 +186,7 @@ def _read(content: bytes) -> Ending:
     return Ending(**json.loads(content))
 
 
-def remind(text: str, every_s: float) -> threading.Event:
+def remind(describe: Callable[[], str], every_s: float) -> threading.Event:
     """Print a note every so many seconds, from now until the event that this returns is set."""
     done = threading.Event()
 
@@ -194,7 +194,7 @@ def remind(text: str, every_s: float) -> threading.Event:
         waited = 0.0
         while not done.wait(every_s):
             waited += every_s
-            print_note(f"{text} ({waited:.0f} s)")
+            print_note(f"{describe()} ({waited:.0f} s)")
 
     threading.Thread(target=run, name="reminder", daemon=True).start()
     return done

@@ -1,4 +1,4 @@
-"""Whether the nodes of a run have the same software and flags: other versions train, and then fail or differ."""
+"""Whether the nodes of a run have the same software: other versions train, and then fail or differ."""
 
 import json
 import platform
@@ -13,13 +13,13 @@ SECONDS_BETWEEN_CLOCKS = 60.0
 _KEY = "srp/facts"
 
 
-def check_same(store: Any, node: int, nodes: int) -> None:
+def check_same(store: Any, node: int) -> None:
     """Compare this node with node 0, over the store that they share.
 
     Raises:
         UsageError: with what differs.
     """
-    own = _facts(nodes)
+    own = _facts()
     if node == 0:
         store.set(_KEY, json.dumps(own))
         return
@@ -40,9 +40,9 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     return [*found, f"its clock is {apart:.0f} s apart"] if apart > SECONDS_BETWEEN_CLOCKS else found
 
 
-def _facts(nodes: int) -> dict[str, Any]:
+def _facts() -> dict[str, Any]:
     versions = {name: _version(name) for name in _PACKAGES}
-    return {"--nnodes": nodes, "Python": platform.python_version(), **versions, "clock": time.time()}
+    return {"Python": platform.python_version(), **versions, "clock": time.time()}
 
 
 def _version(package: str) -> str:
