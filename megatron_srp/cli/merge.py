@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.objects import url_of
 
 DESCRIPTION = """
 Join finished shards into one, or print the blend that trains on them as they are.
 
 The partitions of a set are joined in order, and none may be missing; their common prefix names all of
-them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on.
+them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on. Any of them may be
+s3://BUCKET/FOLDER/NAME: shards are copied to --work-dir and joined there, and what is to be on S3 is uploaded.
 """
 
 
@@ -29,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="copy nothing; print the value for --data-path, weighted by tokens",
     )
     add("--overwrite", action="store_true", help="replace existing output")
+    work_folder.add_work_dir(parser)
     return parser
 
 
@@ -36,25 +40,42 @@ def main(argv: list[str]) -> None:
     """Parse `argv`, and join or print."""
     args = build_parser().parse_args(argv)
 
-    from megatron_srp.data.preprocess.summary import print_files
+    if args.print_blend:
+        _print_blend([args.output_prefix, *args.prefixes], args.work_dir)
+    elif not args.prefixes:
+        raise UsageError(f"nothing to merge into {args.output_prefix}; pass OUT PREFIX [PREFIX ...]")
+    else:
+        _join(args)
+
+
+def _print_blend(prefixes: list[str], work: str) -> None:
     from megatron_srp.data.shards.parts import blends, find_parts
 
-    if args.print_blend:
-        for blend in blends(find_parts([args.output_prefix, *args.prefixes])).values():
-            print(" ".join(blend))
-        next_step("srp train --data-path BLEND ... trains on it", to_stderr=True)
-        return
-    if not args.prefixes:
-        raise UsageError(f"nothing to merge into {args.output_prefix}; pass OUT PREFIX [PREFIX ...]")
+    with work_folder.fetched_outputs(prefixes, work, files=False) as names:
+        found = blends(find_parts(names))
+    for blend in found.values():
+        print(" ".join(url_of(word, work) for word in blend))
+    next_step("srp train --data-path BLEND ... trains on it", to_stderr=True)
 
+
+def _join(args: argparse.Namespace) -> None:
+    from megatron_srp.data.preprocess.summary import print_files
     from megatron_srp.data.shards.merge import merge_shards
+    from megatron_srp.data.shards.parts import find_parts
 
-    parts = find_parts(args.prefixes, Path(output_prefix(args.output_prefix)))
-    manifest = merge_shards(parts, args.output_prefix, args.overwrite, _every_half_minute(len(parts)))
+    out = output_prefix(args.output_prefix)
+    upload = work_folder.shard_upload(args, None)
+    with work_folder.fetched_outputs(args.prefixes, args.work_dir) as names:
+        parts = find_parts(names, Path(args.output_prefix))
+        manifest = merge_shards(parts, args.output_prefix, args.overwrite, _every_half_minute(len(parts)))
     counts = manifest["counts"]
     print(f"{len(parts)} outputs joined: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     print_files(args.output_prefix, manifest)
-    next_step(f"srp verify {args.output_prefix} checks them; srp inspect {args.output_prefix} shows them")
+    if upload:
+        upload.publish()
+        print(f"moved them to {out.rpartition('/')[0]}")
+    else:
+        next_step(f"srp verify {out} checks them; srp inspect {out} shows them")
 
 
 def _every_half_minute(parts: int) -> Callable[[int], None]:

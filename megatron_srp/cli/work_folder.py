@@ -1,8 +1,9 @@
 """Outputs and stores on S3, of which a command works on a copy in a folder on this machine."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_srp.corpus.partitions import Partition
@@ -44,6 +45,24 @@ def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "Shar
     upload.prepare(args.overwrite, keep_finished=partition is not None)
     args.output_prefix = str(ShardUpload(args.output_prefix, args.work_dir).prefix)
     return upload
+
+
+@contextmanager
+def fetched_outputs(prefixes: Sequence[str], work: str, files: bool = True) -> Iterator[list[str | Path]]:
+    """The prefixes, those on S3 replaced by copies of what is there, which go when the block has done its work."""
+    from megatron_srp.data.shards.download import fetch_outputs, remove_copies
+
+    names: list[str | Path] = []
+    copies: list[Path] = []
+    for prefix in prefixes:
+        if is_remote_output(prefix, "PREFIX"):
+            found = list(fetch_outputs(prefix, work, files))
+            copies += found
+            names += found
+        else:
+            names.append(prefix)
+    yield names
+    remove_copies(copies)
 
 
 def fetch_store(args: argparse.Namespace) -> None:

@@ -31,6 +31,12 @@ def twin(url: str, work: str | Path) -> Path:
     return Path(work) / url.replace("://", "/", 1).rstrip("/")
 
 
+def url_of(place: str | Path, work: str | Path) -> str:
+    """The URL of which `place` is the twin; `place` itself where it is outside the work folder."""
+    path = Path(place)
+    return path.relative_to(work).as_posix().replace("/", "://", 1) if path.is_relative_to(work) else str(place)
+
+
 class Objects:
     """The objects under a URL, by names relative to it; failed writes are OutputErrors of one line."""
 

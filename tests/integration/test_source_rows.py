@@ -64,5 +64,25 @@ def test_rows_that_the_manifest_does_not_determine(tokenizer_models: dict[str, A
     assert source_row(make_shard(tmp_path, tokenizer_models["gpt2"], files), 1) is None
 
 
+@pytest.mark.parametrize("blank", ["\n{}\n{}\n", "{}\n\n{}\n", "{}\n \n\n{}"])
+def test_blank_lines_before_a_document_leave_its_row_unknown(
+    blank: str, tokenizer_models: dict[str, Any], tmp_path: Path
+) -> None:
+    """They are rows of the file, but no documents: a row counted without them would be another document's."""
+    (kind, model), file = tokenizer_models["gpt2"], tmp_path / "a.jsonl"
+    file.write_text(blank.format(*[json.dumps({"text": text}) for text in ("One.", "Two.")]))
+    flags = ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--output-prefix", str(tmp_path / "a")]
+    preprocess(["--input", str(file), "--guard", "none", "--append-eod", *flags])
+    assert source_row(str(tmp_path / "a_text_document"), 1) is None
+
+
+def test_blank_lines_at_the_end_change_no_row(tokenizer_models: dict[str, Any], tmp_path: Path) -> None:
+    (kind, model), file = tokenizer_models["gpt2"], tmp_path / "a.jsonl"
+    file.write_text('{"text": "One."}\n{"text": "Two."}\n\n \n')
+    flags = ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--output-prefix", str(tmp_path / "a")]
+    preprocess(["--input", str(file), "--guard", "none", "--append-eod", *flags])
+    assert source_row(str(tmp_path / "a_text_document"), 1) == ("a.jsonl", 2)
+
+
 def test_a_shard_without_manifest(tmp_path: Path) -> None:
     assert source_row(str(tmp_path / "other_text_document"), 0) is None

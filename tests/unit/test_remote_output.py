@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from megatron_srp.cli.annotate import main as annotate
+from megatron_srp.cli.merge import main as merge
 from megatron_srp.cli.preprocess import main as preprocess
 from megatron_srp.cli.verdicts import main as verdicts
-from megatron_srp.errors import OutputError, SrpError, UsageError
+from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
 from megatron_srp.remote.objects import Objects
 from tests.conftest import random_texts
 from tests.helpers.object_store import BUCKET, running_store
@@ -130,6 +131,32 @@ def test_partitions_of_an_array_job(store, flags, tmp_path):
         assert preprocess([*argv, "--partition-index", str(index), "--work-dir", str(tmp_path / f"m{machine}")]) == 0
     names = {name for name in objects(store, "parts") if name.endswith(".srp.json")}
     assert names == {"c-00000-of-00002.srp.json", "c-00001-of-00002.srp.json"}
+
+
+def test_partitions_on_s3_are_joined_there_or_here(store, flags, tmp_path, capsys):
+    made, work = f"s3://{BUCKET}/joined/c", ["--work-dir", str(tmp_path / "work")]
+    argv = [*flags, "--guard", "heuristic", "--reflection-tokens", "special"]
+    for index in range(2):
+        parts = ["--num-partitions", "2", "--partition-index", str(index)]
+        assert preprocess([*argv, *work, *parts, "--output-prefix", made]) == 0
+        assert preprocess([*argv, *parts, "--output-prefix", str(tmp_path / "parts" / "c")]) == 0
+    merge([str(tmp_path / "here" / "all"), str(tmp_path / "parts" / "c")])
+    merge([*work, str(tmp_path / "fetched" / "all"), made])
+    assert not contents(tmp_path / "work")
+    merge([*work, f"s3://{BUCKET}/all/all", made])
+    here, fetched, there = contents(tmp_path / "here"), contents(tmp_path / "fetched"), objects(store, "all")
+    model = json.loads(there["all.srp.json"])["tokenizer"]["model"]
+    assert model == f"s3://{BUCKET}/all/all_tokenizer"
+    for joined in (here, fetched, there):
+        del joined["all.srp.json"]  # its tokenizer is elsewhere
+    assert here == fetched == there and len(here) > 3
+    assert not contents(tmp_path / "work")
+    capsys.readouterr()
+    merge([*work, "--print-blend", made])
+    blend = capsys.readouterr().out.split()
+    assert blend[1::2] == [f"{made}-0000{i}-of-00002_text_document" for i in range(2)] and blend[0].isdigit()
+    with pytest.raises(InputError, match="no finished output is there"):
+        merge([*work, str(tmp_path / "x"), f"s3://{BUCKET}/joined/d"])
 
 
 def test_a_store_on_s3(store, flags, tmp_path, capsys):
