@@ -17,6 +17,7 @@ from megatron_srp.model_description import ModelDescription, describe_model
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
 from megatron_srp.tokenization.end_of_document import eos_note
 from megatron_srp.training.flags.presets import PRESETS
+from megatron_srp.training.host.bridge_model import write_run_config
 from megatron_srp.training.process.repair_tracker import TRACKER
 from megatron_srp.whole_folder import whole_folder
 
@@ -97,6 +98,7 @@ def import_hf(
         write_checkpoint(
             folder / "release", table, source.megatron, final, args, shape.num_layers, _extra_states(shape.num_layers)
         )
+        write_run_config(args, folder / "release")
         (folder / TRACKER).write_text("release")
     tokenizer_flags = ["--tokenizer-type", tokenizer_type, "--tokenizer-model", tokenizer_model]
     return Imported(

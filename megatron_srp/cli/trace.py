@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,13 @@ def main(argv: list[str]) -> None:
 
     trace = Trace(readings)
     found = _of_document(trace, args.document) if args.document else _of_step(trace, args.step, args.sample)
+    printed = False
     for record, line in found:
         print(json.dumps(record) if args.json else line)
+        printed = True
+    if not printed:
+        print(f"{args.document}: in no step of the run", file=sys.stderr)
+        return
     next_step("srp verdicts STORE show --input FILE --row N prints a document with its verdicts", to_stderr=True)
 
 

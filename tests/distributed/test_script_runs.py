@@ -8,7 +8,7 @@ import pytest
 
 from tests.distributed.jobs import Finished, Forkserver, Run
 
-SCRIPT = str(Path(__file__).with_name("user_script.py"))
+SCRIPT = str(Path(__file__).parents[2] / "examples" / "pretrain_minimal.py")
 MODULE = "megatron_srp.run"
 FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]
 FLAGS += ["--train-iters", "5", "--tensor-model-parallel-size", "2"]

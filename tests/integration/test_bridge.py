@@ -1,6 +1,10 @@
 """Megatron Bridge's dataset provider: with Bridge where it can be imported, else with a stand-in for its base class."""
 
 import importlib
+import os
+import re
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from megatron_srp.checkpoints.export_hf import export_hf
 from megatron_srp.cli.preprocess import main as preprocess
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
+from tests.helpers.commands import srp
+from tests.helpers.sft_shards import chat_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 MODULE = "megatron_srp.training.host.bridge"
 LENGTH = 96
+ROOT = Path(__file__).parents[2]
+GUARD = ["--guard", "heuristic", "--max-words", "15"]
 
 
 @dataclass(kw_only=True)
@@ -59,8 +69,7 @@ def data(tokenizer_models: dict[str, Any], tmp_path_factory: pytest.TempPathFact
     builder.add_documents(random_texts(0, 20, 120))
     builder.finalize()
     shard = str(folder / "a_text_document")
-    guard = ["--guard", "heuristic", "--max-words", "15", "--output-prefix", str(folder / "w15")]
-    preprocess(["--input-shards", shard, *guard])
+    preprocess(["--input-shards", shard, *GUARD, "--output-prefix", str(folder / "w15")])
     eos = tokenizer.eos_id
     megatrons = SimpleNamespace(eod=eos, eos=eos, pad=-1, vocab_size=tokenizer.vocab_size, unique_identifiers={})
     sidecar = str(folder / "w15_a_text_document.srp")
@@ -95,6 +104,103 @@ def test_another_tokenizer_is_refused(stand_in: Any, data: SimpleNamespace, tmp_
     context = SimpleNamespace(train_samples=8, valid_samples=0, test_samples=0, tokenizer=other)
     with pytest.raises(UsageError):
         provider.build_datasets(context)
+
+
+SFT = "megatron_srp.training.host.bridge_sft"
+
+
+@pytest.fixture
+def stand_in_sft(stand_in: Any) -> Any:
+    sys.modules.pop(SFT, None)
+    yield importlib.import_module(SFT)
+    sys.modules.pop(SFT, None)
+
+
+@pytest.fixture(scope="module")
+def chats(tokenizer_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return chat_shard(tmp_path_factory.mktemp("chats"), tokenizer_models["gpt2"][1], 12, 0, "--seq-length", str(LENGTH))
+
+
+def groups(**sizes: int) -> SimpleNamespace:
+    """Process groups of these sizes, by Bridge's names."""
+    return SimpleNamespace(**{name: SimpleNamespace(size=lambda n=n: n) for name, n in sizes.items()})
+
+
+def test_conversations_as_bridges_step_takes_them(stand_in_sft: Any, data: SimpleNamespace, chats: str) -> None:
+    provider = stand_in_sft.SRPConversationsProvider(data_path=[chats], seq_length=LENGTH)
+    context = SimpleNamespace(
+        train_samples=4, valid_samples=0, test_samples=0, tokenizer=data.tokenizer, pg_collection=groups(cp=1, pp=1)
+    )
+    train, valid, test = provider.build_datasets(context)
+    assert (len(train), valid, test) == (4, None, None)
+    batch = train.collate_fn([train[0], train[1]])
+    assert batch["tokens"].shape == batch["labels"].shape == batch["loss_mask"].shape == (1, 2 * LENGTH)
+    begins = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+    assert batch["cu_seqlens_q"].tolist() == [*begins, 2 * LENGTH]
+    assert LENGTH in begins and len(begins) > 2
+    assert 0 < batch["loss_mask"].sum() < 2 * LENGTH
+
+
+@pytest.mark.parametrize("name", ["cp", "pp"])
+def test_parallelism_that_cuts_conversations_is_refused(stand_in_sft: Any, chats: str, name: str) -> None:
+    provider = stand_in_sft.SRPConversationsProvider(data_path=[chats], seq_length=LENGTH)
+    context = SimpleNamespace(pg_collection=groups(**{"cp": 1, "pp": 1, name: 2}))
+    with pytest.raises(UsageError, match="parallelism of 2: packed conversations are not passed on"):
+        provider.build_datasets(context)
+
+
+BRIDGE = os.environ.get("SRP_BRIDGE_PYTHON")
+needs_bridge = pytest.mark.skipif(BRIDGE is None, reason="SRP_BRIDGE_PYTHON names no Python with Megatron Bridge")
+
+
+def on_cpu(*words: str) -> str:
+    """Run Bridge in its own environment, on one rank."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+    environment = os.environ | ranks | {"MASTER_PORT": port, "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    command = [str(BRIDGE), str(ROOT / "tests" / "helpers" / "bridge_on_cpu.py"), *words]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def losses(log: str) -> list[str]:
+    return re.findall(r"lm loss: (\S+)", log)
+
+
+@needs_bridge
+@pytest.mark.exhaustive
+def test_bridges_trainer_on_a_sidecar(data: SimpleNamespace, tmp_path: Path) -> None:
+    """Its losses are those of the shard that was built, and a resumed run continues."""
+    preprocess(["--input-shards", data.shard, "--materialize", *GUARD, "--output-prefix", str(tmp_path / "built")])
+    sidecar = losses(on_cpu("train", "4", str(tmp_path / "save"), data.sidecar))
+    built = losses(on_cpu("train", "6", str(tmp_path / "whole"), str(tmp_path / "built_a_text_document")))
+    assert len(sidecar) == 4 and sidecar == built[:4]
+    assert losses(on_cpu("train", "6", str(tmp_path / "save"), data.sidecar)) == built[4:]
+
+
+@needs_bridge
+@pytest.mark.exhaustive
+def test_the_recipes(data: SimpleNamespace) -> None:
+    printed = on_cpu("recipes", data.sidecar, "1p7b", "8b")
+    assert "recipe 1p7b 24 2048 512" in printed
+    assert "recipe 8b 32 4096 1024" in printed
+
+
+@needs_bridge
+@pytest.mark.exhaustive
+def test_auto_bridge_exports_our_checkpoints(tmp_path: Path, data: SimpleNamespace) -> None:
+    """The same weights as `srp export`, with the vocabulary's padding."""
+    flags = ["--srp-preset", "debug", "--seq-length", "128", "--train-iters", "2", "--data-path", data.sidecar]
+    trained = srp("train", *flags, "--save", tmp_path / "run")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    export_hf(tmp_path / "run", tmp_path / "ours")
+    on_cpu("export", str(tmp_path / "run"), str(tmp_path / "ours"), str(tmp_path / "theirs"))
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(bool((theirs[name][: len(tensor)] == tensor).all()) for name, tensor in ours.items())
 
 
 def test_with_bridge_itself(data: SimpleNamespace, tmp_path: Path) -> None:

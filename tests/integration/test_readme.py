@@ -20,7 +20,10 @@ from megatron_srp.training.flags.command_line import LOOKED_AT
 from tests.helpers.commands import srp
 
 ROOT = Path(__file__).parents[2]
-GUIDES = ("prepare", "policies", "annotate", "train", "post-train", "serve", "evaluate", "release", "world", "extend")
+GUIDES = [
+    *("prepare", "policies", "annotate", "train", "post-train", "serve", "evaluate", "release", "world", "extend"),
+    "your-own-script",
+]
 # In the order in which a reader comes to them: later commands use what earlier ones made.
 PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *(ROOT / f"docs/guides/{name}.md" for name in GUIDES)]
 TEXT = "\n".join(page.read_text() for page in PAGES)

@@ -113,6 +113,18 @@ def test_the_command(run, capsys):
     assert "step 3 sample 1: tokens" in capsys.readouterr().out
 
 
+def test_a_document_that_is_not_trained_on(run, capsys):
+    main([str(run.save), "--document", f"{run.sidecar}:13"])  # the last one is for validation
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"{run.sidecar}:13: in no step of the run\n"
+
+
+def test_a_document_that_does_not_exist(run):
+    with pytest.raises(SrpError, match=":14: it has the documents 0 to 13"):
+        main([str(run.save), "--document", f"{run.sidecar}:14"])
+
+
 MISTAKES = {
     "--step 0": "steps are counted from 1",
     "--step 31": "the run has 30 steps",

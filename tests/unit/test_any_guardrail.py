@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,13 @@ class Names(StrEnum):
     DUOGUARD = "duo_guard"
 
 
-def shaped() -> tuple:
-    module = ModuleType("any_guardrail")
+def shaped() -> tuple[Any, type, type]:
+    module: Any = ModuleType("any_guardrail")
 
     class AnyGuardrail:
         @classmethod
         def create(cls, name, **options):
-            return cls._get_guardrail_class(name)(**options)
+            return cls._get_guardrail_class(name)(**options)  # type: ignore[attr-defined]
 
     module.AnyGuardrail, module.GuardrailName = AnyGuardrail, Names
     return module, Output, Category

@@ -76,6 +76,7 @@ def _prepare_trainer(on_cpu: bool) -> None:
     from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
     from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
     from megatron_srp.training.trainer import patches
+    from megatron_srp.training.trainer.bridge_config import describe_checkpoints_to_bridge
     from megatron_srp.training.trainer.record_readings import record_readings
     from megatron_srp.training.trainer.script_parser import hook_arguments
 
@@ -86,4 +87,5 @@ def _prepare_trainer(on_cpu: bool) -> None:
     if on_cpu:
         cpu_backend.patch_megatron()
     record_readings()
+    describe_checkpoints_to_bridge()
     hook_arguments(cpu_backend.default_flags() if on_cpu else [])

@@ -36,7 +36,7 @@ def check_data(config: Any) -> None:
     if manifests:
         check_resets(config)
         config.tokenizer = tokenizer = _ending_as_the_data(config.tokenizer, manifests)
-        _check_tokenizer(tokenizer, manifests)
+        check_tokenizer(tokenizer, manifests)
         check_pad_token(_ask(tokenizer, "pad"), _ask(tokenizer, "eod"), bool(config.allow_ambiguous_pad_tokens))
 
 
@@ -77,8 +77,8 @@ def _ending_as_the_data(tokenizer: Any, manifests: dict[str, dict[str, Any]]) ->
     return run_tokenizer(tokenizer, {"end_of_document": end})
 
 
-def _check_tokenizer(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> None:
-    """Compare the program's tokenizer with the data's by its sizes."""
+def check_tokenizer(tokenizer: Any, manifests: dict[str, dict[str, Any]]) -> None:
+    """Compare the program's tokenizer with the data's by its sizes; raises UsageError."""
     eod, size = _ask(tokenizer, "eod"), _ask(tokenizer, "vocab_size")
     for path, manifest in manifests.items():
         made_with = manifest["tokenizer"]

@@ -104,17 +104,8 @@ class Trace:
 
     def _uses(self, reading: Reading, last: int | None, path: str, sequence: int) -> Iterator[Use]:
         whole = self._dataset(reading)
-        parts = getattr(whole, "datasets", [whole])
-        numbers = [i for i, part in enumerate(parts) if part.dataset_path.partition("@")[0] == path]
-        if not numbers:
-            names = ", ".join(part.dataset_path.partition("@")[0] for part in parts)
-            raise UsageError(f"--document {path}: the run reads {names}")
-        for number in numbers:
-            if plain_samples(parts[number], 0) is not None:
-                raise UsageError(
-                    f"--document {path}: with --start-share it is not known which samples read it; pass --step"
-                )
-            for place, begin, end in _places(parts[number], sequence):
+        for number, part in _parts_with(whole, path, sequence):
+            for place, begin, end in _places(part, sequence):
                 for sample in _numbers(whole, number, place):
                     step = reading.step_of(sample)
                     if reading.consumed_samples <= sample < (reading.sizes[0] or 0) and step <= (last or step):
@@ -153,6 +144,23 @@ def _locate(dataset: Any, number: int) -> tuple[Any, int]:
     if not hasattr(dataset, "datasets"):
         return dataset, number
     return dataset.datasets[dataset.dataset_index[number]], int(dataset.dataset_sample_index[number])
+
+
+def _parts_with(whole: Any, path: str, sequence: int) -> list[tuple[int, Any]]:
+    """The datasets that read the document of a data path, with their numbers in the blend."""
+    parts = getattr(whole, "datasets", [whole])
+    found = [(i, part) for i, part in enumerate(parts) if part.dataset_path.partition("@")[0] == path]
+    if not found:
+        names = ", ".join(part.dataset_path.partition("@")[0] for part in parts)
+        raise UsageError(f"--document {path}: the run reads {names}")
+    for _, part in found:
+        if sequence >= (count := len(part.dataset.sequence_lengths)):
+            raise UsageError(f"--document {path}:{sequence}: it has the documents 0 to {count - 1}")
+        if plain_samples(part, 0) is not None:
+            raise UsageError(
+                f"--document {path}: with --start-share it is not known which samples read it; pass --step"
+            )
+    return found
 
 
 def _documents(dataset: Any, place: int) -> Iterator[tuple[int, int, int]]:

@@ -28,6 +28,7 @@ from megatron_srp.training.process.progress import count_micro_batches
 from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 from megatron_srp.training.trainer import patches
 from megatron_srp.training.trainer.batch import check_attention
+from megatron_srp.training.trainer.bridge_config import describe_checkpoints_to_bridge
 from megatron_srp.training.trainer.dataset_provider import build_datasets
 from megatron_srp.training.trainer.forward import forward_step
 from megatron_srp.training.trainer.megatron_parser import model_config, parse_arguments
@@ -66,6 +67,7 @@ def _patch(args: argparse.Namespace, on_cpu: bool) -> None:
     keep_reasons_of_failed_writes()
     register()
     record_readings()
+    describe_checkpoints_to_bridge()
 
 
 def _check(args: argparse.Namespace) -> None:

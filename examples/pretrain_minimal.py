@@ -1,4 +1,4 @@
-"""A training script as a user of Megatron writes it: it knows nothing of this project. `srp run` runs it."""
+"""A training script on megatron.training, as small as it gets. It knows nothing of this project; `srp run` runs it."""
 
 from functools import partial
 
@@ -31,11 +31,14 @@ def build_datasets(num_samples, vp_stage=None):
         create_attention_mask=False,
         allow_ambiguous_pad_tokens=args.allow_ambiguous_pad_tokens,
     )
-    reads_data = lambda: mpu.get_tensor_model_parallel_rank() == 0  # noqa: E731
     return BlendedMegatronDatasetBuilder(GPTDataset, num_samples, reads_data, config).build()
 
 
-build_datasets.is_distributed = True  # type: ignore[attr-defined]
+def reads_data():
+    return mpu.get_tensor_model_parallel_rank() == 0
+
+
+build_datasets.is_distributed = True
 
 
 def loss_function(loss_mask, losses):
