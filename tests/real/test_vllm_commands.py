@@ -36,7 +36,10 @@ def smollm2(real_data: Path, smollm2_tokenizer: Path, tmp_path_factory: pytest.T
 
     folder, file = tmp_path_factory.mktemp("model") / "smollm2", find_gguf(real_data)
     assert file
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    del read.config.quantization_config  # or transformers refuses to save it
+    model = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     model.save_pretrained(folder)
     shutil.copytree(smollm2_tokenizer, folder, dirs_exist_ok=True)
     return folder

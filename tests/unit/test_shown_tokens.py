@@ -43,7 +43,7 @@ def test_each_shown_token_is_where_it_says(parts, cuts, policy):
     assert [one.index for one in found] == sorted({one.index for one in found})
     for one in found:
         written = text[one.start : one.end].encode()
-        assert pieces[one.index] in written and len(written.decode()) == one.end - one.start
+        assert pieces[one.index].removeprefix(b" ") in written and len(written.decode()) == one.end - one.start
     for one, other in pairwise(found):
         assert one.start <= other.start and one.end - other.start <= 1  # a character that they share
 
@@ -52,6 +52,11 @@ def test_each_shown_token_is_where_it_says(parts, cuts, policy):
 def test_all_tokens_of_plain_text_are_shown(cuts):
     pieces = split("a river é 🌊, and no more.", cuts)
     assert [one.index for one in answer(pieces, "off").shown.found()] == list(range(len(pieces)))
+
+
+def test_the_space_that_an_answer_begins_with_hides_no_token():
+    guard = answer([b" <think>", b" Safe", b" </think>", b" a", b" river"], "off")
+    assert guard.result().text == "a river" and [tuple(one) for one in guard.shown.found()] == [(3, 0, 1), (4, 1, 7)]
 
 
 def test_a_token_that_is_partly_of_a_reflection_is_not_shown():

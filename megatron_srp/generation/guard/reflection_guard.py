@@ -99,13 +99,13 @@ class ReflectionGuard:
         self.tokens.append(token)
         eos_passes, self._eos_passes = self._eos_passes, False
         if token in self._vocabulary.eos_ids:
-            self.shown.push(0, textless=True)
+            self.shown.push("", textless=True)
             return "" if eos_passes else self.finish("eos")
         self.unjudged += 1
         self._since_release += 1
         mark, piece = self._vocabulary.marks.get(token), self._vocabulary.piece(token)
         text = self._decoder.decode(b"", final=True) + mark if mark else self._decoder.decode(piece)
-        self.shown.push(len(text), bool(self._decoder.getstate()[0]), textless=not (mark or piece))
+        self.shown.push(text, bool(self._decoder.getstate()[0]), textless=not (mark or piece))
         return self._take(text)
 
     def force(self, reflection: ForcedReflection, whole: bool = False, threshold: float | None = None) -> str:

@@ -17,21 +17,23 @@ class ShownTokens:
     """Follows each character from the token that wrote it to where it is shown."""
 
     def __init__(self) -> None:
-        self._spans: list[tuple[int, int] | None] = []  # of each token with text, in characters of the answer
+        self._spans: list[tuple[int, int, int] | None] = []  # of each token with text: see `push`
         self._read = 0  # characters
         self._held: list[int] = []  # positions of characters in the answer
         self._shown: list[int] = []
 
-    def push(self, characters: int, begins: bool = False, textless: bool = False) -> None:
-        """A token.
+    def push(self, text: str, begins: bool = False, textless: bool = False) -> None:
+        """A token. Its first space need not be shown: the one that an answer begins with is not.
 
         Args:
-            characters: how many it completes.
+            text: the characters that it completes.
             begins: whether it begins another one, or continues one, without completing it.
             textless: whether it has no text at all.
         """
-        begin, self._read = self._read, self._read + characters
-        self._spans.append(None if textless else (begin, self._read + begins))
+        begin, self._read = self._read, self._read + len(text)
+        end = self._read + begins
+        needed = begin + (text.startswith(" ") and end > begin + 1)
+        self._spans.append(None if textless else (begin, needed, end))
 
     def hold(self, end: int, text: str, hidden: Collection[str] = ()) -> None:
         """`text` ends there in the answer, and will be shown, but for its characters in `hidden`."""
@@ -48,7 +50,7 @@ class ShownTokens:
         tokens = []
         for index, span in enumerate(self._spans):
             if span:
-                start, end = (bisect_left(self._shown, position) for position in span)
-                if end - start == span[1] - span[0]:
+                start, needed, end = (bisect_left(self._shown, position) for position in span)
+                if end - needed == span[2] - span[1]:
                     tokens.append(ShownToken(index, start, end))
         return tokens
