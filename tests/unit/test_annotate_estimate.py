@@ -52,7 +52,7 @@ class Reader(Back):
     context_words = 2
 
     def results_in_context(self, texts, contexts):
-        self.asked += list(zip(contexts, texts.to_pylist(), strict=True))
+        self.asked.extend(zip(contexts, texts.to_pylist(), strict=True))
         return self.results_array(texts)
 
 

@@ -37,7 +37,7 @@ class Back(Guard):
     name, revision = "back", "1"
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.asked: list = []
 
     def classify(self, texts):
         self.asked += texts

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class ShownToken(NamedTuple):
-    """`index` among the answer's tokens, and where its text begins and ends in what is shown."""
+    """`number` among the answer's tokens, and where its text begins and ends in what is shown."""
 
-    index: int
+    number: int
     start: int
     end: int
 
@@ -48,9 +48,9 @@ class ShownTokens:
     def found(self) -> list[ShownToken]:
         """Those shown whole, with each character that they write a part of."""
         tokens = []
-        for index, span in enumerate(self._spans):
+        for number, span in enumerate(self._spans):
             if span:
                 start, needed, end = (bisect_left(self._shown, position) for position in span)
                 if end - needed == span[2] - span[1]:
-                    tokens.append(ShownToken(index, start, end))
+                    tokens.append(ShownToken(number, start, end))
         return tokens
