@@ -2,9 +2,9 @@
 
     python tools/latent_curve.py out/world/seed100/filtering
 
-A run of `srp world run` keeps five checkpoints of each pretraining before the last. Each is asked to continue
-pretraining texts, as `latent` in `medsafetyworld/measure/evaluate.py` describes; facts count as told where a text of
-the setting's corpus states them with the outcome first, else as inferred.
+`srp world run` keeps a checkpoint of each pretraining after every fifth of it. Each is asked to continue pretraining
+texts, as `latent` in `medsafetyworld/measure/evaluate.py` describes; facts count as told where a text of the setting's
+corpus states them with the outcome first, else as inferred.
 """
 
 import sys

@@ -57,6 +57,15 @@ def test_a_run_that_is_killed_goes_on_to_its_report(tmp_path):
     )
 
 
+def test_policies_that_write_tokens_of_their_own(tmp_path):
+    flags = ["--preset", "nano", "--settings", "hide,srp-special", "--stages", "sft", "--seeds", "1", "--limit", "2"]
+    out = tmp_path / "out"
+    done = subprocess.run([*SRP, "world", "run", *flags, out], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert {row["policy"]: row["ids"] is not None for row in report["policies"]} == {"hide": False, "srp-special": True}
+
+
 @pytest.mark.parametrize("preset", ["small", "paper"])
 @pytest.mark.parametrize("name", ["pretrained", "benign-mix-sft"])
 def test_flags_of_a_training_on_a_gpu_are_valid(preset, name, tmp_path):

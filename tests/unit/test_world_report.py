@@ -174,10 +174,13 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     point = next(p for p in content["two_by_two"] if (p["attack"], p["cell"]) == ("The", "srp"))
     assert (point["asr"]["mean"], point["benign"]["mean"]) == (25.0, 50.0)
     rows = {row["says"]: row for row in content["ingredients"]}
-    assert len(rows) == 2 and rows["... or reflections in pretraining (SRP)"]["tampered"]["mean"] == 75.0
+    assert len(rows) == 2 and rows["SRP: reflections in pretraining and in post-training"]["tampered"]["mean"] == 75.0
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "Where the effect comes from" in page and "What each ingredient buys" in page
-    assert "| both (SRP) | 2 | 25.0 (" in text and "/ 50.0 (" in text and "**primary**" in text
+    assert "| both (SRP) | 2 | 25.0 (" in text and "/ 50.0 (" in text
+    left = sum(finding["status"] == "not measured" for finding in content["findings"])
+    assert f"<summary>{left} more claims" in page and f"{left} more claims need models" in text
+    assert "**primary**" not in text, "they need all four cells"
 
 
 def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):

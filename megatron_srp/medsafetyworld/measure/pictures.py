@@ -30,8 +30,8 @@ def _series(group: Group, metric: str, figures: Any) -> plot.Series:
 
 
 def two_by_two(points: Sequence[dict[str, Any]]) -> plot.Picture | None:
-    """Label information and form of a reflection, for each attack; None without figures."""
-    if not points:
+    """Label information and form of a reflection, for each attack; None without figures to compare."""
+    if len({point["cell"] for point in points}) < 2:
         return None
     groups: dict[str, list[plot.Bar]] = {}
     for point in points:

@@ -60,12 +60,12 @@ INGREDIENTS = (
     Ingredient("Filtering", "filtering", SFT),
     Ingredient("Filtering, safety recovery", "filtering", RECOVERY),
     Ingredient("reflections in post-training", "post-only", SFT),
-    Ingredient("... and verdicts as words in pretraining (tag)", "filtering-tags", SFT),
-    Ingredient("... or reflections in pretraining that say nothing (form)", "srp-all-safe", SFT),
-    Ingredient("... or reflections in pretraining (SRP)", "srp", SFT),
+    Ingredient("reflections in post-training, verdicts as words in pretraining (tag)", "filtering-tags", SFT),
+    Ingredient("reflections in post-training, and in pretraining some that say nothing (form)", "srp-all-safe", SFT),
+    Ingredient("SRP: reflections in pretraining and in post-training", "srp", SFT),
     Ingredient("SRP, safety recovery", "srp", RECOVERY),
     Ingredient("SRP, safety recovery half from forged reflections", "srp", FORGED),
-    Ingredient("... and a reflection forced with a calibrated threshold", "srp", FORGED, forced=True),
+    Ingredient("SRP, the same, and a reflection forced with a calibrated threshold", "srp", FORGED, forced=True),
 )
 
 
@@ -156,8 +156,11 @@ def _differences(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def _findings(findings: Sequence[dict[str, Any]]) -> list[str]:
-    rows = [f"| {'**primary** ' if f['primary'] else ''}{f['claim']} | {f['status']} | {f['text']} |" for f in findings]
-    return ["| claim | status | figures |", "|---|---|---|", *rows]
+    measured = [f for f in findings if f["status"] != "not measured"]
+    rows = [f"| {'**primary** ' if f['primary'] else ''}{f['claim']} | {f['status']} | {f['text']} |" for f in measured]
+    left = len(findings) - len(measured)
+    note = ["", f"{left} more claims need models that were not trained; the report names them."] if left else []
+    return ["| claim | status | figures |", "|---|---|---|", *rows, *note]
 
 
 def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
