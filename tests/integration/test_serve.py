@@ -56,7 +56,7 @@ def spelled(choice) -> str:
 
 
 def test_probabilities_are_those_of_tokens_that_are_shown(served):
-    asked = {"logprobs": True, "temperature": 0}
+    asked: dict[str, Any] = {"logprobs": True, "temperature": 0}
     (choice,) = ask(served, "river", **asked).choices
     shown = "we saw the morning. then a river."
     assert spelled(choice) == choice.message.content == shown

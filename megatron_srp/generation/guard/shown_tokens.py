@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class ShownToken(NamedTuple):
-    """`index` among the answer's tokens, and where its text begins and ends in what is shown."""
+    """The token `at` that place among the answer's tokens, and where its text begins and ends in what is shown."""
 
-    index: int
+    at: int
     start: int
     end: int
 
