@@ -40,10 +40,10 @@ def test_each_shown_token_is_where_it_says(parts, cuts, policy):
     pieces = split("".join(parts), cuts)
     guard = answer(pieces, policy)
     text, found = guard.result().text, guard.shown.found()
-    assert [one.number for one in found] == sorted({one.number for one in found})
+    assert [one.at for one in found] == sorted({one.at for one in found})
     for one in found:
         written = text[one.start : one.end].encode()
-        assert pieces[one.number].removeprefix(b" ") in written and len(written.decode()) == one.end - one.start
+        assert pieces[one.at].removeprefix(b" ") in written and len(written.decode()) == one.end - one.start
     for one, other in pairwise(found):
         assert one.start <= other.start and one.end - other.start <= 1  # a character that they share
 
@@ -51,7 +51,7 @@ def test_each_shown_token_is_where_it_says(parts, cuts, policy):
 @given(cuts=st.sets(st.integers(0, 200)))
 def test_all_tokens_of_plain_text_are_shown(cuts):
     pieces = split("a river é 🌊, and no more.", cuts)
-    assert [one.number for one in answer(pieces, "off").shown.found()] == list(range(len(pieces)))
+    assert [one.at for one in answer(pieces, "off").shown.found()] == list(range(len(pieces)))
 
 
 def test_the_space_that_an_answer_begins_with_hides_no_token():
@@ -62,4 +62,4 @@ def test_the_space_that_an_answer_begins_with_hides_no_token():
 def test_a_token_that_is_partly_of_a_reflection_is_not_shown():
     pieces = [b"a river", b". <think>", b" Safe", b" </think>", b" then", b" <think> Unsafe </think>"]
     for policy, shown in (("off", [0, 4]), ("stop", [0, 4]), ("retract", [0])):
-        assert [one.number for one in answer(pieces, policy).shown.found()] == shown
+        assert [one.at for one in answer(pieces, policy).shown.found()] == shown

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class ShownToken(NamedTuple):
-    """`number` among the answer's tokens, and where its text begins and ends in what is shown."""
+    """The token `at` that place among the answer's tokens, and where its text begins and ends in what is shown."""
 
-    number: int
+    at: int
     start: int
     end: int
 
@@ -48,9 +48,9 @@ class ShownTokens:
     def found(self) -> list[ShownToken]:
         """Those shown whole, with each character that they write a part of."""
         tokens = []
-        for number, span in enumerate(self._spans):
+        for index, span in enumerate(self._spans):
             if span:
                 start, needed, end = (bisect_left(self._shown, position) for position in span)
                 if end - needed == span[2] - span[1]:
-                    tokens.append(ShownToken(number, start, end))
+                    tokens.append(ShownToken(index, start, end))
         return tokens
