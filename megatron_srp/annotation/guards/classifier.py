@@ -90,8 +90,6 @@ def _load_encoder(engine: str, model: str, tokenizer: str | None, options: Mappi
         raise UsageError(f"{given}: a classifier runs in {' or '.join(ENGINES)}")
     with missing_packages_explained(given):
         if engine == "vllm":
-            import vllm  # noqa: F401
-
             from megatron_srp.annotation.engines.vllm_encoder import VLLMEncoder
 
             check_options(VLLMEncoder, options, given, skip=2)
