@@ -1,5 +1,5 @@
 # make demo    the paper's controlled experiment in small: Filtering against SRP, on this machine's CPU
-# make smoke   the whole path on a small corpus, in a minute
+# make smoke   the whole path on a small corpus, in a minute or two
 # make test    the tests; make test-all runs the exhaustive ones too
 # make real    a real model's whole way, from its GGUF file to its evaluation: fetched, then 10 to 20 minutes
 # make test-hosts MEGATRON_LM=CHECKOUT   the scripts of a checkout of Megatron-LM, unchanged, on data with reflections

@@ -13,7 +13,7 @@ tokenizer=$1 output=$2
 shift 2
 
 srp preprocess --input "$@" --tokenizer-type HuggingFaceTokenizer \
-    --tokenizer-model "$tokenizer" --guard heuristic --append-eod --output-prefix "$output"
+    --tokenizer-model "$tokenizer" --guard small --append-eod --output-prefix "$output"
 srp train --nproc-per-node 2 --srp-preset debug \
     --tensor-model-parallel-size 2 --data-path "${output}_text_document" \
     --save "$output-checkpoints" --tensorboard-dir "$output-tensorboard"

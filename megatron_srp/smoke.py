@@ -45,7 +45,7 @@ def _commands(out: Path, steps: int) -> dict[str, list[str]]:
     """The two commands of a real job, as a user would give them."""
     prepare = [sys.executable, "-m", "megatron_srp", "preprocess", "--input", str(out / "corpus.jsonl")]
     prepare += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(out / "tokenizer")]
-    prepare += ["--guard", "heuristic", "--append-eod", "--output-prefix", str(out / "corpus"), "--workers", "2"]
+    prepare += ["--guard", "small", "--append-eod", "--output-prefix", str(out / "corpus"), "--workers", "2"]
     prepare += ["--max-words", str(_MAX_WORDS)]
     train = [sys.executable, "-m", "megatron_srp", "train", "--nproc-per-node", "2"]
     train += ["--srp-preset", "debug", "--tensor-model-parallel-size", "2", *_TRAINING.split()]
@@ -93,7 +93,7 @@ def _last_shares(curves: dict[str, Curve]) -> str:
 
 def _unsafe_document() -> AnnotatedDocument:
     """A short one of the corpus with an Unsafe segment, to show."""
-    guard = load_guard("heuristic")
+    guard = load_guard("small")
     for text in texts(100, harmful=_HARMFUL):
         segments = tuple(segment_text(text, _MAX_WORDS))
         labels = tuple(guard.classify([text[s.start : s.end] for s in segments]))

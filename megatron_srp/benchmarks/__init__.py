@@ -26,7 +26,7 @@ class Options:
         corpus: JSONL or Parquet files of real text; by default, made-up text.
         tokenizers: folders with tokenizer.json, or .model files; by default real ones, where tests/real/fetch.sh has
             brought them, else one is trained.
-        size: bytes of the corpus of the section `data`.
+        size: bytes of the corpus of the sections `data` and `cascade`.
         prompts: labelled data sets, FORMAT:PATH, for the section of cascades; it has no default.
         encoder: folder of an encoder, for the same.
         model: folder of a model for the section of generation; by default it has random weights.

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
     )
-    add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of the section data")
+    add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of data and cascade")
     add(
         "--prompts",
         nargs="+",

@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/smoke"), metavar="DIR", help="folder to write to, emptied first")
     add("--documents", type=int, default=1500, metavar="N", help="documents of the corpus")
-    add("--steps", type=int, default=120, metavar="N", help="training steps")
+    add("--steps", type=int, default=180, metavar="N", help="training steps")
     return parser
 
 

@@ -3,6 +3,7 @@ tests with transformers.
 
     python -m tests.helpers.vllm_engines answers MODEL OUT
     python -m tests.helpers.vllm_engines verdicts GUARD OUT        (OUT has the texts first)
+    python -m tests.helpers.vllm_engines classes CLASSIFIER.yaml OUT        (the same)
 """
 
 import json
@@ -53,10 +54,22 @@ def verdicts(guard_folder: str, engine: str, texts: list[str]) -> list[tuple[flo
     return found
 
 
+def classes(description: str, engine: str, texts: list[str]) -> list[tuple[float, str]]:
+    """Scores and labels of texts by a classifier."""
+    from megatron_srp.annotation import GuardOptions, load_guard
+
+    own: dict[str, Any] = {"vllm": {"max_num_seqs": 32, "dtype": "float32"}, "hf": {}}[engine]
+    guard = load_guard(description, GuardOptions(engine=engine, engine_options=own))
+    found = [(float(result.score), str(result.label)) for result in guard.results(texts)]
+    guard.close()
+    return found
+
+
 def main() -> None:
     what, folder, out = sys.argv[1:]
-    if what == "verdicts":
-        found: Any = verdicts(folder, "vllm", json.loads(Path(out).read_text()))
+    if what in ("verdicts", "classes"):
+        judge = {"verdicts": verdicts, "classes": classes}[what]
+        found: Any = judge(folder, "vllm", json.loads(Path(out).read_text()))
     else:
         from megatron_srp.generation.engines.vllm import VLLMModel
 

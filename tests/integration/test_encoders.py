@@ -1,5 +1,6 @@
 """Encoders as guards and as fronts, with tiny models made here."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_a_vector_does_not_depend_on_its_batch(model):
 
 
 def test_an_encoder_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UsageError, match=r"encoder .*nothing: cannot be loaded"):
+    with pytest.raises(UsageError, match=r"encoder .*nothing: no such folder, and not found"):
         TextEncoder(tmp_path / "nothing")
 
 
@@ -143,3 +144,13 @@ def test_a_head_learns_the_verdicts_of_a_store(model, tmp_path, kind, capsys):
 def test_a_kind_that_does_not_fit_its_model_is_refused(tmp_path, kind, more):
     with pytest.raises(UsageError, match=f"--kind {kind} (has no|needs a) --model"):
         train(["--store", "s", "--input", "c", "--out", "o", "--kind", kind, *more])
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"), [("http", "runs in hf or vllm"), ("vllm", r"'megatron-srp\[annotate\]'")]
+)
+def test_an_engine_that_a_classifier_cannot_run_in_is_named(model, tmp_path, monkeypatch, engine, message):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    (tmp_path / "tiny.yaml").write_text(f"{{name: tiny, classifier: {model}, head: sigmoid}}")
+    with pytest.raises(UsageError, match=f"--guard-engine {engine}.* {message}"):
+        load_guard(str(tmp_path / "tiny.yaml"), GuardOptions(engine=engine))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import pytest
 import zstandard
 
 from megatron_srp.cli import COMMANDS, load
-from megatron_srp.toy_corpus.corpus import texts, train_tokenizer
+from megatron_srp.toy_corpus.corpus import HARMFUL, sentence, texts, train_tokenizer
 from megatron_srp.training.flags.command_line import LOOKED_AT
 from tests.helpers.commands import srp
 
@@ -39,7 +40,9 @@ def user_folder(tmp_path_factory) -> Path:
     """A folder as a user would have it: a corpus, a tokenizer, and the tools."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "corpus").mkdir()
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(80)).encode()
+    rng = random.Random(0)
+    documents = [*texts(80), *(sentence(rng, HARMFUL) for _ in range(8))]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
     (folder / "corpus" / "part.jsonl.zst").write_bytes(zstandard.compress(lines))
     pq.write_table(pa.table({"text": list(texts(20, seed=1))}), folder / "more.parquet")
     train_tokenizer(folder / "tokenizer", documents=50)
@@ -114,5 +117,5 @@ def test_the_short_tour(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "smoke" / "report.html").read_text()
     assert "&lt;think&gt; Unsafe" in page and "<think>" not in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 3  # the embedded guard names no categories
     shutil.rmtree(tmp_path / "smoke")

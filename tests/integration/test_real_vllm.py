@@ -13,7 +13,7 @@ from megatron_srp.generation.engines.hf.model import GuardedModel
 from megatron_srp.reflection import ReflectionFormat
 from tests.helpers import vllm_engines
 from tests.helpers.served import say
-from tests.helpers.tiny_guard import make_tiny_guard, sample_text
+from tests.helpers.tiny_guard import make_tiny_guard, make_tokenizer, sample_text
 from tests.helpers.tiny_reflector import make_tiny_reflector, wavering
 from tests.helpers.vllm_served import VLLMServed, run_in_vllm, vllm_python
 
@@ -62,6 +62,34 @@ def test_verdicts_are_those_of_transformers(tmp_path):
         vllm_engines.verdicts(str(guard), "hf", texts),
     )
     assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=0.02)
+    assert [label for _, label in ours] == [label for _, label in theirs]
+
+
+def test_a_classifiers_verdicts_are_those_of_transformers(tmp_path):
+    """By the pooling runner, on the architecture of DuoGuard."""
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification, set_seed
+
+    make_tokenizer(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    set_seed(1)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Qwen2Config(
+        **sizes,
+        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        num_labels=3,
+        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+    )
+    Qwen2ForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    description = tmp_path / "tiny.yaml"
+    description.write_text(f"{{name: tiny, classifier: {tmp_path}/model, head: sigmoid}}")
+    rng = random.Random(5)
+    texts = [*(sample_text(rng) for _ in range(40)), "river " * 100]
+    (tmp_path / "found.json").write_text(json.dumps(texts))
+    ours = run_engine("classes", description, tmp_path / "found.json")
+    theirs = vllm_engines.classes(str(description), "hf", texts)
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in theirs], abs=1e-3)
     assert [label for _, label in ours] == [label for _, label in theirs]
 
 

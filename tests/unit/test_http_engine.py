@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from megatron_srp.annotation.engines import Prompts, load_engine
 from megatron_srp.annotation.engines.http_answers import read_logprobs
@@ -19,6 +20,7 @@ from megatron_srp.errors import GuardError, UsageError
 from megatron_srp.tokenization import TokenBatch
 from megatron_srp.verdict_tree import VerdictTree
 from tests.helpers.endpoint import Endpoint
+from tests.helpers.tiny_guard import make_tokenizer
 
 SAFE, UNSAFE, OTHER, UN, SURE = 11, 12, 13, 14, 15
 KEY = "sk-very-secret-key"
@@ -46,6 +48,18 @@ def like_vllm(body: dict) -> dict:
     ]
     usage = {"prompt_tokens": sum(map(len, body["prompt"]))}
     return {"model": body["model"], "choices": choices[::-1], "usage": usage}
+
+
+def like_sglang(body: dict) -> dict:
+    """Takes token ids, knows no allowed ones, names the likeliest by their texts, and writes texts without ids."""
+    shares = {" Safe": -0.2, " Unsafe": -1.9, "\n": -4.0, " Perhaps": -5.0}
+    top = dict(list(shares.items())[: body.get("logprobs") or 0])
+    choices = [
+        {"index": i, "text": " Violent<|im_end|>", "logprobs": {"tokens": [" Safe"], "top_logprobs": [top]}}
+        for i in range(len(body["prompt"]))
+    ]
+    usage = {"prompt_tokens": sum(map(len, body["prompt"])), "total_tokens": 9, "prompt_tokens_details": None}
+    return {"object": "text_completion", "model": body["model"], "choices": choices, "usage": usage}
 
 
 @pytest.fixture(autouse=True)
@@ -283,6 +297,23 @@ def test_waits_grow_differ_and_respect_the_server(monkeypatch):
     assert all(0.25 * 2**k <= min(w) < max(w) <= 0.5 * 2**k for k, w in enumerate(waits[:6]))
     assert max(waits[8]) <= 30 and len(set(waits[0])) == 50
     assert backoff_s(0, 7.0, rng) > 7
+
+
+def test_a_server_as_sglang_names_tokens_by_their_texts(tmp_path):
+    make_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    safe, unsafe, controversial, end = (
+        tokenizer.encode(text, add_special_tokens=False)[0]
+        for text in (" Safe", " Unsafe", " Controversial", "<|im_end|>")
+    )
+    with Endpoint(like_sglang) as server:
+        engine = HTTPEngine("tiny", server.url, tokenizer=str(tmp_path))
+        (row,) = engine.next_token_logprobs(prompts([7]), [unsafe, safe, controversial])
+        assert row[:2] == pytest.approx([-1.9, -0.2]) and row[2] < -4  # below what the server lists
+        (written,) = engine.generate(prompts([7]), 5, [end])
+        assert tokenizer.decode(written) == " Violent"
+        assert all("prompt" in body and isinstance(body["prompt"][0], list) for body in server.requests)
+        engine.close()
 
 
 def test_verdicts_without_log_probabilities_and_from_old_servers():

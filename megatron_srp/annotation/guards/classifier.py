@@ -19,10 +19,13 @@ import numpy as np
 import yaml
 
 from megatron_srp.annotation.base import Guard, GuardOptions, GuardResult, StringArray, labels_of
+from megatron_srp.annotation.extensions import check_options
 from megatron_srp.errors import UsageError, did_you_mean
+from megatron_srp.missing_packages import missing_packages_explained
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 
 HEADS = ("sigmoid", "softmax")
+ENGINES = ("hf", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,34 @@ class ClassifierSpec:
 
 def load_classifier(path: Path, tree: Mapping[str, Any], options: GuardOptions) -> "ClassifierGuard":
     """The guard that the file describes, with its model loaded; raises UsageError."""
-    allowed = {"model", "tokenizer", "threshold", "engine_options"}
+    allowed = {"model", "tokenizer", "threshold", "engine", "engine_options"}
     if not allowed.issuperset(options.changed()):
         raise UsageError(f"--guard {path} is a classifier and does not accept {', '.join(options.changed_flags())}")
-    from megatron_srp.annotation.engines.hf_encoder import TextEncoder
     from megatron_srp.annotation.guards.chat_guard import check_threshold
 
     check_threshold(options.threshold)
     spec = ClassifierSpec.load(path, tree)
     model = options.model or spec.classifier
     tokenizer = options.tokenizer or (None if options.model else spec.tokenizer)
-    encoder = TextEncoder(model, tokenizer, head=True, **options.engine_options)
+    encoder = _load_encoder(options.engine, model, tokenizer, options.engine_options)
     return ClassifierGuard(spec, encoder, options.threshold or spec.threshold)
+
+
+def _load_encoder(engine: str, model: str, tokenizer: str | None, options: Mapping[str, Any]) -> Any:
+    """The model in that engine, transformers or vLLM; raises UsageError for another one, and for its options."""
+    given = f"--guard-engine {engine}"
+    if engine not in ENGINES:
+        raise UsageError(f"{given}: a classifier runs in {' or '.join(ENGINES)}")
+    with missing_packages_explained(given):
+        if engine == "vllm":
+            from megatron_srp.annotation.engines.vllm_encoder import VLLMEncoder
+
+            check_options(VLLMEncoder, options, given, skip=2)
+            return VLLMEncoder(model, tokenizer, **options)
+        from megatron_srp.annotation.engines.hf_encoder import TextEncoder
+
+        check_options(TextEncoder, options, given, skip=3)
+        return TextEncoder(model, tokenizer, head=True, **options)
 
 
 class ClassifierGuard(Guard):

@@ -1,6 +1,6 @@
 """The built-in guard: a small lexicon of rare words and of patterns around them.
 
-It is for demos and tests, not for training real models: it matches words without understanding
+It is for tests that need fixed answers, not for training real models: it matches words without understanding
 them, so it flags a history of the slave trade and misses a threat in unusual words. For real models,
 use a real classifier (the paper's is Qwen3Guard-Gen-0.6B).
 
