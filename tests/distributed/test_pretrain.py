@@ -30,7 +30,7 @@ def test_the_loss_falls(uninterrupted: Run) -> None:
     assert losses[NUM_STEPS] < losses[1] - 1
 
 
-COVERED = ("TP2 with sequence parallelism", "PP2")  # by test_same_trainer.py, in make test
+COVERED = ("TP2 with sequence parallelism", "PP2", "DP2")  # in make test by test_same_trainer.py, and below
 
 
 @pytest.mark.parametrize(
