@@ -12,7 +12,7 @@ without spaces is a single word). Within that limit it is cut at
 2. the last word end; else (one endless word)
 3. the limit itself, between two grapheme clusters (between two characters where one cluster exceeds the limit).
 
-A cut lies directly after a word, so that whitespace opens the next segment: byte-level BPE and
+A cut is directly after a word, so the next segment begins with the whitespace: byte-level BPE and
 SentencePiece attach a space to the word after it, and a cut there splits no token.
 
 Sentences end as in Unicode Standard Annex 29, by its classes of characters (`unicode_classes`), with three differences

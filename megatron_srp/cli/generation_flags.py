@@ -74,7 +74,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="with --engine vllm: a field of its EngineArgs, such as tensor_parallel_size=2; may be repeated",
+        help="with --engine vllm: a field of its EngineArgs, such as tensor_parallel_size=2; may be repeated "
+        "(default: none)",
     )
     add_device_flags(group)
 

@@ -61,7 +61,12 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
             help="with --guard-mode response: the prompt that the texts answer (default: no user turn)",
         )
         add("--context-words", type=int, default=0, metavar="N", help=CONTEXT_HELP)
-    add("--guard-threshold", type=float, metavar="P", help="not Safe from this probability on (default: most likely)")
+    add(
+        "--guard-threshold",
+        type=float,
+        metavar="P",
+        help="probability of harm from which a text is not Safe (default: the most likely verdict counts)",
+    )
     add(
         "--guard-generate-all",
         action="store_true",

@@ -1,4 +1,4 @@
-"""Labels of a cascade, with an account of who settled what that a resumed job goes on with."""
+"""Labels of a cascade, with an account of who settled what from which a resumed job continues."""
 
 import threading
 from collections import Counter

@@ -30,7 +30,7 @@ def test_the_loss_falls(uninterrupted: Run) -> None:
     assert losses[NUM_STEPS] < losses[1] - 1
 
 
-COVERED = ("TP2 with sequence parallelism", "PP2")  # by test_same_trainer.py, in make test
+COVERED = ("TP2 with sequence parallelism", "PP2", "DP2")  # in make test by test_same_trainer.py, and below
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def errors(log: str) -> list[str]:
 
 
 def test_a_mistake_is_the_last_line_where_srp_starts_the_ranks(corpus: Corpus) -> None:
-    done = srp("train", "--nproc-per-node", "2", *corpus.flags, "--overlap-param-gather", timeout=120)
+    done = srp("train", "--nproc-per-node", "2", *corpus.flags, "--overlap-param-gather")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: Megatron refuses these flags: --overlap-param-gather only")
     assert len(errors(done.stderr)) == 1 and "Traceback" not in done.stderr
@@ -103,7 +103,7 @@ def test_a_mistake_is_the_last_line_where_srp_starts_the_ranks(corpus: Corpus) -
     ],
 )
 def test_a_mistake_under_torchrun(corpus: Corpus, mistake: list[str], message: str) -> None:
-    result = torchrun([*corpus.flags, *mistake], timeout_s=60)
+    result = torchrun([*corpus.flags, *mistake])
     assert result.returncode == 1  # torchrun's own
     (line,) = errors(result.stderr)
     assert line.startswith(message)

@@ -31,7 +31,7 @@ def fake_engine(folder: Path, code: str) -> Path:
 
 def run(code: str, packages: Path) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(packages)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=180)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=600)
 
 
 def printed(code: str, packages: Path) -> str:

@@ -98,7 +98,7 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @example("<think> Safe " + "z" * 290 + "</think>", [], GuardPolicy(on_unsafe="off"), 1)
 @example("<think> Unsafe: " + "z" * 280 + "</think>", [], GuardPolicy(), 1)
 @given(TEXTS, st.lists(st.integers(0, 400), max_size=60), POLICIES, st.integers(0, 3))

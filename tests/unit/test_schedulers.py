@@ -22,7 +22,7 @@ def submit(folder: Path, name: str, *argv: str, **settings: str) -> subprocess.C
     """Run a batch script as Slurm would, in `folder`, which holds the stubs."""
     env = {"PATH": f"{folder}:{os.environ['PATH']}"} | settings
     command = ["bash", str(EXAMPLES / "slurm" / name), *argv]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, cwd=folder)
 
 
 INPUT = ["--input", "corpus/*.jsonl.zst", "--store", "out/verdicts"]
@@ -122,7 +122,7 @@ def run_container(container: dict[str, Any], folder: Path, **env: str) -> list[s
     settings |= {"PATH": f"{folder}:{os.environ['PATH']}"} | env
     (text,) = container["args"]
     text = text.replace("/opt/megatron-srp/examples/", f"{folder}/")
-    done = subprocess.run([*container["command"], text], capture_output=True, text=True, timeout=60, env=settings)
+    done = subprocess.run([*container["command"], text], capture_output=True, text=True, timeout=600, env=settings)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -38,14 +38,24 @@ def small_spec(task):
     return replace(spec, renderings=renderings, sft_samples=120, benign_samples=40, adversarial_samples=20)
 
 
+@pytest.fixture(scope="module")
+def made_world(tmp_path_factory):
+    """By task, each made once: a world of each setting and the tokenizer of all."""
+
+    @cache
+    def make(task):
+        root, spec = tmp_path_factory.mktemp("worlds"), small_spec(task)
+        for setting in Setting:
+            make_world(WorldJob(spec, "mini", setting, seed=3), root / str(setting))
+        write_tokenizer(World.build(spec, 3).entities, root / "tokenizer")
+        return root
+
+    return make
+
+
 @pytest.fixture(scope="module", params=TASKS)
-def world(request, tmp_path_factory):
-    """A world of each setting and the tokenizer of all."""
-    root, spec = tmp_path_factory.mktemp("worlds"), small_spec(request.param)
-    for setting in Setting:
-        make_world(WorldJob(spec, "mini", setting, seed=3), root / str(setting))
-    write_tokenizer(World.build(spec, 3).entities, root / "tokenizer")
-    return root
+def world(request, made_world):
+    return made_world(request.param)
 
 
 class TestTokenizer:

@@ -200,7 +200,7 @@ class Annotator:
         return [summary for own in self.own for summary in self._summaries(own)]
 
     def _watch_earlier(self) -> None:
-        """Count what earlier runs settled, so that the audit goes on and does not begin again."""
+        """Count what earlier runs settled, so that the audit continues from there."""
         counts = self.settled_counts()
         for watch in watches(self.guard):
             watch.restart(counts)

@@ -32,7 +32,7 @@ class Windows:
     @classmethod
     def cut(cls, texts: pa.LargeStringArray, build: Callable[[pa.LargeStringArray], Prompts], room: int) -> "Windows":
         """Prompts of at most `room` tokens, made by `build`. A text whose prompt is longer is halved at the white
-        space nearest its middle, and its halves likewise, until all fit."""
+        space nearest its middle, and its halves in the same way, until all fit."""
         prompts = build(texts)
         room -= len(prompts.prefix)
         long = np.flatnonzero(np.diff(prompts.rests.offsets) > room)

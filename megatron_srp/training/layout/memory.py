@@ -8,7 +8,7 @@ gradient 4, and fp32 weight and two Adam moments 12, which the distributed optim
 by the ranks that hold the same ones). Tokens are taken to be spread evenly over experts. Activations
 are the tensors that the backward pass of a layer needs, counted one by one as Korthikanti et al. do it
 (arXiv 2205.05198, section 4), with what differs here: flash attention keeps no scores, SwiGLU has two input
-matrices, and there is no dropout. `tools/gpu_check.sh` measures the real peak beside this estimate.
+matrices, and there is no dropout. `tools/gpu_check.sh` measures the real peak next to this estimate.
 """
 
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ def layer_activations(preset: ModelPreset, layout: Layout, precision: str = "bf1
     """Bytes that one layer keeps of one micro-batch for the backward pass."""
     h, q, kv, f = preset.hidden_size, preset.query_size, preset.kv_size, preset.ffn_hidden_size
     linear_input = 2 if precision == "bf16" else 1  # bytes of an element of what a linear layer keeps
-    # The inputs of both norms and their outputs, which the matrices behind them keep.
+    # The inputs of both norms and their outputs, which the matrices after them keep.
     whole = 2 * (2 * h) + 2 * (linear_input * h)
     # Query, keys, values and output of attention; SwiGLU's two inputs; the last matrix' input.
     sharded = 2 * (q + 2 * kv + q)
@@ -128,7 +128,7 @@ def layer_activations(preset: ModelPreset, layout: Layout, precision: str = "bf1
         mlp = preset.experts.per_token * (mlp + linear_input * h + 2 * h)
     sharded += mlp
     if precision != "bf16":
-        sharded += q  # attention's output once more, in FP8, for the matrix behind it
+        sharded += q  # attention's output once more, in FP8, for the matrix after it
     # Sequence parallelism, which comes with TP, shards the rest too.
     return _tokens(preset, layout) * (whole + sharded) / layout.tensor
 
