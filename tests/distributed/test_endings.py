@@ -14,7 +14,7 @@ from tests.distributed.jobs import ASYNC, ENTRY_POINT, LOADED, REPOSITORY, TORCH
 
 # What examples/ pass, and workers that read the data: Megatron has them pass over SIGTERM.
 FLAGS = [*ASYNC, "--exit-signal-handler", "--num-workers", "1"]
-SECONDS_OF_TORCHRUN = 30  # then it kills
+KILLED = "forcefully exiting"  # torchrun waits 30 s
 STEP = re.compile(r"\biteration +(\d+)/")
 
 
@@ -23,12 +23,8 @@ def steps_done(log: Path) -> int:
     return max(map(int, STEP.findall(log.read_text())), default=0)
 
 
-def terminate(command: list[str], log: Path, moment: Callable[[], bool]) -> float:
-    """Start a job, send torchrun a SIGTERM as soon as `moment()` is true, and wait for its end.
-
-    Returns:
-        Seconds that it took to end.
-    """
+def terminate(command: list[str], log: Path, moment: Callable[[], bool]) -> None:
+    """Start a job, send torchrun a SIGTERM as soon as `moment()` is true, and wait for its end."""
     with log.open("w") as file:
         job = subprocess.Popen(command, stdout=file, stderr=file, cwd=REPOSITORY, env=environment())
     try:
@@ -37,9 +33,7 @@ def terminate(command: list[str], log: Path, moment: Callable[[], bool]) -> floa
             assert job.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
         job.send_signal(signal.SIGTERM)
-        sent = time.monotonic()
-        job.wait(timeout=3 * SECONDS_OF_TORCHRUN)
-        return time.monotonic() - sent
+        job.wait(timeout=300)
     finally:
         job.terminate()
 
@@ -56,11 +50,11 @@ def test_the_last_checkpoint_before_a_scheduler_ends_the_job(in_a_save: bool, co
     def moment() -> bool:
         return any(checkpoints.glob("iter_*/*.distcp")) if in_a_save else steps_done(log) >= 3
 
-    seconds = terminate(command, log, moment)
+    terminate(command, log, moment)
     said = log.read_text()
     assert "error:" not in said, said
     assert "note: exiting program after receiving SIGTERM; the same command resumes it" in said
-    assert seconds < SECONDS_OF_TORCHRUN
+    assert KILLED not in said
     last = steps_done(log)
     assert (checkpoints / TRACKER).read_text() == str(last)
     resumed = subprocess.run(
