@@ -59,7 +59,7 @@ class Parser(CommandParser):
 
 
 def on_disk(given: str) -> str:
-    """`given`, unless it is a URL, which a command that does not know them would take for folders: a type for argparse."""
+    """A type for argparse: `given`, unless it is a URL, which the command would take for folders."""
     if "://" in given:
         raise argparse.ArgumentTypeError(f"{given}: this is read and written on a disk only; pass a path")
     return given
