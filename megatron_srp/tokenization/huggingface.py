@@ -101,10 +101,12 @@ class HuggingFaceTextTokenizer(TextTokenizer):
 
     def _behaviour(self) -> dict[str, Any]:
         """What determines the ids. Its vocabulary is sorted: `digest` would do so in six times the time."""
-        behaviour = {k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-        vocab = behaviour["model"].get("vocab")
-        if isinstance(vocab, dict):
-            behaviour["model"] = behaviour["model"] | {"vocab": {piece: vocab[piece] for piece in sorted(vocab)}}
+        behaviour: dict[str, Any] = {
+            k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")
+        }
+        model = behaviour["model"]
+        if model and isinstance(vocab := model.get("vocab"), dict):
+            behaviour["model"] = model | {"vocab": {piece: vocab[piece] for piece in sorted(vocab)}}
         return behaviour
 
     @property
