@@ -27,6 +27,7 @@ class Options:
         tokenizers: folders with tokenizer.json, or .model files; by default real ones, where tests/real/fetch.sh has
             brought them, else one is trained.
         size: bytes of the corpus of the sections `data` and `cascade`.
+        runs: of each of its commands.
         prompts: labelled data sets, FORMAT:PATH, for the section of cascades; it has no default.
         encoder: folder of an encoder, for the same.
         model: folder of a model for the section of generation; by default it has random weights.
@@ -36,6 +37,7 @@ class Options:
     corpus: list[Path] = field(default_factory=list)
     tokenizers: list[Path] = field(default_factory=list)
     size: int = 1_000_000_000
+    runs: int = 5
     prompts: list[str] = field(default_factory=list)
     encoder: Path | None = None
     model: Path | None = None

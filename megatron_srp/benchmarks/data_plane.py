@@ -15,7 +15,7 @@ from megatron_srp.benchmarks.timing import Timing, compare, seconds_to_first_byt
 
 _SRP = [sys.executable, "-m", "megatron_srp"]
 _QUICK_BYTES = 10_000_000
-_SLICE = 20  # the reference tokenizer gets this fraction: the whole would take it an hour
+_SLICE = 50  # the reference tokenizer gets this fraction: the whole would take it an hour
 _START_UP_S = 2.0
 _GOALS = {"ours-store": 1.25, "ours-heuristic": 2.0}
 _TIMES_WHOLE_FILE = 3.0  # (d) is to be faster than (f) by
@@ -31,7 +31,7 @@ _NAMES = {
 
 def run(options: Options) -> Section:
     """Measure every tokenizer; the goals are for the ratios to (b)."""
-    runs, size = (1, _QUICK_BYTES) if options.quick else (5, options.size)
+    runs, size = (1, _QUICK_BYTES) if options.quick else (options.runs, options.size)
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="srp-bench-") as folder:
         files = _Files(Path(folder), options, size)

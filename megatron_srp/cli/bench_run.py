@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
     )
     add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of data and cascade")
+    add("--runs", type=int, default=5, metavar="N", help="runs of each command of the section data")
     add(
         "--prompts",
         nargs="+",
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     """Parse `argv`, measure, print what was written."""
     args = build_parser().parse_args(argv)
-    require_at_least(1, args, "--size")
+    require_at_least(1, args, "--size", "--runs")
     for name in args.sections:
         if name not in SECTIONS:
             raise UsageError(f"no benchmark {name!r}; {did_you_mean(name, list(SECTIONS))}")
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     from megatron_srp.benchmarks.sections import write_section
 
     size = args.size * 1_000_000
-    options = Options(args.quick, args.corpus, args.tokenizers, size, args.prompts, args.encoder, args.model)
+    options = Options(args.quick, args.corpus, args.tokenizers, size, args.runs, args.prompts, args.encoder, args.model)
     for name in args.sections or SECTIONS:
         module, _, function = SECTIONS[name].partition(":")
         try:

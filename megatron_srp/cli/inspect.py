@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from megatron_srp.cli.parser import Parser, next_step, require_at_least
+from megatron_srp.cli.parser import Parser, next_step, on_disk, require_at_least
 
 DESCRIPTION = "Summarize the reflections of a shard in one HTML page that needs no network."
 
@@ -13,7 +13,12 @@ DESCRIPTION = "Summarize the reflections of a shard in one HTML page that needs 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp inspect", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="--output-prefix of reflected shards, or the path of a .srp less its suffix")
+    add(
+        "prefix",
+        type=on_disk,
+        metavar="PREFIX",
+        help="--output-prefix of reflected shards, or the path of a .srp less its suffix",
+    )
     add("--out", type=Path, metavar="FILE", help="the page (default: PREFIX.report.html, none with --json)")
     add("--json", action="store_true", help="print the numbers and the sample as JSON")
     add("--documents", type=int, default=40, metavar="N", help="documents to show")

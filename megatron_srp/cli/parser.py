@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from megatron_srp.errors import CommandParser, UsageError
@@ -29,6 +30,7 @@ class Parser(CommandParser):
 
     def __init__(self, *, old_names: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **settings})
+        self.register("type", Path, lambda given: Path(on_disk(given)))
         self._old_names = old_names or {}
         self._given: list[str] = []
 
@@ -54,6 +56,13 @@ class Parser(CommandParser):
             return word
         print(f"note: {old} is now called {self._old_names[old]}", file=sys.stderr)
         return f"{self._old_names[old]}{equals}{value}"
+
+
+def on_disk(given: str) -> str:
+    """A type for argparse: `given`, unless it is a URL, which the command would take for folders."""
+    if "://" in given:
+        raise argparse.ArgumentTypeError(f"{given}: this is read and written on a disk only; pass a path")
+    return given
 
 
 def require_at_least(least: int, args: argparse.Namespace, *flags: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from megatron_srp.cli.parser import Parser, next_step
+from megatron_srp.cli.parser import Parser, next_step, on_disk
 from megatron_srp.errors import InputError, UsageError
 
 DESCRIPTION = "Print conversations of a shard made by `srp sft`, with the tokens that carry loss in green (or in ⟦ ⟧)."
@@ -12,7 +12,7 @@ DESCRIPTION = "Print conversations of a shard made by `srp sft`, with the tokens
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp show", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="prefix of the shard, such as out/chat_sft")
+    add("prefix", type=on_disk, metavar="PREFIX", help="prefix of the shard, such as out/chat_sft")
     add("--index", type=int, default=0, metavar="I", help="the first conversation to show, from 0 (default: 0)")
     add("--count", type=int, default=1, metavar="N", help="how many conversations to show")
     add("--no-color", action="store_true", help="brackets instead of color (default: where stdout is not a terminal)")

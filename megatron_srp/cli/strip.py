@@ -2,7 +2,7 @@
 
 import argparse
 
-from megatron_srp.cli.parser import Parser, next_step
+from megatron_srp.cli.parser import Parser, next_step, on_disk
 from megatron_srp.data.shards.prefix import output_prefix
 
 DESCRIPTION = "Turn reflected shards back into the plain ones they were made from."
@@ -11,8 +11,13 @@ DESCRIPTION = "Turn reflected shards back into the plain ones they were made fro
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp strip", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="the --output-prefix of the reflected shards (PREFIX.srp.json)")
-    add("output_prefix", type=output_prefix, metavar="OUT", help="prefix of the plain shards to write")
+    add("prefix", type=on_disk, metavar="PREFIX", help="the --output-prefix of the reflected shards (PREFIX.srp.json)")
+    add(
+        "output_prefix",
+        type=lambda given: output_prefix(on_disk(given)),
+        metavar="OUT",
+        help="prefix of the plain shards to write",
+    )
     add("--overwrite", action="store_true", help="replace existing output")
     return parser
 

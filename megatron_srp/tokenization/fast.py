@@ -57,7 +57,8 @@ class FastEncoder:
         found = np.zeros(len(batch), np.uint8)
         if self._characters is not None:
             _text.find_characters(batch.text, batch.offsets, self._characters, found)
-        if len(self._ids):
+        # Nearly always they are beyond the vocabulary, and no token is.
+        if len(self._ids) and tokens.tokens.max(initial=0) >= self._ids[0]:
             at = np.flatnonzero(np.isin(tokens.tokens, self._ids))
             found[np.searchsorted(tokens.offsets, at, side="right") - 1] = 1
         return np.flatnonzero(found)

@@ -1,7 +1,8 @@
-"""gigatoken over flat arrays: an instance for each batch in progress, and a bound on the size of their caches."""
+"""gigatoken over flat arrays: a few instances that threads share, and a bound on the size of their caches."""
 
 import ctypes
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ _GROWTH = 512 << 20  # bytes
 _GROWTH_PER_THREAD = 64 << 20  # batches in progress
 _LEAST_TEXT = 64 << 20  # bytes encoded before an instance is dropped, whatever else uses the memory
 _MANY_THREADS = 4
+_THREADS_PER_INSTANCE = 2  # encoding is less than half of what a thread of the data job does
 
 
 def _reason(error: Exception) -> str:
@@ -43,7 +45,8 @@ class GigatokenPool:
 
     def __init__(self, spec: str, threads: int = 1) -> None:
         self._spec = spec
-        # As many as encode at once: their caches take locks, and making one takes up to a second.
+        # An instance encodes one batch at a time, and making one takes up to a second: threads wait for one.
+        self._free = threading.Semaphore(-(-threads // _THREADS_PER_INSTANCE))
         self._idle: list[_Instance] = []
         self._limit = resident_bytes() + _GROWTH + threads * _GROWTH_PER_THREAD
         self.dropped = 0
@@ -65,12 +68,13 @@ class GigatokenPool:
 
     def encode(self, batch: TextBatch) -> TokenBatch:
         """The ids of every document of the batch."""
-        instance = self._take()
-        try:
-            instance.text += len(batch.text)
-            return self._encode(instance.tokenizer, batch)
-        finally:
-            self._idle.append(instance)
+        with self._free:
+            instance = self._take()
+            try:
+                instance.text += len(batch.text)
+                return self._encode(instance.tokenizer, batch)
+            finally:
+                self._idle.append(instance)
 
     def _encode(self, tokenizer: Any, batch: TextBatch) -> TokenBatch:
         if self._one_by_one:

@@ -95,10 +95,19 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         vocab = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values()) + 1
         self.eos_id = vocab.get(self.eos_text or "")
-        behaviour = {k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
-        self.fingerprint = digest([behaviour, self.eos_id])
+        self.fingerprint = digest([self._behaviour(), self.eos_id])
         self.token_bytes = self._widths(vocab)
         self.extra_bytes = int(self.token_bytes[self.encode("a")].sum()) - 1
+
+    def _behaviour(self) -> dict[str, Any]:
+        """What determines the ids. Its vocabulary is sorted: `digest` would do so in six times the time."""
+        behaviour: dict[str, Any] = {
+            k: self._spec.get(k) for k in ("model", "normalizer", "pre_tokenizer", "added_tokens")
+        }
+        model = behaviour["model"]
+        if model and isinstance(vocab := model.get("vocab"), dict):
+            behaviour["model"] = model | {"vocab": {piece: vocab[piece] for piece in sorted(vocab)}}
+        return behaviour
 
     @property
     def added_tokens(self) -> list[dict[str, Any]]:
@@ -129,10 +138,10 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         byte_level = "ByteLevel" in self._part_types()
         added = {token["content"] for token in self._spec.get("added_tokens", [])}
         widths = np.zeros(self.vocab_size, np.uint16)
-        for piece, i in vocab.items():
-            if byte_level and piece not in added:
-                widths[i] = len(piece)
-            elif not byte_level and _BYTE_PIECE.fullmatch(piece):
+        if byte_level:
+            widths[[*vocab.values()]] = [*map(len, vocab)]
+        for piece, i in ((piece, vocab[piece]) for piece in added) if byte_level else vocab.items():
+            if not byte_level and _BYTE_PIECE.fullmatch(piece):
                 widths[i] = 1
             else:
                 widths[i] = len((piece if byte_level else piece.replace("▁", " ")).encode())
@@ -198,9 +207,8 @@ class HuggingFaceTextTokenizer(TextTokenizer):
         return texts
 
     def fast_json(self) -> str | None:
-        spec = json.loads(json.dumps(self._spec))
+        spec = self._spec | {"post_processor": None, "truncation": None, "padding": None}
         spec["added_tokens"] = [t for t in spec.get("added_tokens", []) if not t["special"]]
-        spec["post_processor"] = spec["truncation"] = spec["padding"] = None
         if self.splits_digits:
             spec["pre_tokenizer"] = next(p for p in spec["pre_tokenizer"]["pretokenizers"] if p["type"] == "ByteLevel")
             digit = {
@@ -212,8 +220,8 @@ class HuggingFaceTextTokenizer(TextTokenizer):
             }
             spec["added_tokens"] += [{"id": spec["model"]["vocab"][d], "content": d, **digit} for d in "0123456789"]
         if missing := self._missing_bytes():
-            spec["model"]["vocab"] |= missing
-        return json.dumps(spec)
+            spec["model"] = spec["model"] | {"vocab": spec["model"]["vocab"] | missing}
+        return json.dumps(spec, ensure_ascii=False)
 
     def _missing_bytes(self) -> dict[str, int]:
         """The characters, of the 256 that stand for bytes, that the vocabulary lacks, with ids beyond it. SmolLM2's

@@ -1,9 +1,11 @@
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from megatron_srp.annotation.corpus_job.annotator import Annotator
+from megatron_srp.annotation.store.part import read_part
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.preprocess import main
 from megatron_srp.corpus.input_files import InputFiles
@@ -52,6 +54,17 @@ def test_verdicts_from_the_store_give_the_shards_of_the_guard(files, tokenizer_m
     for suffix in ("bin", "idx", "srp"):
         paths = [tmp_path / f"{name}_text_document.{suffix}" for name in "sg"]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_part_of_several_row_groups_is_read_whole(files, tmp_path):
+    """Each group has a dictionary of its own, with the verdicts in another order."""
+    annotate(tmp_path / "store", files)
+    part = next((tmp_path / "store" / "text").rglob("*.parquet"))
+    whole = read_part(part)
+    pq.write_table(pq.read_table(part), part, row_group_size=1)
+    cut = read_part(part)
+    assert [whole.labels[code] for code in whole.codes] == [cut.labels[code] for code in cut.codes]
+    assert len(whole.labels) > 1 and np.array_equal(whole.ends, cut.ends)
 
 
 def test_parts_are_plain_parquet_without_the_text(files, tmp_path):

@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megatron_srp.corpus.batch import TextBatch
+from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.tokenization.gigatoken_pool import GigatokenPool
 from megatron_srp.tokenization.unicode_tables import wide_numerals
 
@@ -52,6 +54,16 @@ def test_a_pool_that_grew_starts_anew(tokenizer_models):
 def test_the_numerals_are_unicodes():
     expected = [c > 0x7F and unicodedata.category(chr(c)).startswith("N") for c in range(0x110000)]
     assert wide_numerals().tolist() == expected
+
+
+def test_two_threads_share_an_instance(tokenizer_models):
+    tokenizer = load_tokenizer(*tokenizer_models["gpt2"])
+    pool, batches = GigatokenPool(tokenizer.fast_json(), threads=4), [distinct_words(seed, 2000) for seed in range(16)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(pool.encode, batches))
+    assert 1 <= len(pool._idle) <= 2
+    for batch, tokens in zip(batches, found, strict=True):
+        assert tokens[1].tolist() == tokenizer.encode(batch[1])
 
 
 def test_a_tokenizer_that_gigatoken_refuses():

@@ -40,6 +40,23 @@ def test_all_commands_check_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["preprocess", "--output-prefix", "o", "--guard", "heuristic", "--input-shards"],
+        ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--output-prefix"],
+        ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--out"],
+        ["strip", "in"],
+        ["verify"],
+        ["inspect"],
+    ],
+)
+def test_no_command_takes_a_url_for_a_folder(flags, tmp_path):
+    done = srp(*flags, "s3://bucket/a/b", cwd=tmp_path)
+    assert done.returncode == 2 and "s3://bucket/a/b: this is read and written on a disk only" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_inputs_that_cannot_be_read_twice_or_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(UsageError, match="pipe or device"):
