@@ -11,39 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megatron_srp.errors import InputError
+from megatron_srp.training.flags.llama_arguments import LLAMA_ARGUMENTS
 from megatron_srp.training.flags.model_class import num_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # Megatron's arguments that change the architecture, the values that Llama has, and what Llama has.
-_MEGATRON_LIMITS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "normalization": (("RMSNorm",), "RMSNorm"),
-    "apply_layernorm_1p": ((False, None), "norms with their gain as it is"),
-    "qk_layernorm": ((False, None), "no norm on queries and keys"),
-    "qk_l2_norm": ((False, None), "no norm on queries and keys"),
-    "apply_residual_connection_post_layernorm": ((False, None), "norms before the layers"),
-    "swiglu": ((True,), "SwiGLU"),
-    "activation_func_clamp_value": ((None,), "an unclamped activation"),
-    "glu_linear_offset": ((0.0, None), "a gate without offset"),
-    "add_bias_linear": ((False,), "no bias"),
-    "add_qkv_bias": ((False, None), "no bias"),
-    "position_embedding_type": (("rope",), "rotary positions"),
-    "rotary_percent": ((1.0, None), "rotary positions in the whole head"),
-    "rotary_interleaved": ((False, None), "rotary positions in halves"),
-    "rotary_seq_len_interpolation_factor": ((None, 1), "plain rotary positions"),
-    "no_rope_freq": ((None,), "rotary positions in every layer"),
-    "window_size": ((None,), "full attention"),
-    "softmax_type": (("vanilla", None), "a plain softmax"),
-    "attention_output_gate": ((False, None), "no gate on the attention's output"),
-    "experimental_attention_variant": ((None,), "plain attention"),
-    "multi_latent_attention": ((False, None), "plain attention"),
-    "num_experts": ((None,), "no experts"),
-    "mtp_num_layers": ((None, 0), "one prediction per position"),
-    "hybrid_layer_pattern": ((None,), "attention in every layer"),
-    "heterogeneous_layers_config_path": ((None,), "equal layers"),
-    "use_mup": ((False, None), "no scaled activations"),
-}
 _HF_LIMITS: dict[str, tuple[tuple[Any, ...], str]] = {
     "model_type": (("llama",), "llama"),
     "hidden_act": (("silu",), "silu"),
@@ -79,7 +53,7 @@ class LlamaShape:
 
 def shape_of_megatron(args: argparse.Namespace, vocab_size: int, where: str) -> LlamaShape:
     """The shape that a checkpoint's arguments describe; raises InputError when it is not a Llama."""
-    for name, (allowed, llama) in _MEGATRON_LIMITS.items():
+    for name, (allowed, llama) in LLAMA_ARGUMENTS.items():
         value = getattr(args, name, allowed[0])
         if name == "hybrid_layer_pattern" and num_layers(args) is not None:  # the same layers, counted one by one
             continue

@@ -27,10 +27,10 @@ class EmptyModule(ModuleType):
 def stand_in_for_the_engine() -> None:
     plain, engine = builtins.__import__, EmptyModule("transformer_engine")
 
-    def import_(name: str, globals_: Any = None, locals_: Any = None, names: Any = (), level: int = 0) -> Any:
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         if name.partition(".")[0] != engine.__name__ or level:
-            return plain(name, globals_, locals_, names, level)
-        if (globals_ or {}).get("__name__") != NEEDS_ENGINE:
+            return plain(name, globals, locals, fromlist, level)
+        if (globals or {}).get("__name__") != NEEDS_ENGINE:
             raise ModuleNotFoundError(name)
         return engine
 

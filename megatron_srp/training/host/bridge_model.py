@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from megatron_srp.files import write_text
+from megatron_srp.training.flags.llama_arguments import is_llama
 from megatron_srp.training.flags.model_preset import ModelPreset
 
 NAME = "run_config.yaml"
@@ -47,13 +48,6 @@ def provider_of_preset(preset: ModelPreset) -> dict[str, Any]:
     }
 
 
-def is_llama(args: argparse.Namespace) -> bool:
-    """Whether the arguments of a run describe a GPTModel of the kind above."""
-    kinds = {"position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True, "add_bias_linear": False}
-    described = all(getattr(args, name, None) == value for name, value in kinds.items())
-    return described and not getattr(args, "num_experts", None) and not getattr(args, "hybrid_layer_pattern", None)
-
-
 def provider_of_run(args: argparse.Namespace) -> dict[str, Any]:
     """The model of a run, as Bridge writes it in YAML.
 
@@ -74,7 +68,6 @@ def provider_of_run(args: argparse.Namespace) -> dict[str, Any]:
         "rotary_base": int(args.rotary_base),
         "rope_scaling": getattr(args, "use_rope_scaling", False),
         "rope_scaling_factor": getattr(args, "rope_scaling_factor", 1.0),
-        "qk_layernorm": getattr(args, "qk_layernorm", False),
         "share_embeddings_and_output_weights": not args.untie_embeddings_and_output_weights,
         "seq_length": args.max_position_embeddings,
         "vocab_size": getattr(args, "padded_vocab_size", None) or args.vocab_size,
@@ -92,7 +85,7 @@ def _function(name: str) -> dict[str, Any]:
 
 
 def write_run_config(args: argparse.Namespace, folder: Path) -> None:
-    """Let Bridge read the checkpoint in `folder`; a model that its GPTModelProvider does not describe is left out."""
+    """Let Bridge read the checkpoint in `folder`, if its model is a Llama."""
     if not is_llama(args):
         return
     tokenizer = {

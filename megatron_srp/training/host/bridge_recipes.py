@@ -6,6 +6,7 @@ config = pretrain_config("8b", ["out/w200.srp"], gpus=256)
 pretrain(config, forward_step)    # both Bridge's own
 """
 
+from dataclasses import replace
 from typing import Any
 
 from megatron.bridge.models.gpt_provider import GPTModelProvider
@@ -33,13 +34,16 @@ from megatron_srp.training.layout.layouts import Layout
 from megatron_srp.training.layout.recommend import recommend
 
 
-def pretrain_config(preset: str, data_path: list[str], *, gpus: int = 1, save: str | None = None) -> ConfigContainer:
+def pretrain_config(
+    preset: str, data_path: list[str], *, gpus: int = 1, train_iters: int | None = None, save: str | None = None
+) -> ConfigContainer:
     """A run of a preset, such as "1p7b" or "8b", on shards or sidecars; its fields may be changed before it starts.
 
     Args:
         preset: name of one without experts.
         data_path: one path, or weights and paths in turn. The tokenizer is that of the data.
         gpus: number of H100s, for which the fastest layout by `srp presets` is taken.
+        train_iters: steps, over which the schedule is stretched; None for the preset's.
         save: folder of the checkpoints, from which the run resumes.
 
     Raises:
@@ -48,6 +52,8 @@ def pretrain_config(preset: str, data_path: list[str], *, gpus: int = 1, save: s
     chosen = find_preset(preset)
     if chosen.experts:
         raise UsageError(f"{preset}: has experts, for which Bridge has recipes of its own; choose one without")
+    if train_iters is not None:
+        chosen = replace(chosen, recipe=replace(chosen.recipe, train_iters=train_iters))
     layout = recommend(chosen, gpus).layout
     model = GPTModelProvider(**provider_of_preset(chosen))
     _lay_out(model, layout)
