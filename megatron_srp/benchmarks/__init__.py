@@ -27,7 +27,7 @@ class Options:
         tokenizers: folders with tokenizer.json, or .model files; by default real ones, where tests/real/fetch.sh has
             brought them, else one is trained.
         size: bytes of the corpus of the sections `data` and `cascade`.
-        runs: of each of its commands.
+        runs: of each command of the section `data`.
         prompts: labelled data sets, FORMAT:PATH, for the section of cascades; it has no default.
         encoder: folder of an encoder, for the same.
         model: folder of a model for the section of generation; by default it has random weights.
