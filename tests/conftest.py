@@ -65,6 +65,7 @@ settings.register_profile("repeatable", derandomize=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as make test does: on a busy machine more threads only spin
     hide_broken_engine()  # some tests import Megatron into this process
     if config.option.markexpr:
         settings.load_profile("repeatable")
