@@ -34,7 +34,7 @@ def stand_in_for_the_engine() -> None:
             raise ModuleNotFoundError(name)
         return engine
 
-    builtins.__import__ = import_  # type: ignore[assignment]
+    builtins.__import__ = import_
 
 
 def prepare() -> None:
