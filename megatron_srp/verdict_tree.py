@@ -54,6 +54,11 @@ class VerdictTree:
         return cls(tuple(ids), tuple(parents), tuple(reads))
 
     @property
+    def root(self) -> tuple[int, ...]:
+        """The tokens that all paths begin with."""
+        return self.ids[: self.reads[0][0][0] + 1]
+
+    @property
     def depth(self) -> int:
         """The most tokens in a row that a model reads after the text."""
         return max((len(self.ancestors(i)) for i in range(len(self.ids))), default=0)

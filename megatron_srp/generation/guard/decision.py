@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.vocabulary import GuardVocabulary
-from megatron_srp.verdict_tree import VerdictTree
+from megatron_srp.verdict_tree import VerdictTree, until_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,8 @@ class OpenedTree:
     """The verdict tree of a text whose last tokens are an opening.
 
     Attributes:
-        tree: what is left of the whole tree; in `reads`, too, -1 is the text's last token.
+        tree: of each verdict, its tokens up to the one that sets it apart. With most tokenizers that is the first, and
+            the decision costs no pass: a model that reflects often would otherwise pay one for every segment.
         paths: for each verdict, in the order of `Verdict`, the tokens that write it.
     """
 
@@ -29,7 +30,7 @@ class OpenedTree:
     def of(cls, tree: VerdictTree, vocabulary: GuardVocabulary) -> "OpenedTree":
         """Raises UsageError when the tokenizer has no token that ends where the opening does: the model would draw
         the verdict together with it."""
-        root = tree.ids[: tree.reads[0][0][0] + 1]
+        root = tree.root
         begun = accumulate(_text(token, vocabulary) for token in root)
         n = next((n for n, text in enumerate(begun, 1) if text.lstrip() == vocabulary.form.open), None)
         if n is None:
@@ -37,9 +38,8 @@ class OpenedTree:
                 f"this tokenizer writes the end of {vocabulary.form.open} and a verdict as one token, so the verdict "
                 "cannot be decided apart from its opening; train with --reflection-tokens special"
             )
-        reads = tuple(tuple((at - n, token) for at, token in path) for path in tree.reads)
-        left = VerdictTree(tree.ids[n:], tuple(max(parent - n, -1) for parent in tree.parents[n:]), reads)
-        return cls(left, tuple((*root[n:], *_tokens(path)) for path in reads))
+        paths = tuple((*root[n:], *_tokens(path)) for path in tree.reads)
+        return cls(VerdictTree.of(until_apart(paths)), paths)
 
 
 def _tokens(path: Sequence[tuple[int, int]]) -> list[int]:

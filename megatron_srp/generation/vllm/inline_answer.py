@@ -56,7 +56,7 @@ class ReflectionTokens:
                 f"with this tokenizer the first token after {form.open} does not tell the verdicts apart; serve the "
                 "model with srp serve --engine vllm, which reads all of their tokens"
             )
-        opening = tree.ids[: len(tree.ids) - len(opened.tree.ids) - len(shared)]
+        opening = tree.root[: len(tree.root) - len(shared)]
         closing = tokenizer.encode_inside(f" {form.close}")
         return cls(vocabulary, opening, tuple(shared), tuple(apart), tuple(closing), tokenizer.require_eos())
 
