@@ -17,12 +17,12 @@ def check_model_name(what: str, name: str) -> None:
     if Path(name).exists():
         return
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         if not _is_cached(name):
             HfApi().model_info(name, timeout=10)
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):  # the second where it could not be a name there
         raise UsageError(f"{what} {name}: no such folder, and no such model on the Hugging Face hub") from None
     except Exception as error:  # raised by many libraries
         reason = " ".join(str(error).split())[:150] or type(error).__name__

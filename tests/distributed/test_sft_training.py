@@ -28,7 +28,7 @@ LONG = ("TP2 x interleaved PP2",)
 def flags(tokenizer_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two epochs of eleven sequences in six steps of four: the second begins in the middle of the third."""
     folder = tmp_path_factory.mktemp("conversations")
-    prefix = chat_shard(folder, tokenizer_models["gpt2"][1], 20, 0, "--seq-length", "192")
+    prefix = chat_shard(folder, tokenizer_models["gpt2"][1], 14, 0, "--seq-length", "192")
     argv = ["--srp-preset", "debug", "--srp-sft", prefix, "--srp-sft-epochs", "2", "--seq-length", "192"]
     argv += ["--micro-batch-size", "1", "--global-batch-size", "4", "--save-interval", str(MIDDLE)]
     return [*argv, "--log-interval", "1"]

@@ -136,7 +136,7 @@ def test_what_cannot_work_is_refused(tmp_path, tokenizer, changes, said):
 
 
 def test_tokenizers_that_cannot_be_used(tmp_path, tokenizer_models):
-    with pytest.raises(UsageError, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="no such folder"):
         GuardTokenizer(tmp_path / "none")
     with pytest.raises(UsageError, match="has no chat template"):
         PromptBuilder(SPEC, GuardTokenizer(tokenizer_models["gpt2"][1]))

@@ -1,6 +1,6 @@
 """What a model of a MedSafetyWorld knows as its pretraining goes on: a row for each checkpoint, as a Markdown table.
 
-    python tools/latent_curve.py out/world/seed100/filtering
+    python -m megatron_srp.medsafetyworld.experiment.latent_curve out/world/seed100/filtering
 
 `srp world run` keeps a checkpoint of each pretraining after every fifth of it. Each is asked to continue pretraining
 texts, as `latent` in `medsafetyworld/measure/evaluate.py` describes; facts count as told where a text of the setting's
