@@ -23,7 +23,7 @@ __all__ = ["HFGenerator", "HFSession", "Request"]
 
 SHORT = 256  # tokens; texts up to this length are padded to each other
 # Prompt tokens that are read at a time: where nothing else runs, and next to running answers.
-CHUNK, CHUNK_ON_GPU, SHARED_CHUNK = 2048, 512, 32
+CHUNK, CHUNK_ON_GPU, SHARED_CHUNK = 2048, 512, 24
 
 
 class HFGenerator(GuardedEngine):
