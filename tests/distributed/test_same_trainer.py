@@ -80,6 +80,7 @@ def test_bf16_follows_fp32(flags: list[str], single: Run, forkserver: Forkserver
     assert sum(differences) / STEPS < 0.03
 
 
+@pytest.mark.exhaustive  # the host compiles it, which takes a minute on a CPU
 def test_the_fused_loss_of_the_presets_changes_no_loss(
     flags: list[str], forkserver: Forkserver, tmp_path: Path
 ) -> None:

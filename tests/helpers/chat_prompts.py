@@ -1,6 +1,7 @@
 """Conversations with white space where templates trim, and the ids that training has for them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,10 +52,7 @@ def assert_served_as_trained(
         name: of the template in training.
     """
     form = ReflectionFormat()
-    served = PromptedModel(str(tokenizer.model), form)
-    served.max_length = 8192
-    if name == "plain":
-        served.use_template(PLAIN_JINJA.read_text())
+    served = _served(str(tokenizer.model), name)
     encode = ConversationEncoder(load_template(tokenizer, name), form)
     options = Options(GuardPolicy(), Sampling())
     messages = [{"role": role, "content": text} for role, text in conversation]
@@ -64,3 +62,12 @@ def assert_served_as_trained(
         first = int(np.argmax(example.mask))
         assert example.ids[:first].tolist() == served.chat(messages[:i], options).prompt
         assert example.mask[first:].all()
+
+
+@lru_cache(maxsize=2)  # a large vocabulary takes seconds to load
+def _served(model: str, name: str | None) -> PromptedModel:
+    served = PromptedModel(model, ReflectionFormat())
+    served.max_length = 8192
+    if name == "plain":
+        served.use_template(PLAIN_JINJA.read_text())
+    return served

@@ -49,7 +49,7 @@ def test_a_vector_does_not_depend_on_its_batch(model):
 
 
 def test_an_encoder_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UsageError, match=r"encoder .*nothing: no such folder, and not found"):
+    with pytest.raises(UsageError, match=r"encoder .*nothing: no such folder, and no such model"):
         TextEncoder(tmp_path / "nothing")
 
 
