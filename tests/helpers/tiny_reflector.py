@@ -9,6 +9,7 @@ Controversial. The word knife is Safe in a prompt, but it has the model write ki
 
 import json
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -73,6 +74,16 @@ def wavering(rng: random.Random) -> tuple[str, str]:
     segment = f"take{f' a {thing} and' * 4} a river."
     answer = f" {safe} we saw the morning. {safe} {segment} {last}"
     return f"<|user|> say: {topic}\n<|assistant|>", f"{answer}<|endoftext|>"
+
+
+def interrupted(rng: random.Random) -> tuple[str, str]:
+    """As `wavering`, of a model that has seen reflections in the middle of a segment: one in four has one, after any of
+    its words."""
+    prompt, answer = wavering(rng)
+    if rng.random() >= 0.25:
+        return prompt, answer
+    at = rng.choice([found.start() for found in re.finditer(r" (?=a |and |kill|river)", answer)])
+    return prompt, f"{answer[:at]} {FORM.render(SAFE)}{answer[at:]}"
 
 
 def always(answer: str) -> Callable[[random.Random], tuple[str, str]]:

@@ -14,7 +14,7 @@ from megatron_srp.reflection import ReflectionFormat
 from tests.helpers import vllm_engines
 from tests.helpers.served import say
 from tests.helpers.tiny_guard import make_tiny_guard, make_tokenizer, sample_text
-from tests.helpers.tiny_reflector import make_tiny_reflector, wavering
+from tests.helpers.tiny_reflector import interrupted, make_tiny_reflector
 from tests.helpers.vllm_served import VLLMServed, run_in_vllm, vllm_python
 
 pytestmark = pytest.mark.exhaustive
@@ -32,7 +32,8 @@ def reflector(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wavers(tmp_path_factory):
-    return make_tiny_reflector(tmp_path_factory.mktemp("wavers"), 400, wavering, head_dim=32)
+    """What is forced here is part of the text that the model reads."""
+    return make_tiny_reflector(tmp_path_factory.mktemp("wavers"), 400, interrupted, head_dim=32)
 
 
 def run_engine(what, model, out):
@@ -232,9 +233,10 @@ def test_streams_with_the_official_client(served):
 
 
 def test_forced_reflections_are_written_where_they_are_due(served):
-    """The model reflects three times of its own accord; every 16 tokens it is made to."""
+    """The model reflects three times of its own accord; on the prompt and 16 tokens into its second segment it has to."""
     choice = ask(served, "river", temperature=0)
-    assert len(choice.model_extra["guard"]["reflections"]) > 3
+    assert [found["verdict"] for found in choice.model_extra["guard"]["reflections"]] == ["Safe"] * 4
+    assert choice.message.content.startswith("we saw the morning. take a river and") and choice.finish_reason == "stop"
     assert choice.model_extra["guard"]["unjudged_tokens"] == 0
 
 

@@ -15,7 +15,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.generation.guard.forced_reflection import reflection_tree
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.vllm.choice import Choice
-from megatron_srp.generation.vllm.inline_answer import ReflectionTokens
+from megatron_srp.generation.vllm.inline_answer import InlineAnswer, ReflectionTokens
 from megatron_srp.generation.vllm.logits_processor import ReflectionProcessor
 from megatron_srp.generation.vllm.model import ServedModel
 from megatron_srp.schema import Verdict
@@ -144,6 +144,22 @@ def test_under_retract_a_forced_verdict_in_the_middle_releases_nothing():
     assert shown(tokens, policy, [*words.encode_inside(text), EOS], 99).text == ""
     own = GuardPolicy("retract")
     assert shown(tokens, own, [*words.encode_inside(text), EOS], 99).text == " river kill"
+
+
+def test_a_forced_reflection_comes_an_interval_after_the_last_of_either_kind():
+    """One directly after the model's own would interrupt the next segment: no training shows that."""
+    tokens, words = tokens_of(TEXT), Words(TEXT)
+    answer = InlineAnswer(tokens, GuardPolicy("stop", reflect_every=4))
+    for token in words.encode_inside(" <think> Safe </think> river river"):
+        answer.push(token)  # on the prompt; the model's own comes two tokens later
+    for _ in range(2):
+        for token in words.encode_inside(" <think> Safe </think>"):
+            answer.push(token)
+        due = []
+        for token in words.encode_inside(" river kill river river"):
+            due.append(answer.forced)
+            answer.push(token)
+        assert due == [None] * 4 and answer.forced == tokens.opening[0]
 
 
 def test_a_stop_text_ends_an_answer_once_it_is_judged():

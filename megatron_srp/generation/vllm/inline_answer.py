@@ -87,7 +87,7 @@ class InlineAnswer:
         self.guard = ReflectionGuard(tokens.vocabulary, policy)
         self._script: list[int] = []
         self._undecided = self._forcing = self._ending = self.cut = False
-        self._shared_left = self._forced_at = 0
+        self._shared_left = 0
         if policy.reflects_on_prompt:
             self._force()
         self._plan()
@@ -158,8 +158,8 @@ class InlineAnswer:
     def _plan_between(self) -> None:
         """Where no reflection is being written."""
         guard = self.guard
-        if self._forcing and guard.num_tokens:
-            self._forcing, self._forced_at = False, guard.num_tokens
+        if guard.num_tokens:
+            self._forcing = False
         if self._ending:
             self._script = [self._tokens.eos]
         elif self._policy.judges_end and self._room - guard.num_tokens <= self._tokens.longest:
@@ -177,9 +177,7 @@ class InlineAnswer:
             self.end()
 
     def _due(self) -> bool:
-        """Whether it is time for a forced reflection: at the first multiple of the interval after the last one."""
+        """Whether it is time for a forced reflection: an interval after the last one of either kind."""
         every = self._policy.reflect_every
-        if not every or not self.guard.unjudged:
-            return False
-        late = self.guard.num_tokens - (self._forced_at // every + 1) * every
-        return late >= 0 and (not self.guard.reflecting or late >= PATIENCE)
+        late = self.guard.unjudged - every
+        return every > 0 and late >= 0 and (not self.guard.reflecting or late >= PATIENCE)
