@@ -43,12 +43,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(argv: list[str]) -> None:
     """Plan the run, check that it can start here, and train."""
+    from megatron_srp.training.host.versions import check_host
     from megatron_srp.training.plan import plan_run
     from megatron_srp.training.process.surroundings import set_environment, warn_once
 
     plan = plan_run(argv, gpus=int(os.environ.get("WORLD_SIZE", "1")))
     for note in plan.notes:
         print_note(note)
+    check_host()
     set_environment()
     warn_once()
     if plan.args.srp_dry_run is not None:

@@ -33,7 +33,7 @@ from megatron_srp.training.checks.data import check_files
 from megatron_srp.training.host.object_storage import prepare_object_storage
 from megatron_srp.training.host.policy_hooks import add_plain_samples, refuse_unhooked, treating
 from megatron_srp.training.host.settings import check_data, data_paths
-from megatron_srp.training.host.versions import check_version
+from megatron_srp.training.host.versions import check_host
 from megatron_srp.training.process.exits import exit_together
 
 _MARK, _BASE = "_reads_sidecars", "_with_the_hooks"
@@ -52,9 +52,7 @@ def register() -> None:
         UsageError: when megatron-core is a release that was not tested, or datasets have been built already.
     """
     _end_in_one_line()
-    import megatron.core
-
-    check_version(megatron.core.__version__)
+    check_host()
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset
     from megatron.core.datasets.megatron_dataset import MegatronDataset

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.missing_packages import missing_packages_explained
+from megatron_srp.training.host.versions import check_host
 from megatron_srp.training.process.exits import exit_together, exit_with_traceback, print_note
 
 USAGE = "srp run [--nproc-per-node N] SCRIPT [flags of the script and of this project]"
@@ -37,6 +38,7 @@ def run_script(argv: list[str]) -> None:
     sys.argv = list(argv)
     sys.path.insert(0, str(script.parent))
     with missing_packages_explained("srp run"):
+        check_host()  # before the seconds that torch takes to import
         _prepare()
     runpy.run_path(str(script), run_name="__main__")
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-import megatron.core
 import torch
 from megatron.core.enums import ModelType
 from megatron.training import get_tokenizer, pretrain
@@ -19,7 +18,6 @@ from megatron_srp.training.datasets.sft_batch import prepare_attention
 from megatron_srp.training.flags.refused import check_flags, check_pad_token
 from megatron_srp.training.host.reflection_patterns import patterns_of
 from megatron_srp.training.host.register import register
-from megatron_srp.training.host.versions import check_version
 from megatron_srp.training.plan import RunPlan
 from megatron_srp.training.process import errors as trainer_errors
 from megatron_srp.training.process.checkpoint_worker import watch_checkpoint_worker
@@ -38,7 +36,6 @@ from megatron_srp.training.trainer.reflection_log import log_reflections
 
 def run(plan: RunPlan, on_cpu: bool) -> None:
     """Train as planned."""
-    check_version(megatron.core.__version__)
     _patch(plan.args, on_cpu)
     args = parse_arguments(list(plan.flags))
     _check(args)
