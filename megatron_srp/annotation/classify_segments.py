@@ -55,7 +55,7 @@ def classify_segments(
     """The guard's verdicts on all texts, after their contexts where given, with a reason for those that get none.
 
     Raises:
-        GuardError: when the guard fails on text after text, or does not return one result for each text.
+        GuardError: when the guard fails on many texts in a row, or does not return one result for each text.
         SrpError: raised by the guard itself, e.g. because its endpoint does not answer.
     """
     results = list(_results(guard, texts, contexts, [_MOST_RAISES]))
@@ -151,7 +151,9 @@ def _results(
         raises_left[0] -= 1
         reason = f"the guard raised {describe(error)}"
         if raises_left[0] < 0:
-            raise GuardError(f"guard {guard.name} fails on text after text; {_shorten(reason)}") from error
+            raise GuardError(
+                f"guard {guard.name} failed on {_MOST_RAISES + 1} texts in a row; {_shorten(reason)}"
+            ) from error
         results = [GuardResult(SAFE, failure=reason)]
     yield from results
 

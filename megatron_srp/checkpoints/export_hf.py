@@ -114,13 +114,13 @@ def _tokenizer(args: Any, model: str | None) -> TextTokenizer:
     """The run's tokenizer, with the end-of-document token of its data."""
     model = model or args.tokenizer_model
     if model is None:
-        raise UsageError(f"the run had no tokenizer of its own ({args.tokenizer_type}); pass one with --tokenizer")
+        raise UsageError(f"the run had no tokenizer ({args.tokenizer_type}); pass one with --tokenizer-model")
     is_hf = Path(model).suffix == ".json" or (Path(model) / "tokenizer.json").is_file()
     try:
         end = recorded_in(_data_of(args)) or {}
         return load_tokenizer("HuggingFaceTokenizer" if is_hf else args.tokenizer_type, model, end.get("token"))
     except UsageError as error:
-        raise UsageError(f"the run's tokenizer: {error}; pass its new path with --tokenizer") from None
+        raise UsageError(f"the run's tokenizer: {error}; pass its new path with --tokenizer-model") from None
 
 
 def _check_tensors(source: "MegatronCheckpoint", table: list[Weight]) -> None:

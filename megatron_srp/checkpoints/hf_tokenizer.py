@@ -91,7 +91,7 @@ def _save_sentencepiece(tokenizer: SentencePieceTextTokenizer, folder: Path) -> 
     if fast is None:
         raise InputError(
             f"{tokenizer.model}: transformers has no exact form of this SentencePiece model (only of BPE with bytes "
-            f"as the fallback); pass the folder of a converted one with --tokenizer"
+            f"as the fallback); pass the folder of a converted one with --tokenizer-model"
         )
     names = tokenizer.special_pieces()
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -120,5 +120,5 @@ def _compare(tokenizer: TextTokenizer, folder: Path) -> None:
     if ids != tokenizer.encode(_SAMPLE):
         raise InputError(
             f"{tokenizer.model}: transformers returns other ids than the training data has; pass the folder of a "
-            f"tokenizer.json that matches it with --tokenizer"
+            f"tokenizer.json that matches it with --tokenizer-model"
         )

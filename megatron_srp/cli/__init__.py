@@ -29,11 +29,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "preprocess": Command("preprocess", "data", "write reflections into a corpus: Megatron shards, or sidecars"),
     "annotate": Command("annotate", "data", "judge every segment of a corpus and keep the verdicts"),
-    "train-guard": Command("train_guard", "data", "train a cheap front for a cascade from the verdicts of a store"),
-    "calibrate": Command(
-        "calibrate", "data", "choose the threshold of a cascade of guards, with a bound on its misses"
+    "train-guard": Command(
+        "train_guard", "data", "train a cheap first guard for a cascade from the verdicts of a store"
     ),
-    "verdicts": Command("verdicts", "data", "list, show and change the verdicts of a store, with a record"),
+    "calibrate": Command("calibrate", "data", "choose the threshold of a cascade of guards, and bound what it misses"),
+    "verdicts": Command("verdicts", "data", "list, show and change the verdicts of a store; changes are recorded"),
     "hints": Command("hints", "data", "have a chat model write hints for Safe segments (SRP-Hint)"),
     "sft": Command("sft", "data", "write reflections into chat data, for post-training and fine-tuning"),
     "inspect": Command("inspect", "shards", "show verdicts, densities and documents of a shard as an HTML page"),
@@ -44,18 +44,18 @@ COMMANDS = {
     "train": Command("train", "training", "pretrain or post-train with Megatron's trainer, on one or many GPUs"),
     "run": Command("run", "training", "run any Megatron script, unchanged, on data with reflections"),
     "presets": Command("presets", "training", "print a model size's flags, memory and layout for a number of GPUs"),
-    "trace": Command("trace", "training", "say which documents a step read, and when a document is read"),
+    "trace": Command("trace", "training", "find the documents that a step read, or the steps that read a document"),
     "export": Command("export", "training", "turn a Megatron checkpoint into a Hugging Face model"),
     "import": Command("import_", "training", "turn a Hugging Face Llama into a checkpoint to train from"),
-    "generate": Command("generate", "generation", "answer prompts with the guard on: a file, or a chat"),
+    "generate": Command("generate", "generation", "answer a file of prompts, or chat, with the guard on"),
     "serve": Command("serve", "generation", "serve guarded answers over OpenAI's API"),
     "threshold": Command("threshold", "generation", "choose --unsafe-threshold from answers to known prompts"),
     "evaluate": Command("evaluate", "evaluation", "attack and evaluate a model: the paper's tables"),
-    "compare": Command("compare", "evaluation", "compare two evaluations, with paired significance"),
+    "compare": Command("compare", "evaluation", "compare two evaluations, with paired significance tests"),
     "gate": Command("gate", "evaluation", "compare a model with release criteria, and write its safety card"),
     "evaluate-guard": Command("evaluate_guard", "evaluation", "measure a guard on labelled texts"),
     "world": Command("world", "evaluation", "MedSafetyWorld, the paper's controlled experiment: make, run, report"),
-    "check": Command("check", "this machine", "check the training stack, or a training's checkpoints"),
+    "check": Command("check", "this machine", "check the training stack, a cluster, or a training's checkpoints"),
     "smoke": Command("smoke", "this machine", "try the whole path on a small corpus, on the CPU"),
     "bench": Command("bench", "this machine", "measure speed, and write the figures to BENCHMARKS.md"),
     "completion": Command("completion", "this machine", "print a script that completes srp in bash or zsh"),

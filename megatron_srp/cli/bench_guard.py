@@ -11,8 +11,8 @@ from megatron_srp.errors import UsageError
 DESCRIPTION = """
 Measure a guard's engine: content tokens per second, with the device's arithmetic bound.
 
-Random weights of Qwen3-0.6B's shape and random ids, so that a machine with PyTorch and transformers is enough; run it
-from a checkout with `PYTHONPATH=. python -m megatron_srp bench guard` and no installation.
+The model has Qwen3-0.6B's shape with random weights, and reads random ids, so that a machine with PyTorch and
+transformers is enough. From a checkout it runs without installation: `PYTHONPATH=. python -m megatron_srp bench guard`.
 """
 
 
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="as for `srp annotate`; may be repeated (default: none)",
     )
     add("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: a GPU where there is one)")
-    add = parser.add_argument_group("what is measured, each combination").add_argument
+    add = parser.add_argument_group("what is measured, in each combination").add_argument
     add(
         "--batch-tokens",
         nargs="+",
@@ -38,17 +38,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tokens per batch (default: the engine's)",
     )
-    add("--compile", nargs="+", choices=["no", "yes"], default=["no"], help="whether to compile (default: no)")
+    add(
+        "--compile", nargs="+", choices=["no", "yes"], default=["no"], help="whether to compile the model (default: no)"
+    )
     add("--interval", nargs="+", type=int, default=[100], metavar="WORDS", help="words per segment (default: 100)")
     add = parser.add_argument_group("workload").add_argument
     add("--mix", choices=["natural", "fixed"], default="natural", help="segment lengths as in prose, or all equal")
-    add("--segments", type=int, default=8_192, metavar="N", help="segments in a run")
-    add("--unsafe", type=float, default=2.0, metavar="PERCENT", help="percentage of segments with categories")
-    add("--runs", type=int, default=5, metavar="N", help="timed runs, after one to warm up")
-    add("--layers", type=int, default=28, metavar="N", help="layers; fewer to try it on a small machine")
+    add("--segments", type=int, default=8_192, metavar="N", help="segments per run")
+    add("--unsafe", type=float, default=2.0, metavar="PERCENT", help="percentage of unsafe segments")
+    add("--runs", type=int, default=5, metavar="N", help="timed runs, after one warm-up run")
+    add("--layers", type=int, default=28, metavar="N", help="layers of the model; fewer for a small machine")
     add = parser.add_argument_group("output").add_argument
-    add("--profile", action="store_true", help="show where the time goes, without measuring")
-    add("--out", type=Path, default=Path("bench_guard"), metavar="PREFIX", help="writes PREFIX.json and PREFIX.md")
+    add("--profile", action="store_true", help="profile where the time goes, instead of measuring")
+    add("--out", type=Path, default=Path("bench_guard"), metavar="PREFIX", help="write PREFIX.json and PREFIX.md")
     return parser
 
 

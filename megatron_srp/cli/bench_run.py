@@ -8,7 +8,7 @@ from megatron_srp.benchmarks import SECTIONS
 from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError, did_you_mean
 
-DESCRIPTION = "Measure side by side and write the figures into BENCHMARKS.md, a section for each benchmark."
+DESCRIPTION = "Run benchmarks, and write their figures into BENCHMARKS.md, a section for each."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("sections", nargs="*", metavar="SECTION", help=f"any of {', '.join(SECTIONS)} (default: all)")
     add("--out", type=Path, default=Path("BENCHMARKS.md"), metavar="FILE", help="file to write into")
-    add("--quick", action="store_true", help="small input, one run: to test the benchmark itself")
+    add("--quick", action="store_true", help="small input and one run, to test the benchmark itself")
     add("--corpus", type=Path, nargs="+", default=[], metavar="FILE", help="files of real text (default: made-up text)")
     add(
         "--tokenizers",
@@ -24,19 +24,19 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="to measure with (default: real ones, where tests/real/fetch.sh has brought them, else one is trained)",
+        help="tokenizers to measure with (default: those that tests/real/fetch.sh has fetched, else one is trained)",
     )
-    add("--size", type=int, default=1000, metavar="N", help="megabytes of the corpus of data and cascade")
-    add("--runs", type=int, default=5, metavar="N", help="runs of each command of the section data")
+    add("--size", type=int, default=1000, metavar="N", help="for data and cascade: megabytes of the corpus")
+    add("--runs", type=int, default=5, metavar="N", help="for data: runs of each command")
     add(
         "--prompts",
         nargs="+",
         default=[],
         metavar="FORMAT:PATH",
-        help="labelled prompts for cascade (no default)",
+        help="for cascade: labelled prompts (no default)",
     )
-    add("--encoder", type=Path, metavar="DIR", help="folder of an encoder for cascade (no default)")
-    add("--model", type=Path, metavar="DIR", help="folder of a model for generation (default: random weights)")
+    add("--encoder", type=Path, metavar="DIR", help="for cascade: folder of an encoder (no default)")
+    add("--model", type=Path, metavar="DIR", help="for generation: folder of a model (default: random weights)")
     return parser
 
 

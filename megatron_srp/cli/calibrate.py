@@ -9,8 +9,9 @@ from megatron_srp.errors import UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
-Choose the threshold of a cascade: both of its guards judge a random sample of the corpus, and the front gets to settle
-as much as the target in the cascade's file allows. The threshold goes into FILE.calibration.json next to the file.
+Choose the threshold of a cascade. Both of its guards judge a random sample of the corpus; the cheap one, the front,
+then decides alone on as many segments as the target in the cascade's file allows. The threshold is written to
+FILE.calibration.json, next to the cascade's file.
 """
 _PREFIX = "cascade:"
 
@@ -23,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-words", type=int, default=DEFAULT_MAX_WORDS, metavar="N", help="maximum words per segment"
     )
     add = parser.add_argument_group("calibration").add_argument
-    add("--guard", required=True, metavar="cascade:FILE.yaml", help="the cascade")
-    add("--sample", type=int, default=20_000, metavar="N", help="segments that both guards judge")
-    add("--seed", type=int, default=0, metavar="N", help="another number draws another sample")
+    add("--guard", required=True, metavar="cascade:FILE.yaml", help="the cascade to calibrate")
+    add("--sample", type=int, default=20_000, metavar="N", help="segments in the sample")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the sample")
     return parser
 
 

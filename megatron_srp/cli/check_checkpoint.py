@@ -7,16 +7,15 @@ from pathlib import Path
 from megatron_srp.cli.parser import Parser, next_step
 
 DESCRIPTION = """
-Verify checkpoints: the metadata, that every file is whole, and the checksum of every tensor, which loading does not
-compare. FOLDER is the one of --save, with all its checkpoints, or one of its iter_* folders. Exit code 0: whole; 2:
-damaged, with a line for each problem.
+Verify checkpoints: the metadata, the size of every file, and the checksum of every tensor, which loading does not
+check. Exit code 0: whole; 2: damaged, with a line for each problem.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp check checkpoint", description=DESCRIPTION)
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path, help="the folder of --save, or one of its iter_* folders"
+        "folder", metavar="FOLDER", type=Path, help="a run's --save folder, or one of its iter_* folders"
     )
     return parser
 

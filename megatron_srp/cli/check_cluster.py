@@ -8,13 +8,14 @@ from megatron_srp.training.flags.presets import PRESETS
 
 DESCRIPTION = """
 Check the nodes of a run before it starts: names, interfaces and ports, equal versions and clocks, a folder that all
-nodes share, its free space, and a first all-reduce with its bandwidth (NCCL on GPUs, else gloo). Start it on each node
-as the training itself:
+nodes share, its free space, and a first all-reduce with its bandwidth (NCCL on GPUs, else gloo). Start it on each node,
+like the training itself:
 
   srp check cluster --nnodes 2 --node-rank 0 --master-addr node0 --out out/run --preset 1p7b
 
-Without these flags NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT count, and in a job of Slurm its own variables:
-`srun --ntasks-per-node 1 srp check cluster`. What fails is said in one line with what to set; the exit code is not 0.
+Without these flags it reads NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, and in a Slurm job Slurm's own variables:
+`srun --ntasks-per-node 1 srp check cluster`. Each failure is one line that says what to set, and the exit code is then
+not 0.
 """
 
 
@@ -28,9 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--node-rank", type=int, metavar="I", help="this node's number, 0 to N-1 (default: as above, else 0)")
     add("--master-addr", metavar="HOST", help="node 0's host name (default: as above)")
     add("--master-port", type=int, metavar="PORT", help=f"its port (default: as above, else {TORCHRUNS_PORT})")
-    add("--out", metavar="FOLDER", help="the run's folder, to be the same on all nodes (default: none)")
-    add("--preset", metavar="NAME", help=f"the model whose checkpoints must fit: {', '.join(PRESETS)} (default: none)")
-    add("--checkpoints", type=int, default=3, metavar="N", help="so many, two that stay and the one in writing")
+    add("--out", metavar="DIR", help="the run's folder, which all nodes must share (default: not checked)")
+    add(
+        "--preset",
+        metavar="NAME",
+        help=f"with --out: the model whose checkpoints must fit: {', '.join(PRESETS)} (default: none)",
+    )
+    add(
+        "--checkpoints",
+        type=int,
+        default=3,
+        metavar="N",
+        help="with --preset: checkpoints that must fit, two to keep and one being written",
+    )
     add("--timeout", type=int, default=300, metavar="S", help="seconds to wait for the other nodes")
     return parser
 
@@ -58,7 +69,7 @@ def _rank_flags(args: argparse.Namespace) -> list[str]:
         if args.preset not in PRESETS:
             raise UsageError(f"--preset: unknown preset {args.preset!r}; {did_you_mean(args.preset, list(PRESETS))}")
         if args.out is None:
-            raise UsageError("--preset needs --out FOLDER, on whose disk the checkpoints must fit")
+            raise UsageError("--preset needs --out DIR, on whose disk the checkpoints must fit")
         flags += ["--preset", args.preset, "--checkpoints", str(args.checkpoints)]
     if args.out is not None:
         if "://" in args.out:

@@ -17,7 +17,7 @@ or --gpus the exit code is 1 where such a job cannot run.
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp check environment", description=DESCRIPTION)
     add = parser.add_argument
-    add("--precision", choices=list(PRECISIONS), help="number format of the job (default: report on all of them)")
+    add("--precision", choices=list(PRECISIONS), help="number format of the job (default: report on all)")
     add("--gpus", type=int, metavar="N", help="GPUs that the job needs on this machine (default: any number)")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--brief", action="store_true", help="print only why the job cannot run")

@@ -7,10 +7,12 @@ from megatron_srp.cli.parser import Parser, next_step
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="srp compare", description="Compare two evaluations, with paired significance.")
+    parser = Parser(
+        prog="srp compare", description="Compare two evaluations case by case, with paired significance tests."
+    )
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="the --out folder of `srp evaluate`, or its report.json")
-    add("b", type=Path, metavar="B", help="the other")
+    add("b", type=Path, metavar="B", help="the evaluation to compare it with, likewise")
     add("--json", type=Path, metavar="FILE", help="write all figures to FILE too (default: print only)")
     return parser
 

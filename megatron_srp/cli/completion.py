@@ -16,7 +16,7 @@ Print a script that completes srp's commands and flags:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp completion", description=DESCRIPTION)
-    parser.add_argument("shell", choices=["bash", "zsh"], help="for which shell")
+    parser.add_argument("shell", choices=["bash", "zsh"], help="the shell")
     return parser
 
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from megatron_srp.evaluation.job import EvaluationSettings
 
 DESCRIPTION = """
-Attack and evaluate a model: report.html and report.json with the paper's figures next to the measured ones. A stopped
-run resumes when the same command is rerun.
+Attack and evaluate a model. Writes report.html and report.json, with the paper's figures next to the measured ones. A
+stopped run resumes when the same command is rerun.
 """
-
-
+GUARD_PURPOSE = (
+    "Its verdicts are compared with the model's own, and it labels the data of fine-tuning with reflections."
+)
 OLD_NAMES = guard_flags.OLD_NAMES | generation_flags.OLD_NAMES
 
 
@@ -40,22 +41,24 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="SOURCE",
-        help="a folder of data sets; NAME=FILE; NAME=hub (default: none)",
+        help="where data sets are: a folder of them, NAME=FILE for one, or NAME=hub to download it (default: none)",
     )
     add(
         "--limit",
         type=int,
         metavar="N",
-        help="maximum cases per column, and rows to train on (default: the suite's)",
+        help="maximum cases per column, and maximum rows to fine-tune on (default: the suite's)",
     )
     add("--seed", type=int, default=0, metavar="N", help="random seed of the attacks")
     _add_target_flags(parser)
     _add_judge_flags(parser)
     add = parser.add_argument_group("capability").add_argument
-    add("--lm-eval-include", metavar="DIR", help="more task descriptions for lm-eval (default: none)")
-    add("--lm-eval-tasks", metavar="TASK=METRIC,...", help="tasks to run (default: the suite's)")
-    add("--retry-failed", action="store_true", help="retry tasks that could not be run before")
-    guard_flags.add_guard_flags(parser, required=False, one_mode=False)
+    add(
+        "--lm-eval-include", metavar="DIR", help="folder with task descriptions of your own for lm-eval (default: none)"
+    )
+    add("--lm-eval-tasks", metavar="TASK=METRIC,...", help="lm-eval tasks to run (default: the suite's)")
+    add("--retry-failed", action="store_true", help="retry lm-eval tasks that failed before")
+    guard_flags.add_guard_flags(parser, required=False, one_mode=False, purpose=GUARD_PURPOSE)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -79,31 +82,31 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the model as it is deployed")
     generation_flags.add_device_flags(group)
     add = group.add_argument
-    add("--batch-size", type=int, default=16, metavar="N", help="answers generated at a time")
+    add("--batch-size", type=int, default=16, metavar="N", help="maximum answers in a batch")
     add(
         "--max-new-tokens",
         type=int,
         default=256,
         metavar="N",
-        help="maximum tokens per answer, where no column sets it",
+        help="maximum tokens per answer, unless the column sets it",
     )
-    add("--no-chat", action="store_true", help="a base model: prompts are continued as plain text")
-    add("--on-unsafe", choices=ON_UNSAFE[1:], default="stop", help="what the guard does, where a column is guarded")
+    add("--no-chat", action="store_true", help="for a base model: continue prompts as plain text")
+    add("--on-unsafe", choices=ON_UNSAFE[1:], default="stop", help="what an unsafe verdict does in guarded columns")
     add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)
     add(
         "--reflect-every",
         type=int,
         default=0,
         metavar="N",
-        help="force a reflection every N tokens where a column is guarded; 0 for never (default: 0)",
+        help="in guarded columns, force a reflection every N tokens; 0 for never (default: 0)",
     )
-    add("--reflect-prompt", action="store_true", help="force a reflection on the prompt where a column is guarded")
+    add("--reflect-prompt", action="store_true", help="in guarded columns, force a reflection on the prompt")
     add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
-    add("--prompt-verdicts-by", metavar="DIR", help=generation_flags.VERDICTS_BY_HELP + ", where a column is guarded")
+    add("--prompt-verdicts-by", metavar="DIR", help=f"in guarded columns, {generation_flags.VERDICTS_BY_HELP}")
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("judges, besides the heuristic one").add_argument
+    add = parser.add_argument_group("judges, in addition to the heuristic one").add_argument
     add("--judge-endpoint", metavar="URL", help="OpenAI-compatible base URL including /v1 (default: no such judge)")
     add("--judge-model", metavar="NAME", help="the judge's name at the endpoint (no default)")
     add(
@@ -116,7 +119,7 @@ def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--harmbench-classifier",
         metavar="DIR",
-        help="weights of cais/HarmBench-Llama-2-13b-cls, or its name (default: no such judge)",
+        help="weights of cais/HarmBench-Llama-2-13b-cls: a folder, or that name on the hub (default: no such judge)",
     )
 
 

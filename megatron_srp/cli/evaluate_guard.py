@@ -10,8 +10,9 @@ from megatron_srp.errors import UsageError
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
 
 DESCRIPTION = """
-Evaluate a guard on labelled texts: accuracy on safe and unsafe texts, confusion, calibration, thresholds. With --cuts,
-on a corpus: how often its verdict changes when segments are cut elsewhere, or the text before them is shown.
+Evaluate a guard on labelled texts: accuracy on safe and unsafe texts, confusion matrix, calibration, thresholds. With
+--cuts, evaluate it on a corpus: how often its verdict on a segment changes when the segment is cut elsewhere, or when
+the guard is shown the text before it.
 """
 
 
@@ -26,20 +27,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="xstest, advbench, harmbench, alpaca or gsm8k; or csv, json or jsonl with the columns below (no default)",
     )
     add("--text-column", metavar="NAME", help="for csv, json and jsonl: the column of the text (no default)")
-    add("--label-column", metavar="NAME", help="the column with safe or unsafe (no default)")
-    add("--label", choices=["safe", "unsafe"], help="label of all texts, instead of --label-column (no default)")
-    add("--category-column", metavar="NAME", help="sub-category column for the confusion matrix (default: none)")
+    add("--label-column", metavar="NAME", help="the column of the label, safe or unsafe (no default)")
+    add("--label", choices=["safe", "unsafe"], help="instead of --label-column: the label of all texts (no default)")
+    add("--category-column", metavar="NAME", help="column of sub-categories, for the confusion matrix (default: none)")
     add = parser.add_argument_group("measures").add_argument
-    add("--controversial", choices=["unsafe", "safe"], default="unsafe", help="count Controversial as this")
-    add("--agreement", action="store_true", help="compare with answers generated in full")
+    add("--controversial", choices=["safe", "unsafe"], default="unsafe", help="count Controversial as this")
+    add("--agreement", action="store_true", help="also compare the one-pass verdicts with answers generated in full")
     add("--json", type=Path, metavar="FILE", help="write all figures to FILE too (default: print only)")
     group = parser.add_argument_group("cuts, instead of labelled texts")
     add = group.add_argument
-    add("--cuts", action="store_true", help="how often a verdict changes when cuts move, or with --context-words")
+    add(
+        "--cuts",
+        action="store_true",
+        help="measure how often a verdict changes when cuts move, or with --context-words",
+    )
     corpus_flags.add_corpus_flags(group, f"{corpus_flags.INPUT_HELP} (no default)", required=False)
     add("--max-words", type=int, default=DEFAULT_MAX_WORDS, metavar="N", help="maximum words per segment")
-    add("--sample", type=int, default=2000, metavar="N", help="documents, a random segment of each is judged")
-    add("--seed", type=int, default=0, metavar="N", help="another number draws another sample")
+    add(
+        "--sample",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="documents to sample; one random segment of each is judged",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the sample")
     guard_flags.add_guard_flags(parser)
     return parser
 

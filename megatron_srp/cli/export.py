@@ -15,11 +15,20 @@ DESCRIPTION = "Turn a Megatron checkpoint, of any parallel layout, into a Huggin
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp export", description=DESCRIPTION, old_names={"--tokenizer": "--tokenizer-model"})
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's --save folder, or one iter_... in it")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's --save folder, or one of its iter_* folders")
     add("out", type=Path, metavar="OUT", help="folder to write; it is written whole or not at all")
-    add("--step", type=int, metavar="N", help="which iteration (default: the latest)")
-    add("--dtype", choices=["as-saved", "bfloat16", "float16", "float32"], default="as-saved", help="number format")
-    add("--tokenizer-model", metavar="PATH", help="where the run's tokenizer is now (default: where the run had it)")
+    add("--step", type=int, metavar="N", help="the training step whose checkpoint to export (default: the latest)")
+    add(
+        "--dtype",
+        choices=["as-saved", "bfloat16", "float16", "float32"],
+        default="as-saved",
+        help="number format of the weights",
+    )
+    add(
+        "--tokenizer-model",
+        metavar="PATH",
+        help="the run's tokenizer, if it has moved (default: the path that the run used)",
+    )
     add("--overwrite", action="store_true", help="replace existing output")
     return parser
 

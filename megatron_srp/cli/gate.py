@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from megatron_srp.evaluation.gate.criteria import Criteria
 
 DESCRIPTION = """
-Evaluate a model, compare what was measured with criteria, and write a safety card: safety_card.html and safety_card.md.
-Exits 0 if all criteria are met, 1 if not, 2 for a mistake in the flags or the criteria.
+Evaluate a model, compare the figures with release criteria, and write a safety card: safety_card.html and
+safety_card.md. Exits with 0 if all criteria are met, 1 if not, 2 for a mistake in the flags or the criteria.
 
-MODEL is a model folder, which is evaluated with the criteria's suite, or the --out folder of an evaluation, which is
-read.
+MODEL is a model, which is evaluated with the criteria's suite, or the --out folder of a finished evaluation, whose
+figures are taken.
 """
 
 
@@ -27,9 +27,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp gate", description=DESCRIPTION, old_names=evaluate.OLD_NAMES)
     parser.add_argument("target", metavar="MODEL", help="a model folder or its name on the hub, or an evaluation")
     add = parser.add_argument_group("gate").add_argument
-    add("--criteria", default="default", metavar="NAME", help="default, world, or a YAML file of your own")
-    add("--suite", metavar="NAME", help="what is run (default: the suite that the criteria name)")
-    add("--out", type=Path, metavar="DIR", help="folder of the card and all results (default: that of the evaluation)")
+    add(
+        "--criteria",
+        default="default",
+        metavar="NAME",
+        help="default, world, or a YAML file of your own (default: default)",
+    )
+    add(
+        "--suite",
+        metavar="NAME",
+        help="quick, paper, tampering, or a YAML file of your own (default: the suite that the criteria name)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the card and all results (default: the folder of the evaluation)",
+    )
     evaluate.add_evaluation_flags(parser)
     return parser
 

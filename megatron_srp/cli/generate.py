@@ -9,8 +9,8 @@ from megatron_srp.cli.parser import Parser, next_step
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
-Answer prompts with a guard that hides reflections and acts on them: those of a JSONL file (--input, --out), or a chat
-in the terminal. Answers are written to OUT.partial as they are finished, and a stopped run resumes from there.
+Answer the prompts of a JSONL file (--input, --out), or chat in the terminal, with a guard that hides reflections and
+acts on them. Answers are written to OUT.partial as they are finished, and a stopped run resumes from there.
 """
 
 
@@ -19,11 +19,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp generate", description=DESCRIPTION, old_names=old_names)
     group = parser.add_argument_group("prompts and answers")
     add = group.add_argument
-    add("--input", type=Path, metavar="FILE", help="JSONL of prompts or messages (default: a chat in the terminal)")
-    add("--out", type=Path, metavar="FILE", help="JSONL to write: the lines of --input with answers (default: a chat)")
-    add("--chat", action="store_true", help="ask each `prompt` of --input as a user's turn, by the chat template")
+    add(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="JSONL with `prompt` or `messages` in each line (default: chat in the terminal)",
+    )
+    add("--out", type=Path, metavar="FILE", help="JSONL to write: the lines of --input with answers (no default)")
+    add("--chat", action="store_true", help="put each `prompt` into the chat template as a user's turn")
     generation_flags.add_batch_flags(group)
-    add("--prefill", default="", metavar="TEXT", help="text that every answer begins with (default: none)")
+    add("--prefill", default="", metavar="TEXT", help="begin every answer with this text (default: none)")
     add("--seed", type=int, default=0, metavar="N", help="random seed for sampling (default: 0)")
     generation_flags.add_generation_flags(parser)
     return parser

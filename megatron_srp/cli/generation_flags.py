@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 OLD_NAMES = {"--stop-at": "--stop-after"}
 STOP_AFTER_HELP = (
-    "verdicts that count as unsafe: Unsafe, Controversial or both (default: those the model learned to stop at)"
+    "verdicts that count as unsafe: Unsafe, Controversial, or Unsafe,Controversial (default: those that the model "
+    "learned to stop at)"
 )
-THRESHOLD_HELP = "P(unsafe) at which a verdict stops the answer (default: by the model's calibration.json, else 0.5)"
+THRESHOLD_HELP = (
+    "P(unsafe) from which a verdict counts as unsafe (default: the one in the model's calibration.json, else 0.5)"
+)
 VERDICTS_BY_HELP = (
-    "folder of a model that judges each prompt first, an untouched copy of a fine-tuned one, at its own calibrated "
-    "threshold (default: none)"
+    "folder of another model that judges each prompt first, such as this one before it was fine-tuned, at that "
+    "model's own calibrated threshold (default: none)"
 )
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -33,7 +36,13 @@ def add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add_policy_flags(parser)
     add = parser.add_argument_group("sampling").add_argument
     add("--max-new-tokens", type=int, default=256, metavar="N", help="maximum tokens per answer")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="sampling temperature; 0 takes the most likely token (default: 0)",
+    )
     add(
         "--top-p",
         type=float,
@@ -47,14 +56,14 @@ def add_batch_flags(group: "argparse._ArgumentGroup") -> None:
     """How much is generated at a time."""
     default = Limits()
     group.add_argument(
-        "--batch-size", type=int, default=default.answers, metavar="N", help="maximum answers generated at a time"
+        "--batch-size", type=int, default=default.answers, metavar="N", help="maximum answers in a batch"
     )
     group.add_argument(
         "--max-batch-tokens",
         type=int,
         default=default.tokens,
         metavar="N",
-        help="maximum tokens of their prompts and answers together, which the cache of keys and values has to hold",
+        help="maximum tokens of all prompts and answers in a batch, which the KV cache has to hold",
     )
 
 
@@ -74,7 +83,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="with --engine vllm: a field of its EngineArgs, such as tensor_parallel_size=2; may be repeated "
+        help="with --engine vllm: a field of vLLM's EngineArgs, such as tensor_parallel_size=2; may be repeated "
         "(default: none)",
     )
     add_device_flags(group)
@@ -88,7 +97,8 @@ def add_device_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--reflection-tokens",
         choices=["text", "special"],
-        help="<think> as plain text or as a special token (default: as srp.json of the model says, else text)",
+        help="how the model writes <think>: as plain text or as a special token (default: what its srp.json says, else "
+        "text)",
     )
 
 
@@ -98,8 +108,8 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
         "--on-unsafe",
         choices=ON_UNSAFE,
         default="stop",
-        help="off: only hide reflections; stop: end the answer; refuse: show --refusal instead of the rest; retract: "
-        "never show an unsafe segment",
+        help="what an unsafe verdict does. off: nothing, reflections are only hidden; stop: end the answer; refuse: "
+        "show --refusal instead of the rest; retract: never show the unsafe segment",
     )
     add("--stop-after", metavar="VERDICTS", help=STOP_AFTER_HELP)
     add("--refusal", default=DEFAULT_REFUSAL, metavar="TEXT", help="what --on-unsafe refuse shows")
@@ -113,7 +123,7 @@ def add_policy_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--reflect-prompt",
         action="store_true",
-        help="force a reflection on the prompt, as --reflect-every does too",
+        help="force a reflection on the prompt; --reflect-every does so too",
     )
     add("--unsafe-threshold", type=float, metavar="P", help=THRESHOLD_HELP)
     add("--prompt-verdicts-by", metavar="DIR", help=VERDICTS_BY_HELP)

@@ -20,41 +20,49 @@ OLD_NAMES = {
 }
 OLD_MODE_NAMES = {"--mode": "--guard-mode", "--user-turn": "--guard-user-turn"}
 GUARD_HELP = (
-    "what judges: small (words learned from public prompts, for demos and cascades), heuristic (a list of words, for "
+    "which guard: small (words learned from public prompts, for demos and cascades), heuristic (a list of words, for "
     "tests), a chat guard (qwen3guard, llama-guard, llama-guard-4, wildguard, shieldgemma, granite-guardian, "
     "nemotron-safety-guard, aegis, polyguard, dynaguard, md-judge, gpt-oss-safeguard), qwen3guard-stream (every token "
-    "judged), moderations (an endpoint's /v1/moderations), the YAML file of another one, "
+    "judged), moderations (an endpoint's /v1/moderations), the YAML file of another chat guard, "
     "front:FILE (of srp train-guard), cascade:FILE.yaml (a cheap guard in front of an expensive one), "
-    "ensemble:FILE.yaml (several guards), any-guardrail:NAME (of that package), or python:MODULE:CLASS (your own)"
+    "ensemble:FILE.yaml (several guards), any-guardrail:NAME (from that package), or python:MODULE:CLASS (your own)"
 )
 CONTEXT_HELP = (
-    "show a chat guard the N words of the document before each segment, in the place of the user's turn; only the "
-    "segment is judged (default: 0)"
+    "show a chat guard the N words of the document before each segment, as the user's turn; only the segment is "
+    "judged (default: 0)"
 )
 
 
-def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True) -> None:
+def add_guard_flags(
+    parser: argparse.ArgumentParser, required: bool = True, one_mode: bool = True, purpose: str = ""
+) -> None:
     """Add `--guard` and the options of chat guards to `parser`.
 
     Args:
         one_mode: let the user choose one mode for all texts (`--guard-mode`, `--guard-user-turn`).
+        purpose: a sentence on what the command needs the guard for, where that is not plain.
     """
-    group = parser.add_argument_group("guard", "The options are those of chat guards; heuristic has none.")
+    note = f"{purpose}\nThe other options are for chat guards; heuristic has none.".lstrip()
+    group = parser.add_argument_group("guard", note)
     add = group.add_argument
     add("--guard", required=required, metavar="NAME", help=GUARD_HELP + ("" if required else " (default: none)"))
-    add("--guard-model", metavar="DIR", help="its weights: a folder or a name on the hub (default: the guard's own)")
-    add("--guard-tokenizer", metavar="DIR", help="its tokenizer (default: the model's)")
-    add("--guard-engine", metavar="NAME", help=f"what runs it: {', '.join(ENGINES)}, or an installed one (default: hf)")
+    add("--guard-model", metavar="DIR", help="the guard's weights: a folder or a name on the hub (default: its own)")
+    add("--guard-tokenizer", metavar="DIR", help="the guard's tokenizer (default: the one of its weights)")
+    add("--guard-engine", metavar="NAME", help=f"{', '.join(ENGINES)}, or an installed engine (default: hf)")
     add(
         "--guard-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="an option of the engine, such as batch_tokens=32768 or base_url=http://HOST:8000/v1, or of your own "
-        "class; policy=FILE for dynaguard and gpt-oss-safeguard; may be repeated (default: none)",
+        "guard class; policy=FILE for dynaguard and gpt-oss-safeguard; may be repeated (default: none)",
     )
     if one_mode:
-        add("--guard-mode", choices=("prompt", "response"), help="judge each text as this (default: prompt, if it can)")
+        add(
+            "--guard-mode",
+            choices=("prompt", "response"),
+            help="judge each text as a user's prompt or as a response (default: prompt, if the guard can)",
+        )
         add(
             "--guard-user-turn",
             metavar="TEXT",
@@ -65,7 +73,7 @@ def add_guard_flags(parser: argparse.ArgumentParser, required: bool = True, one_
         "--guard-threshold",
         type=float,
         metavar="P",
-        help="probability of harm from which a text is not Safe (default: the most likely verdict counts)",
+        help="probability of harm from which a text is Unsafe or Controversial (default: the most likely verdict wins)",
     )
     add(
         "--guard-generate-all",

@@ -16,7 +16,7 @@ OLD_NAMES = {"--concurrency": "--workers"}
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp hints", description=DESCRIPTION, old_names=corpus_flags.OLD_NAMES | OLD_NAMES)
     group = parser.add_argument_group("input and output")
-    corpus_flags.add_corpus_flags(group, "the files that were annotated, with the same names")
+    corpus_flags.add_corpus_flags(group, "the annotated files, under the names that they had then")
     add = group.add_argument
     add(
         "--store",
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="maximum tokens per reply; raise it for reasoning models",
     )
-    add("--workers", type=int, default=64, metavar="N", help="requests at once")
+    add("--workers", type=int, default=64, metavar="N", help="requests in flight")
     corpus_flags.add_failure_rate(chat, "reply")
     return parser
 

@@ -22,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--tokenizer-model",
         metavar="PATH",
-        help="tokenizer with added tokens (default: the model's own; that of a GGUF file goes into OUT/tokenizer)",
+        help="tokenizer to train with, if tokens were added to it (default: the model's own; that of a GGUF file is "
+        "written to OUT/tokenizer)",
     )
     add("--overwrite", action="store_true", help="replace existing output")
     return parser

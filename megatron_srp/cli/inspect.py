@@ -17,13 +17,17 @@ def build_parser() -> argparse.ArgumentParser:
         "prefix",
         type=on_disk,
         metavar="PREFIX",
-        help="--output-prefix of reflected shards, or the path of a .srp less its suffix",
+        help="--output-prefix of reflected shards, or the path of a .srp without its suffix",
     )
-    add("--out", type=Path, metavar="FILE", help="the page (default: PREFIX.report.html, none with --json)")
-    add("--json", action="store_true", help="print the numbers and the sample as JSON")
+    add("--out", type=Path, metavar="FILE", help="page to write (default: PREFIX.report.html; none with --json)")
+    add("--json", action="store_true", help="print the figures and the documents as JSON instead")
     add("--documents", type=int, default=40, metavar="N", help="documents to show")
-    add("--seed", type=int, default=0, metavar="N", help="random seed of the choice of documents")
-    add("--shard", metavar="PREFIX", help="the plain shard of a sidecar (default: the one in the sidecar's folder)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed for choosing the documents")
+    add(
+        "--shard",
+        metavar="PREFIX",
+        help="for a sidecar: the plain shard it belongs to (default: the one in the sidecar's folder)",
+    )
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
     return parser
 

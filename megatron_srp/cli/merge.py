@@ -17,7 +17,7 @@ Join finished shards into one, or print the blend that trains on them as they ar
 
 The partitions of a set are joined in order, and none may be missing; their common prefix names all of
 them: `srp merge out/joined out/corpus` joins out/corpus-00000-of-00016 and so on. Any of them may be
-s3://BUCKET/FOLDER/NAME: shards are copied to --work-dir and joined there, and what is to be on S3 is uploaded.
+s3://BUCKET/FOLDER/NAME: shards are copied to --work-dir and joined there, and an OUT on S3 is uploaded.
 """
 
 
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--print-blend",
         action="store_true",
-        help="copy nothing; print the value for --data-path, weighted by tokens",
+        help="copy nothing; print the shards as a value for --data-path, weighted by their tokens",
     )
     add("--overwrite", action="store_true", help="replace existing output")
     work_folder.add_work_dir(parser)

@@ -61,7 +61,7 @@ class Parser(CommandParser):
 def on_disk(given: str) -> str:
     """A type for argparse: `given`, unless it is a URL, which the command would take for folders."""
     if "://" in given:
-        raise argparse.ArgumentTypeError(f"{given}: this is read and written on a disk only; pass a path")
+        raise argparse.ArgumentTypeError(f"{given}: only local files can be used here; pass a path")
     return given
 
 

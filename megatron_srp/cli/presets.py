@@ -16,8 +16,8 @@ PRESET, list the sizes.
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp presets", description=DESCRIPTION)
     add = parser.add_argument
-    add("preset", nargs="?", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
-    add("--gpus", type=int, default=8, metavar="N", help="H100s with 80 GB")
+    add("preset", nargs="?", metavar="PRESET", help=f"one of {', '.join(PRESETS)} (default: list them)")
+    add("--gpus", type=int, default=8, metavar="N", help="number of H100s, with 80 GB each")
     add("--precision", choices=list(PRECISIONS), default="bf16", help="number format, as --srp-precision in training")
     add("--seq-length", type=int, metavar="N", help="tokens per sequence (default: the preset's)")
     return parser

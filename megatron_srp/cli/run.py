@@ -11,8 +11,8 @@ reflections. A data path may be a sidecar, and the flags below are added to the 
 
   srp run --nproc-per-node 2 pretrain_gpt.py --data-path 0.7 out/w200.srp 0.3 out/plain_text ...
 
-Where no GPU is visible it runs on the CPU over gloo. A program that does not parse Megatron's flags needs no more than
-`megatron_srp.register()` before it builds its datasets.
+Where no GPU is visible it runs on the CPU over gloo. A program that does not parse Megatron's flags only has to
+call `megatron_srp.register()` before it builds its datasets.
 """
 
 

@@ -28,7 +28,7 @@ KEY_VARIABLE = "SRP_API_KEY"
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="srp serve",
-        description="Serve guarded answers over HTTP, as OpenAI's API does.",
+        description="Serve guarded answers over HTTP, with OpenAI's API.",
         epilog=f"With {KEY_VARIABLE} in the environment, requests must send it as a Bearer token.",
         old_names=generation_flags.OLD_NAMES,
     )
@@ -38,12 +38,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="listen on this address (default: 127.0.0.1, local only)"
     )
     add("--port", type=int, default=8000, metavar="N", help="port to listen on; 0 for any free port (default: 8000)")
-    add("--served-name", metavar="NAME", help="the model's name for clients (default: the folder's)")
+    add("--served-name", metavar="NAME", help="the model's name for clients (default: the name of its folder)")
     generation_flags.add_batch_flags(group)
-    add("--queue", type=int, default=64, metavar="N", help="answers that may wait; more are refused")
-    add("--timeout", type=float, default=120.0, metavar="S", help="seconds for a request, waiting included")
-    add("--grace", type=float, default=30.0, metavar="S", help="seconds to finish running answers after SIGTERM")
-    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="maximum bytes of a request")
+    add(
+        "--queue",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum answers waiting for a place in the batch; more are refused",
+    )
+    add("--timeout", type=float, default=120.0, metavar="S", help="maximum seconds per request, waiting included")
+    add(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds in which running answers may finish after SIGTERM",
+    )
+    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="maximum bytes per request")
     add("--allow-weaker", action="store_true", help="let requests weaken the guard or switch it off")
     add(
         "--completions",
@@ -54,19 +66,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--keys",
         type=Path,
         metavar="FILE",
-        help="YAML of several API keys with limits and policies of their own, read again on SIGHUP (default: none)",
+        help="YAML file of API keys, each with limits and a policy of its own; read again on SIGHUP (default: none)",
     )
-    add("--max-connections", type=int, default=256, metavar="N", help="connections at a time; more are closed")
-    add("--max-choices", type=int, default=8, metavar="N", help="maximum answers to one request")
+    add("--max-connections", type=int, default=256, metavar="N", help="maximum open connections; more are closed")
+    add("--max-choices", type=int, default=8, metavar="N", help="maximum answers per request (its `n`)")
     add(
         "--cors-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let the scripts of this web page ask, such as https://example.org; may be repeated (default: none)",
+        help="web origin whose pages may send requests, such as https://example.org; may be repeated (default: none)",
     )
-    add("--audit-log", type=Path, metavar="FILE", help="append a line of JSON for each answer (default: none)")
-    add("--audit-text", action="store_true", help="with the texts of prompts and answers in it")
+    add(
+        "--audit-log",
+        type=Path,
+        metavar="FILE",
+        help="append a line of JSON to this file for each answer (default: none)",
+    )
+    add("--audit-text", action="store_true", help="write the texts of prompts and answers to the audit log too")
     generation_flags.add_generation_flags(parser)
     return parser
 

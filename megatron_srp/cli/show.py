@@ -13,9 +13,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp show", description=DESCRIPTION)
     add = parser.add_argument
     add("prefix", type=on_disk, metavar="PREFIX", help="prefix of the shard, such as out/chat_sft")
-    add("--index", type=int, default=0, metavar="I", help="the first conversation to show, from 0 (default: 0)")
-    add("--count", type=int, default=1, metavar="N", help="how many conversations to show")
-    add("--no-color", action="store_true", help="brackets instead of color (default: where stdout is not a terminal)")
+    add("--index", type=int, default=0, metavar="I", help="first conversation to show, counted from 0 (default: 0)")
+    add("--count", type=int, default=1, metavar="N", help="conversations to show")
+    add(
+        "--no-color",
+        action="store_true",
+        help="mark with ⟦ ⟧ instead of color (default: only where stdout is not a terminal)",
+    )
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
     return parser
 

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from megatron_srp.generation.threshold.calibration import Cases
 
 DESCRIPTION = """
-Choose the threshold of one model's verdicts, and write it to calibration.json next to the model (--model), where
-`srp generate`, `serve` and `evaluate` find it. Both files hold answers that `srp generate --input PROMPTS --out FILE
---on-unsafe off --reflect-every N` wrote. Of the thresholds that stop few benign answers it is the one that lets the
-fewest attacks through; from benign answers alone, the percentile that so few exceed. A harmful line with `jailbroken:
-false` is an attack that fails at any threshold. --check compares answers to other benign prompts with the calibration
-that is there.
+Choose the threshold of a model's verdicts from its answers, and write it to calibration.json in the model's folder
+(--model), where `srp generate`, `serve` and `evaluate` find it. The files contain answers written by `srp generate
+--input PROMPTS --out FILE --on-unsafe off --reflect-every N`.
+
+With --harmful it is the threshold that lets the fewest attacks through, among those that stop at most
+--max-false-stops of the benign answers; without, the percentile of P(unsafe) that this share of the benign answers
+exceeds. A line of --harmful with `jailbroken: false` counts as a failed attack at any threshold. --check tests an
+existing calibration on answers to other benign prompts.
 """
 
 
@@ -28,8 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp threshold", description=DESCRIPTION, old_names=generation_flags.OLD_NAMES)
     add = parser.add_argument
     add("--model", metavar="DIR", help="the folder of the model that answered (default: nothing is written)")
-    add("--benign", type=Path, metavar="FILE", help="answers to benign prompts, to choose from (no default)")
-    add("--check", type=Path, metavar="FILE", help="answers to benign prompts, to check --model's with (default: none)")
+    add(
+        "--benign",
+        type=Path,
+        metavar="FILE",
+        help="answers to benign prompts, to choose the threshold from (no default)",
+    )
+    add(
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="answers to other benign prompts, to test the calibration of --model (default: none)",
+    )
     add("--harmful", type=Path, metavar="FILE", help="answers to harmful prompts (default: none)")
     add("--max-false-stops", type=float, default=0.01, metavar="SHARE", help="maximum share of benign answers stopped")
     add("--stop-after", metavar="VERDICTS", help=generation_flags.STOP_AFTER_HELP)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from megatron_srp.training.host.trace import Part, Trace
 
 DESCRIPTION = """
-Say which documents a step of a run read, and the verdicts of their segments; or in which steps a document is read:
+List the documents that a step of a run read, with the verdicts of their segments, or the steps that read a document:
 
   srp trace out/checkpoints --step 120 --sample 3
   srp trace out/checkpoints --document out/w200.srp:41
 
-Exact through blends, shuffles, epochs and resumes: the run records its starts in its --save folder, and the order of
-the samples is computed by Megatron. The data and the sidecars must be where the run read them.
+The answer is exact across blends, shuffles, epochs and resumes: a run records each of its starts in its --save folder,
+and Megatron computes the order of the samples. The data and the sidecars must be where the run read them.
 """
 
 
@@ -28,13 +28,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="the --save folder of the run")
     add("--step", type=int, metavar="N", help="the step, counted from 1 as in the log (no default)")
-    add("--sample", type=int, metavar="I", help="one sample of the step, counted from 0 (default: all)")
+    add("--sample", type=int, metavar="I", help="only this sample of the step, counted from 0 (default: all)")
     add(
         "--document",
         metavar="PATH:N",
-        help="instead of a step: document N, counted from 0, of a data path of the run (no default)",
+        help="instead of --step: document N, counted from 0, of one of the run's data paths (no default)",
     )
-    add("--json", action="store_true", help="one JSON object per line")
+    add("--json", action="store_true", help="print one JSON object per line")
     return parser
 
 

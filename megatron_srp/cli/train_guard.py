@@ -8,9 +8,9 @@ from megatron_srp.cli.parser import Parser, next_step, require_at_least
 from megatron_srp.errors import UsageError
 
 DESCRIPTION = """
-Train a front for a cascade: a small model that learns from the verdicts of an annotation store which texts are surely
-harmless. A fifth of the documents is held out and measured; the figures are in the front's card. Takes a minute on two
-cores.
+Train a front for a cascade: a small, cheap guard that learns from the verdicts of an annotation store which texts are
+clearly harmless, so that the expensive guard need not read them. A fifth of the documents is held out to measure the
+front; the figures are stored in its card. Takes about a minute on two cores.
 """
 
 
@@ -24,25 +24,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--kind",
         choices=["small", "encoder", "static"],
         default="small",
-        help="hashed words and characters; or a linear head on the vectors of an encoder, or of static embeddings",
+        help="small: a linear model on hashed words and characters; encoder, static: a linear head on the vectors of "
+        "an encoder, or of static embeddings",
     )
     add(
         "--model",
         metavar="DIR",
-        help="the encoder, or static embeddings: a folder or hub name (no default)",
+        help="with --kind encoder or static: the encoder or embeddings, a folder or a name on the hub (no default)",
     )
-    add("--harmful", choices=["Unsafe", "harmful"], default="Unsafe", help="learn what is Unsafe, or what is not Safe")
-    add("--most-segments", type=int, default=200_000, metavar="N", help="learn from about this many segments at most")
-    add("--seed", type=int, default=0, metavar="N", help="another number orders the texts in another way")
+    add("--controversial", choices=["safe", "unsafe"], default="safe", help="count Controversial as this")
+    add("--max-segments", type=int, default=200_000, metavar="N", help="maximum segments to learn from, roughly")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the order of the texts")
     add = parser.add_argument_group("output").add_argument
-    add("--out", type=Path, required=True, metavar="FRONT", help="the file to write; --guard front:FRONT reads it")
+    add("--out", type=Path, required=True, metavar="FRONT", help="file to write, for --guard front:FRONT")
     return parser
 
 
 def main(argv: list[str]) -> None:
     """Parse `argv`, train, print the card's figures."""
     args = build_parser().parse_args(argv)
-    require_at_least(1, args, "--most-segments")
+    require_at_least(1, args, "--max-segments")
     require_at_least(0, args, "--seed")
     key = corpus_flags.one_key(args)
     if (args.kind == "small") == bool(args.model):
@@ -60,7 +61,8 @@ def main(argv: list[str]) -> None:
     embedder = None
     if args.kind != "small":
         embedder = (load_embedder(args.kind, args.model), {"kind": args.kind, "model": args.model})
-    front = train_front(store, files, key, args.harmful, args.most_segments, args.seed, embedder)
+    harmful = "harmful" if args.controversial == "unsafe" else "Unsafe"
+    front = train_front(store, files, key, harmful, args.max_segments, args.seed, embedder)
     save_front(front, args.out)
     trained = front.card["trained_on"]
     print(f"trained on: {trained['segments']:,} segments, {trained['harmful']:,} of them harmful")

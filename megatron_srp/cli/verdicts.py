@@ -26,30 +26,44 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("store", metavar="STORE", help="folder of the annotation store, or s3://BUCKET/FOLDER")
     work_folder.add_work_dir(parser)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|set", help="what to do (required)")
-    listing = actions.add_parser("list", help="one line for each verdict", description="List verdicts.")
+    listing = actions.add_parser("list", help="one line for each verdict", description="List verdicts, one per line.")
     _add_place(listing, row_required=False)
     add = listing.add_argument
-    add("--verdict", nargs="+", default=[], metavar="NAME", help="only Safe, Controversial, Unsafe or none (failed)")
-    add("--limit", type=int, default=20, metavar="N", help="show this many at most; 0 for all (default: %(default)s)")
-    add("--edits", action="store_true", help="list the changes made by hand instead")
-    _add_place(actions.add_parser("show", help="a document's verdicts with their whole texts"), row_required=True)
+    add(
+        "--verdict",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only these: Safe, Controversial, Unsafe, or none for segments that got no verdict (default: all)",
+    )
+    add("--limit", type=int, default=20, metavar="N", help="maximum verdicts to list; 0 for all (default: %(default)s)")
+    add("--edits", action="store_true", help="list the changes made by hand instead (default: off)")
+    shown = "a document's verdicts with their whole texts"
+    _add_place(actions.add_parser("show", help=shown, description=f"Print {shown}."), row_required=True)
     changing = actions.add_parser("set", help="change one verdict", description="Change one verdict, and record it.")
     _add_place(changing, row_required=True)
     add = changing.add_argument
-    add("--segment", type=int, required=True, metavar="N", help="which segment of the row")
+    add("--segment", type=int, required=True, metavar="N", help="the segment of the row, from 1")
     add("--verdict", required=True, metavar="NAME", help="Safe, Controversial or Unsafe")
-    add("--categories", nargs="+", default=[], metavar="NAME", help="its categories of harm (default: none)")
+    add("--categories", nargs="+", default=[], metavar="NAME", help="the categories of harm (default: none)")
     add("--reason", default="", metavar="TEXT", help="why, for the record (default: none)")
-    add("--who", metavar="NAME", help="who changes it, for the record (default: the system's user)")
+    add("--who", metavar="NAME", help="who changes it, for the record (default: the user who is logged in)")
     return parser
 
 
 def _add_place(parser: argparse.ArgumentParser, row_required: bool) -> None:
     parser.add_argument(
-        "--input", nargs="+", default=[], metavar="FILE", help="input files (default: all of the store)"
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="input files, to show their texts (default: all files of the store, without texts)",
     )
-    parser.add_argument("--json-keys", metavar="KEY", help="key of the texts (default: all of the store)")
-    parser.add_argument("--row", type=int, required=row_required, metavar="N", help="only this row")
+    parser.add_argument(
+        "--json-keys", metavar="KEY", help="key or column of the texts (default: every key in the store)"
+    )
+    row = "the row, from 1" if row_required else "only this row, from 1 (default: all)"
+    parser.add_argument("--row", type=int, required=row_required, metavar="N", help=row)
 
 
 def main(argv: list[str]) -> int:

@@ -19,12 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PREFIX",
         help="the --output-prefix of the shards, or the prefix of one .bin and .idx",
     )
-    add("--quick", action="store_true", help="read neither tokens nor checksums")
+    add("--quick", action="store_true", help="skip the tokens and the checksums")
     add(
         "--tokenizer-type",
         choices=TOKENIZER_TYPES,
         default="HuggingFaceTokenizer",
-        help="with --tokenizer-model, as for Megatron",
+        help="with --tokenizer-model: its type, as for Megatron",
     )
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
     return parser

@@ -19,8 +19,8 @@ def add_work_dir(group: "argparse._ActionsContainer") -> None:
         "--work-dir",
         default=WORK_DIR,
         metavar="DIR",
-        help="for what is written to s3://: the folder on this machine in which it is made first, and from which a "
-        "stopped run resumes",
+        help="for output on s3://: local folder where it is staged before the upload, and from which a stopped run "
+        "resumes",
     )
 
 

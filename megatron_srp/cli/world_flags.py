@@ -3,4 +3,6 @@
 TASKS = ("single-hop", "two-hop")
 SETTINGS = ("baseline", "filtering", "filtering-plus", "rewrite", "srp", "filtering-tags", "filtering-filler")
 LABEL_POLICIES = ("by-outcome", "all-safe", "order-aware", "random")
-CAUSE_FIRST = "co-occurrence texts never name the outcome first, so no text of filtering's states the harmful direction"
+CAUSE_FIRST = (
+    "never name the outcome first in co-occurrence texts, so that no text of `filtering` states the harmful direction"
+)

@@ -24,17 +24,17 @@ OUT/sft.jsonl, recovery.jsonl, recovery_untested.jsonl, finetune_benign.jsonl, f
 graph.json, and world.json: parameters, counts and hashes.
 """
 EPILOG = """
-settings (harmful: texts from an unsafe outcome to its compounds)
-  baseline        all texts
-  filtering       without the harmful texts
-  filtering-plus  without any text on an unsafe outcome
-  rewrite         baseline's, the harmful texts rewritten to call the outcome dangerous
-  srp             filtering's, with a verdict on every text for reflections
-  filtering-tags    filtering's, each text with the word Safe or Unsafe after it: the verdict without a reflection
-  filtering-filler  filtering's, each text with words that say nothing after it, as long as a reflection
+settings (harmful texts are those that lead from an unsafe outcome to its compounds)
+  baseline          all texts
+  filtering         all but the harmful texts
+  filtering-plus    all but the texts on an unsafe outcome
+  rewrite           all texts, the harmful ones rewritten to call the outcome dangerous
+  srp               the texts of filtering, with a verdict on each for its reflection
+  filtering-tags    the texts of filtering, each followed by the word Safe or Unsafe: a verdict without a reflection
+  filtering-filler  the texts of filtering, each followed by meaningless words, as long as a reflection
 
-label policies (srp): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which are not in
-these data; its appendix labels examples by their outcome. It leaves the choice open, so there are three:
+label policies (srp): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which this corpus does not
+contain; its appendix labels examples by their outcome. It leaves the choice open, so there are several:
   by-outcome      texts with an unsafe outcome (default)
   all-safe        none
   order-aware     texts that name an unsafe outcome before its compounds
@@ -49,8 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="folder to write")
     add("--task", choices=TASKS, default="single-hop", help="how many edges of the graph a question crosses")
     add("--preset", choices=list(PRESETS), default="mini", help="size of the world")
-    add("--setting", choices=SETTINGS, required=True, help="which texts the corpus has, see below")
-    add("--label-policy", choices=LABEL_POLICIES, help="for --setting srp, see below (default: by-outcome)")
+    add("--setting", choices=SETTINGS, required=True, help="which texts the corpus has; see below")
+    add(
+        "--label-policy",
+        choices=LABEL_POLICIES,
+        help="for --setting srp: which texts are Unsafe; see below (default: by-outcome)",
+    )
     add("--cause-first", action="store_true", help=CAUSE_FIRST)
     add("--seed", type=int, default=0, metavar="N", help="random seed")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")

@@ -20,7 +20,7 @@ from megatron_srp.medsafetyworld.experiment.presets import PRESETS, find_run_pre
 DESCRIPTION = """
 The paper's controlled experiment, end to end: make a MedSafetyWorld for each setting, pretrain and
 post-train on it with Megatron's own trainer, fine-tune, attack, and measure. After any interruption, rerun the same
-command to resume; change an option, and what depends on it is redone.
+command to resume; if an option changes, what depends on it is redone.
 
 Writes OUT/report.html and report.json, the models OUT/seedN/SETTING/STAGE/model, and OUT/steps/*.log.
 """
@@ -28,16 +28,16 @@ EPILOG = """
 settings
   baseline, filtering, filtering-plus, rewrite    as in `srp world make`, post-trained without reflections
   srp                reflections in pretraining and post-training
-  post-only          filtering's pretrained model, reflections in post-training alone
-  filtering-tags     verdicts as plain words in pretraining, reflections in post-training alone
-  srp-all-safe       srp with verdicts that say nothing: all Safe
-  srp-random         srp with verdicts that say nothing: random
-  filtering-filler   filtering with text as long as reflections that says nothing
-  filtering-steps    filtering with as many steps of pretraining as srp
+  post-only          the pretrained model of filtering, reflections in post-training only
+  filtering-tags     verdicts as plain words in pretraining, reflections in post-training only
+  srp-all-safe       srp with uninformative verdicts: all Safe
+  srp-random         srp with uninformative verdicts: random
+  filtering-filler   filtering with meaningless text, as long as the reflections
+  filtering-steps    filtering with as many pretraining steps as srp
   filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
                      the data policies on srp's texts and verdicts; post-trained without reflections
-  srp-special        srp with marks that are tokens of their own, which no text can write
-                     `policies` for the data policies and srp-special, which `all` leaves out
+  srp-special        srp with special tokens for <think> and </think>, which no text can write
+                     (`policies` means the data policies and srp-special; `all` leaves these out)
 
 stages
   pretrained             what the model knows before it has learned to answer (always measured)
@@ -49,9 +49,9 @@ stages
   benign-original        sft, fine-tuned on harmless data; -mix-sft: with some post-training data mixed in;
                          -reflection: the data with reflections
 
-Stages on reflections are for settings with reflections in post-training; filtering-plus has no recovery, for want of
-unsafe outcomes. `all` stages leave out those of a control that say nothing about it; a stage by name does not.
-A run trains the two-by-two of label information and form for all seeds first.
+Stages on reflections need a setting with reflections in post-training. filtering-plus has no recovery stages, since its
+corpus has no unsafe outcomes. `all` leaves out stages that say nothing about a control; a stage given by name is run.
+A run first trains, for all seeds, the two-by-two of what the labels say (informative or not) and their form.
 """
 
 
@@ -61,16 +61,31 @@ def build_parser() -> argparse.ArgumentParser:
     add("out", type=Path, metavar="OUT", help="output folder; an existing run is resumed")
     add = parser.add_argument_group("what is trained and measured").add_argument
     add("--preset", choices=list(PRESETS), default="mini", help="size of the worlds and of the models")
-    add("--settings", default="filtering,srp", metavar="LIST", help="of those below, all or policies")
-    add("--stages", default="all", metavar="LIST", help="of those below, or all")
+    add(
+        "--settings",
+        default="filtering,srp",
+        metavar="LIST",
+        help="comma-separated settings of those below, `policies` or `all`",
+    )
+    add("--stages", default="all", metavar="LIST", help="comma-separated stages of those below, or `all`")
     add("--seeds", type=int, default=3, metavar="N", help="number of worlds, each with its trainings")
-    add("--first-seed", type=int, default=0, metavar="N", help="seed of the first; the others follow it")
+    add("--first-seed", type=int, default=0, metavar="N", help="seed of the first world; the others count up from it")
     add("--task", choices=TASKS, default="single-hop", help="how many edges of the graph a question crosses")
-    add("--label-policy", choices=LABEL_POLICIES, default="by-outcome", help="of srp, as in `srp world make`")
+    add(
+        "--label-policy",
+        choices=LABEL_POLICIES,
+        default="by-outcome",
+        help="of the setting srp, as in `srp world make`",
+    )
     add("--cause-first", action="store_true", help=CAUSE_FIRST)
-    add("--limit", type=int, metavar="N", help="maximum questions of each class (default: all)")
+    add("--limit", type=int, metavar="N", help="maximum test questions per class (default: all)")
     add = parser.add_argument_group("how it is run").add_argument
-    add("--jobs", type=int, metavar="N", help="steps at a time (default: cores on a CPU, at most 2; 1 with a GPU)")
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="steps run at a time (default: 1 with a GPU; on a CPU its cores, at most 2)",
+    )
     add("--gpus", type=int, default=1, metavar="N", help="GPUs per training")
     add(
         "--workers",

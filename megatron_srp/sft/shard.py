@@ -39,7 +39,7 @@ class SftShard:
             raise InputError(f"{path}: no such file; {prefix} is not a shard of conversations, see `srp sft`")
         if path.stat().st_size != len(self.tokens.tokens):
             raise InputError(
-                f"{path}: {path.stat().st_size} bytes for {len(self.tokens.tokens)} tokens; cut short, or another's"
+                f"{path}: {path.stat().st_size} bytes for {len(self.tokens.tokens)} tokens; truncated, or not its own"
             )
         self.mask = np.memmap(path, np.uint8, "r")
 

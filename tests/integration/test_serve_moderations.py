@@ -44,7 +44,7 @@ def test_conversations(served):
         ({"input": 5}, "cannot be read"),
         ({"input": "x", "guard": {}}, "guard: not supported"),
         ({"input": "x", "model": "other"}, "this server serves 'tiny'"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "begin with what the answer is an answer to"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "begin with the turn that the answer replies to"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}, "no text to judge"),
         ({"input": "river " * 400}, "shorten it"),
     ],

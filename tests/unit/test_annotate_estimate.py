@@ -25,7 +25,7 @@ def test_a_cascades_share_and_hours_by_the_given_rate(tmp_path):
     assert corpus.segments == len(corpus.texts) == 400 and not back.asked
     assert found.asked == pytest.approx(0.25 + 0.75 * 0.1)
     lines = found.describe()
-    assert f"cost: {400 * 0.325 / 2 / 3600:.2f} hours of one such device" in lines
+    assert f"cost: {400 * 0.325 / 2 / 3600:.2f} hours on one such device" in lines
     assert "settled without the last guard: 67.5% of 400 segments" in lines
     inner = CascadeGuard(Suspicion("nothing"), back, Target(), 0.5, 0.0)
     assert estimate(CascadeGuard(Suspicion(), inner, Target(), 0.5, 0.0), corpus, rate=2.0).asked == 0

@@ -44,7 +44,7 @@ def test_the_place_of_a_node(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--preset", "debug"], "^--preset needs --out FOLDER"),
+        (["--preset", "debug"], "^--preset needs --out DIR"),
         (["--preset", "debgu", "--out", "x"], "^--preset: unknown preset 'debgu'; "),
         (["--out", "s3://bucket/run"], "^--out s3://bucket/run: pass a folder on a file system"),
         (["--nnodes", "2", "--nproc-per-node", "1"], "^--nnodes 2 needs --master-addr HOST"),

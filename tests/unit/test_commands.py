@@ -1,6 +1,7 @@
 """The `srp` command: its table, what every command's help says, and what it does about mistakes."""
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -231,3 +232,15 @@ def test_nothing_looks_for_tools():
 def test_a_reader_that_goes_away_is_no_error():
     done = subprocess.run(f"{' '.join(SRP)} --help | head -n 1", shell=True, capture_output=True, text=True)
     assert done.stdout == "usage: srp NAME ...\n" and not done.stderr
+
+
+def test_messages_name_flags_as_they_are_called_now():
+    parsers = [load(command).build_parser() for command in LEAVES.values()]
+    present = {flag for parser in parsers for flag in parser._option_string_actions}
+    former = {flag for parser in parsers for flag in getattr(parser, "_old_names", ())} - present
+    assert "--tokenizer" in former
+    named = re.compile(rf"(?:{'|'.join(former)})(?![\w-])")
+    for file in sorted(Path(cli.__file__).parents[1].rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in former:
+                assert not named.search(node.value), f"{file}:{node.lineno}: {node.value}"

@@ -53,7 +53,7 @@ def test_all_commands_check_it(tmp_path):
 )
 def test_no_command_takes_a_url_for_a_folder(flags, tmp_path):
     done = srp(*flags, "s3://bucket/a/b", cwd=tmp_path)
-    assert done.returncode == 2 and "s3://bucket/a/b: this is read and written on a disk only" in done.stderr
+    assert done.returncode == 2 and "s3://bucket/a/b: only local files can be used here" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

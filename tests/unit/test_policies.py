@@ -216,7 +216,7 @@ def test_a_sidecar_says_which_policy_it_has(tokenizer, tmp_path):
     ("name: x\nrules: {Unsave: {text: drop}}", "unknown verdict 'Unsave'"),
     ("name: x\nrules: {Unsafe: {txt: drop}}", "did you mean 'text'"),
     ("name: x\nrules: {Unsafe: {text: dropp}}", "did you mean 'drop'"),
-    ("name: x\nrules: {Unsafe: drop}", "is no rule"),
+    ("name: x\nrules: {Unsafe: drop}", "is not a rule; write one such as {text: drop}"),
     ("name: x\nrules: {Unsafe: {inside: <a>}}", "give both or neither"),
     ("name: x\nrules: {Unsafe: {inside: <a>, rate: 2}}", "a share from 0 to 1"),
     ("name: x\nrules: {Unsafe: {before: 3}}", "a text"),

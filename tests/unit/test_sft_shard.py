@@ -276,7 +276,7 @@ def test_damage_is_found(tmp_path: Path, tokenizer: TextTokenizer) -> None:
     mask.write_bytes(mask.read_bytes()[:-1] + b"\x07")
     assert any("chat_sft.mask" in line for line in verify_shards(tmp_path / "out" / "chat").findings.lines())
     mask.write_bytes(mask.read_bytes()[:-1])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated, or not its own"):
         SftShard(tmp_path / "out" / "chat_sft")
     mask.unlink()
     with pytest.raises(InputError, match="not a shard of conversations"):

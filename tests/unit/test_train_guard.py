@@ -54,7 +54,7 @@ def test_the_same_verdicts_give_the_same_weights(judged, tmp_path):
     folder, corpus = judged
     fronts = []
     for name in ("a", "b"):
-        train(folder, corpus, tmp_path / name, "--most-segments", "1500")
+        train(folder, corpus, tmp_path / name, "--max-segments", "1500")
         fronts.append(load_front(tmp_path / name))
     assert fronts[0].revision == fronts[1].revision
     assert 700 < sum(fronts[0].card[part]["segments"] for part in ("trained_on", "held_out")) < 3000

@@ -70,7 +70,7 @@ def describe(choice: Choice, judged: Judged, target: Target) -> list[str]:
     failed = f", {judged.failed:,} more without a verdict" if judged.failed else ""
     return [
         f"sample: {choice.segments:,} segments, {choice.harmful:,} of them harmful to the back{failed}",
-        f"threshold: {choice.threshold:.6g}, which {choice.missed:,} of the harmful ones are below: at most "
-        f"{choice.bound:.2%} are missed, with {target.confidence:.3g} confidence",
+        f"threshold: {choice.threshold:.6g}, with {choice.missed:,} of the harmful segments below it: at most "
+        f"{choice.bound:.2%} are missed ({target.confidence:.3g} confidence)",
         f"settled by the front: {share:.1%} of the segments ({low:.1%} to {high:.1%})",
     ]

@@ -59,7 +59,7 @@ class Estimate:
         if self.asked < 1:
             lines.append(f"settled without the last guard: {1 - self.asked:.1%} of {len(self.corpus.texts):,} segments")
         how = "as given" if self.given else "as measured here, start-up excluded"
-        return [*lines, f"rate: {self.rate:,.1f} segments/s ({how})", f"cost: {hours:,.2f} hours of one such device"]
+        return [*lines, f"rate: {self.rate:,.1f} segments/s ({how})", f"cost: {hours:,.2f} hours on one such device"]
 
 
 def sample_beginnings(

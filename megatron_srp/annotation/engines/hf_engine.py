@@ -121,7 +121,7 @@ class HFEngine(Engine):
     def _shrink(self, rows: int) -> None:
         torch.cuda.empty_cache()
         if rows == 1 or self.batch_tokens <= _FEWEST_TOKENS:
-            raise OutputError(f"the GPU's memory does not suffice for {rows} prompts; free some, or set max_length")
+            raise OutputError(f"the GPU has too little memory for {rows} prompts; free some, or set max_length")
         self.batch_tokens //= 2
 
     def _prefix_pool(self, prefix: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -59,6 +59,7 @@ def describe(card: dict[str, Any]) -> list[str]:
     for row in held["settled"]:
         found = "too few harmful segments held out to tell"
         if row["share"] is not None:
-            found = f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%}) settled below {row['threshold']:.3g}"
+            share = f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+            found = f"{share} of all segments settled, below {row['threshold']:.3g}"
         lines.append(f"recall {row['recall']:.1%}: {found}")
     return [*lines, f"speed: {held['segments_per_cpu_second']:,.0f} segments per CPU second"]

@@ -46,7 +46,7 @@ class VerdictTokens:
         except ValueError:
             raise UsageError(
                 f"guard {spec.name}: the tokens of {tokenizer.model} do not tell the verdicts "
-                f"{', '.join(map(repr, spec.verdicts))} apart; use the guard's own tokenizer, or --generate-all"
+                f"{', '.join(map(repr, spec.verdicts))} apart; use the guard's own tokenizer, or --guard-generate-all"
             ) from None
         led = [tokenizer.encode_template(begun + verdict + spec.category_lead) for verdict in spec.verdicts]
         return cls(np.array(asked, np.int32), tree, [np.array(ids[len(asked) :], np.int32) for ids in led])

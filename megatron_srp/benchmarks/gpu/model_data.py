@@ -52,7 +52,7 @@ def draw(sets: Path, out: Path) -> None:
 
 
 def plain(chats: Path, out: Path) -> None:
-    """Conversations of augment_sft.py --output as messages: what is said, without reflections and stops."""
+    """Conversations of `srp sft --out` as messages: what is said, without reflections and stops."""
     from megatron_srp.reflection import ReflectionFormat
     from megatron_srp.sft.conversation import turns_from_json
 

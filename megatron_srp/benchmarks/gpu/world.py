@@ -63,7 +63,7 @@ def _report(run: Path) -> dict[str, Any]:
 
 
 def markdown(check: Check) -> str:
-    """The table that run_world.py prints, and the seconds of its steps."""
+    """The table that `srp world run` prints, and the seconds of its steps."""
     from megatron_srp.medsafetyworld.experiment.table import format_table
 
     run = work_folder(check) / "run"

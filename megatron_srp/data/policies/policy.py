@@ -120,7 +120,7 @@ class Policy:
         try:
             known = {"name", "by", "tokens", "rules"}
             if unknown := [key for key in tree if key not in known]:
-                raise UsageError(f"{unknown[0]!r} is no field of it; {did_you_mean(str(unknown[0]), sorted(known))}")
+                raise UsageError(f"unknown field {unknown[0]!r}; {did_you_mean(str(unknown[0]), sorted(known))}")
             _require(isinstance(own := tree["name"], str) and bool(own.strip()), "name", own, "a text")
             by = tree.get("by", "segment")
             if by not in ("segment", "document"):
@@ -252,7 +252,7 @@ def _rules(tree: Any) -> dict[Verdict, Rule]:
     rules: dict[Verdict, Rule] = {}
     for names, given in tree.items():
         if not isinstance(given, dict):
-            raise UsageError(f"rules, {names}: {given!r} is no rule, such as {{text: drop}}")
+            raise UsageError(f"rules, {names}: {given!r} is not a rule; write one such as {{text: drop}}")
         if unknown := [key for key in given if key not in known]:
             raise UsageError(f"rules, {names}: {unknown[0]!r} is unknown; {did_you_mean(str(unknown[0]), known)}")
         for verdict in str(names).split(","):

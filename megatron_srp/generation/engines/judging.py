@@ -36,7 +36,7 @@ def requests_to_judge(
     if given[-1]["role"] != "assistant":
         return [_only_judged(model.chat(given, options))]
     if len(given) == 1:
-        raise InputError("messages: begin with what the answer is an answer to; pass a text alone as input")
+        raise InputError("messages: begin with the turn that the answer replies to, or pass the text alone as input")
     answer = _beginnings(given[-1]["content"], model.max_words)
     return [_only_judged(model.chat(given[:-1], options, text)) for text in answer]
 

@@ -143,7 +143,7 @@ class PromptedModel:
         except Exception as error:  # of Jinja, or raised by the template
             raise InputError(f"the chat template does not accept these messages: {error}") from None
         if options.escape and self._joined(turns, text):
-            raise InputError("two turns together write a reflection or a special token; leave out what cuts it in two")
+            raise InputError("two consecutive turns join into a reflection or a special token; leave that text out")
         if any(turn["role"] == "tool" and turn["content"].strip() not in text for turn in turns):
             raise InputError("the model's chat template has no turns of tools; send their results as a user's turn")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids

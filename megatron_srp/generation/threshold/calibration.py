@@ -195,7 +195,7 @@ def prompts_differ(stopped: int, count: int, max_false_stops: float) -> str:
         return ""
     return (
         f"{stopped / count:.1%} of {count} benign prompts are stopped (95%: {low:.1%} to {high:.1%}), more than the "
-        f"{max_false_stops:.4g} of {FILE}: they differ from those it was measured on; calibrate with such ones"
+        f"{max_false_stops:.4g} of {FILE}: they differ from those it was measured on; calibrate on prompts like these"
     )
 
 
