@@ -182,7 +182,24 @@ def test_tokens_names_and_tools(served):
     asked = ask(served, "river")
     messages = {"messages": say("river")}
     assert served.post(messages, "/tokenize").json()["count"] == asked.usage.prompt_tokens
-    assert ask(served, "river", n=3).usage.prompt_tokens == asked.usage.prompt_tokens  # counted once
+    unnamed = {"role": "user", "name": None, "content": "hi"}
+    answered = {"role": "assistant", "name": "Ada", "content": "hi"}
+    then = "\n<|user|> so\n<|assistant|>"
+    assert read(unnamed, {"role": "user", "content": "so"}) == f"<|user|> hi{then}"
+    assert read(answered, {"role": "user", "content": "so"}) == f"<|assistant|> Ada: hi{then}"
+
+
+def test_a_prompt_is_counted_once_whatever_the_number_of_answers(served):
+    one = ask(served, "river").usage
+    three = ask(served, "river", n=3).usage
+    *_, last = ask(served, "river", n=2, stream=True, stream_options={"include_usage": True})
+    for usage, n in ((three, 3), (last.usage, 2)):
+        assert (usage.prompt_tokens, usage.completion_tokens) == (one.prompt_tokens, n * one.completion_tokens)
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    prompts = ["<|user|> say: river\n<|assistant|>", "<|user|> say: house\n<|assistant|>"]
+    alone = [served.client.completions.create(model="tiny", prompt=prompt).usage.prompt_tokens for prompt in prompts]
+    both = served.client.completions.create(model="tiny", prompt=prompts, n=2).usage
+    assert both.prompt_tokens == sum(alone)
 
 
 def test_the_api_describes_itself(served):

@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 from megatron_srp.tokenization.fast import FastEncoder
 from megatron_srp.unicode_classes import character_classes
+from tests.helpers.changed_tokenizers import CONDITIONS, with_conditional_tokens
 
 TABLE = ReflectionTable(
     [
@@ -111,6 +113,24 @@ def test_cuts_lie_where_the_text_was_cut(any_tokenizer):
             wanted = text.encode()[:end]
             assert decoded[: len(wanted)] == wanted
             assert decoded[len(wanted) :].strip(b"\n") == b""
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_cuts_next_to_added_tokens_with_a_condition(condition, tokenizer, tmp_path):
+    """A token that swallows the spaces around it has more bytes than its name."""
+    conditional = with_conditional_tokens(tokenizer, tmp_path / "t", {"[INST]": condition, "foo": condition})
+    sentences = ["First we saw [INST] a thing [INST] by it.", " Then food foo  food.", " It was a calm foo."]
+    batch = TextBatch.from_texts(["".join(sentences), "".join(sentences[1:] * 3), sentences[2]])
+    segments, tokens = segment_batch(batch, 6), FastEncoder(conditional).encode_batch(batch)
+    cuts = align_batch(batch, segments, tokens, conditional)
+    for i in range(len(batch)):
+        assert tokens[i].tolist() == conditional.encode(batch[i])
+        own = slice(segments.offsets[i], segments.offsets[i + 1])
+        pieces = np.split(tokens[i], cuts[own])[:-1]
+        ends = (segments.ends[own] - batch.offsets[i]).tolist()
+        wanted = [batch[i][start:end] for start, end in pairwise([0, *ends])]
+        decoded = [conditional.decode(piece.tolist()) for piece in pieces]
+        assert [text.replace(" ", "") for text in decoded] == [text.replace(" ", "") for text in wanted]
 
 
 @pytest.mark.parametrize("offsets", [np.array([0, 4], np.int32), np.array([0, 4], np.float64), np.array([0, 4])[::-1]])
