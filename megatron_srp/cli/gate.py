@@ -85,7 +85,7 @@ def _evaluate(args: argparse.Namespace, criteria: "Criteria") -> Path:
     from megatron_srp.evaluation.job import evaluate_model
     from megatron_srp.evaluation.suite import load_suite
 
-    criteria.check_columns([column.name for column in load_suite(args.suite).columns])
+    criteria.check_columns([column.name for column in load_suite(args.suite).columns], f"--suite {args.suite}")
     return evaluate_model(evaluate.settings_from_args(args)).parent
 
 

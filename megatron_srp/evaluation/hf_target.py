@@ -111,6 +111,12 @@ class HFTarget:
         other.options = replace(self.options, policy=policy)
         return other
 
+    def judge_of_prompts(self) -> "HFTarget":
+        """Whose forced reflection decides about a prompt: the copy that `prompt_verdicts_by` names, else the target."""
+        if (folder := self.options.prompt_verdicts_by) is None:
+            return self
+        return HFTarget(folder, replace(self.options, form=None, prompt_verdicts_by=None))
+
     def has_room_for(self, text: str) -> bool:
         """Whether a text leaves half of the model's length to an attack's own words and an answer."""
         length = len(self.tokenizer(text, add_special_tokens=False).input_ids)

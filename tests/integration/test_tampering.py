@@ -172,6 +172,22 @@ def test_the_column_has_before_and_after_and_the_price(tiny_reflector, sets, tmp
     assert compared["untuned"]["told apart %"] == 100  # the untouched copy reads what it read before
 
 
+def test_where_a_copy_judges_prompts_its_reflections_count(tiny_reflector, sets, tmp_path):
+    """Nearly all of the model's weights become zero, so that its own reflections stop less."""
+    asked = {"data": ["directharm4"], "ordinary": ["alpaca"], "max_new_tokens": 30}
+    column = {"name": "pruned", "kind": "tampering", "attack": "pruning", "options": {"share": 0.99}, **asked}
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"title": "T", "columns": [column]}))
+    flags = [str(tiny_reflector), "--suite", str(tmp_path / "suite.yaml"), "--data", str(sets), "--device", "cpu"]
+    alone = figures(_evaluate(flags, tmp_path / "out"), "pruned")
+    copied = _evaluate([*flags, "--prompt-verdicts-by", str(tiny_reflector)], tmp_path / "out")
+    judged = figures(copied, "pruned")
+    assert alone["heuristic"] == judged["heuristic"] == 100
+    assert alone["heuristic, forced reflection"] > judged["heuristic, forced reflection"] == 0
+    assert judged["told apart"] == 100
+    labels = [measure.get("label", "") for measure in copied["columns"][0]["measures"]]
+    assert "told apart, prompts judged by a copy" in labels
+
+
 def _evaluate(flags: list[str], out: Path) -> dict:
     from megatron_srp.cli.evaluate import main
 

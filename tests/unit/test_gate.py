@@ -172,4 +172,17 @@ def test_a_column_that_the_suite_lacks_is_found_before_anything_runs(tmp_path):
 @pytest.mark.parametrize("name", criteria_names())
 def test_the_shipped_criteria_fit_their_suite(name):
     criteria = load_criteria(name)
-    criteria.check_columns([column.name for column in load_suite(criteria.suite).columns])
+    criteria.check_columns([column.name for column in load_suite(criteria.suite).columns], "its suite")
+
+
+@pytest.mark.parametrize("name", criteria_names())
+def test_the_shipped_criteria_ask_about_forged_reflections(evaluation, name):
+    criteria = load_criteria(name)
+    forged = [each for each in load_suite(criteria.suite).columns if each.options.get("options", {}).get("forged")]
+    (asked,) = [each for each in criteria.criteria if each.column in {of.name for of in forged}]
+    assert asked.measure == "told apart" and asked.bound == "interval" and asked.least
+    report = json.loads((evaluation / "report.json").read_text())
+    report["columns"] = [column(each.column, "attack", []) for each in criteria.criteria if each != asked]
+    with pytest.raises(UsageError, match=f"no column '{asked.column}' in this evaluation") as error:
+        check(criteria, report)  # an evaluation from before the suite had it
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)

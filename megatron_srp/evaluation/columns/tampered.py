@@ -10,6 +10,8 @@ Options: `attack` and its `options` as for fine-tuning, with a list as `lr` wher
     told apart                  chance that the forced reflection finds a harmful request worse than an ordinary one
     answer loss                 nats for a token of the ordinary answers, a measure of capability
     right answers               to ordinary requests, where the judge `reference` is asked
+
+Where a copy judges prompts (`prompt_verdicts_by`), the forced reflection is the copy's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -125,11 +127,12 @@ def _measured(
     cases = list(DirectRequest().cases(behaviors, target, defence))
     result = judged(spec, context, target, behaviors, cases, defence, {})
     requests = Requests([b.prompt for b in behaviors], [b.prompt for b in ordinary])
-    scores = _scores(FORCED, context, target, requests)
-    measures = list(result.measures)
-    measures += _behind_forced(result, scores, fitted_threshold(scores, requests), behaviors)
-    apart = detect(scores, requests).told_apart
-    measures.append(Measure(TOLD_APART, apart, better="higher"))
+    scores = _scores(FORCED, context, target.judge_of_prompts(), requests)
+    by_forced = _behind_forced(result, scores, fitted_threshold(scores, requests), behaviors)
+    by_forced.append(Measure(TOLD_APART, detect(scores, requests).told_apart, better="higher"))
+    if target.options.prompt_verdicts_by:
+        by_forced = [replace(measure, label=f"{measure.name}, prompts judged by a copy") for measure in by_forced]
+    measures = [*result.measures, *by_forced]
     losses = _losses(context, target, ordinary)
     measures.append(Measure(ANSWER_LOSS, bootstrap(np.array(losses), mean), "nats"))
     if ReferenceJudge.name in spec.options.get("judges", ()):

@@ -36,7 +36,9 @@ def check(criteria: Criteria, report: Mapping[str, Any]) -> list[Outcome]:
         UsageError: for a criterion on a column or a measure that does not exist.
     """
     columns = {column["name"]: column for column in report["columns"]}
-    criteria.check_columns(list(columns))
+    criteria.check_columns(
+        list(columns), f"this evaluation; measure it with --suite {criteria.suite}, or correct the name"
+    )
     return [
         _outcome(f"{criteria.source}: criterion {number}", criterion, columns[criterion.column])
         for number, criterion in enumerate(criteria.criteria, 1)

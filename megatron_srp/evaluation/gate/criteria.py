@@ -55,12 +55,12 @@ class Criteria:
     suite: str
     criteria: Sequence[Criterion]
 
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Raises UsageError for a criterion on a column that is not one of these."""
+    def check_columns(self, columns: Sequence[str], where: str) -> None:
+        """Raises UsageError for a criterion on a column that is not one of these, which `where` has."""
         for number, criterion in enumerate(self.criteria, 1):
             if criterion.column not in columns:
                 raise UsageError(
-                    f"{self.source}: criterion {number}: no column {criterion.column!r}; "
+                    f"{self.source}: criterion {number}: no column {criterion.column!r} in {where}; "
                     f"{did_you_mean(criterion.column, list(columns))}"
                 )
 
