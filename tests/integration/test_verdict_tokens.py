@@ -97,7 +97,9 @@ def test_an_answer_that_ends_within_a_verdicts_token(tiny_guard, tmp_path):
 
 def test_verdicts_that_no_token_tells_apart_can_still_be_written(tiny_guard, tmp_path):
     alike = {" Safe": "Safe", " Safe enough": "Controversial", " Unsafe": "Unsafe"}
-    with pytest.raises(UsageError, match=r"do not tell the verdicts ' Safe', ' Safe enough', .* or --guard-generate-all"):
+    with pytest.raises(
+        UsageError, match=r"do not tell the verdicts ' Safe', ' Safe enough', .* or --guard-generate-all"
+    ):
         my_guard(tmp_path, tiny_guard, alike)
     guard = my_guard(tmp_path, tiny_guard, alike, generate_all=True)
     assert [one.label.verdict for one in guard.results(TEXTS[:2])] == [Verdict.SAFE, Verdict.UNSAFE]
