@@ -158,7 +158,8 @@ def options_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "O
 
 
 def load_from_args(args: argparse.Namespace, settings: "ModelSettings") -> "PromptedModel":
-    """The model that the flags describe, whose prompts another one judges where a flag says so; raises UsageError."""
+    """The model that the flags describe; another one, in transformers, judges its prompts where a flag says so. Raises
+    UsageError."""
     if args.prompt_verdicts_by is None:
         return _load(args, settings)
     from megatron_srp.generation.engines.hf.model import GuardedModel
@@ -174,8 +175,6 @@ def prompt_threshold_from_args(args: argparse.Namespace, settings: "ModelSetting
     """P(unsafe) at which --prompt-verdicts-by stops a prompt; raises UsageError."""
     from megatron_srp.generation.engines.prompt_judge import prompt_threshold
 
-    if args.engine == "vllm":
-        raise UsageError("--prompt-verdicts-by is for --engine hf")
     if args.on_unsafe == "off":
         raise UsageError("--prompt-verdicts-by stops unsafe prompts, and --on-unsafe off stops at nothing; drop one")
     policy = GuardPolicy(args.on_unsafe, settings.stop_at, unsafe_threshold=settings.threshold)

@@ -17,7 +17,7 @@ UNBRACKETED = rf"<think(?=[^\w{SPACE}>]|[{SPACE}]{{1,8}}[^{SPACE}>]|[{SPACE}]{{9
 OPENING = re.compile(rf" ?(?:<{GAP}think{GAP}>|{UNBRACKETED})", re.IGNORECASE)
 CLOSING = re.compile(r" ?</think>", re.IGNORECASE)
 PART = re.compile(rf" ?<({GAP}(t|th|thi|thin|think{GAP})?|/(t|th|thi|thin|think)?)\Z", re.IGNORECASE)
-STRICT = re.compile(r" ?<think> (Safe|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
+STRICT = re.compile(r" ?<think> (Safe(?= <)|Controversial|Unsafe)(?:: ([^<>\n\r]+?))? </think>")
 FLAWED = re.compile(r"([ \t\r\n]{0,8}([A-Za-z]*)[^<>\n\r]*)", re.IGNORECASE)
 SAFE_CUT = re.compile(r"([ \t\r\n]{0,8}safe(?![A-Za-z])[^<>\n\r]*)(?:<|</|</t[hink]*)?\Z", re.IGNORECASE)
 WORD_CUT = re.compile(r"[ \t\r\n]{0,8}([A-Za-z]*)\Z")

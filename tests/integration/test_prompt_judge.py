@@ -111,7 +111,5 @@ def test_what_is_no_copy_is_refused(tiny_reflector, tmp_path: Path):
         judge_prompts(own, other, 0.5)
     with pytest.raises(UsageError, match="nowhere: no such folder"):
         main(["--model", str(tiny_reflector), "--prompt-verdicts-by", str(tmp_path / "nowhere")])
-    with pytest.raises(UsageError, match="for --engine hf"):
-        main(["--model", str(tiny_reflector), "--engine", "vllm", "--prompt-verdicts-by", str(tiny_reflector)])
     with pytest.raises(UsageError, match="--on-unsafe off stops at nothing"):
         main(["--model", str(tiny_reflector), "--on-unsafe", "off", "--prompt-verdicts-by", str(tiny_reflector)])

@@ -13,9 +13,10 @@ from megatron_srp.cli.generation_flags import load_from_args, settings_from_args
 from megatron_srp.cli.serve import parse_arguments
 from megatron_srp.errors import UsageError
 from megatron_srp.generation.engines.hf.model import GuardedModel
+from megatron_srp.generation.engines.prompt_judge import judge_prompts
 from megatron_srp.generation.engines.request import Answer, Options, Sampling
 from megatron_srp.generation.engines.vllm import VLLMModel
-from megatron_srp.generation.guard.policy import GuardPolicy
+from megatron_srp.generation.guard.policy import DEFAULT_REFUSAL, GuardPolicy
 from megatron_srp.reflection import ReflectionFormat
 
 FORM = ReflectionFormat()
@@ -147,6 +148,19 @@ def test_draws_have_a_seed_of_their_own_for_each_piece(model):
     pieces = [request.params for request in engine.added if request.params.temperature]
     assert all(params.temperature == 0.7 and params.top_p == 0.9 for params in pieces)
     assert len({params.seed for params in pieces}) == len(pieces) > 10
+
+
+def test_a_copy_in_transformers_judges_the_prompts_of_vllm(model, tiny_reflector):
+    """Those that it stops cost vLLM nothing; the others are answered as without it."""
+    turns = [[{"role": "user", "content": f"say: {word}"}] for word in ("river", "kill", "house")]
+    alone = model.answer(turns, GuardPolicy("refuse"))
+    engine = model.generator._engine
+    asked = len(engine.added)
+    judge_prompts(model, GuardedModel(str(tiny_reflector), device="cpu"), 0.5)
+    judged = model.answer(turns, GuardPolicy("refuse"))
+    assert (judged[1].text, judged[1].stop_reason, judged[1].tokens) == (DEFAULT_REFUSAL, "unsafe", ())
+    assert [judged[0], judged[2]] == [alone[0], alone[2]] and alone[1].tokens
+    assert len(engine.added) < 2 * asked
 
 
 def test_without_vllm_and_without_a_gpu(model, monkeypatch):

@@ -66,17 +66,19 @@ def test_the_real_model_answers_as_with_transformers(smollm2: Path) -> None:
 
 
 def test_an_unsafe_segment_is_not_shown(tmp_path: Path) -> None:
-    """By a model that reflects, asked with OpenAI's client, whole and as a stream."""
+    """By a model that reflects, asked with OpenAI's client, whole and as a stream. A copy of it judges the prompts."""
     model = make_tiny_reflector(tmp_path / "tiny", head_dim=32)
-    with ServedByEngine(model, "--on-unsafe", "retract", "--dtype", "float32", key=KEY) as server:
+    flags = ("--on-unsafe", "retract", "--dtype", "float32", "--prompt-verdicts-by", str(model))
+    with ServedByEngine(model, *flags, key=KEY) as server:
         client = server.wait().client
         for words, shown, end in (
             ("river", "we saw the morning. then a river.", "stop"),
             ("knife", "we saw the morning.", "content_filter"),
+            ("kill", "", "content_filter"),
         ):
             asked: dict[str, Any] = {"model": "tiny", "messages": say(words), "temperature": 0}
             (choice,) = client.chat.completions.create(**asked).choices
-            assert (choice.message.content, choice.finish_reason) == (shown, end)
+            assert (choice.message.content or "", choice.finish_reason) == (shown, end)
             pieces = [piece.choices[0] for piece in client.chat.completions.create(**asked, stream=True)]
             assert "".join(piece.delta.content or "" for piece in pieces) == shown
             assert pieces[-1].finish_reason == end

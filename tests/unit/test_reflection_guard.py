@@ -101,6 +101,8 @@ POLICIES = st.builds(
 @settings(max_examples=1000, deadline=None)
 @example("<think> Safe " + "z" * 290 + "</think>", [], GuardPolicy(on_unsafe="off"), 1)
 @example("<think> Unsafe: " + "z" * 280 + "</think>", [], GuardPolicy(), 1)
+@example("<think> Safe: ok </think>", [], GuardPolicy(), 0)
+@example("<think> Safe: , </think>", [], GuardPolicy(), 0)
 @given(TEXTS, st.lists(st.integers(0, 400), max_size=60), POLICIES, st.integers(0, 3))
 def test_any_split_shows_what_the_whole_text_shows(text, cuts, policy, missing):
     pieces = split(text, cuts, missing)

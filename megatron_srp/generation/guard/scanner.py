@@ -141,6 +141,7 @@ class ReflectionScanner:
                 raise _Wait
             return len(inner), self._flaw(verdict, "") if word in _VERDICTS and verdict is not Verdict.SAFE else ()
         end, behind = self._end(inner, head.end(), ended)
+        exact = exact and not (verdict is Verdict.SAFE and inner.startswith(":", head.end()))  # Safe has no categories
         label = self._form.parse(self._form.open + inner[:behind]) if exact else None
         cut = ended and behind == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
         if label is None and verdict is Verdict.SAFE and cut:
