@@ -11,6 +11,7 @@ from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.tokenization import load_tokenizer
@@ -58,6 +59,14 @@ def test_each_shard_has_a_line_with_what_is_learned_from_it(folder: Path) -> Non
         f"      20%  {built}: {density:.1f} reflections per 1,000 tokens of text, end-of-document tokens",
         "start: from scratch",
     ]
+
+
+def test_a_stripped_shard_has_no_reflections(folder: Path, tmp_path: Path) -> None:
+    manifest = strip_reflections(folder / "built", tmp_path / "stripped")
+    assert manifest["settings"].keys() == json.loads((folder / "plain.srp.json").read_text())["settings"].keys()
+    shard = tmp_path / "stripped_text_document"
+    (line,) = summarize_run(look("--data-path", shard)).splitlines()[1:-1]
+    assert line == f"     100%  {shard}: no reflections, end-of-document tokens"
 
 
 def test_parts_of_their_own_and_shards_that_say_nothing(folder: Path, tmp_path: Path) -> None:

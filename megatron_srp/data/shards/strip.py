@@ -15,6 +15,10 @@ from megatron_srp.data.shards.shard_writer import ShardWriter
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError, UsageError
 
+# What reflections add to the settings of a manifest: those of the policy, of the segments, and of the labels' source.
+_OF_REFLECTIONS = {"reflection", "policy", "max_words", "annotations", "failed_as", "hints", "materialize"}
+_OF_REFLECTIONS |= {"guard", "guard_revision", "guard_settings"}
+
 
 def plain_tokens(
     shard: IndexedShard, sidecar: ReflectionSidecar, begin: int, end: int
@@ -85,7 +89,10 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
                 shard.pop("hints", None)
                 manifest.pop("policy", None)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
-            return output.finish(moves, manifest | {"shards": shards, "counts": sum_counts(shards), "reflection": None})
+            settings = {name: value for name, value in manifest["settings"].items() if name not in _OF_REFLECTIONS}
+            counts = sum_counts(shards)
+            plain = {"shards": shards, "counts": counts, "reflection": None, "settings": settings}
+            return output.finish(moves, manifest | plain)
     finally:
         output.close()
 
