@@ -12,6 +12,7 @@ from megatron_srp.cli import COMMANDS, load
 
 ROOT = Path(__file__).parents[1]
 WIDTH, ROW, GAP = 760, 34, 6  # of the picture, in pixels
+LETTERS = 88  # of the names in a row
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -68,7 +69,8 @@ def flag_row(action: argparse.Action, formatter: argparse.HelpFormatter, parser:
     text = (add_default(action) if add_default else action.help) or ""
     shown = text % {**vars(action), "prog": parser.prog}
     flag = f'<code style="white-space: nowrap">{escape(names or values)}</code>'
-    return f"<tr><td>{flag}<br><small>{escape(values) if names else ''}</small></td><td>{inline(shown)}</td></tr>"
+    values = escape(values).replace(",", ",<wbr>") if names else ""  # long choices take several lines
+    return f"<tr><td>{flag}<br><small>{values}</small></td><td>{inline(shown)}</td></tr>"
 
 
 def inline(text: str) -> str:
@@ -94,10 +96,11 @@ def draw_layers() -> str:
     """The layers of tests/unit/test_layers.py as SVG, the highest on top."""
     table = runpy.run_path(str(ROOT / "tests" / "unit" / "test_layers.py"))["LAYERS"]
     layers = [[name for name in names if not name.startswith("_")] for names in reversed(table)]
-    height = len(layers) * (ROW + GAP)
+    rows = [(layer, names) for layer, all_names in enumerate(layers) for names in rows_of(all_names)]
+    height = len(rows) * (ROW + GAP)
     boxes = []
-    for row, names in enumerate(layers):
-        y, shade = row * (ROW + GAP), 90 - row * 3
+    for row, (layer, names) in enumerate(rows):
+        y, shade = row * (ROW + GAP), 90 - layer * 3
         share = (WIDTH + GAP) / sum(map(len, names))  # a box is as wide as its name is long
         x = 0.0
         for name in names:
@@ -109,3 +112,13 @@ def draw_layers() -> str:
             x += width + GAP
     style = "font: 12px monospace; max-width: 100%; fill: #111"
     return f'<svg viewBox="0 0 {WIDTH} {height}" style="{style}" role="img" aria-label="Layers">{"".join(boxes)}</svg>'
+
+
+def rows_of(names: list[str]) -> list[list[str]]:
+    """The names of a layer, in as many rows as they need."""
+    rows: list[list[str]] = [[]]
+    for name in names:
+        if sum(map(len, rows[-1])) + len(name) > LETTERS:
+            rows.append([])
+        rows[-1].append(name)
+    return rows
