@@ -157,4 +157,9 @@ def file_fingerprint(path: Readable) -> str:
 def digest(content: Any) -> str:
     """A short stable hash of a JSON-like value."""
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+    return digest_of_bytes(canonical.encode())
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """A short hash."""
+    return hashlib.sha256(content).hexdigest()[:32]

@@ -19,7 +19,7 @@ def ordered_map[Item, Result](
     pending: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         pending.append((item, pool.submit(fn, item)))
-        if len(pending) > ahead:
+        while pending and (len(pending) > ahead or pending[0][1].done()):
             first, future = pending.popleft()
             yield first, future.result()
     while pending:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Regex, normalizers
 
 _ALL = sys.maxunicode + 1
 _PLANES = (range(0xE000), range(0xF900, 0x34000), range(0xE0000, 0xE0200))  # with assigned characters
@@ -28,29 +28,30 @@ def unsettled_characters() -> np.ndarray:
     unsettled = np.ones(_ALL, bool)
     for part in _PRIVATE:
         unsettled[part.start : part.stop] = False
-    known = [c for part in _PLANES for c in part if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
-    unsettled[known] = False
-    text = "".join(map(chr, known))
-    for _, (begin, end) in pre_tokenizers.Split(Regex(r"\P{Cn}+"), "removed").pre_tokenize_str(text):
-        unsettled[known[begin:end]] = True
-    unsettled[_otherwise_normalised(text)] = True
+    text = "".join(c for part in _PLANES for c in map(chr, part) if unicodedata.category(c) not in ("Cn", "Cs"))
+    unsettled[_code_points(text)] = False
+    assigned = normalizers.Replace(Regex(r"\p{Cn}"), "").normalize_str(text)  # by the reference's expressions
+    unsettled[np.setdiff1d(_code_points(text), _code_points(assigned), assume_unique=True)] = True
+    unsettled[[*_otherwise_normalised(text)]] = True
     return unsettled
 
 
-def _otherwise_normalised(characters: str) -> list[int]:
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+
+
+def _otherwise_normalised(characters: str) -> set[int]:
     """Those of the characters that the reference's normalizers change differently from Python's, and the first
     characters of the pairs that compose them."""
-    found = []
-    for c in characters:
-        parts = unicodedata.decomposition(c)
-        if not (parts or unicodedata.combining(c)):
-            continue
-        probe = f"{c} a{_HIGH}{c} a{c}{_LOW}"
-        if any(form.normalize_str(probe) != unicodedata.normalize(name, probe) for name, form in _FORMS.items()):
-            found.append(ord(c))
-            if parts and not parts.startswith("<"):
-                found.append(int(parts.split()[0], 16))
-    return found
+    changing = [c for c in characters if unicodedata.decomposition(c) or unicodedata.combining(c)]
+    # One probe in a line: no form changes a line break, or a character because one is next to it.
+    text = "\n".join(f"{c} a{_HIGH}{c} a{c}{_LOW}" for c in changing)
+    found = set()
+    for name, form in _FORMS.items():
+        lines = form.normalize_str(text).split("\n"), unicodedata.normalize(name, text).split("\n")
+        found |= {c for c, one, other in zip(changing, *lines, strict=True) if one != other}
+    pairs = [parts for c in found if (parts := unicodedata.decomposition(c)) and not parts.startswith("<")]
+    return {ord(c) for c in found} | {int(parts.split()[0], 16) for parts in pairs}
 
 
 @cache

@@ -10,10 +10,12 @@ from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.training_tokenizer import refuse_forgeable
 from megatron_srp.errors import UsageError
+from megatron_srp.files import digest
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer, tokenizer_fingerprint
 from megatron_srp.tokenization.fast import FastEncoder
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.changed_tokenizers import changed
 
 TRICKY = [
     "",
@@ -187,6 +189,28 @@ def test_fingerprints_tell_tokenizers_apart(tokenizer_models):
     prints = {name: tokenizer_fingerprint(*model) for name, model in tokenizer_models.items()}
     assert len(set(prints.values())) == len(prints)
     assert tokenizer_fingerprint(*tokenizer_models["gpt2"]) == prints["gpt2"]
+
+
+def with_odd_added_tokens(spec: dict) -> None:
+    free = max(spec["model"]["vocab"].values()) + 1
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    for i, name in enumerate(["\x1b\x7f\u2028", "\n\t", "a", "\ue000", "\U0001f600"]):  # "a" is in the vocabulary
+        spec["added_tokens"].append({"id": free + i, "content": name, **flags})
+
+
+def with_dropout(spec: dict) -> None:
+    spec["model"]["dropout"] = 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "smollm2", "llama3"])
+@pytest.mark.parametrize("change", [lambda spec: None, with_odd_added_tokens, with_dropout])
+def test_vocabulary_and_fingerprint_as_defined(family, change, tokenizer_models, tmp_path):
+    found = changed(load_tokenizer(*tokenizer_models[family]), tmp_path / "t", change)
+    vocabulary = Tokenizer.from_file(str(tmp_path / "t" / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    assert found._vocabulary() == vocabulary and found.vocab_size == max(vocabulary.values()) + 1
+    spec = json.loads((tmp_path / "t" / "tokenizer.json").read_text())
+    behaviour = {name: spec[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    assert found.fingerprint == digest([behaviour, found.eos_id])
 
 
 @pytest.mark.parametrize(
