@@ -162,7 +162,7 @@ def test_a_column_that_the_suite_lacks_is_found_before_anything_runs(tmp_path):
     criteria = write(tmp_path, {"column": "prefil", "measure": "heuristic", "most": 1}, suite="gate")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="did you mean 'prefill'"):
+    with pytest.raises(UsageError, match=r"choose from .*'prefill, guarded'.*; did you mean 'prefill'"):
         main([str(tmp_path / "model"), "--criteria", criteria, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="--out is missing"):

@@ -35,12 +35,12 @@ def sidecar_for(plain: Path, policy: str, folder: Path, *more: str) -> Path:
     return folder / f"s_{plain.name}.srp"
 
 
-@pytest.mark.parametrize("append_eod", [True, False])
+@pytest.mark.parametrize("append_eod, tokens", [(True, "special"), (True, "text"), (False, "special"), (False, "text")])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eod):
+def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eod, tokens):
     plain = build(tmp_path / "plain", tokenizer, None, append_eod=append_eod)
-    view = ReflectedIndexedDataset(plain, sidecar_for(plain, name, tmp_path))
-    policy = Policy.load(name)
+    view = ReflectedIndexedDataset(plain, sidecar_for(plain, name, tmp_path, "--reflection-tokens", tokens))
+    policy = Policy.load(name, ReflectionFormat(special_tokens=tokens == "special"))
     assert view.masks == policy.masks
     if policy.masks:
         assert all(own.tolist() == there.tolist() for own, there in zip(view[:], IndexedShard(plain), strict=True))
@@ -274,6 +274,18 @@ def test_a_document_of_several_texts_loses_the_unsafe_one_only(tokenizer, tokeni
     assert main([*common, "--policy", "filter-document"]) == 0
     view = ReflectedIndexedDataset(plain, made)
     assert [row.tolist() for row in view[:]] == [[*first, eod, *last, eod], []]
+
+
+@pytest.mark.parametrize("name, written", [("srp", "<think> Safe </think>"), ("tag-before", "<good>"), ("hide", "")])
+def test_controversial_segments_can_be_treated_as_safe_ones(tokenizer, name, written):
+    form = ReflectionFormat(controversial="safe", special_tokens=False)
+    encoder, table = PieceEncoder(Policy.load(name, form), tokenizer), ReflectionTable()
+    plain = np.array(tokenizer.encode_inside("A bomb."), np.uint16)
+    ends = np.array([len(plain)])
+    of = TokenSegments(plain, np.array([0]), np.array([True]), ends, np.array([0, 1]), ends)
+    pieces = treat(encoder, of, np.array([1]), LABELS, table)
+    treated, _ = treat_document(plain.tolist(), pieces.cuts.tolist(), [table.entries[i] for i in pieces.entries])
+    assert written in tokenizer.decode(treated) and tokenizer.decode(treated).replace(written, "").strip() == "A bomb."
 
 
 def test_special_tokens_are_the_default_of_tags_only(tokenizer):
