@@ -23,6 +23,7 @@ from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.tokenization import load_tokenizer
 from tests.helpers.plain_shards import build, flags, write_shard
 
 LABELS = [SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.CONTROVERSIAL), SafetyLabel(Verdict.UNSAFE, ("Violent",))]
@@ -174,6 +175,22 @@ def defined(of: TokenSegments, codes: np.ndarray, policy: Policy, tokenizer) -> 
 
 def written(text: str, tokenizer) -> list[int]:
     return tokenizer.encode_inside(f" {text}") if text else []
+
+
+def test_the_guides_policy_of_ones_own_is_one_file(tokenizer, tmp_path):
+    guide = (Path(__file__).parents[2] / "docs/guides/policies.md").read_text()
+    path = tmp_path / "reflect-and-hide.yaml"
+    path.write_text(guide.partition(f'```yaml title="{path.name}"\n')[2].partition("```")[0])
+    plain = build(tmp_path / "plain", tokenizer, None)
+    view = ReflectedIndexedDataset(plain, sidecar_for(plain, str(path), tmp_path))
+    assert verified(tmp_path / "s") == []
+    extended = load_tokenizer("HuggingFaceTokenizer", tmp_path / "s_tokenizer")
+    hidden, think = extended.token_id("<hidden>"), extended.token_id("<think>")
+    tokens, learned = np.concatenate(view[:]), np.concatenate([view.mask(i) for i in range(len(view))])
+    verdicts = json.loads((tmp_path / "s.srp.json").read_text())["counts"]["verdicts"]
+    assert (tokens == hidden).sum() == verdicts["Unsafe"] > 0
+    assert (tokens == think).sum() == verdicts["Safe"] + verdicts["Controversial"]
+    assert not learned[tokens == hidden].any() and learned[tokens == think].all() and not learned.all()
 
 
 def test_a_share_of_the_segments_stays_untagged(tokenizer, tmp_path):
