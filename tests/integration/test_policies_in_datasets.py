@@ -17,7 +17,7 @@ from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.policies.policy import NAMES, Policy
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
-from megatron_srp.errors import SrpError
+from megatron_srp.errors import UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.host.policy_hooks import plain_samples
@@ -149,9 +149,9 @@ def test_a_dataset_that_reads_samples_itself_cannot_have_a_mask(corpus):
         (("hide", "--start-share", "0.5"), "hide with --start-share 0.5, needs the plain text"),
     ):
         path = corpus.sidecar(*policy)
-        with pytest.raises(SrpError, match=need):
+        with pytest.raises(UsageError, match=need):
             build(corpus, path, OwnSamples)
         dataset = build(corpus, path)
-        with pytest.raises(SrpError, match=need):  # without Megatron's builder
+        with pytest.raises(UsageError, match=need):  # without Megatron's builder
             OwnSamples(dataset.dataset, path, dataset.indices, 9, Split.train, dataset.config)
     assert build(corpus, corpus.sidecar("hide"), OwnSamples) is not None
