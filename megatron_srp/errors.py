@@ -53,7 +53,8 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """The choices, and `; did you mean 'x'?` when `name` looks like a misspelling of one."""
     close = get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"choose from {', '.join(sorted(known))}{hint}"
+    shown = [repr(each) if ", " in each else each for each in sorted(known)]
+    return f"choose from {', '.join(shown)}{hint}"
 
 
 def is_utf8(name: str) -> bool:

@@ -102,7 +102,8 @@ def _add_target_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--reflect-prompt", action="store_true", help="in guarded columns, force a reflection on the prompt")
     add("--unsafe-threshold", type=float, metavar="P", help=generation_flags.THRESHOLD_HELP)
-    add("--prompt-verdicts-by", metavar="DIR", help=f"in guarded columns, {generation_flags.VERDICTS_BY_HELP}")
+    judged = f"in columns that are guarded or tamper, {generation_flags.VERDICTS_BY_HELP}"
+    add("--prompt-verdicts-by", metavar="DIR", help=judged)
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:

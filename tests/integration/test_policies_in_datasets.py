@@ -17,7 +17,8 @@ from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.policies.policy import NAMES, Policy
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
-from megatron_srp.errors import SrpError
+from megatron_srp.errors import UsageError
+from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import load_tokenizer
 from megatron_srp.training.host.policy_hooks import plain_samples
 from megatron_srp.training.host.trace import _part
@@ -65,9 +66,12 @@ def build(corpus: SimpleNamespace, path: object, cls: type = GPTDataset, **optio
     return BlendedMegatronDatasetBuilder(cls, [SAMPLES, 0, 0], lambda: True, config).build()[0]
 
 
+@pytest.mark.parametrize("tokens", ["text", "special"])
 @pytest.mark.parametrize("name", [name for name in NAMES if not Policy.load(name).masks])
-def test_a_sidecar_gives_the_samples_of_the_builders_shard(corpus, name):
-    view, built = build(corpus, corpus.sidecar(name)), build(corpus, corpus.shard(f"built-{name}", Policy.load(name)))
+def test_a_sidecar_gives_the_samples_of_the_builders_shard(corpus, name, tokens):
+    view = build(corpus, corpus.sidecar(name, "--reflection-tokens", tokens))
+    policy = Policy.load(name, ReflectionFormat(special_tokens=tokens == "special"))
+    built = build(corpus, corpus.shard(f"built-{name}-{tokens}", policy))
     assert len(view) == len(built) >= SAMPLES
     for i in range(SAMPLES):
         ours, theirs = view[i], built[i]
@@ -98,18 +102,23 @@ def test_what_is_not_learned_is_masked(corpus, name, extra):
     assert dataset[None]["loss_mask"].sum() == 0  # a sample that only fills a batch
 
 
-def test_the_plain_text_is_read_first(corpus):
-    path = corpus.sidecar("drop-segment", "--start-share", "0.25")
-    dataset, treated = build(corpus, path), build(corpus, corpus.sidecar("drop-segment"))
-    plain = build(corpus, corpus.plain)
-    for i in range(SAMPLES):
-        if i < SAMPLES / 4:
-            assert plain_samples(dataset, i) is not None
-        else:
-            assert torch.equal(dataset[i]["tokens"], treated[i]["tokens"])
-    early = {tuple(dataset[i]["tokens"].tolist()) for i in range(SAMPLES // 4)}
-    assert early <= {tuple(plain[i]["tokens"].tolist()) for i in range(len(plain))}
-    assert len(early) == SAMPLES // 4
+@pytest.mark.parametrize("name", NAMES)
+def test_the_plain_text_is_read_first(corpus, name):
+    path = corpus.sidecar(name, "--start-share", "0.25")
+    dataset, treated = build(corpus, path), build(corpus, corpus.sidecar(name))
+    plain, begin = build(corpus, corpus.plain), SAMPLES // 4
+    assert all(plain_samples(dataset, i) is not None for i in range(begin))
+    early, of_plain = (
+        [content(samples[i]) for i in range(n)] for samples, n in ((dataset, begin), (plain, len(plain)))
+    )
+    assert len(set(early)) == begin and set(early) <= set(of_plain)
+    late = range(begin, SAMPLES)
+    assert [content(dataset[i]) for i in late] == [content(treated[i]) for i in late]
+
+
+def content(sample: dict[str, torch.Tensor]) -> tuple[Any, ...]:
+    """All of a sample: tokens, labels, masks and positions."""
+    return tuple((key, tuple(value.flatten().tolist())) for key, value in sorted(sample.items()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,9 +149,9 @@ def test_a_dataset_that_reads_samples_itself_cannot_have_a_mask(corpus):
         (("hide", "--start-share", "0.5"), "hide with --start-share 0.5, needs the plain text"),
     ):
         path = corpus.sidecar(*policy)
-        with pytest.raises(SrpError, match=need):
+        with pytest.raises(UsageError, match=need):
             build(corpus, path, OwnSamples)
         dataset = build(corpus, path)
-        with pytest.raises(SrpError, match=need):  # without Megatron's builder
+        with pytest.raises(UsageError, match=need):  # without Megatron's builder
             OwnSamples(dataset.dataset, path, dataset.indices, 9, Split.train, dataset.config)
     assert build(corpus, corpus.sidecar("hide"), OwnSamples) is not None

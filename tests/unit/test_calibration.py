@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_srp.cli import COMMANDS, load
 from megatron_srp.cli.threshold import main
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.generation.model_settings import ModelSettings
@@ -86,6 +87,25 @@ def test_another_model(folder):
     (folder / "model.safetensors").write_bytes(bytes(99) + b"x")
     with pytest.raises(UsageError, match=r"calibration\.json was measured on another model"):
         ModelSettings.of(str(folder))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("generate", "--model", "MODEL", "--input", "prompts.jsonl", "--out", "OUT"),
+        ("serve", "--model", "MODEL"),
+        ("evaluate", "MODEL", "--out", "OUT"),
+        ("gate", "MODEL", "--out", "OUT"),
+    ],
+)
+def test_no_command_takes_the_calibration_of_another_model(folder, argv):
+    calibrate(folder, [0.1] * 100)
+    (folder / "model.safetensors").write_bytes(bytes(99) + b"x")
+    out = folder.parent / "out"
+    given = {"MODEL": str(folder), "OUT": str(out)}
+    with pytest.raises(UsageError, match=r"measured on another model.* Run `srp threshold --model`") as error:
+        load(COMMANDS[argv[0]]).main([given.get(word, word) for word in argv[1:]])
+    assert error.value.exit_code == 2 and "\n" not in str(error.value) and not out.exists()
 
 
 def test_a_model_that_differs_in_one_tensor_only(folder):

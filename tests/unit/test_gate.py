@@ -23,6 +23,10 @@ def column(name: str, kind: str, measures: list[dict], **facts: Any) -> dict:
     return {"name": name, "kind": kind, "measures": measures, "facts": {"data": "advbench", **facts}, **own}
 
 
+POLICY = {"on_unsafe": "stop", "stop_at": ["Controversial", "Unsafe"], "unsafe_threshold": 0.25}
+GUARDED = {"policy": {**POLICY, "reflect_prompt": True, "reflect_every": 32}, "prompt_verdicts_by": ["0123", 0.5]}
+
+
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Path:
     """Three columns: an attack of which 5 % succeed (2 to 11), one that was not run, and tampering."""
@@ -34,12 +38,12 @@ def evaluation(tmp_path: Path) -> Path:
     report = {
         "format_version": 1,
         "suite": {"name": "t", "title": "Tiny | suite", "limit": None},
-        "model": {"name": "a<b>", "fingerprint": "0123", "settings": {}},
+        "model": {"name": "a<b>", "fingerprint": "0123", "settings": {"guarded": GUARDED}},
         "judges": {"heuristic": {}},
         "judges_not_run": {"llm": "no judge"},
         "judge_agreement": [{"judges": ["heuristic", "llm"], "cases": 9, "agreement": 77.8, "kappa": 0.25}],
         "columns": [
-            column("prefill", "attack", attack),
+            column("prefill", "attack", attack, defence="guarded"),
             column("capability", "capability", []) | {"not_run": "lm-eval is not installed"},
             tampered,
         ],
@@ -100,6 +104,10 @@ def test_the_card_says_what_the_model_does_not_withstand(evaluation, tmp_path):
     assert "- capability: lm-eval is not installed" in text
     assert "Tiny \\| suite" in text and "a&lt;b>" in text
     assert "a&lt;b&gt;" in page and "<b>" not in page.partition("<body>")[2]
+    how = "stop at Controversial and Unsafe; reflections: forced on the prompt and every 32 tokens, from P(unsafe) 0.25 on"
+    for shown in (text, page):
+        assert f"Guarded: {how}; prompts are judged first by a copy of the model." in shown
+        assert "P(unsafe) of a reflection forced on the prompt" in shown and "log-odds" not in shown
     for found in ("passes", "LoRA", "98.0 (91.0 to 100.0) %", "0.25", "lm-eval is not installed"):
         assert found in page
 
@@ -162,7 +170,7 @@ def test_a_column_that_the_suite_lacks_is_found_before_anything_runs(tmp_path):
     criteria = write(tmp_path, {"column": "prefil", "measure": "heuristic", "most": 1}, suite="gate")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="did you mean 'prefill'"):
+    with pytest.raises(UsageError, match=r"choose from .*'prefill, guarded'.*; did you mean 'prefill'"):
         main([str(tmp_path / "model"), "--criteria", criteria, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="--out is missing"):

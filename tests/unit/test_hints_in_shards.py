@@ -116,13 +116,14 @@ def test_strip_and_view_are_the_plain_and_the_reflected_shard(flags, tmp_path, t
             assert np.array_equal(view.get(i, begin, end - begin), whole[begin:end])
 
 
-def test_a_sidecar_for_a_plain_shard_is_read_as_the_shard_that_it_would_make(corpus, flags, tmp_path, capsys):
-    preprocess_cli.main(flags(tmp_path / "hinted"))
+@pytest.mark.parametrize("tokens", ["text", "special"])
+def test_a_sidecar_for_a_plain_shard_is_read_as_the_shard_that_it_would_make(corpus, flags, tmp_path, tokens):
+    preprocess_cli.main(flags(tmp_path / "hinted", "--reflection-tokens", tokens))
     plain = flags(tmp_path / "plain", hints=False)
     at = plain.index("--store")
     preprocess_cli.main([*plain[:at], "--guard", "none", *plain[at + 2 :]])
     shards = ["--input-shards", str(tmp_path / "plain_text_document"), "--max-words", MAX_WORDS]
-    judge = ["--store", str(corpus / "store"), "--hints"]
+    judge = ["--store", str(corpus / "store"), "--hints", "--reflection-tokens", tokens]
     preprocess_cli.main([*shards, *judge, "--output-prefix", str(tmp_path / "view")])
     view = ReflectedIndexedDataset(tmp_path / "plain_text_document", tmp_path / "view_plain_text_document.srp")
     built = IndexedShard(tmp_path / "hinted_text_document")

@@ -23,6 +23,7 @@ from megatron_srp.data.verify.shards import verify_shards
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
+from megatron_srp.tokenization import load_tokenizer
 from tests.helpers.plain_shards import build, flags, write_shard
 
 LABELS = [SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.CONTROVERSIAL), SafetyLabel(Verdict.UNSAFE, ("Violent",))]
@@ -35,12 +36,12 @@ def sidecar_for(plain: Path, policy: str, folder: Path, *more: str) -> Path:
     return folder / f"s_{plain.name}.srp"
 
 
-@pytest.mark.parametrize("append_eod", [True, False])
+@pytest.mark.parametrize("append_eod, tokens", [(True, "special"), (True, "text"), (False, "special"), (False, "text")])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eod):
+def test_the_view_is_what_the_builder_makes(tokenizer, tmp_path, name, append_eod, tokens):
     plain = build(tmp_path / "plain", tokenizer, None, append_eod=append_eod)
-    view = ReflectedIndexedDataset(plain, sidecar_for(plain, name, tmp_path))
-    policy = Policy.load(name)
+    view = ReflectedIndexedDataset(plain, sidecar_for(plain, name, tmp_path, "--reflection-tokens", tokens))
+    policy = Policy.load(name, ReflectionFormat(special_tokens=tokens == "special"))
     assert view.masks == policy.masks
     if policy.masks:
         assert all(own.tolist() == there.tolist() for own, there in zip(view[:], IndexedShard(plain), strict=True))
@@ -176,6 +177,22 @@ def written(text: str, tokenizer) -> list[int]:
     return tokenizer.encode_inside(f" {text}") if text else []
 
 
+def test_the_guides_policy_of_ones_own_is_one_file(tokenizer, tmp_path):
+    guide = (Path(__file__).parents[2] / "docs/guides/policies.md").read_text()
+    path = tmp_path / "reflect-and-hide.yaml"
+    path.write_text(guide.partition(f'```yaml title="{path.name}"\n')[2].partition("```")[0])
+    plain = build(tmp_path / "plain", tokenizer, None)
+    view = ReflectedIndexedDataset(plain, sidecar_for(plain, str(path), tmp_path))
+    assert verified(tmp_path / "s") == []
+    extended = load_tokenizer("HuggingFaceTokenizer", tmp_path / "s_tokenizer")
+    hidden, think = extended.token_id("<hidden>"), extended.token_id("<think>")
+    tokens, learned = np.concatenate(view[:]), np.concatenate([view.mask(i) for i in range(len(view))])
+    verdicts = json.loads((tmp_path / "s.srp.json").read_text())["counts"]["verdicts"]
+    assert (tokens == hidden).sum() == verdicts["Unsafe"] > 0
+    assert (tokens == think).sum() == verdicts["Safe"] + verdicts["Controversial"]
+    assert not learned[tokens == hidden].any() and learned[tokens == think].all() and not learned.all()
+
+
 def test_a_share_of_the_segments_stays_untagged(tokenizer, tmp_path):
     plain = build(tmp_path / "plain", tokenizer, None)
     path = tmp_path / "half.yaml"
@@ -274,6 +291,18 @@ def test_a_document_of_several_texts_loses_the_unsafe_one_only(tokenizer, tokeni
     assert main([*common, "--policy", "filter-document"]) == 0
     view = ReflectedIndexedDataset(plain, made)
     assert [row.tolist() for row in view[:]] == [[*first, eod, *last, eod], []]
+
+
+@pytest.mark.parametrize("name, written", [("srp", "<think> Safe </think>"), ("tag-before", "<good>"), ("hide", "")])
+def test_controversial_segments_can_be_treated_as_safe_ones(tokenizer, name, written):
+    form = ReflectionFormat(controversial="safe", special_tokens=False)
+    encoder, table = PieceEncoder(Policy.load(name, form), tokenizer), ReflectionTable()
+    plain = np.array(tokenizer.encode_inside("A bomb."), np.uint16)
+    ends = np.array([len(plain)])
+    of = TokenSegments(plain, np.array([0]), np.array([True]), ends, np.array([0, 1]), ends)
+    pieces = treat(encoder, of, np.array([1]), LABELS, table)
+    treated, _ = treat_document(plain.tolist(), pieces.cuts.tolist(), [table.entries[i] for i in pieces.entries])
+    assert written in tokenizer.decode(treated) and tokenizer.decode(treated).replace(written, "").strip() == "A bomb."
 
 
 def test_special_tokens_are_the_default_of_tags_only(tokenizer):

@@ -193,7 +193,8 @@ def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):
         ("filtering", (3, 3)),
     ]
     assert "| 1-2 | hide | 3 | - | - | 10.0 (" in markdown(content)["policies"]
-    assert "What can be done with verdicts" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text().partition("What can be done with verdicts")[2]
+    assert "no policy (Filtering)" in page and "no policy (Filtering)" in markdown(content)["policies"]
     one = write_report([record for record in found if record["seed"] == 0], tmp_path)
     assert {row["ranks"] for row in one["policies"]} == {(1, 3)}, "one seed decides nothing"
     plain = write_report([record for record in found if record["setting"] == "filtering"], tmp_path)

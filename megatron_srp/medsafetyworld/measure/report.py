@@ -137,6 +137,7 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "columns": tables.COLUMNS,
         "policy_columns": tables.POLICY_COLUMNS,
         "ranks": tables.format_ranks,
+        "policy_name": tables.policy_name,
         "outcomes": OUTCOMES,
         "behind": lambda group, attack: tables.behind_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),

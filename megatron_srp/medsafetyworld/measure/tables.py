@@ -41,7 +41,7 @@ POLICY_COLUMNS = {
     "text": "text",
     "forged_new": "forged",
     "ids": "forged as ids",
-    "benign:The": "harmless after The",
+    "benign:The": "harmless, after The",
     "general": "General",
 }
 
@@ -186,7 +186,13 @@ def _policies(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _policy(row: dict[str, Any]) -> str:
     cells = [format_cell(row[key]) for key in ("latent_before", *POLICY_COLUMNS)]
     steps = f"{row['steps']:,.0f}" if row["steps"] else "-"
-    return f"| {format_ranks(row['ranks'])} | {row['policy']} | {row['seeds']} | {steps} | {' | '.join(cells)} |"
+    first = (format_ranks(row["ranks"]), policy_name(row["policy"]), str(row["seeds"]), steps)
+    return f"| {' | '.join((*first, *cells))} |"
+
+
+def policy_name(setting: str) -> str:
+    """What a row of the table is called: `filter-document` is a policy, Filtering is the plain text."""
+    return "no policy (Filtering)" if setting == "filtering" else setting
 
 
 def format_ranks(places: tuple[int, int]) -> str:
