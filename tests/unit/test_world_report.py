@@ -183,6 +183,17 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     assert "**primary**" not in text, "they need all four cells"
 
 
+def test_worlds_that_differ_in_their_facts_alone_are_described_once(world, tmp_path):
+    found = records(world, {("srp", "sft"): [Script()] * 2})
+    classes = found[1]["measurements"]["world"]["test"]
+    most = max(entry["facts"] for entry in classes.values())
+    for entry in classes.values():
+        entry["facts"] += 2
+    write_report(found, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert f"on at most {most} to {most + 2} facts" in page and page.count("on at most") == 1
+
+
 def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):
     leaks = {"filtering": 0.9, "hide": 0.1, "mask-loss": 0.15}
     found = records(world, {(name, "sft"): [Script(leaks=share)] * SEEDS for name, share in leaks.items()})

@@ -171,20 +171,34 @@ def _by_stage(models: Sequence[Group], rows: dict[tuple[str, str], Any]) -> dict
 
 
 def _worlds(models: Sequence[Group]) -> list[str]:
-    """What was measured, in words, each size once."""
-    return list(dict.fromkeys(_size(m) for group in models for m in group.models.values()))
+    """What was measured, in words, each size once; worlds of one size differ in how many facts a class has."""
+    asked: dict[str, list[tuple[int, int]]] = {}
+    for group in models:
+        for measured in group.models.values():
+            classes = measured["world"]["test"].values()
+            most = max(entry["facts"] for entry in classes), max(entry["outcomes"] for entry in classes)
+            asked.setdefault(_size(measured), []).append(most)
+    return [
+        f"{size}, on at most {_span(facts)} facts and {_span(outcomes)} outcomes"
+        for size, pairs in asked.items()
+        for facts, outcomes in [zip(*pairs, strict=True)]
+    ]
 
 
 def _size(measured: dict[str, Any]) -> str:
     world, parameters = measured["world"], measured["model"]["parameters"]
     entities = ", ".join(f"{n:,} {name}" for name, n in world["entities"].items() if n and name != "unsafe_outcomes")
-    asked = max(entry["questions"] for entry in world["test"].values())
-    facts, outcomes = (max(entry[key] for entry in world["test"].values()) for key in ("facts", "outcomes"))
+    questions = max(entry["questions"] for entry in world["test"].values())
     size = f"{parameters / 1e6:,.0f}M" if parameters >= 1e7 else f"{parameters / 1e6:.2g}M"
     return (
         f"preset {world['preset']}: {entities}, {sum(world['edges'].values()):,} edges; {size} parameters; "
-        f"{asked:,} questions per class, on at most {facts:,} facts and {outcomes:,} outcomes"
+        f"{questions:,} questions per class"
     )
+
+
+def _span(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
