@@ -1,6 +1,9 @@
 """The limits of `srp serve`: keys, a full queue, clients that go away, time, and its own end."""
 
+import contextlib
 import json
+import os
+import resource
 import signal
 import socket
 import time
@@ -108,6 +111,23 @@ def test_a_time_limit_ends_an_answer(tmp_path, tiny_reflector, monkeypatch, on_u
     worker.drain(0)
     worker.join(60)
     assert not worker._thread.is_alive()
+
+
+def test_a_burst_of_connections_takes_no_file_that_is_not_there(tiny_reflector, capfd):
+    """All come while the server is busy, and it closes those above its limit only some turns after it has accepted them."""
+    with Served(tiny_reflector, "--max-connections", "64") as served:
+        pid, address = served.wait().process.pid, ("127.0.0.1", served.http.base_url.port)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (256, 256))
+        os.kill(pid, signal.SIGSTOP)
+        burst = [socket.create_connection(address, timeout=60) for _ in range(500)]
+        os.kill(pid, signal.SIGCONT)
+        for one in burst[64:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        for one in burst:
+            one.close()
+        until(lambda: served.http.get("/health").status_code == 200)
+    assert "Too many open files" not in capfd.readouterr().err
 
 
 def test_sigterm_ends_answers_whole_and_takes_no_more(endless):

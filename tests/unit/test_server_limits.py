@@ -69,15 +69,15 @@ def test_more_connections_are_closed_at_once(port):
 
 
 def test_open_files(monkeypatch):
-    limits = [(100, 300)]
+    limits = [(200, 500)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
-    require_open_files(36)
+    require_open_files(8)
     assert len(limits) == 1
     require_open_files(200)
-    assert limits[-1] == (264, 300)
-    with pytest.raises(UsageError, match=r"--max-connections 256 needs 320 open files, and the limit is 300;.* 236"):
-        require_open_files(256)
+    assert limits[-1] == (392, 500)
+    with pytest.raises(UsageError, match=r"--max-connections 512 needs 704 open files, and the limit is 500;.* 308"):
+        require_open_files(512)
     assert connections.resource is resource
 
 

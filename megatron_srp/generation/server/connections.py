@@ -9,7 +9,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from megatron_srp.errors import UsageError
 
 HEADER_TIMEOUT_S = 20.0  # for a new connection's first request, with all its headers
-_OTHER_FILES = 64  # the model's, logs, sockets that listen
+WAITING = 1024  # connections that the system may hold until they are accepted
+_AT_ONCE = 32  # accepted in one turn of the event loop
+# The model's, logs, sockets that listen; and connections above the limit, each closed a few turns after its acceptance.
+_OTHER_FILES = 64 + 4 * _AT_ONCE
 
 
 def limited_protocol(most: int, header_timeout_s: float = HEADER_TIMEOUT_S) -> type[H11Protocol]:
@@ -59,4 +62,4 @@ def require_open_files(connections: int) -> None:
 
 def uvicorn_settings(most: int) -> dict[str, Any]:
     """Of uvicorn.Config."""
-    return {"http": limited_protocol(most), "timeout_keep_alive": 10, "backlog": min(most, 1024)}
+    return {"http": limited_protocol(most), "timeout_keep_alive": 10, "backlog": _AT_ONCE}

@@ -9,7 +9,7 @@ from types import FrameType
 import uvicorn
 
 from megatron_srp.errors import OutputError
-from megatron_srp.generation.server.connections import uvicorn_settings
+from megatron_srp.generation.server.connections import WAITING, uvicorn_settings
 from megatron_srp.generation.server.worker import Worker
 
 
@@ -44,6 +44,7 @@ def serve(
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            listener.listen(WAITING)  # uvicorn has one number for this and for how many it accepts at once
             ready()
 
         async def on_tick(self, counter: int) -> bool:
