@@ -18,6 +18,7 @@ import numpy as np
 
 from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sidecar_path
+from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import UsageError
 from megatron_srp.training.host.policy_hooks import plain_samples
 from megatron_srp.training.host.readings import Reading, reading_of, spans
@@ -147,12 +148,19 @@ def _locate(dataset: Any, number: int) -> tuple[Any, int]:
 
 
 def _parts_with(whole: Any, path: str, sequence: int) -> list[tuple[int, Any]]:
-    """The datasets that read the document of a data path, with their numbers in the blend."""
-    parts = getattr(whole, "datasets", [whole])
-    found = [(i, part) for i, part in enumerate(parts) if part.dataset_path.partition("@")[0] == path]
-    if not found:
-        names = ", ".join(part.dataset_path.partition("@")[0] for part in parts)
-        raise UsageError(f"--document {path}: the run reads {names}")
+    """The datasets that read the document of a data path, with their numbers in the blend.
+
+    Args:
+        whole: the dataset of the run.
+        path: as the run named it, or without its folder where no other data path has that name.
+        sequence: the document's number in its shard.
+    """
+    parts = [(i, part, _path_of(part)) for i, part in enumerate(getattr(whole, "datasets", [whole]))]
+    paths = {own for _, _, own in parts}
+    named = {path} & paths or {own for own in paths if Path(own).name == path}
+    if len(named) != 1:
+        raise UsageError(f"--document {path}: the run reads {', '.join(sorted(paths))}")
+    found = [(i, part) for i, part, own in parts if own in named]
     for _, part in found:
         if sequence >= (count := len(part.dataset.sequence_lengths)):
             raise UsageError(f"--document {path}:{sequence}: it has the documents 0 to {count - 1}")
@@ -161,6 +169,12 @@ def _parts_with(whole: Any, path: str, sequence: int) -> list[tuple[int, Any]]:
                 f"--document {path}: with --start-share it is not known which samples read it; pass --step"
             )
     return found
+
+
+def _path_of(dataset: Any) -> str:
+    """The data path that the run named; that of a sidecar ends in its fingerprint here (`register.py`)."""
+    path: str = dataset.dataset_path
+    return path.rpartition("@")[0] if isinstance(dataset.dataset, ReflectedIndexedDataset) else path
 
 
 def _documents(dataset: Any, place: int) -> Iterator[tuple[int, int, int]]:
@@ -198,7 +212,7 @@ def _numbers(whole: Any, part: int, place: int) -> list[int]:
 
 
 def _part(dataset: Any, sequence: int, begin: int, end: int) -> Part:
-    path = dataset.dataset_path.partition("@")[0]
+    path = _path_of(dataset)
     sidecar = path if is_sidecar(path) else str(sidecar_path(path))
     if not Path(sidecar).is_file():
         return Part(path, sequence, begin, end, None, ())
