@@ -161,11 +161,11 @@ def _keys(args: argparse.Namespace, settings: "Settings") -> dict[str, "Client"]
 
 
 def _reload(access: "Access", args: argparse.Namespace, settings: "Settings") -> None:
-    """Read the keys again; where that fails, those from before stay."""
+    """Read the keys again; where that fails, the old ones stay valid."""
     try:
         found = _keys(args, settings)
     except SrpError as error:
-        print(f"warning: {error}; the keys from before stay", file=sys.stderr, flush=True)
+        print(f"warning: {error}; the old keys stay valid", file=sys.stderr, flush=True)
         return
     access.replace(found)
     print(f"{args.keys}: {len(found)} keys", file=sys.stderr, flush=True)
