@@ -1,4 +1,4 @@
-"""What a guard costs an answer: plain generation, the guard, and forced reflections every so many tokens.
+"""What a guard costs an answer: plain generation, the guard, and forced reflections at intervals.
 
 The model is that of `--model`, or has random weights in the shape of the paper's smallest; on one CPU thread. It never
 ends a text, and nothing stops it. On a GPU one token takes as long as several tens, so that a forced reflection costs

@@ -13,7 +13,7 @@ import numpy as np
 from megatron_srp.benchmarks import Options
 from megatron_srp.benchmarks.sections import Section
 from megatron_srp.benchmarks.timing import spread
-from megatron_srp.data.interleave import Entry, ReflectionTable
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_index
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, describe_shard, sidecar_path
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict

@@ -17,6 +17,7 @@ DESCRIPTION = """
 Attack and evaluate a model. Writes report.html and report.json, with the paper's figures next to the measured ones. A
 stopped run resumes when the same command is rerun.
 """
+SUITE_HELP = "quick, paper, tampering, gate, world, or a YAML file of your own"
 GUARD_PURPOSE = (
     "Its verdicts are compared with the model's own, and it labels the data of fine-tuning with reflections."
 )
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp evaluate", description=DESCRIPTION, old_names=OLD_NAMES)
     parser.add_argument("target", metavar="MODEL", help="folder that `srp export` wrote, or a name on the hub")
     add = parser.add_argument_group("suite").add_argument
-    add("--suite", default="quick", metavar="NAME", help="quick, paper, tampering, or a YAML file of your own")
+    add("--suite", default="quick", metavar="NAME", help=SUITE_HELP)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the report and all results")
     add_evaluation_flags(parser)
     return parser

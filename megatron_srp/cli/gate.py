@@ -21,6 +21,7 @@ safety_card.md. Exits with 0 if all criteria are met, 1 if not, 2 for a mistake 
 MODEL is a model, which is evaluated with the criteria's suite, or the --out folder of a finished evaluation, whose
 figures are taken.
 """
+CRITERIA_HELP = "default, world, or a YAML file of your own"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,12 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--criteria",
         default="default",
         metavar="NAME",
-        help="default, world, or a YAML file of your own (default: default)",
+        help=f"{CRITERIA_HELP} (default: default)",
     )
     add(
         "--suite",
         metavar="NAME",
-        help="quick, paper, tampering, or a YAML file of your own (default: the suite that the criteria name)",
+        help=f"{evaluate.SUITE_HELP} (default: the suite that the criteria name)",
     )
     add(
         "--out",

@@ -121,11 +121,12 @@ def describe(listener: socket.socket, settings: "Settings") -> str:
     )
 
 
-def _example(listener: socket.socket, settings: "Settings", keyed: bool) -> str:
-    """A request to try."""
+def example_request(listener: socket.socket, settings: "Settings", keyed: bool) -> str:
+    """A request to try; KEY stands for one of `--keys`."""
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
-    key = f" -H 'Authorization: Bearer '${KEY_VARIABLE}" if keyed else ""
+    name = f"'${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else "KEY'"
+    key = f" -H 'Authorization: Bearer {name}" if keyed else ""
     body = json.dumps({"model": settings.name, "messages": [{"role": "user", "content": "Hello"}]})
     data = f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
     return f"curl http://{address}:{port}/v1/chat/completions{key} {data}"
@@ -161,11 +162,11 @@ def _keys(args: argparse.Namespace, settings: "Settings") -> dict[str, "Client"]
 
 
 def _reload(access: "Access", args: argparse.Namespace, settings: "Settings") -> None:
-    """Read the keys again; where that fails, those from before stay."""
+    """Read the keys again; where that fails, the old ones stay valid."""
     try:
         found = _keys(args, settings)
     except SrpError as error:
-        print(f"warning: {error}; the keys from before stay", file=sys.stderr, flush=True)
+        print(f"warning: {error}; the old keys stay valid", file=sys.stderr, flush=True)
         return
     access.replace(found)
     print(f"{args.keys}: {len(found)} keys", file=sys.stderr, flush=True)
@@ -201,7 +202,7 @@ def main(argv: list[str]) -> None:
 
     def ready() -> None:
         print(describe(listener, settings))
-        next_step(_example(listener, settings, not access.open))
+        next_step(example_request(listener, settings, not access.open))
         sys.stdout.flush()
 
     serve(listener, app, worker, args.grace, ready, args.max_connections)

@@ -73,7 +73,7 @@ static inline void copy_tokens(void *out, int64_t at, const void *tokens, int64_
     }
 }
 
-enum { DROP = 1, MASK_TEXT = 2, MASK_IDS = 4 }; /* flags of an entry; interleave.py */
+enum { DROP = 1, MASK_TEXT = 2, MASK_IDS = 4 }; /* flags of an entry; reflection_table.py */
 
 /* The tokens that entry e writes before and after its segment. */
 static inline int64_t ids_before(const int64_t *entry_at, int64_t e) { return entry_at[2 * e + 1] - entry_at[2 * e]; }

@@ -14,9 +14,10 @@ from megatron_srp.annotation.classify_segments import label_segments
 from megatron_srp.corpus.batch import SegmentBatch, TextBatch, ranges, segment_batch
 from megatron_srp.corpus.contexts import contexts_of
 from megatron_srp.data.align import align_batch
-from megatron_srp.data.interleave import HINTED, Entry, HintIds, Reflections, ReflectionTable, interleave_batch
+from megatron_srp.data.interleave import interleave_batch
 from megatron_srp.data.policies.policy import Policy
 from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
+from megatron_srp.data.reflection_table import HINTED, Entry, HintIds, Reflections, ReflectionTable
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel
 from megatron_srp.tokenization import TextTokenizer, TokenBatch

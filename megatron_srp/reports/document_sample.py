@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.schema import Verdict
 
 _BITS = 63

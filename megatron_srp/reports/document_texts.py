@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import plain_tokens

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_srp.data.interleave import Entry, ReflectionTable
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.training.host.reflection_patterns import Patterns, find_patterns

@@ -90,7 +90,7 @@ def test_keys_change_without_a_restart(served, folder):
     path.write_text("- {name: new")
     served.process.send_signal(signal.SIGHUP)
     time.sleep(0.5)  # for it to do what it should not
-    assert post(served, "sk-new-5678", {}).status_code == 400  # the keys from before stay
+    assert post(served, "sk-new-5678", {}).status_code == 400  # the old keys stay valid
 
 
 def test_a_server_that_drains_says_so(tiny_reflector, tmp_path):

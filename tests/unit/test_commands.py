@@ -11,12 +11,14 @@ import pytest
 
 from megatron_srp import cli
 from megatron_srp.annotation import engines as guards
-from megatron_srp.cli import COMMANDS, Command, bench, check, load, world
+from megatron_srp.cli import COMMANDS, Command, bench, check, evaluate, gate, load, world
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
 from megatron_srp.cli.guard_flags import ENGINES
 from megatron_srp.cli.sft_flags import FORMATS
 from megatron_srp.cli.world_flags import LABEL_POLICIES, SETTINGS, TASKS
 from megatron_srp.errors import UsageError
+from megatron_srp.evaluation.gate.criteria import criteria_names
+from megatron_srp.evaluation.suite import suite_names
 from megatron_srp.medsafetyworld.world.presets import PRESETS
 from megatron_srp.medsafetyworld.world.settings import LabelPolicy, Setting
 from megatron_srp.sft.chat_formats import NAMES
@@ -135,6 +137,11 @@ def test_old_names_of_flags_work_with_a_note(capsys):
     )
     assert capsys.readouterr().err.splitlines()[0] == "note: --engine is now called --guard-engine"
     assert "--engine " not in parser.format_help()
+
+
+def test_help_names_the_suites_and_criteria_that_come_with_the_package():
+    for text, names in ((evaluate.SUITE_HELP, suite_names()), (gate.CRITERIA_HELP, criteria_names())):
+        assert set(re.findall(r"(\w+), ", text)) == set(names)
 
 
 def test_version_names_the_stack():

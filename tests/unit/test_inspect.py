@@ -14,7 +14,7 @@ import pytest
 
 from megatron_srp.annotation.base import Guard
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.interleave import Entry
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import strip_reflections

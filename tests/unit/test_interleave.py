@@ -10,13 +10,8 @@ from megatron_srp.corpus import _text
 from megatron_srp.corpus.batch import TextBatch, segment_batch
 from megatron_srp.data import _tokens
 from megatron_srp.data.align import align_batch, align_document
-from megatron_srp.data.interleave import (
-    Entry,
-    ReflectionTable,
-    interleave_batch,
-    interleave_document,
-    strip_document,
-)
+from megatron_srp.data.interleave import interleave_batch, interleave_document, strip_document
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import TokenBatch
 from megatron_srp.tokenization.fast import FastEncoder

@@ -11,7 +11,7 @@ FINISH = """
 import sys
 from pathlib import Path
 import numpy as np
-from megatron_srp.data.interleave import Entry
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.data.shards.shard_writer import STREAMS, ShardWriter
 from megatron_srp.schema import SafetyLabel, Verdict
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from megatron_srp.cli.inspect import main as inspect
 from megatron_srp.cli.preprocess import main
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.interleave import ReflectionTable, treat_document
+from megatron_srp.data.interleave import treat_document
 from megatron_srp.data.policies.policy import NAMES, Policy, Rule
 from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
+from megatron_srp.data.reflection_table import ReflectionTable
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import strip_reflections

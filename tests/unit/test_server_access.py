@@ -1,13 +1,16 @@
 """Keys, and what each is allowed."""
 
+import socket
+
 import pytest
 from starlette.requests import Request as HTTPRequest
 
+from megatron_srp.cli.serve import KEY_VARIABLE, example_request
 from megatron_srp.generation.engines.request import Options, Sampling
 from megatron_srp.generation.guard.policy import GuardPolicy
 from megatron_srp.generation.server.access import Access
 from megatron_srp.generation.server.errors import APIError
-from megatron_srp.generation.server.settings import Client
+from megatron_srp.generation.server.settings import Client, Settings
 
 CLIENT = Client(Options(GuardPolicy(), Sampling()))
 
@@ -30,3 +33,13 @@ def test_anything_else(given):
         Access({"ключ-1": CLIENT}, CLIENT).client(asking(given))
     assert error.value.status == 401 and error.value.headers == {"WWW-Authenticate": "Bearer"}
     assert Access({}, CLIENT).client(asking(given)) is CLIENT
+
+
+def test_the_example_request_names_the_key_that_it_needs(monkeypatch):
+    settings = Settings("toy", CLIENT)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+        assert "Authorization" not in example_request(listener, settings, keyed=False)
+        assert "-H 'Authorization: Bearer KEY' " in example_request(listener, settings, keyed=True)
+        monkeypatch.setenv(KEY_VARIABLE, "sk-1")
+        assert "-H 'Authorization: Bearer '$SRP_API_KEY " in example_request(listener, settings, keyed=True)

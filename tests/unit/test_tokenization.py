@@ -14,6 +14,7 @@ from megatron_srp.files import digest
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer, tokenizer_fingerprint
 from megatron_srp.tokenization.fast import FastEncoder
+from megatron_srp.tokenization.huggingface import HuggingFaceTextTokenizer
 from tests.conftest import KeywordGuard, random_texts
 from tests.helpers.changed_tokenizers import changed
 
@@ -207,6 +208,7 @@ def with_dropout(spec: dict) -> None:
 def test_vocabulary_and_fingerprint_as_defined(family, change, tokenizer_models, tmp_path):
     found = changed(load_tokenizer(*tokenizer_models[family]), tmp_path / "t", change)
     vocabulary = Tokenizer.from_file(str(tmp_path / "t" / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    assert isinstance(found, HuggingFaceTextTokenizer)
     assert found._vocabulary() == vocabulary and found.vocab_size == max(vocabulary.values()) + 1
     spec = json.loads((tmp_path / "t" / "tokenizer.json").read_text())
     behaviour = {name: spec[name] for name in ("model", "normalizer", "pre_tokenizer", "added_tokens")}

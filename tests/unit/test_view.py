@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from megatron_srp.data import _tokens
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
-from megatron_srp.data.interleave import Entry, ReflectionTable, interleave_document, treat_document
+from megatron_srp.data.interleave import interleave_document, treat_document
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import IndexedShard, write_index
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import SUM_EVERY, ReflectedIndexedDataset

@@ -26,7 +26,7 @@ class TextEncoder:
         head: load `AutoModelForSequenceClassification`; else `AutoModel`.
         device, dtype: as of the hf engine.
         batch_tokens: maximum tokens of a batch, padding included.
-        max_length: longer texts are cut to so many tokens; by default the model's context length.
+        max_length: longer texts are cut to this many tokens; by default the model's context length.
 
     Attributes:
         labels: of the head, by index.

@@ -147,7 +147,7 @@ class HTTPEngine(Engine):
                 raise
             raise GuardError(
                 f"{self._client.url} lists models but has no /completions (HTTP {error.status}): a guard's prompt has "
-                "to go out as it is, and a chat endpoint would wrap it once more; serve the model with vLLM or SGLang, "
+                "to go out as it is, and a chat endpoint would wrap it again; serve the model with vLLM or SGLang, "
                 "which have both"
             ) from None
 

@@ -20,7 +20,7 @@ class VLLMEncoder:
         model: folder or hub name. tokenizer: the same of another tokenizer.
         dtype: of the weights.
         max_num_seqs: maximum texts per step.
-        max_length: longer texts are cut to so many tokens; by default the model's context length.
+        max_length: longer texts are cut to this many tokens; by default the model's context length.
         gpu_memory: fraction of a GPU's memory to use.
 
     Attributes:

@@ -12,8 +12,8 @@ from itertools import product
 import numpy as np
 
 from megatron_srp.corpus.batch import ranges
-from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.data.policies.policy import KEEP, Policy, Rule
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.tokenization import TextTokenizer
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from megatron_srp.corpus.batch import segment_batch
 from megatron_srp.data.detokenize import Detokenizer
-from megatron_srp.data.interleave import ReflectionTable, interleave_batch
+from megatron_srp.data.interleave import interleave_batch
 from megatron_srp.data.policies.policy import Policy
 from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, by_sequence, treat
 from megatron_srp.data.preprocess.shard_blocks import ShardBlock
 from megatron_srp.data.reflect import EntryEncoder, Labeler, ReflectedBatch, Source
+from megatron_srp.data.reflection_table import ReflectionTable
 from megatron_srp.tokenization import TokenBatch
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.policies.policy import is_treated
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
+from megatron_srp.data.reflection_table import Reflections, ReflectionTable
 from megatron_srp.data.shards.copying import allocated, append_file
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path
 from megatron_srp.data.shards.input_rows import disjoint, file_of, join_rows

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry, HintIds, ReflectionTable
 from megatron_srp.data.reflect import ReflectedBatch
+from megatron_srp.data.reflection_table import Entry, HintIds, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_all, write_index
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError

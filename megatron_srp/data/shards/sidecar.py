@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from megatron_srp.data.interleave import Entry, HintIds, Reflections, ReflectionTable
+from megatron_srp.data.reflection_table import Entry, HintIds, Reflections, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_all
 from megatron_srp.errors import InputError
 from megatron_srp.files import digest, file_fingerprint

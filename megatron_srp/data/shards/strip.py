@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.interleave import Reflections, ReflectionTable
 from megatron_srp.data.policies.policy import is_treated, policy_name
 from megatron_srp.data.reflect import NO_CUTS, ReflectedBatch
+from megatron_srp.data.reflection_table import Reflections, ReflectionTable
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path, idx_path, sequence_blocks
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest, sum_counts
 from megatron_srp.data.shards.output import Output

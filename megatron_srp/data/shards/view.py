@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from megatron_srp.data import _tokens
-from megatron_srp.data.interleave import HintIds
+from megatron_srp.data.reflection_table import HintIds
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.errors import InputError

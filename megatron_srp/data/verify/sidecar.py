@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry
 from megatron_srp.data.policies.policy import Policy
 from megatron_srp.data.policies.treat import PieceEncoder
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.verify.findings import Findings
 from megatron_srp.errors import InputError, UsageError

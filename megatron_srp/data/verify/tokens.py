@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_srp.data.interleave import HINTED
+from megatron_srp.data.reflection_table import HINTED
 from megatron_srp.data.shards.indexed_shard import Index, bin_path, sequence_blocks
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.verify.findings import Findings

@@ -28,7 +28,7 @@ class GuardPolicy:
             of an unsafe segment is seen; or `off`.
         stop_at: the verdicts that count as unsafe.
         refusal: what `refuse` shows.
-        reflect_every: a forced reflection after each multiple of so many tokens, and one on the prompt. 0 for none.
+        reflect_every: a forced reflection after every N tokens, and one on the prompt. 0 for none.
             Unless the guard is off, text that the model has not judged always gets one at its end.
         reflect_prompt: force one on the prompt, whatever `reflect_every` is.
         unsafe_threshold: a forced reflection stops when the verdicts of `stop_at` have at least this

@@ -177,7 +177,7 @@ class ReflectionScanner:
 def _patterns(form: ReflectionFormat) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """What opens a reflection, in any case and with gaps at the brackets; what closes one; and what may become either.
 
-    Special tokens are what they are, and one that closes nothing is no text.
+    Among special tokens only the token itself opens a reflection, and one that closes nothing is not text.
     """
     never = re.compile(r"(?!)")
     if form.special_tokens:

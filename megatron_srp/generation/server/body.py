@@ -10,7 +10,7 @@ BODY_TIMEOUT_S = 30.0  # to send it in
 
 
 async def read_body(http: HTTPRequest, most: int) -> bytes:
-    """The body, of at most so many bytes; raises APIError."""
+    """The body, of at most `most` bytes; raises APIError."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

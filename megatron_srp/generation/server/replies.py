@@ -19,7 +19,7 @@ class Reply:
         model: the name that clients know it by.
         reflections: whether to return the reflections.
         prompt_tokens: of all prompts together; one with several answers counts once, as at OpenAI.
-        logprobs: those of an answer's first so many characters, if they are wanted.
+        logprobs: gives those of the first N characters of an answer, if they are wanted.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Reply:
         return self._piece(index, {"content": text} if self._chat else text)
 
     def last(self, index: int, generation: Generation, cut: bool, length: int = 0) -> dict[str, Any]:
-        """The piece that says why the answer has ended, after so many characters."""
+        """The piece that says why the answer has ended, after this many characters."""
         return self._piece(index, {} if self._chat else "", self._end(generation, cut, length))
 
     def usage_piece(self, generations: list[Generation]) -> dict[str, Any]:

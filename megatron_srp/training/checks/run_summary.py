@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from megatron_srp.data.interleave import Entry
+from megatron_srp.data.reflection_table import Entry
 from megatron_srp.data.shards.manifest import find_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, read_header, sidecar_path
 from megatron_srp.training.checks.checkpoint import find_checkpoint

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_srp.data.interleave import Entry, ReflectionTable
 from megatron_srp.data.policies.policy import policy_name
+from megatron_srp.data.reflection_table import Entry, ReflectionTable
 from megatron_srp.data.shards.data_path import is_sidecar
 from megatron_srp.data.shards.sidecar import read_header
 from megatron_srp.data.shards.view import ReflectedIndexedDataset

@@ -18,7 +18,7 @@ def check_shared(folder: Path, node: int, nodes: int, is_first: bool) -> bool:
 
     Args:
         folder: of the run's checkpoints and logs.
-        node: this rank's node, of so many `nodes`.
+        node: this rank's node, of all `nodes`.
         is_first: whether this is its node's first rank, which writes the mark.
 
     Raises:

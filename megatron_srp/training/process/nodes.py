@@ -187,7 +187,7 @@ def _read(content: bytes) -> Ending:
 
 
 def remind(describe: Callable[[], str], every_s: float) -> threading.Event:
-    """Print a note every so many seconds, from now until the event that this returns is set."""
+    """Print a note every `every_s` seconds, from now until the event that this returns is set."""
     done = threading.Event()
 
     def run() -> None:

@@ -24,7 +24,7 @@ from megatron.training.global_vars import get_tensorboard_writer, get_wandb_writ
 from megatron_srp.training.host.reflection_patterns import Patterns
 
 _MTP = "megatron.core.transformer.multi_token_prediction"  # calls the same loss for tokens further ahead
-_MOST = 16  # of so many tokens, at most one is a verdict's; more are not counted
+_MOST = 16  # at most one in this many tokens is a verdict's; more are not counted
 
 
 def log_reflections(patterns: Patterns) -> None:
@@ -153,7 +153,7 @@ def find(labels: torch.Tensor, pattern: tuple[int, ...]) -> torch.Tensor:
 
 
 def shift(marks: torch.Tensor, places: int) -> torch.Tensor:
-    """bool[b, s], moved so many places to the right (to the left if negative); False moves in."""
+    """bool[b, s], moved this many places to the right (to the left if negative); False moves in."""
     moved = torch.zeros_like(marks)
     length = marks.size(1)
     if places >= 0:

@@ -16,7 +16,7 @@ class Reading:
     Equal prompts, as those of one request with `n`, are read once.
 
     Args:
-        new_batch: makes a batch of so many texts.
+        new_batch: makes a batch of N texts.
         tree: of forced reflections.
 
     Attributes:
