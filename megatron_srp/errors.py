@@ -66,8 +66,12 @@ def is_utf8(name: str) -> bool:
     return True
 
 
-def explain_parse_error(message: str, flags: list[str]) -> UsageError:
-    """argparse's message, with the nearest of the `flags`, or of a flag's choices, when one looks misspelled."""
+def explain_parse_error(message: str, flags: list[str], help_command: str = "--help") -> UsageError:
+    """argparse's message, with the nearest of the `flags`, or of a flag's choices, when one looks misspelled.
+
+    Args:
+        help_command: what to name where nothing looks misspelled.
+    """
     choice = re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
     if choice:
         known = [name.strip("'") for name in choice[3].split(", ")]
@@ -75,7 +79,7 @@ def explain_parse_error(message: str, flags: list[str]) -> UsageError:
     unknown = re.match(r"unrecognized arguments: .*?(--[\w-]+)", message)
     # A parser may have a thousand flags: name the likely one, not the choices.
     hint = did_you_mean(unknown[1], flags).partition("; ")[2] if unknown else ""
-    return UsageError(f"{message}; {hint or 'see --help'}")
+    return UsageError(f"{message}; {hint or f'see {help_command}'}")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -85,7 +89,8 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
-        raise explain_parse_error(message, list(self._option_string_actions))
+        named = f"`{self.prog} --help`" if self.prog.startswith("srp ") else "--help"
+        raise explain_parse_error(message, list(self._option_string_actions), named)
 
 
 def run_command(main: Callable[[], int | None]) -> NoReturn:

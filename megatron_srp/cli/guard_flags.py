@@ -73,7 +73,7 @@ def add_guard_flags(
         "--guard-threshold",
         type=float,
         metavar="P",
-        help="probability of harm from which a text is Unsafe or Controversial (default: the most likely verdict wins)",
+        help="probability of harm from which a text is not Safe (default: the guard's own, or the most likely verdict)",
     )
     add(
         "--guard-generate-all",

@@ -120,6 +120,8 @@ def read_report(path: Path) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if report["format_version"] != FORMAT_VERSION:
             raise InputError(f"{file}: format {report['format_version']}, this version reads {FORMAT_VERSION}")
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; pass the --out folder of `srp evaluate`, or its report.json") from None
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file}: not a report of `srp evaluate` ({type(error).__name__}); pass its --out folder or report.json"
