@@ -6,8 +6,8 @@
  *   count_chars      bytes to characters
  *   find_characters  which documents contain certain characters
  *
- * segmentation.py holds the plain-Python definition, and the tests compare the two on random input. All but pack and
- * unescape, which read Python objects, release the GIL. Text must be valid UTF-8.
+ * segmentation.py holds the plain-Python definition, and the tests compare the two on random input. All but pack, which
+ * reads Python objects, release the GIL. Text must be valid UTF-8.
  */
 #include "../_arrays.h"
 
@@ -118,34 +118,36 @@ PyDoc_STRVAR(unescape_doc,
 
 static PyObject *unescape(PyObject *self, PyObject *args) {
     PyObject *strings, *result = NULL;
-    Py_buffer offsets, bad, string;
+    Py_buffer offsets, bad, *own = NULL;
     if (!PyArg_ParseTuple(args, "O!O&O&", &PyList_Type, &strings, out_i8, &offsets, out_u1, &bad)) return NULL;
-    int64_t *at = offsets.buf, n = PyList_GET_SIZE(strings), room = 0;
+    int64_t *at = offsets.buf, n = PyList_GET_SIZE(strings), held = 0, room = 0;
     if (COUNT(offsets, int64_t) != n + 1 || bad.len != n) {
         PyErr_SetString(PyExc_ValueError, "unescape: offsets or sizes do not fit together");
         goto done;
     }
-    for (int64_t i = 0; i < n; i++) {
-        if (PyObject_GetBuffer(PyList_GET_ITEM(strings, i), &string, PyBUF_SIMPLE)) goto done;
-        room += string.len;
-        PyBuffer_Release(&string);
+    if (!(own = PyMem_Malloc((size_t)(n + 1) * sizeof *own))) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (; held < n; held++) {
+        if (PyObject_GetBuffer(PyList_GET_ITEM(strings, held), &own[held], PyBUF_SIMPLE)) goto done;
+        room += own[held].len;
     }
     if (!(result = PyBytes_FromStringAndSize(NULL, room))) goto done;
     u8 *begin = (u8 *)PyBytes_AS_STRING(result), *out = begin;
+    Py_BEGIN_ALLOW_THREADS
     at[0] = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (PyObject_GetBuffer(PyList_GET_ITEM(strings, i), &string, PyBUF_SIMPLE)) {
-            Py_CLEAR(result);
-            goto done;
-        }
-        u8 *end = put_string(string.buf, (const u8 *)string.buf + string.len, out);
+        u8 *end = put_string(own[i].buf, (const u8 *)own[i].buf + own[i].len, out);
         ((u8 *)bad.buf)[i] = end == NULL;
         out = end ? end : out;
         at[i + 1] = out - begin;
-        PyBuffer_Release(&string);
     }
+    Py_END_ALLOW_THREADS
     _PyBytes_Resize(&result, out - begin);
 done:
+    while (held) PyBuffer_Release(&own[--held]);
+    PyMem_Free(own);
     RELEASE(&offsets, &bad);
     return result;
 }

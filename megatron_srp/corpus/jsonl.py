@@ -7,6 +7,7 @@ are parsed again by `load_json`, which decides and says what is wrong.
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ _NO_STRING = b""
 
 
 class JsonLines:
-    """Lines of one file, collected until `texts` is asked for.
+    """Lines of one file, collected until `texts` is asked for, on any thread.
 
     Attributes:
         rows: row numbers in the file.
@@ -30,29 +31,23 @@ class JsonLines:
     """
 
     def __init__(self, path: InputFile, keys: Sequence[str]) -> None:
-        self._path, self._keys = path, keys
-        self._find = _string_finder(keys)
+        self._path, self._keys = path, tuple(keys)
         self.clear()
 
     def clear(self) -> None:
         self.rows: list[int] = []
         self.size = 0
         self._lines: list[bytes] = []
-        self._strings: list[list[Any]] = [[] for _ in self._keys]
+        self._strings: list[list[Any]] = []
 
     def add(self, row: int, line: bytes) -> None:
         self.rows.append(row)
         self.size += len(line)
         self._lines.append(line)
-        try:
-            found = self._find(line)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            found = (_NO_STRING,) * len(self._keys)
-        for column, string in zip(self._strings, found, strict=True):
-            column.append(string)
 
     def texts(self) -> tuple[np.ndarray, dict[str, TextBatch], list[str]]:
         """The rows int64[N] that have texts, the texts by key, and a line for each row that has none."""
+        self._strings = self._found()
         texts, bad = self._unescape()
         if not bad.any():
             return np.array(self.rows, np.int64), texts, []
@@ -68,6 +63,19 @@ class JsonLines:
         self._strings = [[column[i] for i in good] for column in self._strings]
         return np.array(self.rows, np.int64)[good], self._unescape()[0], errors
 
+    def _found(self) -> list[list[Any]]:
+        """By key, the JSON of the value in each line, bytes-like."""
+        find = _string_finder(self._keys)
+        columns: list[list[Any]] = [[] for _ in self._keys]
+        for line in self._lines:
+            try:
+                found = find(line)
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                found = (_NO_STRING,) * len(columns)
+            for column, string in zip(columns, found, strict=True):
+                column.append(string)
+        return columns
+
     def _unescape(self) -> tuple[dict[str, TextBatch], np.ndarray]:
         """The texts by key, and bool[N]: where one of them is not a valid string."""
         texts = {}
@@ -80,7 +88,8 @@ class JsonLines:
         return texts, bad
 
 
-def _string_finder(keys: Sequence[str]) -> Callable[[bytes], Sequence[Any]]:
+@lru_cache
+def _string_finder(keys: tuple[str, ...]) -> Callable[[bytes], Sequence[Any]]:
     """A function that returns the JSON of the values under `keys` in a line, bytes-like; it raises
     MsgspecError, ValueError or RecursionError for a line that is not an object with these keys."""
     names = [f"key_{i}" for i in range(len(keys))]

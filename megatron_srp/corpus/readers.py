@@ -3,8 +3,10 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
@@ -45,6 +47,19 @@ class InputBatch:
     texts: dict[str, TextBatch]
     errors: list[str] = field(default_factory=list)
     consumed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """Consecutive documents of one file, read and not parsed.
+
+    Attributes:
+        file: number of the file.
+        parse: what makes the batch, once, on any thread; it raises InputError for a bad row unless they are skipped.
+    """
+
+    file: int
+    parse: Callable[[], InputBatch]
 
 
 def expand_inputs(patterns: Sequence[str], flag: str = "--input") -> list[InputFile]:
@@ -148,6 +163,18 @@ def read_batches(
         InputError: for a damaged file, and for a bad row unless `skip_errors`. A JSON-lines file without any good
             row raises in any case: it is a file of another kind, or the key is wrong.
     """
+    return (batch.parse() for batch in read_raw(files, keys, start, skip_errors, most, parts))
+
+
+def read_raw(
+    files: Sequence[InputFile],
+    keys: Sequence[str],
+    start: tuple[int, int],
+    skip_errors: bool,
+    most: int,
+    parts: Sequence[tuple[int, int | None]] | None,
+) -> Iterator[RawBatch]:
+    """`read_batches` without the work that other threads can do."""
     for number in range(start[0], len(files)):
         first, stop = parts[number] if parts else (0, None)
         if number == start[0]:
@@ -171,33 +198,35 @@ _ADVICE = "fix or remove it, or pass --on-error skip"
 
 def _read_jsonl(
     path: InputFile, number: int, keys: Sequence[str], wanted: tuple[int, int | None], skip: bool, most: int
-) -> Iterator[InputBatch]:
+) -> Iterator[RawBatch]:
     lines, consumed = JsonLines(path, keys), Consumed()
     first, stop = wanted
-
-    def batch() -> InputBatch:
-        end = lines.rows[-1] + 1
-        rows, texts, errors = lines.texts()
-        if errors and not skip:
-            raise InputError(f"{errors[0]}; {_ADVICE}")
-        lines.clear()
-        return InputBatch(number, rows, end, texts, errors, consumed.bytes)
-
     for row, line in enumerate(islice(read_lines(path, consumed), stop)):
         if row < first or not line or line.isspace():
             continue
         lines.add(row, line)
         if lines.size >= BATCH_BYTES or len(lines.rows) >= most:
-            yield batch()
+            yield RawBatch(number, partial(_from_lines, lines, number, skip, consumed.bytes))
+            lines = JsonLines(path, keys)
     if lines.rows:
-        yield batch()
+        yield RawBatch(number, partial(_from_lines, lines, number, skip, consumed.bytes))
+
+
+def _from_lines(lines: JsonLines, number: int, skip: bool, consumed: int) -> InputBatch:
+    end = lines.rows[-1] + 1
+    rows, texts, errors = lines.texts()
+    if errors and not skip:
+        raise InputError(f"{errors[0]}; {_ADVICE}")
+    lines.clear()  # no second copy of the texts is kept
+    return InputBatch(number, rows, end, texts, errors, consumed)
 
 
 def _require_a_good_line(path: InputFile, keys: Sequence[str]) -> None:
     """Raise InputError for a file that `--on-error skip` would skip completely. The answer does not depend on where
     in the file a run resumes; where the first lines are good, only they are read."""
     reason = ""
-    for batch in _read_jsonl(path, 0, keys, (0, None), skip=True, most=_FIRST_LINES):
+    for raw in _read_jsonl(path, 0, keys, (0, None), skip=True, most=_FIRST_LINES):
+        batch = raw.parse()
         if len(batch.rows):
             return
         reason = reason or batch.errors[0]
@@ -235,7 +264,7 @@ def _open_parquet(path: InputFile, keys: Sequence[str]) -> pq.ParquetFile:
 
 def _read_parquet(
     path: InputFile, number: int, keys: Sequence[str], wanted: tuple[int, int | None], skip: bool, most: int
-) -> Iterator[InputBatch]:
+) -> Iterator[RawBatch]:
     file = _open_parquet(path, keys)
     first, stop = wanted
     row, bytes_per_row = 0, path.stat().st_size / max(file.metadata.num_rows, 1)
@@ -246,22 +275,28 @@ def _read_parquet(
         if size >= 0 and row + size <= first:
             row += size
             continue
-        try:
+        with _explained(path, group):
             for table in file.iter_batches(batch_size=min(1024, most), row_groups=[group], columns=list(keys)):
                 begin = max(first - row, 0)
                 if begin < len(table):
-                    batch = _from_table(path, number, table.slice(begin), row + begin, keys, skip)
-                    batch.consumed = int(bytes_per_row * batch.end)
-                    yield batch
+                    consumed = int(bytes_per_row * (row + len(table)))
+                    own = path, number, table.slice(begin), row + begin, keys, skip, consumed
+                    yield RawBatch(number, partial(_explained(path, group)(_from_table), *own))
                 row += len(table)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
         if row - start != size:
             raise InputError(f"{path}: row group {group} has {row - start} rows, not {size}; is the file damaged?")
 
 
+@contextmanager
+def _explained(path: InputFile, group: int) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: row group {group} cannot be read ({error}); is the file damaged?") from None
+
+
 def _from_table(
-    path: InputFile, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool
+    path: InputFile, number: int, table: pa.RecordBatch, row: int, keys: Sequence[str], skip: bool, consumed: int
 ) -> InputBatch:
     columns: list[pa.LargeStringArray] = []
     bad: dict[int, str] = {}  # only the first problem of a row: it counts as one bad row
@@ -278,4 +313,4 @@ def _from_table(
     rows = np.setdiff1d(np.arange(len(table)), [*bad])
     columns = [column.take(pa.array(rows)) if bad else column for column in columns]
     texts = {key: TextBatch.from_arrow(c) for key, c in zip(keys, columns, strict=True)}
-    return InputBatch(number, rows + row, row + len(table), texts, errors)
+    return InputBatch(number, rows + row, row + len(table), texts, errors, consumed)

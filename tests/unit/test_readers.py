@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.corpus import compression, readers
-from megatron_srp.corpus.readers import expand_inputs, read_batches
+from megatron_srp.corpus.readers import expand_inputs, read_batches, read_raw
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.files import file_fingerprint
 from tests.conftest import random_texts
@@ -309,3 +310,18 @@ def test_a_folder_stands_for_the_corpus_files_below_it(tmp_path):
         expand_inputs([str(tmp_path / "empty")], "--harmful")
     with pytest.raises(UsageError, match=r"no file matches; for folders inside folders write 'FOLDER/\*\*/"):
         expand_inputs([f"{tmp_path}/*.parquet"])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_batches_may_be_parsed_in_any_order_on_any_thread(tmp_path, name):
+    path = write(tmp_path / name)
+    raw = list(read_raw([path], ["text"], (0, 0), False, 3, None))
+    with ThreadPoolExecutor(4) as pool:
+        parsed = list(pool.map(lambda batch: batch.parse(), reversed(raw)))
+    (expected, found) = list(read_batches([path], ["text"], most=3)), parsed[::-1]
+    assert len(found) == len(expected) > 2 and {batch.file for batch in raw} == {0}
+    for one, other in zip(found, expected, strict=True):
+        assert (one.rows.tolist(), one.end, one.consumed) == (other.rows.tolist(), other.end, other.consumed)
+        assert [one.texts["text"][i] for i in range(len(one.rows))] == [
+            other.texts["text"][i] for i in range(len(other.rows))
+        ]

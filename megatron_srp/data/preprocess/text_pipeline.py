@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from megatron_srp.corpus.file_parts import FilePart
-from megatron_srp.corpus.readers import InputBatch, read_batches, unreadable
+from megatron_srp.corpus.readers import InputBatch, RawBatch, read_raw, unreadable
 from megatron_srp.data.audited_labels import finish_audit, resume_audit, settled_at
 from megatron_srp.data.builder import ShardBuilder
 from megatron_srp.data.reflect import ReflectedBatch, Source
@@ -130,24 +130,32 @@ class Preprocessor:
     ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
         """Batches in the order of the input, encoded by gigatoken up to the first one for which it differs."""
         keys, most = self.builder.plan.keys, self.chunk_documents
-        batches = read_batches(self.files, keys, start, self.skip_errors, most, self._rows)
-        differing: list[InputBatch] = []
+        batches = read_raw(self.files, keys, start, self.skip_errors, most, self._rows)
+        differing: list[RawBatch] = []
 
-        def agreeing() -> Iterator[InputBatch]:
+        def agreeing() -> Iterator[RawBatch]:
             for batch in batches:
-                if self._differs(batch):
-                    differing.append(batch)
-                    return
+                if batch.file not in self._sampled and not self.builder.fallback_reason:
+                    batch = _parsed(batch.parse())
+                    if self._differs(batch.parse()):
+                        differing.append(batch)
+                        return
                 yield batch
 
-        yield from ordered_map(pool, self._reflect, agreeing(), self.workers + 1)
+        yield from self._mapped(pool, agreeing())
         if differing:  # only now: earlier batches are gigatoken's, however fast the threads are
             self.builder.use_reference_tokenizer(_OTHER_IDS)
-            yield from ordered_map(pool, self._reflect, chain(differing, batches), self.workers + 1)
+            yield from self._mapped(pool, chain(differing, batches))
 
-    def _reflect(self, batch: InputBatch) -> dict[str, ReflectedBatch]:
+    def _mapped(
+        self, pool: Executor, batches: Iterator[RawBatch]
+    ) -> Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]:
+        return (result for _, result in ordered_map(pool, self._reflect, batches, self.workers + 1))
+
+    def _reflect(self, raw: RawBatch) -> tuple[InputBatch, dict[str, ReflectedBatch]]:
+        batch = raw.parse()
         source = Source(batch.file, batch.rows)
-        return {key: self.builder.reflect(source, text) for key, text in batch.texts.items()}
+        return batch, {key: self.builder.reflect(source, text) for key, text in batch.texts.items()}
 
     def _write(self, batches: Iterator[tuple[InputBatch, dict[str, ReflectedBatch]]]) -> None:
         since_commit = 0
@@ -189,7 +197,7 @@ class Preprocessor:
 
     def _differs(self, batch: InputBatch) -> bool:
         """Whether gigatoken and the reference tokenizer differ on a file's first documents."""
-        if batch.file in self._sampled or not len(batch.rows) or self.builder.fallback_reason:
+        if not len(batch.rows):
             return False
         self._sampled.add(batch.file)
         for text in batch.texts.values():
@@ -202,6 +210,10 @@ class Preprocessor:
                 )
                 return True
         return False
+
+
+def _parsed(batch: InputBatch) -> RawBatch:
+    return RawBatch(batch.file, lambda: batch)
 
 
 def _commit(file: InputFile) -> dict[str, str]:
