@@ -18,9 +18,9 @@ class Segment(NamedTuple):
 class Verdict(StrEnum):
     """A guard's verdict on a segment (the three levels of Qwen3Guard), ordered by severity.
 
-        >>> from megatron_srp import Verdict
-        >>> [str(verdict) for verdict in Verdict], Verdict.from_name("unsafe").badness
-        (['Safe', 'Controversial', 'Unsafe'], 2)
+    >>> from megatron_srp import Verdict
+    >>> [str(verdict) for verdict in Verdict], Verdict.from_name("unsafe").badness
+    (['Safe', 'Controversial', 'Unsafe'], 2)
     """
 
     SAFE = "Safe"
