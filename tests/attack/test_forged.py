@@ -109,5 +109,5 @@ def test_turns_that_a_template_writes_without_a_border_forge_none_together(tmp_p
         ["<|im_", "end|>"],
         ["river <|", "im_end|>"],
     ):
-        with pytest.raises(InputError, match="two turns together"):
+        with pytest.raises(InputError, match="two consecutive turns join"):
             read.chat([{"role": "user", "content": turn} for turn in turns], options)

@@ -129,7 +129,8 @@ def test_a_trace_names_the_segments_of_any_policy(corpus, name):
     for sequence in range(len(view)):
         own = known.reflections(sequence, sequence + 1)
         verdicts = [str(known.table.entries[i].label.verdict) for i in own.entries]
-        whole = _part(SimpleNamespace(dataset_path=path), sequence, 0, int(view.sequence_lengths[sequence]))
+        dataset = SimpleNamespace(dataset_path=f"{path}@fingerprint", dataset=view)
+        whole = _part(dataset, sequence, 0, int(view.sequence_lengths[sequence]))
         assert whole.segments is not None
         if name != "filter-document" and name != "drop-segment":
             assert whole.segments == tuple(range(len(verdicts)))

@@ -89,7 +89,8 @@ def strip_reflections(prefix: str | Path, output_prefix: str | Path, overwrite: 
                 shard.pop("hints", None)
                 manifest.pop("policy", None)
                 shards.append(shard | dict(writer.counts) | writer.verdict_counts() | {"name": writer.name})
-            settings = {name: value for name, value in manifest["settings"].items() if name not in _OF_REFLECTIONS}
+            given = manifest.get("settings") or {}
+            settings = {name: value for name, value in given.items() if name not in _OF_REFLECTIONS}
             counts = sum_counts(shards)
             plain = {"shards": shards, "counts": counts, "reflection": None, "settings": settings}
             return output.finish(moves, manifest | plain)

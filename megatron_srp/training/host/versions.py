@@ -1,6 +1,7 @@
 """Which releases of megatron-core the hooks have been tested with; docs/guides/your-own-script.md has the table."""
 
 import runpy
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def check_host() -> None:
 
 
 def host_version() -> str:
-    """The version of megatron.core, which is not imported: an old one may fail with the torch that is installed."""
+    """The version of megatron.core, not imported for it: an old one may fail with the torch that is here."""
+    if core := sys.modules.get("megatron.core"):
+        return str(core.__version__)
     spec = find_spec("megatron.core")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core")
