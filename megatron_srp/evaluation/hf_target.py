@@ -74,6 +74,7 @@ class HFTarget:
         self.name = Path(folder).name
         self.fingerprint = _files_digest(folder)
         self.batch_size = self.options.batch_size
+        self._copy: HFTarget | None = None
         self._prompt_judge = self._load_prompt_judge()
 
     def _load_prompt_judge(self) -> list[Any]:
@@ -81,8 +82,9 @@ class HFTarget:
         if (folder := self.options.prompt_verdicts_by) is None:
             return []
         threshold = prompt_threshold(folder, self.options.policy)
-        judge_prompts(self.model, GuardedModel(folder, None, self.options.device, self.options.dtype), threshold)
-        return [_files_digest(folder), threshold]
+        self._copy = HFTarget(folder, replace(self.options, form=None, prompt_verdicts_by=None))
+        judge_prompts(self.model, self._copy.model, threshold)
+        return [self._copy.fingerprint, threshold]
 
     def encode(self, case: AttackCase, defence: Defence, max_new_tokens: int | None = None) -> Request:
         """The ids that the network reads for a case, prompt and prefill; raises InputError for too many."""
@@ -113,9 +115,7 @@ class HFTarget:
 
     def judge_of_prompts(self) -> "HFTarget":
         """Whose forced reflection decides about a prompt: the copy that `prompt_verdicts_by` names, else the target."""
-        if (folder := self.options.prompt_verdicts_by) is None:
-            return self
-        return HFTarget(folder, replace(self.options, form=None, prompt_verdicts_by=None))
+        return self._copy.with_policy(self.options.policy) if self._copy else self
 
     def has_room_for(self, text: str) -> bool:
         """Whether a text leaves half of the model's length to an attack's own words and an answer."""

@@ -70,6 +70,9 @@ def test_an_untouched_copy_stops_what_a_tuned_model_vouches_for(tiny_reflector, 
     assert judged.generate(asked, Defence.UNGUARDED) != [kill, river]
     guarded, bare = (judged.settings(defence) for defence in (Defence.GUARDED, Defence.UNGUARDED))
     assert guarded["prompt_verdicts_by"] and bare == alone.settings(Defence.UNGUARDED)
+    copy = judged.judge_of_prompts()
+    assert copy.model is judged.judge_of_prompts().model is not judged.model, "loaded once"
+    assert alone.judge_of_prompts() is alone
 
 
 def test_requests_that_are_asked_later_are_not_trained_on(tiny_reflector, sets, tmp_path):
