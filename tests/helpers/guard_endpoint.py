@@ -4,8 +4,10 @@ import numpy as np
 
 from megatron_srp.annotation.engines import Prompts
 from megatron_srp.tokenization import TokenBatch
+from tests.helpers.endpoint import Endpoint
 
 SAFE, UNSAFE = 11, 12
+KEY = "sk-very-secret-key"
 
 
 def prompts(*rests: list[int]) -> Prompts:
@@ -30,3 +32,8 @@ def like_vllm(body: dict) -> dict:
     ]
     usage = {"prompt_tokens": sum(map(len, body["prompt"]))}
     return {"model": body["model"], "choices": choices[::-1], "usage": usage}
+
+
+def vllm_endpoint() -> Endpoint:
+    """A server of the model, for a `with` block."""
+    return Endpoint(like_vllm, max_model_len=4096)

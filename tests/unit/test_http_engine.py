@@ -12,11 +12,10 @@ from megatron_srp.annotation.guards.verdict_tokens import verdict_logprobs
 from megatron_srp.errors import GuardError
 from megatron_srp.verdict_tree import VerdictTree
 from tests.helpers.endpoint import Endpoint
-from tests.helpers.guard_endpoint import SAFE, UNSAFE, like_vllm, prompts, score
+from tests.helpers.guard_endpoint import KEY, SAFE, UNSAFE, like_vllm, prompts, score, vllm_endpoint
 from tests.helpers.tiny_guard import make_tokenizer
 
 UN, SURE = 14, 15
-KEY = "sk-very-secret-key"
 
 
 def like_sglang(body: dict) -> dict:
@@ -38,7 +37,7 @@ def key(monkeypatch):
 
 @pytest.fixture
 def endpoint():
-    with Endpoint(like_vllm, max_model_len=4096) as server:
+    with vllm_endpoint() as server:
         yield server
 
 

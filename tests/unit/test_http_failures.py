@@ -13,9 +13,7 @@ from megatron_srp.annotation.engines.http_engine import HTTPEngine
 from megatron_srp.annotation.engines.http_retry import backoff_s
 from megatron_srp.errors import GuardError, UsageError
 from tests.helpers.endpoint import Endpoint
-from tests.helpers.guard_endpoint import SAFE, UNSAFE, like_vllm, prompts
-
-KEY = "sk-very-secret-key"
+from tests.helpers.guard_endpoint import KEY, SAFE, UNSAFE, like_vllm, prompts, vllm_endpoint
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +24,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def endpoint():
-    with Endpoint(like_vllm, max_model_len=4096) as server:
+    with vllm_endpoint() as server:
         yield server
 
 
