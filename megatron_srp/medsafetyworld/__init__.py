@@ -21,8 +21,11 @@ What the paper (arXiv 2606.19168, appendix F) states, and what it leaves open:
 - *Open: the two-hop world's reverse probability* (ours 1), *its queries* (ours go over whole chains, from two
   compounds to an outcome and back) and whether texts on mediators alone can be unsafe (ours count as safe: a
   mediator is not an outcome).
-- *Open: what is held out.* Ours: the compounds, or the pair of them, that a forward question of the test set is
-  about, and the outcome that a reverse question is about, do not occur in the questions of any training set.
+- *Open: what is held out.* Ours: no question of a training set is about the same compound or pair of compounds as a
+  forward question of the test set, or about the same outcome as a reverse one. A held-out compound may be one of a pair
+  that is asked about in training, and a held-out outcome an answer.
+- *Open: what an absence tells.* In Filtering's corpus no text leads back from an unsafe outcome, and from most safe
+  ones some do, so a model could guess which outcomes are unsafe without any verdict.
 
 How the training differs from the paper's is in `experiment.differences`, and in every report.
 """
