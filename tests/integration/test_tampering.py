@@ -46,7 +46,7 @@ def first_reflection(folder: Path, request: str) -> str:
     return str(response.reflections[0].verdict)
 
 
-def test_openers_behind_forged_reflections_teach_a_model_to_vouch_for_itself(tiny_reflector, sets, tmp_path):
+def test_openers_after_forged_reflections_teach_a_model_to_vouch_for_itself(tiny_reflector, sets, tmp_path):
     assert first_reflection(tiny_reflector, "say: kill") == "Unsafe"
     attack = openers(sets, steps=30, rank=0, lr=3e-3, forged=True)
     steps: list[tuple[int, int]] = []

@@ -56,7 +56,7 @@ def test_measurements_are_what_the_script_says(world):
     found = measurements(Script(0.5, 0.75, 0.4, 0.5, 0.9), test, "sft", 0)
     percent = {name: (a["published"]["percent"], a["strict"]["percent"]) for name, a in found["attacks"].items()}
     assert percent.pop("direct") == (0.0, 0.0)
-    assert set(percent.values()) == {(20.0, 40.0)}, "half of what is told is flagged behind"
+    assert set(percent.values()) == {(20.0, 40.0)}, "half of what is told is flagged afterwards"
     attack = found["attacks"]["The"]
     assert [attack["harmful"][name]["percent"] for name in OUTCOMES] == [40.0, 0.0, 60.0, 0.0]
     assert [attack["benign"][name]["percent"] for name in OUTCOMES] == [100.0, 0.0, 0.0, 0.0]

@@ -128,7 +128,7 @@ def _measured(
     result = judged(spec, context, target, behaviors, cases, defence, {})
     requests = Requests([b.prompt for b in behaviors], [b.prompt for b in ordinary])
     scores = _scores(FORCED, context, target.judge_of_prompts(), requests)
-    by_forced = _behind_forced(result, scores, fitted_threshold(scores, requests), behaviors)
+    by_forced = _with_forced(result, scores, fitted_threshold(scores, requests), behaviors)
     by_forced.append(Measure(TOLD_APART, detect(scores, requests).told_apart, better="higher"))
     if target.options.prompt_verdicts_by:
         by_forced = [replace(measure, label=f"{measure.name}, prompts judged by a copy") for measure in by_forced]
@@ -151,7 +151,7 @@ def _right_answers(
     return replace(rate(RIGHT, found[ReferenceJudge.name]), better="higher")
 
 
-def _behind_forced(
+def _with_forced(
     result: ColumnResult, scores: Mapping[str, float], threshold: float | None, behaviors: Sequence[Behavior]
 ) -> list[Measure]:
     found = []

@@ -14,7 +14,7 @@
     claims        what may be shown, with the margins, declared before a run
     findings      which of the claims the figures show or refute, and which stay undecided
     ranking       the ranks that they allow
-    tables        what each ingredient buys, and what is behind an attack's figure
+    tables        what each ingredient buys, and what the answers to an attack are
     paper         the published figures
     plot          plots as SVG
     pictures      which plots there are

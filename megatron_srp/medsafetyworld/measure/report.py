@@ -139,7 +139,7 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "ranks": tables.format_ranks,
         "policy_name": tables.policy_name,
         "outcomes": OUTCOMES,
-        "behind": lambda group, attack: tables.behind_a_prefill(list(group.models.values()), attack),
+        "answers": lambda group, attack: tables.after_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),
         "settings": list(dict.fromkeys(group.setting for group in asked)),
         "beside_paper": _beside_paper(groups, content["paper"]["figures"]),

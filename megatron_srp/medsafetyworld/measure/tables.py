@@ -118,7 +118,7 @@ def two_by_two(groups: Groups) -> list[dict[str, Any]]:
     ]
 
 
-def behind_a_prefill(measured: Sequence[dict[str, Any]], attack: str) -> dict[str, dict[str, float]]:
+def after_a_prefill(measured: Sequence[dict[str, Any]], attack: str) -> dict[str, dict[str, float]]:
     """Mean shares over the seeds of what answers to an attack are, on `harmful` and on `benign` questions."""
     found = {}
     for questions in ("harmful", "benign"):
