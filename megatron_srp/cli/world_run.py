@@ -34,6 +34,7 @@ settings
   srp-random         srp with uninformative verdicts: random
   filtering-filler   filtering with meaningless text, as long as the reflections
   filtering-steps    filtering with as many pretraining steps as srp
+  filtering-sft      filtering with twice the epochs of post-training, at least as many steps as srp
   filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
                      the data policies on srp's texts and verdicts; post-trained without reflections
   srp-special        srp with special tokens for <think> and </think>, which no text can write

@@ -60,6 +60,17 @@ class TestGraph:
         assert (counted, data) == tuple(f"seed0/{s}/shard/corpus_text_document" for s in ("srp", "filtering-steps"))
         assert {need.name for need in training.needs} == {"seed0/srp/shard", "seed0/filtering-steps/shard"}
 
+    def test_a_longer_sft_starts_from_filtering_and_leaves_other_trainings_as_they_are(self):
+        longer = (VARIANTS["filtering"], replace(VARIANTS["filtering-sft"], own_stages=()))
+        steps = {step.name: step.command for step in experiment(variants=longer, seeds=(0,)).steps()}
+
+        def epochs(name):
+            return steps[name][steps[name].index("--srp-sft-epochs") + 1]
+
+        assert "seed0/filtering/start" in steps["seed0/filtering-sft/sft/train"]
+        assert int(epochs("seed0/filtering-sft/sft/train")) == 2 * int(epochs("seed0/filtering/sft/train"))
+        assert epochs("seed0/filtering-sft/adversarial/train") == epochs("seed0/filtering/adversarial/train")
+
     def test_groups_of_settings_go_with_others(self):
         names = [variant.name for variant in parse_settings("filtering,policies")]
         assert names[:2] == ["filtering", "filter-document"] and names[-1] == "srp-special"

@@ -231,10 +231,11 @@ class _SeedGraph:
         before, chats = trained[stage.after] if stage.after else self._start(variant), self._chats(variant)
         data = [part for name, share in stage.data for part in self._weighted(chats, name, share)]
         phase: Phase = getattr(self.preset, stage.phase)
+        epochs = phase.epochs * (variant.sft_times if stage.phase == "sft" else 1)
         command = (*_STEP, "tune", *self._training(variant.name, stage.name, phase), "--pretrained-checkpoint")
         command += (before.results[0], "--seq-length", str(self.preset.chat_length), "--lr-decay-style", "linear")
         command += ("--lr-warmup-fraction", str(self.preset.tuning_warmup))
-        command += ("--srp-sft", *data, "--srp-sft-epochs", f"{phase.epochs:.0f}")
+        command += ("--srp-sft", *data, "--srp-sft-epochs", f"{epochs:.0f}")
         command += ("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", self._tokenizer(variant)[0])
         share = 0.25 if stage.phase == "sft" else 0.05
         return self._train_step(variant.name, stage.name, command, (before, chats), share * self.preset.minutes * 60)

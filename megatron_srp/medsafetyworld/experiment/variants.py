@@ -116,6 +116,7 @@ class Variant:
         policy: the label policy of that corpus; empty for the run's.
         base: the variant whose pretrained model it starts from; empty for its own.
         steps_of: the variant with as many steps of pretraining; empty for once through the corpus.
+        sft_times: by how much its SFT is longer than the preset's.
         data_policy: of `data/policies`, applied to the plain corpus; empty where the setting says it all.
         special: whether what that policy writes are tokens of their own, of an extended tokenizer.
         own_stages: what `--stages all` does to it; empty for every stage it can have.
@@ -129,6 +130,7 @@ class Variant:
     policy: str = ""
     base: str = ""
     steps_of: str = ""
+    sft_times: int = 1
     data_policy: str = ""
     special: bool = False
     own_stages: tuple[str, ...] = ()
@@ -162,12 +164,14 @@ _ALL = (
     # The paper's "reflections in post-training only": Filtering's model, and SRP's post-training.
     Variant("post-only", "reflections in post-training only", "filtering", True, base="filtering", tier=0),
     Variant("srp", "SRP", "srp", True, tier=0),
-    # Controls. Each shares SRP's post-training, but those that ask what a longer pretraining does to Filtering.
+    # Controls. Each shares SRP's post-training, but those that ask what a longer training does to Filtering.
     Variant("filtering-tags", "verdicts as words", "filtering-tags", True, own_stages=_TWO_BY_TWO, tier=0),
     Variant("srp-all-safe", "SRP, all verdicts Safe", "srp", True, "all-safe", own_stages=_TWO_BY_TWO, tier=0),
     Variant("srp-random", "SRP, random verdicts", "srp", True, "random", own_stages=_CONTROL),
     Variant("filtering-filler", "Filtering with filler text", "filtering-filler", own_stages=_CONTROL),
     Variant("filtering-steps", "Filtering, SRP's steps", "filtering", steps_of="srp", own_stages=_CONTROL),
+    # In the miniature conversations with reflections take 1.86 times as many steps.
+    Variant("filtering-sft", "Filtering, twice the SFT", "filtering", base="filtering", sft_times=2, own_stages=(SFT,)),
 )
 
 

@@ -20,6 +20,7 @@ _SHAPES = {  # around 0, 0; a shape as well as a colour for each setting
     "srp-random": "M-7-7 0-3 7-7 3 0 7 7 0 3-7 7-3 0Z",
     "filtering-filler": "M-4-8H4V8H-4Z",
     "filtering-steps": "M-8 8V2H-3V-3H3V-8H8V8Z",
+    "filtering-sft": "M-8-8V-2H-3V3H-8V8H8V3H3V-2H8V-8Z",
     "filter-document": "M-8-8H8V-4H-4V8H-8Z",
     "drop-segment": "M-8-8H8V8H4V-4H-8Z",
     "mask-loss": "M-8-3 0-8 8-3V8H4V0H-4V8H-8Z",
