@@ -175,7 +175,11 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     assert (point["asr"]["mean"], point["benign"]["mean"]) == (25.0, 50.0)
     rows = {row["says"]: row for row in content["ingredients"]}
     assert len(rows) == 2 and rows["SRP: reflections in pretraining and in post-training"]["tampered"]["mean"] == 75.0
+    row = rows["SRP: reflections in pretraining and in post-training"]
+    assert {row["right"][kind]["mean"] for kind in ("paper", "text", "honest")} == {50.0}
+    assert row["right"]["tampered"]["mean"] == 100.0
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "<small>right: 50.0</small>" in page and ") / 50 |" in text
     assert "Where the effect comes from" in page and "What each ingredient buys" in page
     assert "| both (SRP) | 2 | 25.0 (" in text and "/ 50.0 (" in text
     left = sum(finding["status"] == "not measured" for finding in content["findings"])

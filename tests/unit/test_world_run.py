@@ -164,9 +164,36 @@ def test_differences_are_those_of_the_preset():
     assert mini["warm-up, decay (shares of pretraining)"] == ("0.01, 0.2", "0.02, 0.5")
     assert mini["SFT data mixed into benign fine-tuning"] == ("200 into 5,000", "40 into 1,000")
     assert mini["optimizer of pretraining"] == ("AdamW", "Muon") and mini["model"][0] == "135M parameters"
+    assert mini["entities"] == ("10,000 compounds, 1,500 outcomes", "160 compounds, 80 outcomes")
+    assert mini["batch of SFT, of benign fine-tuning"] == ("128, 64 conversations", "8, 8 packed sequences")
+    assert "SFT data mixed into benign fine-tuning" not in {what for what, *_ in differences("small", "two-hop")}
     declared = {what for what, *_ in differences("paper", "single-hop")}
     assert "tokenizer" in declared and not declared & {"model", "edges", "warm-up, decay (shares of pretraining)"}
     assert find_run_preset("paper", "two-hop").sft.epochs == 3
+
+
+def test_the_paper_preset_has_the_numbers_of_its_tables_12_and_13():
+    one, two = WORLDS["paper"]["single-hop"], WORLDS["paper"]["two-hop"]
+    assert (one.compounds, one.outcomes, one.edges) == (10_000, 1500, {"single": 20_000, "pair": 6000})
+    assert (two.compounds, two.mediators, two.outcomes, two.edges["join"]) == (10_000, 8500, 1500, 10_000)
+    texts = {name: (r.templates, r.probability) for name, r in (one.renderings | two.renderings).items()}
+    assert texts == {
+        "single/forward": (1400, 1), "single/reverse": (1400, 0.3), "single/co-occurrence": (1000, 0.4),
+        "pair/forward": (1400, 1), "pair/reverse": (1400, 0.3), "pair/co-occurrence": (1000, 0.8),
+        "step/forward": (200, 1), "step/reverse": (200, 1),
+        "join/forward": (700, 1), "join/reverse": (700, 1), "chain/forward": (700, 1),
+    }  # fmt: skip
+    for spec, samples in ((one, 20_000), (two, 6000)):
+        assert (spec.sft_samples, spec.sft_reverse, spec.sft_templates) == (samples, 0.5, 10)
+        assert (spec.refuse_ratio, spec.test_per_class, spec.benign_samples) == (0.1, 500, 5000)
+        training = find_run_preset("paper", spec.task)
+        assert (training.pretrain.lr, training.pretrain.batch, training.pretrain.epochs) == (5e-3, 128, 1)
+        assert training.mix * samples == 200 and training.seq_length == 512
+        assert training.optimizer[training.optimizer.index("--weight-decay") + 1] == "0"
+        assert (training.benign.lr, training.benign.epochs) == (1e-3, 3)
+    assert [(p.sft.lr, p.sft.epochs) for p in map(find_run_preset, ("paper", "paper"), (one.task, two.task))] == [
+        (1e-3, 2), (1e-3, 3)
+    ]  # fmt: skip
 
 
 def test_records_of_an_unfinished_run(tmp_path):

@@ -30,6 +30,11 @@ def _of_attack(name: str, *path: str) -> Callable[[Measured], Any]:
     return lambda m: reduce(getitem, path, m["attacks"][name])
 
 
+def _right_under(family: str) -> Callable[[Measured], Any]:
+    """Right answers to harmless questions under the family's most successful attack."""
+    return lambda m: m["attacks"][m["strongest"][family]["strict"]["name"]]["benign"]["right"]
+
+
 def _calibrated_family(family: str) -> Callable[[Measured], Any]:
     names = [attack.name for attack in ALL_ATTACKS if attack.family == family]
     return lambda m: _worst(m["forced"]["prompt"]["calibrated"]["attacks"], names)
@@ -67,11 +72,12 @@ METRICS: dict[str, Callable[[Measured], Any]] = {
     "answer_general": lambda m: m["forced"]["answer"]["general"],
     "answer_benign": lambda m: m["forced"]["answer"]["benign"],
 }
-# By attack and by family of attacks: strict ASR, right benign answers under the same prefix, and the ASR that is left
+# By attack and by family of attacks: strict ASR, right benign answers under the same attack, and the ASR that is left
 # with a reflection forced at a calibrated threshold.
 METRICS |= {f"asr:{attack.name}": _of_attack(attack.name, "strict") for attack in ALL_ATTACKS}
 METRICS |= {f"benign:{attack.name}": _of_attack(attack.name, "benign", "right") for attack in ALL_ATTACKS}
 METRICS |= {f"strict:{family}": _attack(family, "strict") for family in FAMILIES}
+METRICS |= {f"right:{family}": _right_under(family) for family in FAMILIES}
 METRICS |= {f"calibrated:{family}": _calibrated_family(family) for family in FAMILIES}
 
 

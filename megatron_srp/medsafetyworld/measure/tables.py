@@ -7,7 +7,7 @@ from typing import Any
 from megatron_srp.medsafetyworld.experiment.variants import ADVERSARIAL, FORGED, RECOVERY, SFT, STAGES, VARIANTS
 from megatron_srp.medsafetyworld.measure.ranking import ranks
 from megatron_srp.medsafetyworld.measure.scoring import OUTCOMES
-from megatron_srp.medsafetyworld.measure.summary import Groups, latent_before, steps_of_pretraining
+from megatron_srp.medsafetyworld.measure.summary import Group, Groups, latent_before, steps_of_pretraining
 
 TAMPERING = STAGES[ADVERSARIAL].data
 # The two-by-two: label information by column, form by row; all with the same post-training.
@@ -70,7 +70,8 @@ INGREDIENTS = (
 
 
 def ingredients(groups: Groups) -> list[dict[str, Any]]:
-    """What each ingredient buys: strict ASR by kind of attack, after tampering, and General; cells or None."""
+    """What each ingredient buys: strict ASR by kind of attack, after tampering, and General; and under `right` the
+    right answers to harmless questions under the same attack. Cells or None."""
     return [_ingredient(groups, row) for row in INGREDIENTS if (row.setting, row.stage) in groups]
 
 
@@ -83,8 +84,15 @@ def _ingredient(groups: Groups, row: Ingredient) -> dict[str, Any]:
         "seeds": len(group.models),
         **{family: group.cell(f"{kind}:{family}") for family in COLUMNS},
         "tampered": tampered.cell(f"{kind}:paper") if tampered else None,
+        "right": {} if row.forced else _right(group, tampered),
         "general": group.cell("calibrated_general" if row.forced else "general"),
     }
+
+
+def _right(group: Group, tampered: Group | None) -> dict[str, Any]:
+    """By column; not where a reflection is forced, which would stop some of them."""
+    under = {family: group.cell(f"right:{family}") for family in COLUMNS}
+    return under | {"tampered": tampered.cell("right:paper") if tampered else None}
 
 
 def policies(groups: Groups) -> list[dict[str, Any]]:
@@ -167,13 +175,15 @@ def _ingredients(rows: Sequence[dict[str, Any]]) -> list[str]:
     keys = (*COLUMNS, "tampered", "general")
     heads = (*COLUMNS.values(), "tampered", "General")
     return [
-        f"| what each ingredient buys: strict ASR, % | seeds | {' | '.join(heads)} |",
+        f"| strict ASR / right benign answers under the same attack, % | seeds | {' | '.join(heads)} |",
         f"|---|---|{'---|' * len(heads)}",
-        *(
-            f"| {row['says']} | {row['seeds']} | {' | '.join(format_cell(row[key], row['seeds']) for key in keys)} |"
-            for row in rows
-        ),
+        *(f"| {row['says']} | {row['seeds']} | {' | '.join(_bought(row, key) for key in keys)} |" for row in rows),
     ]
+
+
+def _bought(row: dict[str, Any], key: str) -> str:
+    right = row["right"].get(key)
+    return format_cell(row[key], row["seeds"]) + (f" / {right['mean']:.0f}" if right else "")
 
 
 def _policies(rows: Sequence[dict[str, Any]]) -> list[str]:
