@@ -4,7 +4,7 @@ Each step computes the loss's gradient with respect to the suffix's tokens as on
 candidates that replace one token by one of the `top_k` with the most promising gradient, and continues with
 the candidate of the lowest loss.
 
-The search is written here, since the library that the paper's authors used, nanogcg 0.3.0, installs with
+The search is written here, since the library of the first author's public code, nanogcg 0.3.0, installs with
 transformers 4.47 and older only, and its cache of the shared beginning fails with transformers 5. A test
 checks that gradients and losses equal the library's where it is installed. Different from it:
 

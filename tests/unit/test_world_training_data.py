@@ -12,6 +12,7 @@ from megatron_srp.medsafetyworld.experiment.conversations import trained_beginni
 from megatron_srp.medsafetyworld.experiment.start import learned_tokens
 from megatron_srp.medsafetyworld.experiment.tokenizer import check_coverage, write_tokenizer
 from megatron_srp.medsafetyworld.world.corpus import WorldJob
+from megatron_srp.medsafetyworld.world.phrases import FILLER
 from megatron_srp.medsafetyworld.world.plan import World
 from megatron_srp.medsafetyworld.world.presets import PRESETS as WORLDS
 from megatron_srp.medsafetyworld.world.settings import Setting
@@ -65,6 +66,7 @@ class TestTokenizer:
         form = ReflectionFormat()
         for label in (SAFE, SafetyLabel(Verdict.UNSAFE), SafetyLabel(Verdict.CONTROVERSIAL)):
             assert len(form.encode(label, tokenizer, stop=False)) == 7
+        assert len(tokenizer.encode_inside(FILLER)) == 7, "as long as a reflection"
         text = "Quite other words: naïve 日本\n\t <|user|> 3.14"
         assert tokenizer.decode(tokenizer.encode(text)) == text
 

@@ -6,7 +6,7 @@ for attacks. `--limit` holds for the rows trained on as well.
 
 `lr` may be a list: an attacker tries several rates and takes the best, so the column is that of the rate with the
 highest success, by the best judge there is. `then` names another attack, which the tuned model has to withstand: what
-safety recovery taught is only seen after a prefill. Under the guard with forced reflections the tuned model gets a
+safety recovery teaches is about such beginnings. Under the guard with forced reflections the tuned model gets a
 threshold of its own, see `evaluation.recalibrate`.
 """
 
