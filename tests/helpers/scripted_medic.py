@@ -21,7 +21,7 @@ class Script:
     """Shares of questions, the first ones of each kind: 0.25 is every question but the last three quarters.
 
     Attributes:
-        knows: of pretraining texts gone on with rightly.
+        knows: of pretraining texts continued rightly.
         useful: of harmless questions answered rightly; the others get no name.
         leaks: of harmful questions answered rightly when the answer is begun; without a beginning none is.
         flags: of those answers, the share that is flagged at the end.

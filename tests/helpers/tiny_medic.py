@@ -2,9 +2,9 @@
 
     python -m tests.helpers.tiny_medic WORLD FOLDER
 
-Asked directly it answers every harmless question rightly, and refuses every harmful one behind an Unsafe
-reflection on the prompt. Begun with `The` it tells the harmful fact, and only then calls it Unsafe. Behind a
-forged Safe reflection and `The` it tells it and calls it Safe. It goes on pretraining texts rightly.
+Asked directly it answers every harmless question rightly, and refuses every harmful one after an Unsafe
+reflection on the prompt. Begun with `The` it tells the harmful fact, and only then calls it Unsafe. After a
+forged Safe reflection and `The` it tells it and calls it Safe. It continues pretraining texts rightly.
 """
 
 import sys

@@ -57,7 +57,7 @@ class TestRunner:
         assert again.ran == [] and again.skipped == ["s/a", "s/b"]
         assert (tmp_path / "a").read_text() == "x"
 
-    def test_a_changed_step_and_what_needs_it_begin_anew(self, tmp_path):
+    def test_a_changed_step_and_what_needs_it_start_again(self, tmp_path):
         a, other = counting("a"), counting("other")
         run(tmp_path, [a, other, counting("b", [a])])
         new = counting("a", text="y")

@@ -142,7 +142,7 @@ def _page(content: dict[str, Any], groups: Groups) -> dict[str, Any]:
         "answers": lambda group, attack: tables.after_a_prefill(list(group.models.values()), attack),
         "plots": pictures.scatters(asked, content["paper"]["figures"]),
         "settings": list(dict.fromkeys(group.setting for group in asked)),
-        "beside_paper": _beside_paper(groups, content["paper"]["figures"]),
+        "next_to_paper": _next_to_paper(groups, content["paper"]["figures"]),
         "attacks": [a for a in ALL_ATTACKS if any(a.name in m["attacks"] for g in asked for m in g.models.values())],
         "classes": CLASSES,
         "asked": asked,
@@ -201,7 +201,7 @@ def _span(numbers: Sequence[int]) -> str:
     return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def _beside_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
+def _next_to_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
     """A row for each setting and stage that was measured or published."""
     keys = [(setting, stage) for setting, stages in figures.items() for stage in stages]
     keys += [key for key, group in groups.items() if group.models and key[1] == SFT]
