@@ -1,7 +1,6 @@
 """`srp preprocess`: the data job, on texts or on existing shards."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from megatron_srp.cli import work_folder
@@ -69,15 +68,25 @@ def _on_shards(args: argparse.Namespace) -> None:
     from megatron_srp.data.preprocess.text_pipeline import require_documents
     from megatron_srp.terminal.display import ProgressDisplay
 
-    with ProgressDisplay() as display:
-        shards, manifest = run_shard_job(args, display)
-    print_summary(args.output_prefix, manifest, [])
-    print_sidecars(args.output_prefix, manifest, shards)
+    work_folder.fetch_store(args)
+    prefix = args.output_prefix
+    upload = work_folder.shard_upload(args, None)
+    with work_folder.fetched_shards(args) as urls:
+        if upload:
+            urls[upload.prefix] = prefix
+        with ProgressDisplay() as display:
+            shards, manifest = run_shard_job(args, display, urls)
+        print_summary(args.output_prefix, manifest, [])
+        print_sidecars(args.output_prefix, manifest, shards)
+        if upload:
+            upload.publish()
+            print(f"moved them to {prefix.rpartition('/')[0]}")
     require_documents(manifest)
-    path = _beside(args.output_prefix, (manifest["sidecars"] or manifest["shards"])[0])
-    data = f"{shards[0]} --srp-sidecar {path}.srp" if manifest["sidecars"] else path
+    path = _beside(prefix, (manifest["sidecars"] or manifest["shards"])[0])
+    shard = urls.get(shards[0], shards[0])
+    data = f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path
     next_step(f"srp inspect {path} shows the verdicts; srp train --data-path {data} ...")
 
 
 def _beside(prefix: str, made: dict[str, Any]) -> str:
-    return str(Path(prefix).with_name(made["name"]))
+    return f"{prefix[: prefix.rfind('/') + 1]}{made['name']}"
