@@ -1,11 +1,15 @@
 """`srp preprocess`: the data job, on texts or on existing shards."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
+from megatron_srp.remote.drivers import on_s3
+
+if TYPE_CHECKING:
+    from megatron_srp.data.shards.upload import ShardUpload
 
 __all__ = ["build_parser", "main"]
 
@@ -42,15 +46,13 @@ def _on_texts(args: argparse.Namespace) -> None:
             manifest, errors = run_job(args, files, display, keep_finished=upload is not None)
         made = args.output_prefix
         print_summary(partition.prefix(made) if partition else made, manifest, errors)
-        if upload:
-            upload.publish()
-            print(f"moved them to {prefix.rpartition('/')[0]}")
+        _publish(upload)
     if partition:
         next_step(f"when all partitions are made, srp merge JOINED {prefix}")
     else:  # a partition may have no documents; the merged shard shows it instead
         require_documents(manifest)
         path = _beside(prefix, manifest["shards"][0])
-        next_step(f"srp inspect {prefix} shows the verdicts; srp train --data-path {path} ...")
+        _suggest_training(prefix, path)
 
 
 def _on_ray(args: argparse.Namespace) -> None:
@@ -78,14 +80,24 @@ def _on_shards(args: argparse.Namespace) -> None:
             shards, manifest = run_shard_job(args, display, urls)
         print_summary(args.output_prefix, manifest, [])
         print_sidecars(args.output_prefix, manifest, shards)
-        if upload:
-            upload.publish()
-            print(f"moved them to {prefix.rpartition('/')[0]}")
+        _publish(upload)
     require_documents(manifest)
     path = _beside(prefix, (manifest["sidecars"] or manifest["shards"])[0])
-    shard = urls.get(shards[0], shards[0])
-    data = f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path
-    next_step(f"srp inspect {path} shows the verdicts; srp train --data-path {data} ...")
+    shard = urls.get(shards[0], str(shards[0]))
+    _suggest_training(path, f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path)
+
+
+def _publish(upload: "ShardUpload | None") -> None:
+    if upload:
+        upload.publish()
+        print(f"moved them to {upload.url.rpartition('/')[0]}")
+
+
+def _suggest_training(made: str, data: str) -> None:
+    """The next commands: `srp inspect` reads a disk only, and Megatron takes more flags for data on S3."""
+    look = "" if on_s3(made) else f"srp inspect {made} shows the verdicts; "
+    streamed = " --no-mmap-bin-files --object-storage-cache-path DIR" if "s3://" in data else ""
+    next_step(f"{look}srp train --data-path {data}{streamed} ...")
 
 
 def _beside(prefix: str, made: dict[str, Any]) -> str:

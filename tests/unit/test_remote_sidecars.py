@@ -4,8 +4,10 @@ import json
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,6 +26,9 @@ from megatron_srp.training.checks.sidecars import match_sidecars
 from megatron_srp.training.flags.command_line import look_at
 from tests.conftest import random_texts
 from tests.helpers.object_store import BUCKET, refusing_store, running_store
+
+if TYPE_CHECKING:
+    from megatron_srp.training.host.trace import Part
 
 PLAIN = f"s3://{BUCKET}/plain/c_text_document"
 SIDECAR = f"s3://{BUCKET}/plain/w9_c_text_document.srp"
@@ -220,6 +225,18 @@ def training_data(path: str, folder: Path, **changed) -> list[np.ndarray]:
     return [dataset[1][i]["tokens"].numpy() for i in range(30)]
 
 
+def traced(path: str, folder: Path) -> list["Part"]:
+    """The documents of the first sample of a run on a sidecar."""
+    from megatron_srp.training.host.readings import CONFIG_FIELDS, Reading
+    from megatron_srp.training.host.trace import Trace
+
+    config = dict.fromkeys(CONFIG_FIELDS) | {"random_seed": 1, "sequence_length": 64, "split": "1,0,0"}
+    config |= {"blend": ([path], None), "object_storage_cache_path": str(folder), "mmap_bin_files": "://" not in path}
+    config |= {"mid_level_dataset_surplus": 0.005, "add_extra_token_to_sequence": True}
+    start = Reading(0, 0, 4, "single", [30, 0, 0], config, {path: read_header(path)["fingerprint"]})
+    return Trace([start]).parts(1, 0)
+
+
 @pytest.mark.slow
 def test_megatron_reads_the_reflections_of_a_shard_on_s3(here, tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
@@ -227,5 +244,8 @@ def test_megatron_reads_the_reflections_of_a_shard_on_s3(here, tmp_path, monkeyp
     local = training_data(str(here / "w9_c_text_document.srp"), tmp_path, path_to_cache=str(tmp_path / "local"))
     np.testing.assert_array_equal(training_data(SIDECAR, tmp_path), local)
     assert not list(Path.cwd().iterdir())
+    on_disk = traced(str(here / "w9_c_text_document.srp"), tmp_path)
+    assert all(part.source and part.verdicts for part in on_disk)
+    assert traced(SIDECAR, tmp_path) == [replace(part, path=SIDECAR) for part in on_disk]
     with pytest.raises(UsageError, match="--object-storage-cache-path"):
         training_data(SIDECAR, tmp_path, object_storage_cache_path=None)
