@@ -11,7 +11,7 @@ EXTRAS = {
     **dict.fromkeys(["httpx", "vllm"], "annotate"),
     **dict.fromkeys(["model2vec"], "static"),
     **dict.fromkeys(["any_guardrail"], "guardrails"),
-    **dict.fromkeys(["s3fs"], "s3"),
+    **dict.fromkeys(["boto3", "s3fs"], "s3"),
     **dict.fromkeys(["gguf"], "gguf"),
     **dict.fromkeys(["peft"], "tampering"),
     **dict.fromkeys(["ray"], "ray"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from megatron_srp.errors import CommandParser, UsageError
+from megatron_srp.remote.drivers import on_s3
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -63,6 +64,11 @@ def on_disk(given: str) -> str:
     if "://" in given:
         raise argparse.ArgumentTypeError(f"{given}: only local files can be used here; pass a path")
     return given
+
+
+def on_disk_or_s3(given: str) -> str:
+    """A type for argparse: `given`, unless it is a URL of another place than S3."""
+    return given if on_s3(given) else on_disk(given)
 
 
 def require_at_least(least: int, args: argparse.Namespace, *flags: str) -> None:

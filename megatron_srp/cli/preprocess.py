@@ -1,12 +1,15 @@
 """`srp preprocess`: the data job, on texts or on existing shards."""
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
+from megatron_srp.remote.drivers import on_s3
+
+if TYPE_CHECKING:
+    from megatron_srp.data.shards.upload import ShardUpload
 
 __all__ = ["build_parser", "main"]
 
@@ -43,15 +46,13 @@ def _on_texts(args: argparse.Namespace) -> None:
             manifest, errors = run_job(args, files, display, keep_finished=upload is not None)
         made = args.output_prefix
         print_summary(partition.prefix(made) if partition else made, manifest, errors)
-        if upload:
-            upload.publish()
-            print(f"moved them to {prefix.rpartition('/')[0]}")
+        _publish(upload)
     if partition:
         next_step(f"when all partitions are made, srp merge JOINED {prefix}")
     else:  # a partition may have no documents; the merged shard shows it instead
         require_documents(manifest)
         path = _beside(prefix, manifest["shards"][0])
-        next_step(f"srp inspect {prefix} shows the verdicts; srp train --data-path {path} ...")
+        _suggest_training(prefix, path)
 
 
 def _on_ray(args: argparse.Namespace) -> None:
@@ -69,15 +70,35 @@ def _on_shards(args: argparse.Namespace) -> None:
     from megatron_srp.data.preprocess.text_pipeline import require_documents
     from megatron_srp.terminal.display import ProgressDisplay
 
-    with ProgressDisplay() as display:
-        shards, manifest = run_shard_job(args, display)
-    print_summary(args.output_prefix, manifest, [])
-    print_sidecars(args.output_prefix, manifest, shards)
+    work_folder.fetch_store(args)
+    prefix = args.output_prefix
+    upload = work_folder.shard_upload(args, None)
+    with work_folder.fetched_shards(args) as urls:
+        if upload:
+            urls[upload.prefix] = prefix
+        with ProgressDisplay() as display:
+            shards, manifest = run_shard_job(args, display, urls)
+        print_summary(args.output_prefix, manifest, [])
+        print_sidecars(args.output_prefix, manifest, shards)
+        _publish(upload)
     require_documents(manifest)
-    path = _beside(args.output_prefix, (manifest["sidecars"] or manifest["shards"])[0])
-    data = f"{shards[0]} --srp-sidecar {path}.srp" if manifest["sidecars"] else path
-    next_step(f"srp inspect {path} shows the verdicts; srp train --data-path {data} ...")
+    path = _beside(prefix, (manifest["sidecars"] or manifest["shards"])[0])
+    shard = urls.get(shards[0], str(shards[0]))
+    _suggest_training(path, f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path)
+
+
+def _publish(upload: "ShardUpload | None") -> None:
+    if upload:
+        upload.publish()
+        print(f"moved them to {upload.url.rpartition('/')[0]}")
+
+
+def _suggest_training(made: str, data: str) -> None:
+    """The next commands: `srp inspect` reads a disk only, and Megatron takes more flags for data on S3."""
+    look = "" if on_s3(made) else f"srp inspect {made} shows the verdicts; "
+    streamed = " --no-mmap-bin-files --object-storage-cache-path DIR" if "s3://" in data else ""
+    next_step(f"{look}srp train --data-path {data}{streamed} ...")
 
 
 def _beside(prefix: str, made: dict[str, Any]) -> str:
-    return str(Path(prefix).with_name(made["name"]))
+    return f"{prefix[: prefix.rfind('/') + 1]}{made['name']}"

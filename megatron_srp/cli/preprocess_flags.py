@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron_srp.cli import corpus_flags, work_folder
 from megatron_srp.cli.guard_flags import CONTEXT_HELP, GUARD_HELP
-from megatron_srp.cli.parser import Parser, on_disk, require_at_least
+from megatron_srp.cli.parser import Parser, on_disk_or_s3, require_at_least
 from megatron_srp.cli.reflection_flags import add_policy_flags, add_reflection_flags
 from megatron_srp.corpus.partitions import add_partition_flags, check_partition_flags
 from megatron_srp.data.policies.policy import Policy, policy_of, refuse_in_shards
@@ -46,12 +46,12 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--input-shards",
-        type=on_disk,
+        type=on_disk_or_s3,
         nargs="+",
         metavar="PREFIX",
         help="instead of --input: existing shards without reflections (PREFIX.bin and .idx), or quoted patterns of "
-        "their prefixes (no default). Their tokens stay as they are; a sidecar is made for each, OUTPUT_SHARD.srp "
-        "(SHARD.srp where that name begins with OUTPUT_), which training reads with --srp-sidecar",
+        "their prefixes, here or on s3:// (no default). Their tokens stay as they are; a sidecar is made for each, "
+        "OUTPUT_SHARD.srp (SHARD.srp where that name begins with OUTPUT_), which training reads with --srp-sidecar",
     )
     add("--materialize", action="store_true", help="with --input-shards: write new shards, not sidecars")
     add(

@@ -62,7 +62,10 @@ def main(argv: list[str]) -> None:
     if not printed:
         print(f"{args.document}: in no step of the run", file=sys.stderr)
         return
-    next_step("srp verdicts STORE show --input FILE --row N prints a document with its verdicts", to_stderr=True)
+    if args.document:
+        next_step(f"srp trace {args.run} --step N lists what else a step read", to_stderr=True)
+    else:
+        next_step(f"srp trace {args.run} --document PATH:N lists the steps that read a document", to_stderr=True)
 
 
 def _of_step(trace: "Trace", step: int, sample: int | None) -> Iterator[tuple[dict[str, Any], str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.drivers import on_s3
 from megatron_srp.remote.objects import WORK_DIR, is_remote_output
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ def check_outputs(args: argparse.Namespace) -> None:
         return
     if args.output_prefix.count("/") < 3:
         raise UsageError(f"--output-prefix {args.output_prefix}: has no name; pass s3://BUCKET/FOLDER/NAME")
-    if args.executor == "ray" or args.input_shards:
-        given = "--input-shards" if args.input_shards else "--executor ray"
-        raise UsageError(f"--output-prefix {args.output_prefix}: {given} writes to a folder of this machine; pass one")
+    if args.executor == "ray":
+        raise UsageError(
+            f"--output-prefix {args.output_prefix}: --executor ray writes to a folder of this machine; pass one"
+        )
 
 
 def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "ShardUpload | None":
@@ -63,6 +65,32 @@ def fetched_outputs(prefixes: Sequence[str], work: str, files: bool = True) -> I
             names.append(prefix)
     yield names
     remove_copies(copies)
+
+
+@contextmanager
+def fetched_shards(args: argparse.Namespace) -> Iterator[dict[Path, str]]:
+    """Of shards on S3, bring copies here, which go when the block has done its work; `args.input_shards` become those.
+
+    Yields:
+        The URLs of the copies, by their prefixes.
+    """
+    from megatron_srp.data.shards.download import fetch_shards
+
+    urls: dict[Path, str] = {}
+    copies: list[Path] = []
+    patterns, args.input_shards = args.input_shards, []
+    for pattern in patterns:
+        if not on_s3(pattern):
+            args.input_shards.append(pattern)
+            continue
+        for url, files in fetch_shards(pattern, args.work_dir):
+            prefix = files[0].with_suffix("")
+            urls[prefix] = url
+            args.input_shards.append(str(prefix))
+            copies += files
+    yield urls
+    for copy in copies:
+        copy.unlink(missing_ok=True)
 
 
 def fetch_store(args: argparse.Namespace) -> None:

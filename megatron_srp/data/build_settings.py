@@ -1,6 +1,5 @@
 """The settings that determine the shards made from texts."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from megatron_srp.data.audited_labels import guard_labeler
 from megatron_srp.data.policies.policy import Policy, refuse_in_shards
 from megatron_srp.data.reflect import GuardLabeler, Labeler
 from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
-from megatron_srp.data.shards.manifest import manifest_path, read_manifest
+from megatron_srp.data.shards.manifest import finished_output
 from megatron_srp.data.shards.sidecar import sidecar_path
 from megatron_srp.data.training_tokenizer import refuse_forgeable
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS, check_max_words
@@ -87,6 +86,4 @@ class BuildSettings:
 
     def finished(self) -> dict[str, Any] | None:
         """The manifest of an existing output, if it was made with the same settings."""
-        path = manifest_path(self.prefix)
-        manifest = read_manifest(path) if path.exists() else None
-        return manifest if manifest and manifest["settings"] == json.loads(json.dumps(self.describe())) else None
+        return finished_output(self.prefix, self.describe())

@@ -33,6 +33,12 @@ def scheme(name: str) -> str | None:
     return found[1].lower() if found else None
 
 
+def on_s3(name: str) -> bool:
+    """Whether a name is the URL of an object on S3. Megatron reads other storage too, such as msc://, which is not read
+    here."""
+    return name.startswith("s3://")
+
+
 def driver(url: str) -> Any:
     """The file system of `url`'s place; one for each process and thread.
 

@@ -43,6 +43,18 @@ def input_file(name: str) -> InputFile:
     return files[0]
 
 
+def is_file(name: str) -> bool:
+    """Whether a path or a URL names a file.
+
+    Raises:
+        InputError: when the place cannot be reached or read.
+    """
+    if scheme(name) is None:
+        return Path(name).is_file()
+    with failures_explained(name):
+        return bool(driver(name).isfile(name))
+
+
 def _roots(system: Any, url: str) -> tuple[str, str, str]:
     """Of a repository on the hub: its path as the user names it, its path at the commit that this is now, and the
     commit, so that all files are those of one moment. Else empty."""

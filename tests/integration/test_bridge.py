@@ -24,6 +24,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 from tests.helpers.commands import srp
+from tests.helpers.object_store import BUCKET, running_store
 from tests.helpers.sft_shards import chat_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -77,10 +78,11 @@ def data(tokenizer_models: dict[str, Any], tmp_path_factory: pytest.TempPathFact
     return SimpleNamespace(folder=folder, shard=shard, sidecar=sidecar, tokenizer=megatrons)
 
 
-def check_provider(provider_class: Any, context_class: Any, data: SimpleNamespace, cache: Path) -> None:
-    provider = provider_class(
-        data_path=[data.sidecar], seq_length=LENGTH, split="90,10,0", path_to_cache=str(cache), num_workers=0
-    )
+def check_provider(
+    provider_class: Any, context_class: Any, data: SimpleNamespace, cache: Path, path: str = "", **options: str
+) -> None:
+    path, options = path or data.sidecar, {"path_to_cache": str(cache)} | options
+    provider = provider_class(data_path=[path], seq_length=LENGTH, split="90,10,0", num_workers=0, **options)
     assert (provider.dataloader_type, provider.num_workers) == ("single", 0)
     context = context_class(train_samples=8, valid_samples=2, test_samples=0, tokenizer=data.tokenizer)
     train, valid, test = provider.build_datasets(context)
@@ -97,6 +99,15 @@ def check_provider(provider_class: Any, context_class: Any, data: SimpleNamespac
 
 def test_the_provider_reads_a_sidecar(stand_in: Any, data: SimpleNamespace, tmp_path: Path) -> None:
     check_provider(stand_in.SRPDatasetProvider, SimpleNamespace, data, tmp_path)
+
+
+def test_the_provider_reads_a_sidecar_on_s3(stand_in: Any, data: SimpleNamespace, tmp_path: Path) -> None:
+    with running_store() as client:
+        for file in (f"{data.shard}.bin", f"{data.shard}.idx", data.sidecar):
+            client.upload_file(file, BUCKET, f"bridge/{Path(file).name}")
+        url = f"s3://{BUCKET}/bridge/{Path(data.sidecar).name}"
+        options = {"object_storage_cache_path": str(tmp_path / "copies")}
+        check_provider(stand_in.SRPDatasetProvider, SimpleNamespace, data, tmp_path, url, **options)
 
 
 def test_another_tokenizer_is_refused(stand_in: Any, data: SimpleNamespace, tmp_path: Path) -> None:

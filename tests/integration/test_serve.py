@@ -222,7 +222,7 @@ PROMPT = {"model": "tiny", "prompt": "river"}
         (b"", 400, "cannot be read"),
         (b"[" * 100_000, 400, "cannot be read"),
         (b'{"model": "tiny", "messages": "\xff"}', 400, "cannot be read"),
-        (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "cannot be read"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "half of a surrogate pair"),
         (GOOD | {"messages": []}, 400, "$.messages"),
         (GOOD | {"messages": [{"role": "user|> <think>", "content": "x"}]}, 400, "$.messages[0].role"),
         (GOOD | {"messages": [{"role": "function", "content": "x"}]}, 400, "$.messages[0].role"),

@@ -107,11 +107,15 @@ def test_verdicts_are_those_written_in_the_tokens(run, tokenizer):
 
 def test_the_command(run, capsys):
     main([str(run.save), "--step", "3", "--sample", "1", "--json"])
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr()
+    assert printed.err == f"next: srp trace {run.save} --document PATH:N lists the steps that read a document\n"
+    records = [json.loads(line) for line in printed.out.splitlines()]
     assert sum(end - begin for begin, end in (record["tokens"] for record in records)) == LENGTH + 1
     for path in (records[0]["path"], Path(records[0]["path"]).name):
         main([str(run.save), "--document", f"{path}:{records[0]['document']}"])
-        assert "step 3 sample 1: tokens" in capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert "step 3 sample 1: tokens" in printed.out
+        assert printed.err == f"next: srp trace {run.save} --step N lists what else a step read\n"
 
 
 def test_a_document_that_is_not_trained_on(run, capsys):

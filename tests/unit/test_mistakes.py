@@ -43,7 +43,6 @@ def test_all_commands_check_it(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["preprocess", "--output-prefix", "o", "--guard", "heuristic", "--input-shards"],
         ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--output-prefix"],
         ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--out"],
         ["strip", "in"],

@@ -51,6 +51,26 @@ def test_no_request_is_weaker_than_the_operator(operator, asked):
     assert policy_of(own, GuardOptions(), allow_weaker=False) == own
 
 
+@pytest.mark.parametrize(
+    ("text", "half"),
+    [
+        (r"a \ud800 b", r"\ud800"),
+        (r"\uDC00", r"\uDC00"),
+        (r"at the end \ud83d", r"\ud83d"),
+        (r"\ud83d\ude00 and \ud83d\ud83d", r"\ud83d"),
+        (r"no escape: \\ud800, an escape: \\\ud801", r"\ud801"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named(text, half):
+    body = f'{{"model": "m", "messages": [{{"role": "user", "content": "{text}"}}]}}'
+    with pytest.raises(InputError) as caught:
+        parse(ChatRequest, body.encode())
+    place = body.rindex(half)
+    while body[place - 6 : place] == half:  # the first of two
+        place -= 6
+    assert f"{half} at byte {place} is half of a surrogate pair" in str(caught.value)
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.data())
 def test_stop_texts_cut_wherever_the_text_is_split(text, stops, data):

@@ -1,6 +1,7 @@
 """The data job on existing shards, from its parsed flags."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,21 @@ from megatron_srp.data.preprocess.shard_pipeline import ShardJob
 from megatron_srp.data.preprocess.shard_settings import ShardJobSettings
 from megatron_srp.data.preprocess.text_job import judge_of
 from megatron_srp.data.reflect import GuardLabeler, Labeler
-from megatron_srp.data.shards.manifest import find_manifest
+from megatron_srp.data.shards.manifest import find_manifest, finished_output
 from megatron_srp.tokenization.end_of_document import eos_note
 
 if TYPE_CHECKING:
     from megatron_srp.terminal.progress import Display
 
 
-def run_shard_job(args: argparse.Namespace, display: "Display") -> tuple[list[Path], dict[str, Any]]:
-    """Make a sidecar, or a new shard, for each of `--input-shards`. Returns their prefixes, and the manifest."""
+def run_shard_job(
+    args: argparse.Namespace, display: "Display", urls: Mapping[Path, str]
+) -> tuple[list[Path], dict[str, Any]]:
+    """Make a sidecar, or a new shard, for each of `--input-shards`. Returns their prefixes, and the manifest.
+
+    Args:
+        urls: as in `ShardJobSettings`.
+    """
     keep_freed_memory()
     shards = expand_shards(args.input_shards)
     tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model, args.eod_token)
@@ -28,8 +35,11 @@ def run_shard_job(args: argparse.Namespace, display: "Display") -> tuple[list[Pa
     if isinstance(labeler, GuardLabeler):
         judge |= labeler.settings  # a name alone is not the guard: a run must not resume with another
     settings = ShardJobSettings(
-        shards, Path(args.output_prefix), tokenizer, args.policy, args.max_words, judge, args.materialize
+        shards, Path(args.output_prefix), tokenizer, args.policy, args.max_words, judge, args.materialize, urls
     )
+    uploaded_next = settings.output_prefix in urls  # a run that stopped in its upload has finished here
+    if uploaded_next and not args.overwrite and (made := finished_output(settings.output_prefix, settings.describe())):
+        return shards, made
     job = ShardJob(
         settings,
         labeler,

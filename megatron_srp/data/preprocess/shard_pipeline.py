@@ -183,7 +183,7 @@ class ShardJob:
                 kept = ("tokenizer", "reflection", "policy", "max_words")
                 info = {name: described[name] for name in kept if name in described}
                 if not self.settings.materialize:
-                    info |= {"shard": shard | {"path": str(Path(path).resolve())}, "training_tokenizer": tokenizer}
+                    info |= {"shard": shard | {"path": self.settings.place(path)}, "training_tokenizer": tokenizer}
                 moves |= writer.finish(info, True)
             if self.written is not self.settings.tokenizer:
                 moves[Path("tokenizer")] = Path(self.settings.tokenizer_folder.name)
@@ -191,10 +191,12 @@ class ShardJob:
         return self.output.finished or {}
 
     def _training_tokenizer(self) -> dict[str, Any]:
-        model = self.written.model
-        if self.written is not self.settings.tokenizer:
-            model = self.settings.tokenizer_folder / model.relative_to(self.output.folder / "tokenizer")
-        return describe_tokenizer(self.written, model)
+        if self.written is self.settings.tokenizer:
+            return describe_tokenizer(self.written, self.written.model)
+        below = self.written.model.relative_to(self.output.folder / "tokenizer")
+        record = describe_tokenizer(self.written, self.settings.tokenizer_folder / below)
+        prefix = self.settings.output_prefix
+        return record | {"model": record["model"].replace(str(prefix.resolve()), self.settings.place(prefix), 1)}
 
     def _manifest(self, tokenizer: dict[str, Any]) -> dict[str, Any]:
         made = [

@@ -1,6 +1,7 @@
 """The settings of a run over existing shards."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class ShardJobSettings:
         max_words: maximum words of each.
         judge: the source of the labels, for the manifest.
         materialize: write new shards with reflections rather than sidecars.
+        urls: of those shards, and of that prefix, which are the copies of what is on S3.
     """
 
     shards: list[Path]
@@ -32,6 +34,7 @@ class ShardJobSettings:
     max_words: int
     judge: dict[str, Any]
     materialize: bool = False
+    urls: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -48,6 +51,10 @@ class ShardJobSettings:
     def tokenizer_folder(self) -> Path:
         """Folder name of the tokenizer with added tokens, if the form adds any."""
         return self.output_prefix.with_name(f"{self.output_prefix.name}_tokenizer")
+
+    def place(self, path: Path) -> str:
+        """Where one of the shards, or the prefix, is when training reads it."""
+        return self.urls.get(path) or str(path.resolve())
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON, to be recorded and compared on resume."""

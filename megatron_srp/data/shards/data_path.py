@@ -2,19 +2,23 @@
 
     --data-path 0.7 out/w200.srp 0.3 out/plain_text_document
 
-A sidecar names its shard by content (`describe_shard`) and by where it was, so both may be moved together.
+A sidecar names its shard by content (`describe_shard`) and by where it was, so both may be moved together. Either
+may be on S3.
 """
 
+from functools import cache
 from pathlib import Path
 
-from megatron_srp.data.shards.indexed_shard import bin_path, idx_path
+from megatron_srp.data.shards.indexed_shard import idx_path
 from megatron_srp.data.shards.sidecar import SUFFIX, describe_shard, read_header
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.remote.drivers import on_s3
+from megatron_srp.remote.expand import is_file
 
 
 def is_sidecar(path: str) -> bool:
-    """Whether a data path is a sidecar rather than a shard's prefix (which may end in .srp as well)."""
-    return path.endswith(SUFFIX) and "://" not in path and not idx_path(path).exists()
+    """Whether a data path is a sidecar rather than a shard's prefix (which may end in .srp as well, but not on S3)."""
+    return path.endswith(SUFFIX) and (on_s3(path) or ("://" not in path and not idx_path(path).exists()))
 
 
 def plain_prefix(sidecar: str) -> str:
@@ -33,8 +37,8 @@ def plain_prefix(sidecar: str) -> str:
     wanted = header["info"].get("shard")
     if not wanted or "training_tokenizer" not in header["info"]:
         raise InputError(f"{sidecar}: does not say which shard it is for; make it with --input-shards")
-    places = [str(Path(sidecar).parent / wanted["name"]), *([wanted["path"]] if "path" in wanted else [])]
-    present = [place for place in places if bin_path(place).is_file() and idx_path(place).is_file()]
+    places = [_next_to(sidecar, wanted["name"]), *([wanted["path"]] if "path" in wanted else [])]
+    present = [place for place in places if (_is_on_s3 if on_s3(place) else _is_there)(place)]
     for place in present:
         found = describe_shard(place)
         if all(found[file] == wanted[file] for file in ("bin", "idx")):
@@ -48,3 +52,14 @@ def plain_prefix(sidecar: str) -> str:
         f"{sidecar}: its shard is not at {' or '.join(places)} (.bin and .idx); put it next to the sidecar, or pass "
         "its prefix and --srp-sidecar"
     )
+
+
+def _next_to(sidecar: str, name: str) -> str:
+    return f"{sidecar.rpartition('/')[0]}/{name}" if on_s3(sidecar) else str(Path(sidecar).parent / name)
+
+
+def _is_there(prefix: str) -> bool:
+    return is_file(f"{prefix}.bin") and is_file(f"{prefix}.idx")
+
+
+_is_on_s3 = cache(_is_there)

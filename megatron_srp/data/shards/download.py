@@ -1,4 +1,4 @@
-"""Finished outputs on S3, copied into the work folder of this machine, where they are joined."""
+"""Finished outputs and shards on S3, copied into the work folder of this machine, where they are read."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import orjson
 
 from megatron_srp.corpus.partitions import parse_name
-from megatron_srp.data.shards.manifest import SUFFIX, manifest_path, read_manifest
+from megatron_srp.data.shards.manifest import SUFFIX, find_remote_manifest, manifest_path, read_manifest
 from megatron_srp.errors import InputError
 from megatron_srp.files import checksum
+from megatron_srp.remote.copies import copy_object
+from megatron_srp.remote.expand import find_remote
 from megatron_srp.remote.objects import Objects, twin
 
 
@@ -47,3 +49,30 @@ def remove_copies(prefixes: Sequence[Path]) -> None:
         for file in read_manifest(manifest_path(prefix))["files"]:
             (prefix.parent / file).unlink(missing_ok=True)
         manifest_path(prefix).unlink()
+
+
+def fetch_shards(pattern: str, work: str | Path) -> Iterator[tuple[str, list[Path]]]:
+    """Copy the shards whose prefixes `pattern` matches, with their manifests, and yield each one's URL and its copies.
+
+    What an earlier try has copied is not fetched again. The first of the copies is the .bin.
+
+    Args:
+        pattern: a shard's prefix, s3://BUCKET/FOLDER/NAME, or a pattern of such prefixes.
+        work: the folder for the copies.
+
+    Raises:
+        InputError: when nothing is there.
+    """
+    indices = [str(file) for file in find_remote(f"{pattern}.idx")[0]]
+    if not indices:
+        raise InputError(f"{pattern}: no shard matches; is the pattern quoted against the shell?")
+    for index in indices:
+        url = index.removesuffix(".idx")
+        manifest = find_remote_manifest(url)
+        files = [f"{url}.bin", index, *([str(manifest)] if manifest else [])]
+        yield url, [_copied(file, work) for file in files]
+
+
+def _copied(url: str, work: str | Path) -> Path:
+    copy_object(url, copy := twin(url, work))
+    return copy

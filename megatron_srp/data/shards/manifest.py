@@ -5,7 +5,9 @@ manifest is not finished.
     files{}    every file next to the manifest: its `bytes` and `xxh3_128`, by its name
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import orjson
 
 from megatron_srp import __version__
 from megatron_srp.errors import InputError
+from megatron_srp.remote.drivers import on_s3
+from megatron_srp.remote.expand import find_remote
+from megatron_srp.remote.remote_file import InputFile, RemoteFile
 
 SUFFIX = ".srp.json"
 FORMAT_VERSION = 1
@@ -43,10 +48,11 @@ def _versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: InputFile) -> dict[str, Any]:
     """The manifest at `path`; raises InputError when it is missing or invalid."""
     try:
-        manifest = orjson.loads(path.read_bytes())
+        with path.open("rb") as file:
+            manifest = orjson.loads(file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; was this shard written by `srp preprocess`?") from None
     except OSError as error:
@@ -58,6 +64,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if wrong := [name for name, has_form in _FORM.items() if not has_form(manifest.get(name))]:
         raise InputError(f"{path}: damaged, its {wrong[0]!r} is not that of a manifest")
     return manifest
+
+
+def finished_output(output_prefix: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an existing output, if it was made with these settings."""
+    path = manifest_path(output_prefix)
+    manifest = read_manifest(path) if path.exists() else None
+    return manifest if manifest and manifest["settings"] == json.loads(json.dumps(settings)) else None
 
 
 def _has(record: Any, **kinds: type | tuple[type, ...]) -> bool:
@@ -106,15 +119,38 @@ def sum_counts(shards: list[dict[str, Any]]) -> dict[str, Any]:
 def find_manifest_path(data_path: str | Path) -> Path | None:
     """The path of the manifest that lists the shard `data_path` (as `--data-path` takes it), or None."""
     shard = Path(data_path)
-    for path in sorted(shard.parent.glob(f"*{SUFFIX}")):
-        if shard.name.startswith(path.name.removesuffix(SUFFIX)):
+    return _listing(shard.name, sorted(shard.parent.glob(f"*{SUFFIX}")))
+
+
+def find_remote_manifest(data_path: str) -> RemoteFile | None:
+    """`find_manifest_path` of a shard on S3."""
+    folder, _, name = data_path.rpartition("/")
+    return _listing(name, _manifests_in(folder))
+
+
+def _listing[File: InputFile](shard: str, manifests: Sequence[File]) -> File | None:
+    for path in manifests:
+        if shard.startswith(path.name.removesuffix(SUFFIX)):
             manifest = read_manifest(path)
-            if any(entry["name"] == shard.name for entry in manifest["shards"]):
+            if any(entry["name"] == shard for entry in manifest["shards"]):
                 return path
     return None
 
 
 def find_manifest(data_path: str | Path) -> dict[str, Any] | None:
-    """The manifest that lists the shard `data_path`, or None."""
+    """The manifest that lists the shard `data_path`, or None; those on S3 are read once in a process."""
+    if on_s3(str(data_path)):
+        return _remote_manifest(str(data_path))
     path = find_manifest_path(data_path)
+    return read_manifest(path) if path else None
+
+
+@cache
+def _manifests_in(folder: str) -> list[RemoteFile]:
+    return find_remote(f"{folder}/*{SUFFIX}")[0]
+
+
+@cache
+def _remote_manifest(data_path: str) -> dict[str, Any] | None:
+    path = find_remote_manifest(data_path)
     return read_manifest(path) if path else None

@@ -12,7 +12,8 @@ import json
 import mmap
 from collections.abc import Buffer, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,9 +21,12 @@ import orjson
 import pyarrow as pa
 
 from megatron_srp.data.reflection_table import Entry, HintIds, Reflections, ReflectionTable
-from megatron_srp.data.shards.indexed_shard import bin_path, idx_path, write_all
+from megatron_srp.data.shards.indexed_shard import write_all
+from megatron_srp.data.shards.sidecar_copies import copy_of, is_fetched
 from megatron_srp.errors import InputError
 from megatron_srp.files import digest, file_fingerprint
+from megatron_srp.remote.drivers import on_s3
+from megatron_srp.remote.expand import input_file
 
 SUFFIX = ".srp"
 FORMAT_VERSION = 1
@@ -162,10 +166,10 @@ class ReflectionSidecar:
 
     @classmethod
     def load(cls, path: str | Path) -> "ReflectionSidecar":
-        """Map the file; raises InputError when it is missing or not a sidecar."""
+        """Map the file, or the copy of one on S3; raises InputError when it is missing or not a sidecar."""
         header = read_header(path)
         try:
-            with pa.memory_map(str(path)) as source:
+            with pa.memory_map(copy_of(path)) as source:
                 rows = pa.ipc.open_file(source).get_batch(0).column(0)
             if rows.type not in (_ROWS, _HINTED_ROWS) or rows.null_count or rows.values.null_count:
                 raise ValueError(f"its column is {rows.type}, not {_ROWS} without nulls")
@@ -211,7 +215,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         InputError: when it is missing or not a sidecar.
     """
     try:
-        with pa.memory_map(str(path)) as source:
+        with _opened(str(path)) as source:
             header: dict[str, Any] = orjson.loads(pa.ipc.open_file(source).schema.metadata[b"srp"])
         version = header.get("version")
     except FileNotFoundError:
@@ -223,10 +227,26 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def _opened(path: str) -> Any:
+    if on_s3(path) and not is_fetched(path):  # the header is a small part of the file
+        return pa.PythonFile(input_file(path).open("rb"), mode="r")
+    return pa.memory_map(copy_of(path))
+
+
 def describe_shard(prefix: str | Path) -> dict[str, str]:
-    """The shard at `prefix`, described as in a sidecar's `info["shard"]`: equal for copies."""
-    shard = Path(prefix)
-    return {"name": shard.name, "bin": file_fingerprint(bin_path(shard)), "idx": file_fingerprint(idx_path(shard))}
+    """The shard at `prefix`, described as in a sidecar's `info["shard"]`: equal for copies.
+
+    Of a shard on S3, the beginnings and ends of its files are read, once in a process.
+    """
+    return dict((_describe_once if on_s3(str(prefix)) else _describe)(str(prefix)))
+
+
+def _describe(prefix: str) -> dict[str, str]:
+    files = {end: file_fingerprint(input_file(f"{prefix}.{end}")) for end in ("bin", "idx")}
+    return {"name": PurePosixPath(prefix).name, **files}
+
+
+_describe_once = cache(_describe)
 
 
 class _BlockWriter(io.RawIOBase):

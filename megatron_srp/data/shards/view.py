@@ -18,6 +18,8 @@ from megatron_srp.data import _tokens
 from megatron_srp.data.reflection_table import HintIds
 from megatron_srp.data.shards.indexed_shard import IndexedShard
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.shards.sidecar_copies import copy_of
+from megatron_srp.data.shards.streamed_shard import StreamedShard
 from megatron_srp.errors import InputError
 
 SUM_EVERY = 256  # as in _tokens.c
@@ -43,9 +45,11 @@ class ReflectedIndexedDataset:
     Args:
         path_prefix: of the plain shard.
         sidecar: path of a sidecar that was made for it.
+        streamed: reads the plain shard if it is not on this machine.
 
     Attributes:
-        path_prefix, sidecar_path: as given.
+        path_prefix: as given.
+        sidecar_path: as given; of a sidecar on S3, that of its copy.
         sequence_lengths: int32[N], reflected tokens of each sequence.
         document_indices: int64[D+1], first sequence of each document.
         dtype: of the tokens.
@@ -56,9 +60,9 @@ class ReflectedIndexedDataset:
         InputError: when the two files do not belong together, or the shard contains its reflections already.
     """
 
-    def __init__(self, path_prefix: str | Path, sidecar: str | Path) -> None:
-        self.path_prefix, self.sidecar_path = str(path_prefix), str(sidecar)
-        shard, loaded = IndexedShard(path_prefix), ReflectionSidecar.load(sidecar)
+    def __init__(self, path_prefix: str | Path, sidecar: str | Path, streamed: StreamedShard | None = None) -> None:
+        self.path_prefix, self.sidecar_path, self._streamed = str(path_prefix), copy_of(sidecar), streamed
+        shard, loaded = streamed or IndexedShard(path_prefix), ReflectionSidecar.load(sidecar)
         if loaded.materialized:
             raise InputError(f"{sidecar}: its reflections are in the shard's tokens already; read the shard alone")
         if len(loaded) != len(shard):
@@ -69,8 +73,8 @@ class ReflectedIndexedDataset:
         self._offsets, self._cuts, self._entries = loaded.offsets, loaded.cuts, loaded.entries
         self._hints = loaded.hints or HintIds(np.empty(0, np.int64), np.empty(0, np.int32))
         self.dtype = reflected_dtype(shard.dtype, loaded.highest_id())
-        # A plain shard too narrow for its reflections' ids is read through a wider copy of the requested part.
-        self._tokens, self._narrow = np.asarray(shard.tokens), self.dtype != shard.dtype
+        # A plain shard too narrow for its reflections' ids, or elsewhere, is read through a copy of the requested part.
+        self._tokens, self._copied = np.asarray(shard.tokens), bool(streamed) or self.dtype != shard.dtype
         self._size, self._itemsize = self.dtype.itemsize, shard.dtype.itemsize
         ids, self._table_offsets = loaded.table.arrays()
         self._table, self._flags = ids.astype(self.dtype), loaded.table.flags()
@@ -91,7 +95,8 @@ class ReflectedIndexedDataset:
         return len(self.sequence_lengths)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.path_prefix, self.sidecar_path)  # a data-loader worker maps the files itself
+        # A data-loader worker maps the files itself.
+        return type(self), (self.path_prefix, self.sidecar_path, self._streamed)
 
     def get(self, idx: Index, offset: int = 0, length: Index | None = None) -> np.ndarray:
         """`length` reflected tokens of sequence `idx` from `offset` on; by default all that follow.
@@ -102,10 +107,11 @@ class ReflectedIndexedDataset:
         length = self._length(idx, offset, length)
         first, count = int(self._pointers[idx]) // self._itemsize, int(self._plain_lengths[idx])
         tokens = self._tokens
-        if self._narrow:
-            tokens, first = tokens[first : first + count].astype(self.dtype), 0
-        out = np.empty(length, self.dtype)
         row = int(idx) if idx >= 0 else int(idx) + len(self)
+        if self._copied:
+            plain = self._streamed[row] if self._streamed else tokens[first : first + count]
+            tokens, first = plain.astype(self.dtype), 0
+        out = np.empty(length, self.dtype)
         try:
             _tokens.read_reflected(
                 tokens,

@@ -1,5 +1,6 @@
 """The fields of a request. An unsupported field that would change an answer is refused, not ignored."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -7,6 +8,11 @@ from msgspec import Meta
 
 from megatron_srp.errors import InputError
 
+# The escapes of a JSON string: a surrogate pair, half of one, any other.
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 MOST_CHOICES = 128
 MOST_LOGPROBS = 5
 # OpenAI's name for each role, and the one that templates know.
@@ -223,7 +229,16 @@ def read_fields[Asked: msgspec.Struct](kind: type[Asked], body: bytes) -> Asked:
             ]
         return msgspec.convert(given, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"the request cannot be read: {error}") from None
+        raise InputError(f"the request cannot be read: {_half_a_pair(body) or error}") from None
+
+
+def _half_a_pair(body: bytes) -> str:
+    """That it has a lone surrogate, which JSON allows and no text has; "" where it has none."""
+    for escape in _ESCAPES.finditer(body):
+        if escape["half"]:
+            half = escape["half"].decode()
+            return f"\\{half} at byte {escape.start()} is half of a surrogate pair; pass both halves, or leave it out"
+    return ""
 
 
 def _honoured(

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.remote.drivers import on_s3
 from megatron_srp.training.checks.end_of_document import end_of_document
-from megatron_srp.training.checks.sidecars import match_sidecars, shard_of, sidecar_manifest, unreflected
+from megatron_srp.training.checks.object_storage import prepare_data, remote_shard
+from megatron_srp.training.checks.sidecars import (
+    match_sidecars,
+    only_megatron_reads,
+    shard_of,
+    sidecar_manifest,
+    unreflected,
+)
 
 # Flags that name shards, and the split that each is for.
 _BLENDS = {
@@ -40,6 +48,7 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     prefixes = shard_prefixes(args)
     if not prefixes:
         raise UsageError("no data: pass --data-path PREFIX (the path of the shard's .bin without .bin)")
+    prepare_data(prefixes, args, args.srp_sidecar or [])
     for prefix in prefixes:
         check_files(prefix)
         if not args.srp_sft and (find_manifest(prefix) or {}).get("sft"):
@@ -96,9 +105,8 @@ def check_tokenizer(args: argparse.Namespace) -> list[str]:
         model = manifest["tokenizer"]["model"]
         flags += ["--tokenizer-model", model]
         if not Path(model).exists():
-            raise InputError(
-                f"{first}: made with the tokenizer {model}, which is missing; pass its new path with --tokenizer-model"
-            )
+            way = "is on S3; copy it here and pass the copy" if on_s3(model) else "is missing; pass its new path"
+            raise InputError(f"{first}: made with the tokenizer {model}, which {way} with --tokenizer-model")
     compare_tokenizer(kind, model, manifests)
     end_of_document({prefix: manifest["tokenizer"] for prefix, manifest in manifests.items()})
     return flags
@@ -156,7 +164,10 @@ def _read_splits(path: str) -> list[list[str]]:
 def check_files(prefix: str) -> None:
     """Refuse a data path that is neither a shard's prefix, with the name that was probably meant, nor a sidecar."""
     prefix = shard_of(prefix)
-    if "://" in prefix:  # object storage: Megatron looks there itself
+    if only_megatron_reads(prefix):
+        return
+    if on_s3(prefix):
+        num_sequences(prefix)
         return
     missing = [end for end in (".bin", ".idx") if not Path(prefix + end).is_file()]
     if not missing:
@@ -181,8 +192,11 @@ def read_index_header(prefix: str) -> tuple[int, int]:
     """Megatron's code for a shard's token type, and its number of sequences."""
     header = struct.Struct("<9sQBQ")  # magic, version, code of the dtype, sequences
     prefix = shard_of(prefix)
-    with Path(prefix + ".idx").open("rb") as file:
-        start = file.read(header.size)
+    if on_s3(prefix):
+        start = remote_shard(prefix).index_header
+    else:
+        with Path(prefix + ".idx").open("rb") as file:
+            start = file.read(header.size)
     if len(start) < header.size or not start.startswith(b"MMIDIDX\x00\x00"):
         raise InputError(f"{prefix}.idx is not a Megatron index: truncated, or another format")
     _, _, code, sequences = header.unpack(start)
@@ -190,10 +204,10 @@ def read_index_header(prefix: str) -> tuple[int, int]:
 
 
 def find_manifest(prefix: str) -> dict[str, Any] | None:
-    """The manifest that lists the shard; None if there is none, or the shard is on object storage."""
+    """The manifest that lists the shard; None if there is none that can be read."""
     from megatron_srp.data.shards import manifest
 
-    return None if "://" in prefix else manifest.find_manifest(shard_of(prefix))
+    return None if only_megatron_reads(prefix) else manifest.find_manifest(shard_of(prefix))
 
 
 def _check_tokenizer_files(model: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from megatron_srp.data.policies.policy import policy_name
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.checks.sidecars import match_sidecars, shard_of
+from megatron_srp.training.checks.sidecars import match_sidecars, only_megatron_reads, shard_of
 
 # Fields that may differ between two runs, with their names in messages. Reflections are compared setting by setting.
 _COMPARED = {
@@ -36,7 +36,7 @@ def describe_shards(args: argparse.Namespace) -> list[dict[str, Any]]:
 
     shard                       its path prefix
     split, weight               None if the blend has none; weights of a split add up to 1
-    bin, idx                    fingerprints of its files (size, beginning and end); None on object storage
+    bin, idx                    fingerprints of its files (size, beginning and end); None on object storage but S3
     tokenizer, eos_id           fingerprint and end-of-document token; of the sidecar if there is one
     append_eod                  whether documents end with that token
     chat_template               of conversations, which template writes them: tokenizer or plain
@@ -64,13 +64,12 @@ def _share(blend: list[tuple[float | None, str]]) -> list[tuple[float | None, st
 def _describe(prefix: str, sidecar: str | None) -> dict[str, Any]:
     from megatron_srp.data.shards.sidecar import describe_shard, read_header
 
-    on_disk = "://" not in prefix
     manifest = shards.find_manifest(prefix) or {}
     settings = manifest.get("settings") or {}
     header = read_header(sidecar) if sidecar else None
     made = header["info"] if header else settings
     tokenizer = made["training_tokenizer"] if header else manifest.get("tokenizer") or {}
-    content = describe_shard(shard_of(prefix)) if on_disk else {}
+    content = {} if only_megatron_reads(prefix) else describe_shard(shard_of(prefix))
     return {
         **{file: content.get(file) for file in _CONTENT},
         "tokenizer": tokenizer.get("fingerprint"),
@@ -111,7 +110,7 @@ def _compare(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
         for key, name in _COMPARED.items()
         if was.get(key) != now.get(key)
     ]
-    if not found and [was[file] for file in _CONTENT] != [now[file] for file in _CONTENT]:
+    if not found and any(was[file] != now[file] for file in _CONTENT if was[file] and now[file]):
         return [f"the content of {Path(there['shard']).name} there and another here"]
     return found
 

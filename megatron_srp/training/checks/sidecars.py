@@ -5,10 +5,11 @@ and a shard that was moved or renamed is still found.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.remote.drivers import on_s3
+from megatron_srp.remote.expand import is_file
 
 
 def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
@@ -27,7 +28,11 @@ def match_sidecars(sidecars: Sequence[str], prefixes: Sequence[str]) -> dict[str
         return matched
     from megatron_srp.data.shards.sidecar import describe_shard
 
-    shards = {prefix: describe_shard(prefix) for prefix in prefixes if "://" not in prefix and prefix not in matched}
+    shards = {
+        prefix: describe_shard(prefix)
+        for prefix in prefixes
+        if prefix not in matched and not only_megatron_reads(prefix)
+    }
     for path in sidecars:
         wanted = _made_for(path)
         own = [prefix for prefix, shard in shards.items() if _same(shard, wanted)]
@@ -50,6 +55,11 @@ def shard_of(path: str) -> str:
     from megatron_srp.data.shards.data_path import is_sidecar, plain_prefix
 
     return plain_prefix(path) if is_sidecar(path) else path
+
+
+def only_megatron_reads(prefix: str) -> bool:
+    """Whether a shard is on object storage other than S3, so that nothing is known about it here."""
+    return "://" in prefix and not on_s3(prefix)
 
 
 def _made_for(path: str) -> dict[str, str]:
@@ -83,13 +93,13 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
     """A note for each shard that is read without reflections where that may be unintended."""
     from megatron_srp.data.policies.policy import is_treated
     from megatron_srp.data.shards.manifest import find_manifest
-    from megatron_srp.data.shards.sidecar import sidecar_path
+    from megatron_srp.data.shards.sidecar import SUFFIX
 
     notes = []
     for prefix in prefixes:
-        if prefix in sidecars or "://" in prefix:
+        if prefix in sidecars or only_megatron_reads(prefix):
             continue
-        beside = sidecar_path(prefix)
+        beside = f"{prefix}{SUFFIX}"
         if _is_for_a_plain_shard(beside):
             notes.append(f"{beside} is not used: trained on without reflections; to use it: --srp-sidecar {beside}")
         elif (manifest := find_manifest(prefix)) is not None and not is_treated(manifest):
@@ -97,10 +107,10 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
     return notes
 
 
-def _is_for_a_plain_shard(path: Path) -> bool:
+def _is_for_a_plain_shard(path: str) -> bool:
     from megatron_srp.data.shards.sidecar import read_header
 
     try:
-        return path.is_file() and not read_header(path)["materialized"]
+        return is_file(path) and not read_header(path)["materialized"]
     except InputError:  # nobody asked for this file, so it does not matter that it is damaged
         return False

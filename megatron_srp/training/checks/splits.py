@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 from megatron_srp.errors import UsageError
+from megatron_srp.remote.drivers import on_s3
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.checks.sidecars import match_sidecars, shard_of
+from megatron_srp.training.checks.object_storage import remote_shard
+from megatron_srp.training.checks.sidecars import match_sidecars, only_megatron_reads, shard_of
 
 Blend = list[tuple[float | None, str]]
 
@@ -79,13 +81,15 @@ def _check_unread(args: argparse.Namespace, parts: dict[str, Blend]) -> None:
 
 
 def _check_lengths(args: argparse.Namespace) -> None:
-    prefixes = [prefix for prefix in shards.shard_prefixes(args) if "://" not in prefix]
+    prefixes = [prefix for prefix in shards.shard_prefixes(args) if not only_megatron_reads(prefix)]
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     needed = args.seq_length + 1  # the last token of a sequence is a label only
     for prefix in prefixes:
         tokens = count_tokens(prefix)
         if tokens is None or tokens >= needed:
             continue
+        if prefix in sidecars and on_s3(shard_of(prefix)):
+            continue  # it is longer with its reflections, by how much only Megatron's reader finds out
         if prefix in sidecars:  # such a short shard is read in no time
             from megatron_srp.data.shards.view import ReflectedIndexedDataset
 
@@ -103,4 +107,7 @@ def count_tokens(prefix: str) -> int | None:
 
     code, _ = shards.read_index_header(prefix)
     sizes = {code: dtype.itemsize for dtype, code in TYPE_CODES.items()}
-    return Path(f"{shard_of(prefix)}.bin").stat().st_size // sizes[code] if code in sizes else None
+    if code not in sizes:
+        return None
+    shard = shard_of(prefix)
+    return (remote_shard(shard).bin_bytes if on_s3(shard) else Path(f"{shard}.bin").stat().st_size) // sizes[code]

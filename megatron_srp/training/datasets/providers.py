@@ -11,7 +11,7 @@ from megatron.core.datasets.utils import Split
 
 from megatron_srp.errors import UsageError
 from megatron_srp.training.checks import data as shards
-from megatron_srp.training.checks.sidecars import match_sidecars
+from megatron_srp.training.checks.sidecars import match_sidecars, only_megatron_reads
 from megatron_srp.training.host.register import register
 
 # Fields of GPTDatasetConfig whose argument has another name, with that name.
@@ -77,7 +77,7 @@ def check_splits(config: Any) -> None:
     if config.blend is None:
         return  # mock data, or a blend for each split, whose shards are used whole
     for prefix in config.blend[0]:
-        if "://" in prefix:
+        if only_megatron_reads(prefix):
             continue
         num_sequences = shards.num_sequences(prefix)
         for split, span in zip(Split, config.split_matrix, strict=True):

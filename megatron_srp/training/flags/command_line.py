@@ -30,6 +30,8 @@ LOOKED_AT: dict[str, dict[str, object]] = {
     "--save": {},
     "--tensorboard-dir": {},
     "--data-cache-path": {},
+    "--object-storage-cache-path": {},
+    "--no-mmap-bin-files": {"action": "store_false", "dest": "mmap_bin_files"},
     "--pretrained-checkpoint": {},
     "--finetune": {"action": "store_true"},
     "--ckpt-step": {"type": int},

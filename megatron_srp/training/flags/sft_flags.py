@@ -48,6 +48,8 @@ def check_together(args: argparse.Namespace) -> None:
     for flag in _OTHER_DATA:
         if getattr(args, flag):
             raise UsageError(f"--{flag.replace('_', '-')} and --srp-sft cannot be used together: pass one kind of data")
+    if remote := [path for path in [*args.srp_sft, *(args.srp_sft_valid or [])] if "://" in path]:
+        raise UsageError(f"{remote[0]}: conversations are read from a disk; copy the shard here and pass its prefix")
     if args.srp_sidecar:
         raise UsageError("--srp-sidecar is for pretraining: conversations have their reflections in the shard already")
     if args.srp_log_reflections:

@@ -35,6 +35,7 @@ class SRPDatasetProvider(DatasetProvider):
         split: shares of training, validation and test.
         random_seed: of the order of the samples.
         path_to_cache: folder for the indices; None for one next to each shard.
+        object_storage_cache_path: for data on S3, folder for the indices of shards, and for the copies of sidecars.
     """
 
     data_path: list[str]
@@ -42,6 +43,7 @@ class SRPDatasetProvider(DatasetProvider):
     split: str = "969,30,1"
     random_seed: int = 1234
     path_to_cache: str | None = None
+    object_storage_cache_path: str | None = None
     dataloader_type: Literal["single", "cyclic", "batch", "external"] | None = "single"
 
     def build_datasets(self, context: DatasetBuildContext) -> tuple[Any | None, Any | None, Any | None]:
@@ -73,6 +75,8 @@ class SRPDatasetProvider(DatasetProvider):
             blend=get_blend_from_list(self.data_path),
             split=self.split,
             path_to_cache=self.path_to_cache,
+            object_storage_cache_path=self.object_storage_cache_path,
+            mmap_bin_files=self.object_storage_cache_path is None,
             tokenizer=tokenizer,
             reset_position_ids=False,
             reset_attention_mask=False,

@@ -1,12 +1,13 @@
-"""Shards on object storage: what Megatron needs for them on this machine."""
+"""Shards on object storage: where Megatron keeps what it needs for them on this machine."""
 
 from typing import Any
 
-from megatron_srp.errors import UsageError
+from megatron_srp.training.checks.object_storage import prepare_data
+from megatron_srp.training.checks.sidecars import shard_of
 
 
 def prepare_object_storage(paths: list[str], config: Any) -> None:
-    """Keep the sample indices of shards on object storage in the folder that has their own indices.
+    """Prepare the data, and keep the sample indices of shards on object storage in the folder that has their indices.
 
     Megatron's default is a folder next to the shard, which it would make on this machine as `./s3:/BUCKET/...`.
 
@@ -15,14 +16,8 @@ def prepare_object_storage(paths: list[str], config: Any) -> None:
         config: Megatron's GPTDatasetConfig, or a subclass; `path_to_cache` is set in place.
 
     Raises:
-        UsageError: for settings with which Megatron cannot read them.
+        UsageError, InputError: as `prepare_data` does.
     """
-    remote = [path for path in paths if "://" in path]
-    if not remote:
-        return
-    if config.object_storage_cache_path is None:
-        raise UsageError(f"{remote[0]}: pass --object-storage-cache-path FOLDER, on this machine, for its index")
-    if config.mmap_bin_files:
-        raise UsageError(f"{remote[0]}: cannot be mapped into memory; pass --no-mmap-bin-files")
-    if config.path_to_cache is None:
+    prepare_data(paths, config)
+    if any("://" in shard_of(path) for path in paths) and config.path_to_cache is None:
         config.path_to_cache = config.object_storage_cache_path

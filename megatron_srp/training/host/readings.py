@@ -17,6 +17,7 @@ NAME = "srp-readings.jsonl"
 CONFIG_FIELDS = (
     *("random_seed", "sequence_length", "blend", "blend_per_split", "split", "mid_level_dataset_surplus"),
     *("add_extra_token_to_sequence", "full_validation", "multiple_validation_sets"),
+    *("object_storage_cache_path", "mmap_bin_files"),  # with which a shard on object storage is read again
 )
 
 

@@ -4,7 +4,6 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import UsageError
@@ -36,8 +35,9 @@ def patterns_of(args: argparse.Namespace) -> Patterns:
     """
     paths = shard_prefixes(args)
     sidecars = match_sidecars(args.srp_sidecar or [], paths)
-    written = [Path(sidecars.get(path) or sidecar_path(path)) for path in paths if "://" not in path]
-    loaded = [sidecar for path in written if path.is_file() and _reflects(sidecar := ReflectionSidecar.load(path))]
+    beside = (sidecar_path(path) for path in paths if path not in sidecars)
+    written = [*sidecars.values(), *(str(path) for path in beside if path.is_file())]
+    loaded = [sidecar for path in written if _reflects(sidecar := ReflectionSidecar.load(path))]
     if not any(len(sidecar.cuts) for sidecar in loaded):
         raise UsageError(
             "--srp-log-reflections: the data have no reflections that are known; pass a sidecar as a data path, or a "

@@ -27,6 +27,7 @@ from typing import Any
 
 from megatron_srp.data.shards.data_path import is_sidecar, plain_prefix
 from megatron_srp.data.shards.sidecar import read_header
+from megatron_srp.data.shards.streamed_shard import StreamedShard
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.training.checks.data import check_files
@@ -104,11 +105,13 @@ def reads_sidecars(cls: Any) -> bool:
 def _opening(plain_open: Any) -> Any:
     @functools.wraps(plain_open)
     def build_low_level_dataset(dataset_path: str, config: Any) -> Any:
+        prepare_object_storage([dataset_path], config)  # a program need not use Megatron's builder
         if is_sidecar(dataset_path):
-            check_data(config)  # a program need not use Megatron's builder
-            return ReflectedIndexedDataset(plain_prefix(dataset_path), dataset_path)
+            check_data(config)
+            plain = plain_prefix(dataset_path)
+            streamed = StreamedShard(plain_open(plain, config)) if "://" in plain else None
+            return ReflectedIndexedDataset(plain, dataset_path, streamed)
         check_files(dataset_path)
-        prepare_object_storage([dataset_path], config)
         return plain_open(dataset_path, config)
 
     return build_low_level_dataset

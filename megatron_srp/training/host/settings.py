@@ -29,9 +29,9 @@ def check_data(config: Any) -> None:
         UsageError, InputError: with the reason and the way out.
     """
     paths = data_paths(config)
+    prepare_object_storage(paths, config)
     for path in paths:
         shards.check_files(path)
-    prepare_object_storage(paths, config)
     manifests = reflected_manifests(paths)
     if manifests:
         check_resets(config)

@@ -214,7 +214,7 @@ def _numbers(whole: Any, part: int, place: int) -> list[int]:
 def _part(dataset: Any, sequence: int, begin: int, end: int) -> Part:
     path = _path_of(dataset)
     sidecar = path if is_sidecar(path) else str(sidecar_path(path))
-    if not Path(sidecar).is_file():
+    if not (is_sidecar(path) or Path(sidecar).is_file()):
         return Part(path, sequence, begin, end, None, ())
     loaded = ReflectionSidecar.load(sidecar)
     if not is_sidecar(path) and not loaded.materialized:  # of a plain shard that is read without it

@@ -20,6 +20,7 @@ from megatron.training import arguments, get_tokenizer
 from megatron_srp.training.checks import data as shards
 from megatron_srp.training.checks.checkpoint import check_checkpoint
 from megatron_srp.training.checks.lineage import record_data
+from megatron_srp.training.checks.object_storage import prepare_data
 from megatron_srp.training.checks.resume import prepare_to_resume
 from megatron_srp.training.checks.run_summary import summarize_run
 from megatron_srp.training.checks.sidecars import match_sidecars, unreflected
@@ -106,6 +107,7 @@ def reads_shards(args: argparse.Namespace) -> bool:
 def _check_data(args: argparse.Namespace) -> None:
     """Refuse what would undo the method; set the tokenizer of the data where the flags name none."""
     paths = shards.shard_prefixes(args)
+    prepare_data(paths, args, args.srp_sidecar or [])
     for path in paths:
         shards.check_files(path)
     _put_in_sidecars(args)
