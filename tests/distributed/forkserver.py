@@ -1,8 +1,8 @@
 """Import Megatron once, then fork the ranks of every run: a third of the time of torchrun.
 
-Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH, "module": NAME}`
-(the module whose `main()` is run), and answers with one line per run: the JSON list of the ranks' exit
-codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed, SIGKILL after
+Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH, "module": NAME, "env": {...}}`
+(the module whose `main()` is run, and what its environment has besides), and answers with one line per run: the JSON
+list of the ranks' exit codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed, SIGKILL after
 some seconds. Its ranks are a process group, whose id is written to LOG.group.
 """
 
@@ -28,8 +28,9 @@ IMPORTED_BY_RANKS = (
 )
 
 
-def train(rank: int, world_size: int, port: int, argv: list[str], log: str, module: str) -> None:
+def train(rank: int, world_size: int, port: int, argv: list[str], log: str, module: str, env: dict[str, str]) -> None:
     """Body of one rank; never returns."""
+    os.environ.update(env)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -50,7 +51,7 @@ def train(rank: int, world_size: int, port: int, argv: list[str], log: str, modu
         os._exit(code)
 
 
-def run(world_size: int, argv: list[str], log: str, module: str) -> list[int]:
+def run(world_size: int, argv: list[str], log: str, module: str, env: dict[str, str]) -> list[int]:
     """Run one job; the exit codes by rank, negative for a signal."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -59,7 +60,7 @@ def run(world_size: int, argv: list[str], log: str, module: str) -> list[int]:
     for rank in range(world_size):
         pid = os.fork()
         if pid == 0:
-            train(rank, world_size, port, argv, log, module)
+            train(rank, world_size, port, argv, log, module, env)
         ranks[pid] = rank
         os.setpgid(pid, next(iter(ranks)))
     Path(f"{log}.group").write_text(f"{next(iter(ranks))}\n")

@@ -90,15 +90,17 @@ class Forkserver:
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self.process, self.folder, self.num_runs = process, folder, 0
 
-    def run(self, world_size: int, argv: list[str], module: str = TRAINER) -> Finished:
-        """Run a job to its end: `module`'s `main()` on each rank."""
-        return self._start(world_size, argv, module).wait()
+    def run(
+        self, world_size: int, argv: list[str], module: str = TRAINER, env: dict[str, str] | None = None
+    ) -> Finished:
+        """Run a job to its end: `module`'s `main()` on each rank, with `env` added to the environment."""
+        return self._start(world_size, argv, module, env or {}).wait()
 
     def run_and_kill(
         self, world_size: int, argv: list[str], moment: Callable[[], bool], module: str = TRAINER
     ) -> Finished:
         """SIGKILL for all processes of a job as soon as `moment()`, asked every millisecond, is true."""
-        job = self._start(world_size, argv, module)
+        job = self._start(world_size, argv, module, {})
         while not job.group_file.exists() or not (group := job.group_file.read_text()).endswith("\n"):
             time.sleep(0.001)
         deadline = time.monotonic() + 600
@@ -121,10 +123,10 @@ class Forkserver:
         os.killpg(group, signal.SIGKILL)
         raise AssertionError("processes of the job are left")
 
-    def _start(self, world_size: int, argv: list[str], module: str) -> "Job":
+    def _start(self, world_size: int, argv: list[str], module: str, env: dict[str, str]) -> "Job":
         self.num_runs += 1
         log = self.folder / f"run-{self.num_runs}.log"
-        job = {"world_size": world_size, "argv": argv, "log": str(log), "module": module}
+        job = {"world_size": world_size, "argv": argv, "log": str(log), "module": module, "env": env}
         assert self.process.stdin is not None
         print(json.dumps(job), file=self.process.stdin, flush=True)
         return Job(self, log)

@@ -1,30 +1,42 @@
-"""Training on plain shards and their sidecars is training on the shards with reflections."""
+"""Training on plain shards and their sidecars, here or on S3, is training on the shards with reflections."""
 
 import json
+import os
 from pathlib import Path
 
 from megatron_srp.cli.preprocess import main
 from tests.distributed.jobs import Forkserver, Run
 from tests.helpers.hinted import MAX_WORDS, make_hinted_corpus
+from tests.helpers.object_store import BUCKET, running_store
 
 NUM_STEPS = 6
 FLAGS = ["--srp-preset", "debug", "--seq-length", "128", "--micro-batch-size", "2", "--global-batch-size", "4"]
 FLAGS += ["--train-iters", str(NUM_STEPS), "--tensor-model-parallel-size", "2", "--num-workers", "1"]
 
 
+def data_flags(folder: Path | str, kind: str) -> list[str]:
+    data = [f"{folder}/{kind}_{name}_text_document" for name in "ab"]
+    sidecars = ["--srp-sidecar", *(f"{folder}/w20_plain_{name}_text_document.srp" for name in "ba")]
+    return ["--data-path", "0.6", data[0], "0.4", data[1], *(sidecars if kind == "plain" else [])]
+
+
+def losses_of(forkserver: Forkserver, run: Run, data: list[str], env: dict[str, str] | None = None) -> dict[int, float]:
+    finished = forkserver.run(2, [*FLAGS, *data, *run.flags], env=env)
+    assert finished.codes == [0, 0], finished.log
+    return run.losses()
+
+
 def test_losses_are_those_of_the_built_shards(two_corpora: Path, forkserver: Forkserver, tmp_path: Path) -> None:
-    losses = []
-    for kind in ("built", "plain"):
-        data = [str(two_corpora / f"{kind}_{name}_text_document") for name in "ab"]
-        argv = [*FLAGS, "--data-path", "0.6", data[0], "0.4", data[1]]
-        if kind == "plain":
-            argv += ["--srp-sidecar", *(str(two_corpora / f"w20_plain_{name}_text_document.srp") for name in "ba")]
-        run = Run(tmp_path / kind)
-        finished = forkserver.run(2, [*argv, *run.flags])
-        assert finished.codes == [0, 0], finished.log
-        losses.append(run.losses())
-    assert sorted(losses[0]) == list(range(1, NUM_STEPS + 1))
-    assert losses[0] == losses[1]
+    built = losses_of(forkserver, Run(tmp_path / "built"), data_flags(two_corpora, "built"))
+    assert sorted(built) == list(range(1, NUM_STEPS + 1))
+    assert losses_of(forkserver, Run(tmp_path / "plain"), data_flags(two_corpora, "plain")) == built
+    with running_store() as client:
+        for path in filter(Path.is_file, two_corpora.glob("*plain_*")):
+            client.upload_file(str(path), BUCKET, f"two/{path.name}")
+        cache = ["--no-mmap-bin-files", "--object-storage-cache-path", str(tmp_path / "cache")]
+        data = [*data_flags(f"s3://{BUCKET}/two", "plain"), *cache]
+        env = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        assert losses_of(forkserver, Run(tmp_path / "s3"), data, env) == built
 
 
 def test_hints_are_trained_on_through_a_sidecar(tokenizer_models, forkserver: Forkserver, tmp_path: Path) -> None:
