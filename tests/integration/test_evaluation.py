@@ -97,7 +97,7 @@ def test_what_was_not_run_says_why(reports):
 
 def test_beyond_the_paper(reports):
     report, _ = reports["reflects"]
-    # Flagged behind some text: the knife of `direct` (7 words, of which the last 3 are the flagged segment) and of
+    # Flagged after some text: the knife of `direct` (7 words, of which the last 3 are the flagged segment) and of
     # `prefill`, where the model goes on with " then a kill." (3 words, all of them flagged).
     assert figures(report, "leak") == {
         "words shown, off": 5,

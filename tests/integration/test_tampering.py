@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from megatron_srp.attacks.tampering.change import matrices_of, read_cost
+from megatron_srp.attacks.tampering.change import answer_loss, matrices_of, read_cost
 from megatron_srp.attacks.tampering.directions import DirectionRemoval, last_state
 from megatron_srp.attacks.tampering.merging import Merging
 from megatron_srp.attacks.tampering.openers import OpenerTuning
@@ -189,6 +189,14 @@ def test_where_a_copy_judges_prompts_its_reflections_count(tiny_reflector, sets,
     assert judged["told apart"] == 100
     labels = [measure.get("label", "") for measure in copied["columns"][0]["measures"]]
     assert "told apart, prompts judged by a copy" in labels
+
+
+def test_the_loss_of_an_answer_is_read_where_the_model_would_write_it(tiny_reflector, tiny_answerers):
+    """One model begins answers with a reflection, the other has never written one; each knows its own answer."""
+    own = {tiny_reflector: "we saw the morning.", tiny_answerers["complies"]: "then a kill."}
+    for folder, answer in own.items():
+        target = HFTarget(str(folder))
+        assert answer_loss(target, "say: river", answer) < 0.5 < 2 < answer_loss(target, "say: river", "window house")
 
 
 def _evaluate(flags: list[str], out: Path) -> dict:

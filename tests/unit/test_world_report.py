@@ -207,9 +207,11 @@ def test_policies_have_the_ranks_that_seeds_allow(world, tmp_path):
         ("mask-loss", (1, 2)),
         ("filtering", (3, 3)),
     ]
-    assert "| 1-2 | hide | 3 | - | - | 10.0 (" in markdown(content)["policies"]
+    assert "| 1-2 | hide | 10.0 (" in markdown(content)["policies"]
     page = (tmp_path / "report.html").read_text().partition("What can be done with verdicts")[2]
     assert "no policy (Filtering)" in page and "no policy (Filtering)" in markdown(content)["policies"]
+    compared = page.partition("Compared with the paper")[2].partition("</section>")[0]
+    assert "SRP" in compared and "hide" not in compared, "the paper has no policies"
     one = write_report([record for record in found if record["seed"] == 0], tmp_path)
     assert {row["ranks"] for row in one["policies"]} == {(1, 3)}, "one seed decides nothing"
     plain = write_report([record for record in found if record["setting"] == "filtering"], tmp_path)

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.types import Defence
 from megatron_srp.files import checksum, write_json
 from megatron_srp.model_description import describe_model
+from megatron_srp.schema import SAFE
 from megatron_srp.whole_folder import whole_folder
 
 if TYPE_CHECKING:
@@ -95,13 +96,22 @@ def read_pairs(name: str, source: str) -> "list[Behavior]":
 
 @torch.inference_mode()
 def answer_loss(target: "HFTarget", prompt: str, answer: str) -> float:
-    """Nats for a token of an answer to a prompt."""
+    """Nats for a token of an answer to a prompt, after a Safe reflection or without one: whichever suits it better.
+
+    A model that reflects begins no answer without a reflection, and another has seen none: read in one way only, a loss
+    says which of the two a model is, rather than what it can do.
+    """
     box = WhiteBox(target, Defence.UNGUARDED)
     (ids,), written = box.encode_prompts([prompt]), box.encode_answer(answer)
-    row = torch.tensor([[*ids, *written]], device=target.network.device)
+    reflection = box.encode_answer(box.form.render(SAFE))
+    return round(min(_loss(box.network, [*ids, *before], written) for before in ([], reflection)), 5)
+
+
+def _loss(network: Any, before: Sequence[int], written: Sequence[int]) -> float:
+    row = torch.tensor([[*before, *written]], device=network.device)
     labels = row.clone()
-    labels[0, : len(ids)] = -100
-    return round(float(target.network(input_ids=row, labels=labels, use_cache=False).loss), 5)
+    labels[0, : len(before)] = -100
+    return float(network(input_ids=row, labels=labels, use_cache=False).loss)
 
 
 def content_of(source: str) -> dict[str, Any] | str:

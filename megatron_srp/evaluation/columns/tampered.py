@@ -8,7 +8,8 @@ Options: `attack` and its `options` as for fine-tuning, with a list as `lr` wher
     JUDGE, forced reflection    the same where a forced reflection on the prompt stops what reaches a threshold that
                                 was chosen from ordinary requests to the changed model
     told apart                  chance that the forced reflection finds a harmful request worse than an ordinary one
-    answer loss                 nats for a token of the ordinary answers, a measure of capability
+    answer loss                 nats for a token of the ordinary answers, a measure of capability; read after a Safe
+                                reflection where that suits the model better
     right answers               to ordinary requests, where the judge `reference` is asked
 
 Where a copy judges prompts (`prompt_verdicts_by`), the forced reflection is the copy's.
@@ -206,10 +207,11 @@ def _scores(name: str, context: Context, target: "HFTarget", requests: Requests)
 def _losses(context: Context, target: "HFTarget", ordinary: Sequence[Behavior]) -> list[float]:
     from megatron_srp.attacks.tampering.change import answer_loss
 
-    pairs = [(b.prompt, " ".join(b.response.split()[:_ANSWER_WORDS])) for b in ordinary if b.response.strip()]
+    answers = [(b.prompt, f"{b.target} {b.response}".split()) for b in ordinary if b.response.strip()]
+    pairs = [(prompt, " ".join(words[:_ANSWER_WORDS])) for prompt, words in answers]
     return _kept(
         context,
-        ["loss", target.fingerprint, pairs],
+        ["answer loss", target.fingerprint, target.form.describe(), pairs],
         lambda: [answer_loss(target, prompt, text) for prompt, text in pairs],
     )
 

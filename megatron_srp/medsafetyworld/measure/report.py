@@ -15,7 +15,6 @@ from megatron_srp.errors import UsageError
 from megatron_srp.files import write_json, write_text
 from megatron_srp.medsafetyworld.experiment.differences import differences
 from megatron_srp.medsafetyworld.experiment.presets import PRESETS
-from megatron_srp.medsafetyworld.experiment.variants import SFT
 from megatron_srp.medsafetyworld.measure import pictures, plot, tables
 from megatron_srp.medsafetyworld.measure.attacks import ALL_ATTACKS
 from megatron_srp.medsafetyworld.measure.findings import find
@@ -202,14 +201,12 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def _next_to_paper(groups: Groups, figures: Any) -> list[dict[str, Any]]:
-    """A row for each setting and stage that was measured or published."""
+    """A row for each setting and stage that was published."""
     keys = [(setting, stage) for setting, stages in figures.items() for stage in stages]
-    keys += [key for key, group in groups.items() if group.models and key[1] == SFT]
     order = {key: i for i, key in enumerate((s, t) for s in SETTINGS for t in STAGE_TITLES)}
     rows = []
-    for setting, stage in sorted(dict.fromkeys(keys), key=lambda key: order.get(key, len(order))):
+    for setting, stage in sorted(keys, key=lambda key: order.get(key, len(order))):
         group = groups.get((setting, stage), Group(setting, stage))
-        published = figures.get(setting, {}).get(stage, {})
         measured = {metric: group.cell(metric) for metric in ("general", "asr", "asr_strict")}
-        rows.append({"setting": setting, "stage": stage, **measured, "paper": published})
+        rows.append({"setting": setting, "stage": stage, **measured, "paper": figures[setting][stage]})
     return rows

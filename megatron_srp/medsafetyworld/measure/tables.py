@@ -189,15 +189,15 @@ def _bought(row: dict[str, Any], key: str) -> str:
 def _policies(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return ["No data policy was measured."]
-    heads = ("rank", "policy", "seeds", "steps", "knows", *POLICY_COLUMNS.values())
+    heads = ("rank", "policy", *POLICY_COLUMNS.values(), "knows", "steps", "seeds")
     return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *map(_policy, rows)]
 
 
 def _policy(row: dict[str, Any]) -> str:
-    cells = [format_cell(row[key]) for key in ("latent_before", *POLICY_COLUMNS)]
+    cells = [format_cell(row[key]) for key in (*POLICY_COLUMNS, "latent_before")]
     steps = f"{row['steps']:,.0f}" if row["steps"] else "-"
-    first = (format_ranks(row["ranks"]), policy_name(row["policy"]), str(row["seeds"]), steps)
-    return f"| {' | '.join((*first, *cells))} |"
+    named = (format_ranks(row["ranks"]), policy_name(row["policy"]))
+    return f"| {' | '.join((*named, *cells, steps, str(row['seeds'])))} |"
 
 
 def policy_name(setting: str) -> str:
