@@ -51,7 +51,7 @@ def _on_texts(args: argparse.Namespace) -> None:
         next_step(f"when all partitions are made, srp merge JOINED {prefix}")
     else:  # a partition may have no documents; the merged shard shows it instead
         require_documents(manifest)
-        path = _beside(prefix, manifest["shards"][0])
+        path = _next_to(prefix, manifest["shards"][0])
         _suggest_training(prefix, path)
 
 
@@ -82,7 +82,7 @@ def _on_shards(args: argparse.Namespace) -> None:
         print_sidecars(args.output_prefix, manifest, shards)
         _publish(upload)
     require_documents(manifest)
-    path = _beside(prefix, (manifest["sidecars"] or manifest["shards"])[0])
+    path = _next_to(prefix, (manifest["sidecars"] or manifest["shards"])[0])
     shard = urls.get(shards[0], str(shards[0]))
     _suggest_training(path, f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path)
 
@@ -100,5 +100,5 @@ def _suggest_training(made: str, data: str) -> None:
     next_step(f"{look}srp train --data-path {data}{streamed} ...")
 
 
-def _beside(prefix: str, made: dict[str, Any]) -> str:
+def _next_to(prefix: str, made: dict[str, Any]) -> str:
     return f"{prefix[: prefix.rfind('/') + 1]}{made['name']}"

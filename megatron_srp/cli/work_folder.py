@@ -20,8 +20,8 @@ def add_work_dir(group: "argparse._ActionsContainer") -> None:
         "--work-dir",
         default=WORK_DIR,
         metavar="DIR",
-        help="for output on s3://: local folder where it is staged before the upload, and from which a stopped run "
-        "resumes",
+        help="for data on s3://: local folder for copies of what is read and for output before its upload, from which "
+        "a stopped run resumes",
     )
 
 

@@ -314,7 +314,7 @@ static int run_ends_sentence(const Document *d, const u8 *p) {
     return 0;
 }
 
-/* Whether such a run may end with the character [q, p): most of ASCII is told from the character before it. */
+/* Whether such a run may end with the character [q, p): most of ASCII is known from the character before it. */
 static inline int may_end_run(const Document *d, const u8 *q, const u8 *p) {
     if (!(sentence_bit(d, q, p) & RUN)) return 0;
     return *q >= 0x80 || (q > d->begin && (q[-1] >= 0x80 || 1u << (d->classes[q[-1]] & 255) & RUN));
@@ -330,7 +330,7 @@ enum {
 
 static int is_extend(unsigned kind) { return kind == EXTEND || kind == OTHER_EXTEND || kind == LINKER; }
 
-/* Whether a cluster goes on between two characters of these classes, whatever is before them. */
+/* Whether a cluster continues between two characters of these classes, whatever is before them. */
 static int joins(unsigned before, unsigned kind) {
     if (before == CONTROL || kind == CONTROL) return 0;
     if (is_extend(kind) || kind == ZWJ || kind == SPACING_MARK || before == PREPEND) return 1;
@@ -359,7 +359,7 @@ static const u8 *last_cluster_end(const Document *d, const u8 *first, const u8 *
 
 /* ---- segment: words ------------------------------------------------------------------------ */
 
-enum { BLOCK = 64, BEFORE = 3, BEHIND = 2 };
+enum { BLOCK = 64, BEFORE = 3, AFTER = 2 };
 
 /* Whether a space of more than one byte touches p[-BEFORE..BLOCK). As space_length() has it, but
  * without branches, so that the compiler turns the loop into vector instructions. */
@@ -377,7 +377,7 @@ static inline int has_wide_space(const u8 *p) {
 }
 
 /* Word ends in p[0..BLOCK): positions i where p[i] is a space and p[i-1] is not. -1: there are wide
- * spaces about, look closely. Reads p[-BEFORE..BLOCK+BEHIND). */
+ * spaces about, look closely. Reads p[-BEFORE..BLOCK+AFTER). */
 static inline int count_word_ends(const u8 *p) {
     u8 high = 0, count = 0;
     for (int i = 0; i < BLOCK; i++) {
@@ -395,7 +395,7 @@ static inline int count_word_ends(const u8 *p) {
 static const u8 *skip_words(const Document *d, const u8 *first, const u8 *limit, int64_t max_words) {
     const u8 *p = first + 1;
     for (;;) {
-        int whole = p - BEFORE >= d->begin && p + BLOCK + BEHIND <= d->end && p + BLOCK <= limit;
+        int whole = p - BEFORE >= d->begin && p + BLOCK + AFTER <= d->end && p + BLOCK <= limit;
         int n = whole ? count_word_ends(p) : -1;
         if (n >= 0 && n < max_words) {
             max_words -= n;

@@ -79,7 +79,7 @@ def settled_at(labeler: Labeler | None, file: int, row: int) -> dict[str, Any]:
 
 
 def resume_audit(labeler: Labeler | None, position: dict[str, Any] | None) -> None:
-    """Go on with the audit of an earlier run; raises GuardError when the target is missed."""
+    """Resume the audit of an earlier run; raises GuardError when the target is missed."""
     if isinstance(labeler, AuditedLabeler) and position:
         labeler.resume(position["settled"])
 

@@ -77,8 +77,8 @@ class Detokenizer:
         eods = np.flatnonzero(tokens == self.eod)
         begins = np.union1d(documents, eods + 1)
         begins = begins[begins < len(tokens)]
-        behind = np.append(documents, len(tokens))
-        document_ends = behind[np.searchsorted(behind, begins, "right")]
+        starts = np.append(documents, len(tokens))
+        document_ends = starts[np.searchsorted(starts, begins, "right")]
         eod_ends = np.append(eods, len(tokens))[np.searchsorted(eods, begins)]
         return begins, np.minimum(document_ends, eod_ends), eod_ends < document_ends
 

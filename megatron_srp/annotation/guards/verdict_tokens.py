@@ -67,8 +67,8 @@ def verdict_logprobs(engine: Engine, prompts: Prompts, tree: VerdictTree) -> np.
         rows = np.flatnonzero(np.exp(sums[:, next(iter(through))]) > 0)  # False for NaN: no answer before
         if not len(rows):
             continue
-        behind = prompts if at < 0 else prompts.take(rows).followed_by(tree.path_to(at))
-        found = engine.next_token_logprobs(behind, tokens)
+        read = prompts if at < 0 else prompts.take(rows).followed_by(tree.path_to(at))
+        found = engine.next_token_logprobs(read, tokens)
         for verdict, token in through.items():
             sums[rows, verdict] += found[:, tokens.index(token)]
     return sums

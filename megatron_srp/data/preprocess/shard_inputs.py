@@ -40,8 +40,8 @@ def expand_shards(patterns: Sequence[str]) -> list[Path]:
 
 
 def _refuse_reflected(prefix: Path) -> None:
-    beside = sidecar_path(prefix)
-    reflected = beside.is_file() and read_header(beside)["materialized"]
+    sidecar = sidecar_path(prefix)
+    reflected = sidecar.is_file() and read_header(sidecar)["materialized"]
     if reflected or is_treated(find_manifest(prefix) or {}):
         raise InputError(f"{_FLAG} {prefix}: contains reflections already; take them out with `srp strip` first")
 

@@ -30,13 +30,8 @@ def run_shard_job(
     """
     keep_freed_memory()
     shards = expand_shards(args.input_shards)
-    tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model, args.eod_token)
-    labeler, judge = _labeler(args, shards), judge_of(args)
-    if isinstance(labeler, GuardLabeler):
-        judge |= labeler.settings  # a name alone is not the guard: a run must not resume with another
-    settings = ShardJobSettings(
-        shards, Path(args.output_prefix), tokenizer, args.policy, args.max_words, judge, args.materialize, urls
-    )
+    labeler = _labeler(args, shards)
+    settings = _settings(args, shards, labeler, urls)
     uploaded_next = settings.output_prefix in urls  # a run that stopped in its upload has finished here
     if uploaded_next and not args.overwrite and (made := finished_output(settings.output_prefix, settings.describe())):
         return shards, made
@@ -48,12 +43,24 @@ def run_shard_job(
         overwrite=args.overwrite,
         report=display.update,
     )
-    known = args.eod_token is not None or any(map(find_manifest, shards))
-    if not known and (note := eos_note(tokenizer)):
+    eod_is_known = args.eod_token is not None or any(map(find_manifest, shards))
+    if not eod_is_known and (note := eos_note(settings.tokenizer)):
         display.note(f"note: {note}")
     if not job.output.finished and (at := job.position):
         display.note(f"resuming at shard {at['file'] + 1} of {len(shards)}, sequence {at['row'] + 1}")
     return shards, job.run()
+
+
+def _settings(
+    args: argparse.Namespace, shards: list[Path], labeler: Labeler, urls: Mapping[Path, str]
+) -> ShardJobSettings:
+    tokenizer = shard_tokenizer(shards, args.tokenizer_type, args.tokenizer_model, args.eod_token)
+    judge = judge_of(args)
+    if isinstance(labeler, GuardLabeler):
+        judge |= labeler.settings  # a name alone is not the guard: a run must not resume with another
+    return ShardJobSettings(
+        shards, Path(args.output_prefix), tokenizer, args.policy, args.max_words, judge, args.materialize, urls
+    )
 
 
 def _labeler(args: argparse.Namespace, shards: list[Path]) -> Labeler:

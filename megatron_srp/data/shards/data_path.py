@@ -6,7 +6,6 @@ A sidecar names its shard by content (`describe_shard`) and by where it was, so 
 may be on S3.
 """
 
-from functools import cache
 from pathlib import Path
 
 from megatron_srp.data.shards.indexed_shard import idx_path
@@ -14,6 +13,7 @@ from megatron_srp.data.shards.sidecar import SUFFIX, describe_shard, read_header
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.remote.drivers import on_s3
 from megatron_srp.remote.expand import is_file
+from megatron_srp.remote.remembered import remembered_on_s3
 
 
 def is_sidecar(path: str) -> bool:
@@ -38,7 +38,7 @@ def plain_prefix(sidecar: str) -> str:
     if not wanted or "training_tokenizer" not in header["info"]:
         raise InputError(f"{sidecar}: does not say which shard it is for; make it with --input-shards")
     places = [_next_to(sidecar, wanted["name"]), *([wanted["path"]] if "path" in wanted else [])]
-    present = [place for place in places if (_is_on_s3 if on_s3(place) else _is_there)(place)]
+    present = [place for place in places if _is_there(place)]
     for place in present:
         found = describe_shard(place)
         if all(found[file] == wanted[file] for file in ("bin", "idx")):
@@ -58,8 +58,6 @@ def _next_to(sidecar: str, name: str) -> str:
     return f"{sidecar.rpartition('/')[0]}/{name}" if on_s3(sidecar) else str(Path(sidecar).parent / name)
 
 
+@remembered_on_s3
 def _is_there(prefix: str) -> bool:
     return is_file(f"{prefix}.bin") and is_file(f"{prefix}.idx")
-
-
-_is_on_s3 = cache(_is_there)

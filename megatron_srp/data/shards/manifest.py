@@ -18,6 +18,7 @@ from megatron_srp import __version__
 from megatron_srp.errors import InputError
 from megatron_srp.remote.drivers import on_s3
 from megatron_srp.remote.expand import find_remote
+from megatron_srp.remote.remembered import remembered_on_s3
 from megatron_srp.remote.remote_file import InputFile, RemoteFile
 
 SUFFIX = ".srp.json"
@@ -137,20 +138,13 @@ def _listing[File: InputFile](shard: str, manifests: Sequence[File]) -> File | N
     return None
 
 
-def find_manifest(data_path: str | Path) -> dict[str, Any] | None:
+@remembered_on_s3
+def find_manifest(data_path: str) -> dict[str, Any] | None:
     """The manifest that lists the shard `data_path`, or None; those on S3 are read once in a process."""
-    if on_s3(str(data_path)):
-        return _remote_manifest(str(data_path))
-    path = find_manifest_path(data_path)
+    path = find_remote_manifest(data_path) if on_s3(data_path) else find_manifest_path(data_path)
     return read_manifest(path) if path else None
 
 
 @cache
 def _manifests_in(folder: str) -> list[RemoteFile]:
     return find_remote(f"{folder}/*{SUFFIX}")[0]
-
-
-@cache
-def _remote_manifest(data_path: str) -> dict[str, Any] | None:
-    path = find_remote_manifest(data_path)
-    return read_manifest(path) if path else None

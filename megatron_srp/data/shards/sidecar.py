@@ -12,7 +12,6 @@ import json
 import mmap
 from collections.abc import Buffer, Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -27,6 +26,7 @@ from megatron_srp.errors import InputError
 from megatron_srp.files import digest, file_fingerprint
 from megatron_srp.remote.drivers import on_s3
 from megatron_srp.remote.expand import input_file
+from megatron_srp.remote.remembered import remembered_on_s3
 
 SUFFIX = ".srp"
 FORMAT_VERSION = 1
@@ -233,20 +233,14 @@ def _opened(path: str) -> Any:
     return pa.memory_map(copy_of(path))
 
 
-def describe_shard(prefix: str | Path) -> dict[str, str]:
+@remembered_on_s3
+def describe_shard(prefix: str) -> dict[str, str]:
     """The shard at `prefix`, described as in a sidecar's `info["shard"]`: equal for copies.
 
     Of a shard on S3, the beginnings and ends of its files are read, once in a process.
     """
-    return dict((_describe_once if on_s3(str(prefix)) else _describe)(str(prefix)))
-
-
-def _describe(prefix: str) -> dict[str, str]:
     files = {end: file_fingerprint(input_file(f"{prefix}.{end}")) for end in ("bin", "idx")}
     return {"name": PurePosixPath(prefix).name, **files}
-
-
-_describe_once = cache(_describe)
 
 
 class _BlockWriter(io.RawIOBase):

@@ -140,13 +140,13 @@ class ReflectionScanner:
             if not ended:
                 raise _Wait
             return len(inner), self._flaw(verdict, "") if word in _VERDICTS and verdict is not Verdict.SAFE else ()
-        end, behind = self._end(inner, head.end(), ended)
+        end, closed = self._end(inner, head.end(), ended)
         exact = exact and not (verdict is Verdict.SAFE and inner.startswith(":", head.end()))  # Safe has no categories
-        label = self._form.parse(self._form.open + inner[:behind]) if exact else None
-        cut = ended and behind == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
+        label = self._form.parse(self._form.open + inner[:closed]) if exact else None
+        cut = ended and closed == len(inner) and end < LONGEST and not inner.endswith(self._form.close)
         if label is None and verdict is Verdict.SAFE and cut:
-            return behind, ()
-        return behind, (label,) if label else self._flaw(verdict, inner[head.end() : end])
+            return closed, ()
+        return closed, (label,) if label else self._flaw(verdict, inner[head.end() : end])
 
     def _end(self, inner: str, start: int, ended: bool) -> tuple[int, int]:
         """Where the words of a reflection end, and where the reflection itself does."""

@@ -37,9 +37,8 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Check the shards in `args` and their tokenizer.
 
     Returns:
-        flags: `--tokenizer-type` and `--tokenizer-model` from the manifests, for a run that
-            sets neither.
-            notes: what the user should know, one line each.
+        flags: `--tokenizer-type` and `--tokenizer-model` from the manifests, for a run that sets neither.
+        notes: what the user should know, one line each.
     """
     if args.mock_data:
         if args.srp_sidecar:
@@ -51,11 +50,8 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     prepare_data(prefixes, args, args.srp_sidecar or [])
     for prefix in prefixes:
         check_files(prefix)
-        if not args.srp_sft and (find_manifest(prefix) or {}).get("sft"):
-            raise UsageError(
-                f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
-                f"Train on it with --srp-sft {prefix}"
-            )
+        if not args.srp_sft:
+            _refuse_conversations(prefix)
     notes = _check_conversations(args) if args.srp_sft else []
     sidecars = match_sidecars(args.srp_sidecar or [], prefixes)
     notes += [
@@ -73,6 +69,14 @@ def check_shards(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             f"no tokenizer: {prefixes[0]} has no manifest to take it from; pass --tokenizer-type and --tokenizer-model"
         )
     return flags, notes
+
+
+def _refuse_conversations(prefix: str) -> None:
+    if (find_manifest(prefix) or {}).get("sft"):
+        raise UsageError(
+            f"{prefix} is a shard of conversations: its loss mask would be ignored here, and prompts learned. "
+            f"Train on it with --srp-sft {prefix}"
+        )
 
 
 def _check_conversations(args: argparse.Namespace) -> list[str]:

@@ -99,9 +99,9 @@ def unreflected(prefixes: Sequence[str], sidecars: dict[str, str]) -> list[str]:
     for prefix in prefixes:
         if prefix in sidecars or only_megatron_reads(prefix):
             continue
-        beside = f"{prefix}{SUFFIX}"
-        if _is_for_a_plain_shard(beside):
-            notes.append(f"{beside} is not used: trained on without reflections; to use it: --srp-sidecar {beside}")
+        sidecar = f"{prefix}{SUFFIX}"
+        if _is_for_a_plain_shard(sidecar):
+            notes.append(f"{sidecar} is not used: trained on without reflections; to use it: --srp-sidecar {sidecar}")
         elif (manifest := find_manifest(prefix)) is not None and not is_treated(manifest):
             notes.append(f"{prefix} has no sidecar (--srp-sidecar FILE.srp): trained on without reflections")
     return notes

@@ -38,7 +38,7 @@ class SrpArguments:
     srp_sidecar: list[str] | None = dataclasses.field(
         default=None,
         metadata=_flag(
-            "Sidecars of the run's plain shards (made by `srp preprocess --input-shards`): "
+            "Sidecars of the run's plain shards (made by `srp preprocess --input-shards`), here or on s3://: "
             "their reflections are inserted as the shards are read. Each is matched to its shard by content.",
             nargs="+",
             metavar="FILE.srp",

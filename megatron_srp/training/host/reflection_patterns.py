@@ -35,8 +35,8 @@ def patterns_of(args: argparse.Namespace) -> Patterns:
     """
     paths = shard_prefixes(args)
     sidecars = match_sidecars(args.srp_sidecar or [], paths)
-    beside = (sidecar_path(path) for path in paths if path not in sidecars)
-    written = [*sidecars.values(), *(str(path) for path in beside if path.is_file())]
+    next_to_shards = (sidecar_path(path) for path in paths if path not in sidecars)
+    written = [*sidecars.values(), *(str(path) for path in next_to_shards if path.is_file())]
     loaded = [sidecar for path in written if _reflects(sidecar := ReflectionSidecar.load(path))]
     if not any(len(sidecar.cuts) for sidecar in loaded):
         raise UsageError(

@@ -107,7 +107,7 @@ def _nearest(wanted: int, possible: Iterable[int]) -> str:
     return "nearest possible: " + ", ".join(map(str, near))
 
 
-def beside(wanted: int, possible: Iterable[int]) -> list[int]:
+def neighbours(wanted: int, possible: Iterable[int]) -> list[int]:
     """The largest of `possible` below `wanted` and the smallest above it, as far as they exist."""
     sizes = sorted(possible)
     return [size for size in sizes if size < wanted][-1:] + [size for size in sizes if size > wanted][:1]
@@ -182,7 +182,7 @@ def _check_batch(preset: ModelPreset, layout: Layout) -> str:
             f"--global-batch-size {batch} is {share} sequences for each of DP {layout.data}, not a multiple of "
             f"--micro-batch-size {layout.micro_batch}; {_nearest(layout.micro_batch, divisors(share))}"
         )
-    usable = [data * layout.gpus // layout.data for data in beside(layout.data, divisors(batch))]
+    usable = [data * layout.gpus // layout.data for data in neighbours(layout.data, divisors(batch))]
     return (
         f"--global-batch-size {batch} cannot be divided among DP {layout.data}; nearest possible: "
         f"{' or '.join(map(str, usable))} GPUs, or --global-batch-size {max(1, round(batch / per_pass)) * per_pass}"

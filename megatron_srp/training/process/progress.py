@@ -127,5 +127,5 @@ def _describe(progress: Progress, waited: float) -> str:
     held_up = f"no micro-batch for {waited:.0f} s"
     if progress.micro_batches == progress.most:
         return f"{held_up}, and all ranks have done {progress.most:,}: a collective, a save or a backward pass hangs"
-    behind = f"with {progress.micro_batches:,} of {progress.most:,}"
-    return f"{held_up}: the others wait for rank {progress.rank} on {progress.host}, {behind}"
+    count = f"with {progress.micro_batches:,} of {progress.most:,}"
+    return f"{held_up}: the others wait for rank {progress.rank} on {progress.host}, {count}"

@@ -88,8 +88,8 @@ class CachedBatch:
         read = self._read(tree) if tree.ids else None
         sums = []
         for path in tree.reads:
-            behind = [last[:, token] if read is None or at < 0 else read[:, at, token] for at, token in path]
-            sums.append(torch.stack(behind).sum(0))
+            steps = [last[:, token] if read is None or at < 0 else read[:, at, token] for at, token in path]
+            sums.append(torch.stack(steps).sum(0))
         return torch.stack(sums, 1).softmax(-1)
 
     def _read(self, tree: VerdictTree) -> torch.Tensor:

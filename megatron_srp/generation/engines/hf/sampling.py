@@ -27,8 +27,8 @@ class Sampler:
     def draw(self, logits: torch.Tensor) -> int:
         """A token, from float32[V] logits, at a temperature above zero."""
         # Relative to the maximum, which stays zero: divided by a tiny temperature it would become infinite.
-        behind = logits.cpu() - logits.max().cpu()
-        probabilities, ids = (behind / max(self._sampling.temperature, _COLDEST)).softmax(-1).sort(descending=True)
+        relative = logits.cpu() - logits.max().cpu()
+        probabilities, ids = (relative / max(self._sampling.temperature, _COLDEST)).softmax(-1).sort(descending=True)
         outside = probabilities.cumsum(0) - probabilities >= self._sampling.top_p
         outside[0] = False  # the most likely is always kept, even if top-p is zero in float32
         drawn = torch.multinomial(probabilities.masked_fill(outside, 0.0), 1, generator=self._generator)
