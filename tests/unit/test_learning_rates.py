@@ -6,7 +6,7 @@ from megatron_srp.evaluation.column import ColumnResult, ColumnSpec, Measure
 from megatron_srp.evaluation.columns.rates import most_successful
 from megatron_srp.statistics.paired import Estimate
 
-SPEC = ColumnSpec("openers", "tampering", {})
+SPEC = ColumnSpec("openers", "tampering")
 
 
 def tampered(rate: float, **percent: float) -> ColumnResult:
