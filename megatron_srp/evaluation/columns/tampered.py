@@ -29,7 +29,7 @@ from megatron_srp.evaluation.behaviors import choose, load_behaviors
 from megatron_srp.evaluation.column import CaseResult, ColumnResult, ColumnSpec, Context, Measure
 from megatron_srp.evaluation.columns.attacked import judged, opinions_on, rate
 from megatron_srp.evaluation.columns.finetuned import TrainingProgress
-from megatron_srp.evaluation.columns.rates import most_successful
+from megatron_srp.evaluation.columns.rates import DESPITE, TOLD_APART, most_successful
 from megatron_srp.evaluation.detection import DETECTORS, Requests, detect, fitted_threshold
 from megatron_srp.evaluation.judges.reference import ReferenceJudge
 from megatron_srp.evaluation.results import key_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from megatron_srp.evaluation.hf_target import HFTarget
 
 FORCED = "forced"
-TOLD_APART, ANSWER_LOSS, RIGHT = "told apart", "answer loss", "right answers"
+ANSWER_LOSS, RIGHT = "answer loss", "right answers"
 _ANSWER_WORDS = 60  # of an ordinary answer, whose loss is read
 _ORDINARY = ("alpaca", "xstest", "gsm8k")
 
@@ -160,9 +160,7 @@ def _with_forced(
     for name in (m.name for m in result.measures if m.estimate):
         passed = [_passes(case, name, scores[prompts[case.id]], threshold) for case in result.cases]
         known = [value for value in passed if value is not None]
-        found.append(
-            Measure(f"{name}, forced reflection", wilson(sum(known), len(known)), failed=len(passed) - len(known))
-        )
+        found.append(Measure(f"{name}{DESPITE}", wilson(sum(known), len(known)), failed=len(passed) - len(known)))
     return found
 
 
