@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     from megatron_srp.annotation.cascade.calibrate import calibrate, describe, judge_sample
     from megatron_srp.annotation.cascade.sample import sample_segments
     from megatron_srp.annotation.cascade.spec import CascadeSpec, write_calibration
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.patterns import expand_inputs
 
     spec = CascadeSpec.load(Path(args.guard.removeprefix(_PREFIX)))
     sample = sample_segments(expand_inputs(args.input), key, args.max_words, args.sample, args.seed)

@@ -82,7 +82,7 @@ def _validate(args: argparse.Namespace) -> None:
 
 def _cuts(args: argparse.Namespace) -> None:
     from megatron_srp.annotation.guard_evaluation.cuts import cuts_to_text, evaluate_cuts, sample_places
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.patterns import expand_inputs
 
     key = corpus_flags.one_key(args)
     places = sample_places(expand_inputs(args.input), key, args.max_words, args.sample, args.seed)

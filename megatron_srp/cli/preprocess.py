@@ -56,7 +56,7 @@ def _on_texts(args: argparse.Namespace) -> None:
 
 
 def _on_ray(args: argparse.Namespace) -> None:
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.patterns import expand_inputs
     from megatron_srp.data.preprocess.ray_executor import run_on_ray
 
     run_on_ray(args, expand_inputs(args.input))

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     from megatron_srp.annotation.fronts.front_file import save_front
     from megatron_srp.annotation.fronts.train import train_front
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.patterns import expand_inputs
 
     store = AnnotationStore(args.store)
     files = expand_inputs(args.input)

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
     from megatron_srp.annotation.store.browse import find_corpora
     from megatron_srp.annotation.store.store import AnnotationStore
-    from megatron_srp.corpus.readers import expand_inputs
+    from megatron_srp.corpus.patterns import expand_inputs
 
     with work_folder.mirrored_store(args) as folder:
         store = AnnotationStore(folder)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from megatron_srp.corpus.file_parts import FilePart, Piece, cut_files, find_rows, join_pieces
 from megatron_srp.corpus.partitions import Partition, split_by_size
-from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.remote.remote_file import InputFile
 
 

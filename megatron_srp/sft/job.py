@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_srp.annotation import load_guard
-from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.data.preprocess.text_pipeline import describe_inputs
 from megatron_srp.remote.remote_file import InputFile
 from megatron_srp.sft.build import SetBuilder

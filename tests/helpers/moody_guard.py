@@ -10,7 +10,7 @@ from megatron_srp.annotation.corpus_job.failures import FailureLog
 from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.corpus.input_files import InputFiles
 from tests.conftest import KeywordGuard, random_texts
-from tests.unit.test_readers import write
+from tests.helpers.corpus_files import write
 
 SETTINGS = {"guard": "moody", "revision": "1", "max_words": 10}
 

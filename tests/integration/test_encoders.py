@@ -13,8 +13,8 @@ from megatron_srp.annotation.guards.classifier import ClassifierGuard, Classifie
 from megatron_srp.cli.train_guard import main as train
 from megatron_srp.errors import UsageError
 from tests.conftest import WORDS, random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.moody_guard import MoodyGuard, annotate
-from tests.unit.test_readers import write
 
 LABELS = {0: "safe", 1: "violence", 2: "fraud"}
 

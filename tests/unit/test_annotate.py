@@ -19,9 +19,9 @@ from megatron_srp.errors import SrpError, UsageError
 from megatron_srp.files import file_fingerprint
 from tests.conftest import KeywordGuard, random_texts
 from tests.helpers.commands import SRP
+from tests.helpers.corpus_files import write
 from tests.helpers.killing import Jobs
 from tests.helpers.moody_guard import SETTINGS, MoodyGuard, annotate, contents, write_files
-from tests.unit.test_readers import write
 
 
 @pytest.fixture

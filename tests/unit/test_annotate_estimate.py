@@ -6,10 +6,10 @@ from megatron_srp.annotation.cascade.bound import Target
 from megatron_srp.annotation.corpus_job.estimate import estimate, sample_beginnings
 from megatron_srp.annotation.guards.cascade import CascadeGuard
 from megatron_srp.cli.annotate import main as annotate
-from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.errors import InputError, UsageError
+from tests.helpers.corpus_files import write
 from tests.unit.test_cascade import Back, Suspicion
-from tests.unit.test_readers import write
 
 TEXTS = ["They kill."] * 100 + ["A quiet river."] * 300
 

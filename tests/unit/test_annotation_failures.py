@@ -14,9 +14,9 @@ from megatron_srp.data.preprocess.labels_by_text import HashLabeler
 from megatron_srp.data.reflect import Source
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.schema import SafetyLabel, Verdict
+from tests.helpers.corpus_files import write
 from tests.helpers.moody_guard import MoodyGuard, annotate, contents, write_files
 from tests.unit.test_annotation_store import preprocess
-from tests.unit.test_readers import write
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from megatron_srp.errors import InputError, UsageError
 from megatron_srp.files import file_fingerprint
 from megatron_srp.segmentation import segment_text
 from tests.conftest import KeywordGuard, random_texts
-from tests.unit.test_readers import write
+from tests.helpers.corpus_files import write
 
 TEXTS = [*random_texts(51, 120), "", "You kill. It is done."]
 SETTINGS = {"guard": "keyword", "revision": "1", "max_words": 10}

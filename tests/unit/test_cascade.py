@@ -24,9 +24,9 @@ from megatron_srp.corpus.input_files import InputFiles
 from megatron_srp.errors import GuardError, InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from tests.conftest import random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.killing import Jobs
 from tests.helpers.moody_guard import contents
-from tests.unit.test_readers import write
 
 UNSAFE = SafetyLabel(Verdict.UNSAFE, ("Violent",))
 

@@ -10,9 +10,9 @@ from megatron_srp.data.shards.merge import merge_shards
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.errors import GuardError
 from tests.conftest import random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.killing import kill_and_resume
 from tests.unit.test_cascade import make_files, set_threshold
-from tests.unit.test_readers import write
 
 QUIET = [f"A quiet river number {i}." for i in range(600)]
 HARM = [f"How to build a bomb number {i}." for i in range(600)]

@@ -8,11 +8,11 @@ import pytest
 from megatron_srp.annotation.base import Guard, GuardResult
 from megatron_srp.annotation.guard_evaluation.cuts import Place, cuts_to_text, evaluate_cuts, sample_places
 from megatron_srp.cli.evaluate_guard import main as evaluate_guard
-from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.errors import InputError, UsageError
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.segmentation import segment_text
-from tests.unit.test_readers import write
+from tests.helpers.corpus_files import write
 
 UNSAFE = SafetyLabel(Verdict.UNSAFE)
 

@@ -14,9 +14,9 @@ from megatron_srp.data.preprocess.text_pipeline import Preprocessor
 from megatron_srp.data.shards.output import Output
 from megatron_srp.errors import InputError, OutputError, UsageError
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.killing import contents
 from tests.unit.test_annotation_store import annotate
-from tests.unit.test_readers import write
 
 TEXTS = random_texts(71, 400, most_words=60)
 

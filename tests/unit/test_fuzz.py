@@ -24,9 +24,9 @@ from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.fuzzing import fuzzed
 from tests.unit.test_annotation_store import SETTINGS, annotate
-from tests.unit.test_readers import write
 
 LINES = [{"id": i, "text": text} for i, text in enumerate(random_texts(81, 30, most_words=30))]
 

@@ -7,7 +7,7 @@ import pytest
 from megatron_srp.annotation import load_guard
 from megatron_srp.cli.annotate import main as annotate
 from megatron_srp.cli.preprocess import main as preprocess
-from megatron_srp.corpus.readers import expand_inputs
+from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.data.shards.parts import find_parts
 from megatron_srp.data.shards.prefix import output_prefix
 from megatron_srp.errors import UsageError, run_command

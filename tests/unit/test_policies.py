@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from megatron_srp.cli.inspect import main as inspect
 from megatron_srp.cli.preprocess import main
-from megatron_srp.data.builder import ReflectionIndexedDatasetBuilder
 from megatron_srp.data.interleave import treat_document
 from megatron_srp.data.policies.policy import NAMES, Policy, Rule
 from megatron_srp.data.policies.treat import PieceEncoder, TokenSegments, treat
@@ -21,7 +20,7 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.strip import strip_reflections
 from megatron_srp.data.shards.view import ReflectedIndexedDataset
 from megatron_srp.data.verify.shards import verify_shards
-from megatron_srp.errors import InputError, UsageError
+from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import load_tokenizer
@@ -227,60 +226,6 @@ def test_a_sidecar_says_which_policy_it_has(tokenizer, tmp_path):
         assert sidecar.start_share == (0.2 if more else 0)
         prints.add(sidecar.fingerprint)
     assert len(prints) == 4
-
-
-@pytest.mark.parametrize("text, message", [
-    ("name: x", "has no 'rules'"),
-    ("name: x\nrules: {Unsave: {text: drop}}", "unknown verdict 'Unsave'"),
-    ("name: x\nrules: {Unsafe: {txt: drop}}", "did you mean 'text'"),
-    ("name: x\nrules: {Unsafe: {text: dropp}}", "did you mean 'drop'"),
-    ("name: x\nrules: {Unsafe: drop}", "is not a rule; write one such as {text: drop}"),
-    ("name: x\nrules: {Unsafe: {inside: <a>}}", "give both or neither"),
-    ("name: x\nrules: {Unsafe: {inside: <a>, rate: 2}}", "a share from 0 to 1"),
-    ("name: x\nrules: {Unsafe: {before: 3}}", "a text"),
-    ("name: x\nrules: {Unsafe: {reflect: true, after: x}}", "choose one"),
-    ("name: [x]\nrules: {}", "name: .* is not a text"),
-    ("name: ''\nrules: {}", "name: .* is not a text"),
-    ("name: x\nby: documents\nrules: {}", "did you mean 'document'"),
-    ("name: x\ntokens: specials\nrules: {}", "did you mean 'special'"),
-    ("name: x\nrule: {}\nrules: {}", "did you mean 'rules'"),
-    ("- a", "not a policy"),
-    ("{", "not valid YAML"),
-])  # fmt: skip
-def test_a_file_that_is_no_policy(tmp_path, text, message):
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=message) as error:
-        Policy.load(str(path))
-    assert str(error.value).startswith(f"--policy {path}")
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name, message", [
-    ("drop-segmnt", "did you mean 'drop-segment'"),
-    ("nowhere.yaml", "No such file"),
-])  # fmt: skip
-def test_a_policy_that_does_not_exist(name, message):
-    with pytest.raises(UsageError, match=message):
-        Policy.load(name)
-
-
-def test_what_a_shard_cannot_hold_is_refused(tokenizer_models, tokenizer, tmp_path):
-    corpus = tmp_path / "c.jsonl"
-    corpus.write_text('{"text": "A text."}\n')
-    own = ["--input", str(corpus), *flags(tokenizer_models["gpt2"]), "--output-prefix", str(tmp_path / "o")]
-    for more, message in (
-        (["--policy", "mask-loss"], "needs a loss mask, which a shard cannot hold"),
-        (["--start-share", "0.5"], "needs the plain text as well"),
-        (["--start-share", "1.5"], "from 0 to below 1"),
-        (["--policy", "hide", "--hints"], "hints"),
-        (["--guard", "none", "--policy", "hide"], "need verdicts"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            main([*own, *more])
-    with pytest.raises(UsageError, match="loss mask"):
-        ReflectionIndexedDatasetBuilder(tmp_path / "x", tokenizer, guard=None, policy=Policy.load("mask-loss")).close()
-        build(tmp_path / "x", tokenizer, "heuristic", policy=Policy.load("mask-loss"))
 
 
 def test_a_document_of_several_texts_loses_the_unsafe_one_only(tokenizer, tokenizer_models, tmp_path):

@@ -1,6 +1,7 @@
+"""Documents read from files of every format, whole, damaged and bad."""
+
 import bz2
 import gzip
-import json
 import lzma
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,27 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_srp.corpus import compression, readers
-from megatron_srp.corpus.readers import expand_inputs, read_batches, read_raw
-from megatron_srp.errors import InputError, SrpError, UsageError
+from megatron_srp.corpus.readers import read_batches, read_raw
+from megatron_srp.errors import InputError, SrpError
 from megatron_srp.files import file_fingerprint
-from tests.conftest import random_texts
-
-TEXTS = [*random_texts(11, 300), "", "ünï ½ 😀", "line\nbreak\r\n"]
-
-
-def write(path, texts=TEXTS):
-    """`texts` in the format that the path's name asks for."""
-    lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
-    if path.suffix == ".parquet":
-        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path, row_group_size=100)
-    elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(lines))
-    elif compress := {".zst": zstandard.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix):
-        half = len(lines) // 2  # two frames, as parallel compressors write them
-        path.write_bytes(compress(lines[:half]) + compress(lines[half:]))
-    else:
-        path.write_bytes(lines)
-    return path
+from tests.helpers.corpus_files import TEXTS, write
 
 
 def read(files, start=(0, 0), skip=False):
@@ -242,18 +226,6 @@ def test_several_keys(tmp_path):
     }
 
 
-def test_patterns(tmp_path):
-    files = [write(tmp_path / f"{c}.jsonl", ["x"]) for c in "ba"]
-    assert expand_inputs([str(tmp_path / "*.jsonl")]) == sorted(files)
-    for patterns, message in [
-        ([f"{tmp_path}/*.gz"], "no file matches"),
-        ([f"{tmp_path}/c.jsonl"], "no such file"),
-        ([f"{tmp_path}/a.jsonl", f"{tmp_path}/*"], "twice"),
-    ]:
-        with pytest.raises(UsageError, match=message):
-            expand_inputs(patterns)
-
-
 def test_file_fingerprints_follow_the_content(tmp_path):
     first, copy, other = (
         write(tmp_path / n, t) for n, t in [("1.jsonl", ["a"]), ("2.jsonl", ["a"]), ("3.jsonl", ["b"])]
@@ -287,29 +259,6 @@ def test_lines_are_split_where_they_end(tmp_path_factory, lines, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compression, "BLOCK", block)
         assert list(compression.read_lines(path)) == [b"-" + line for line in lines]
-
-
-def test_a_folder_stands_for_the_corpus_files_below_it(tmp_path):
-    names = [
-        "lang=de/b.parquet",
-        "lang=de/_SUCCESS",
-        "lang=en/a.jsonl.zst",
-        "notes.txt",
-        "_temporary/x.jsonl",
-        ".git/y.json",
-    ]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    found = [tmp_path / "lang=de" / "b.parquet", tmp_path / "lang=en" / "a.jsonl.zst"]
-    assert expand_inputs([str(tmp_path)]) == found
-    assert expand_inputs([f"{tmp_path}/lang=*"]) == found  # a pattern of folders
-    assert expand_inputs([f"{tmp_path}/lang=*/*.parquet"]) == found[:1]
-    with pytest.raises(UsageError, match=r"--harmful .*: no \.jsonl, \.json or \.parquet file in this folder"):
-        expand_inputs([str(tmp_path / "empty")], "--harmful")
-    with pytest.raises(UsageError, match=r"no file matches; for folders inside folders write 'FOLDER/\*\*/"):
-        expand_inputs([f"{tmp_path}/*.parquet"])
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])

@@ -17,8 +17,8 @@ from megatron_srp.annotation.store.store import AnnotationStore
 from megatron_srp.cli.train_guard import main
 from megatron_srp.errors import InputError, UsageError
 from tests.conftest import KeywordGuard, random_texts
+from tests.helpers.corpus_files import write
 from tests.helpers.moody_guard import MoodyGuard, annotate
-from tests.unit.test_readers import write
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,7 @@ def test_figure_and_table_have_what_was_measured(world, tmp_path):
     assert "<small>right: 50.0</small>" in page and ") / 50 |" in text
     assert "Where the effect comes from" in page and "What each ingredient buys" in page
     assert "| both (SRP) | 2 | 25.0 (" in text and "/ 50.0 (" in text
+    assert "| seeds | `<Safe>` | The |" in text, "Markdown would read it as a tag"
     left = sum(finding["status"] == "not measured" for finding in content["findings"])
     assert f"<summary>{left} more claims" in page and f"{left} more claims need models" in text
     assert "**primary**" not in text, "they need all four cells"

@@ -217,7 +217,7 @@ def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
     attacks = list(dict.fromkeys(point["attack"] for point in points))
     by_place = {(point["attack"], point["cell"]): point for point in points}
     lines = [
-        f"| strict ASR / right benign answers under the same prefix, % | seeds | {' | '.join(attacks)} |",
+        f"| strict ASR / right benign answers under the same prefix, % | seeds | {' | '.join(map(_named, attacks))} |",
         f"|---|---|{'---|' * len(attacks)}",
     ]
     for name, says in CELLS.items():
@@ -226,6 +226,11 @@ def _two_by_two(points: Sequence[dict[str, Any]]) -> list[str]:
         shown = [f"{format_cell(c['asr'], seeds)} / {format_cell(c['benign'], seeds)}" if c else "-" for c in cells]
         lines.append(f"| {says} | {seeds} | {' | '.join(shown)} |")
     return lines
+
+
+def _named(attack: str) -> str:
+    """Its name in Markdown, which takes what is in angle brackets for a tag of HTML, and shows nothing."""
+    return f"`{attack}`" if "<" in attack else attack
 
 
 def _costs(summary: Sequence[dict[str, Any]]) -> list[str]:
