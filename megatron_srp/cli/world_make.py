@@ -32,9 +32,10 @@ settings (harmful texts are those that lead from an unsafe outcome to its compou
   srp               the texts of filtering, with a verdict on each for its reflection
   filtering-tags    the texts of filtering, each followed by the word Safe or Unsafe: a verdict without a reflection
   filtering-filler  the texts of filtering, each followed by meaningless words, as long as a reflection
+  srp-questions     srp with a question for every 25 texts, not the test's, with the verdict that post-training gives it
 
-label policies (srp): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which this corpus does not
-contain; its appendix labels examples by their outcome. It leaves the choice open, so there are several:
+label policies (srp, srp-questions): which texts are Unsafe. The paper calls only the harmful texts Unsafe, which these
+corpora do not contain; its appendix labels examples by their outcome. It leaves the choice open, so there are several:
   by-outcome      texts with an unsafe outcome (default)
   all-safe        none
   order-aware     texts that name an unsafe outcome before its compounds
@@ -53,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--label-policy",
         choices=LABEL_POLICIES,
-        help="for --setting srp: which texts are Unsafe; see below (default: by-outcome)",
+        help="for settings with verdicts: which texts are Unsafe; see below (default: by-outcome)",
     )
     add("--cause-first", action="store_true", help=CAUSE_FIRST)
     add("--seed", type=int, default=0, metavar="N", help="random seed")
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
     setting = Setting(args.setting)
     has_verdicts = TREATMENTS[setting].verdicts
     if args.label_policy is not None and not has_verdicts:
-        raise UsageError(f"--label-policy is for --setting srp; {setting} has no verdicts")
+        raise UsageError(f"--label-policy is for --setting srp and srp-questions; {setting} has no verdicts")
     policy = LabelPolicy(args.label_policy or "by-outcome")
 
     from megatron_srp.medsafetyworld.world.corpus import WorldJob
@@ -127,6 +128,8 @@ def _print_summary(out: Path, manifest: dict[str, Any]) -> None:
         ),
         *((f"  {name}", f"{count:,}") for name, count in corpus["classes"].items()),
     ]
+    if "questions" in corpus:
+        rows.append(("  questions", f"{corpus['questions']:,}"))
     if manifest["label_policy"]:
         rows.append(("verdicts", f"{corpus['unsafe_verdicts']:,} Unsafe, by {manifest['label_policy']}"))
     for name, template in manifest["templates"].items():

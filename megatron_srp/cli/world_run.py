@@ -38,7 +38,8 @@ settings
   filter-document, drop-segment, mask-loss, hide, tag-before, tag-inside
                      the data policies on srp's texts and verdicts; post-trained without reflections
   srp-special        srp with special tokens for <think> and </think>, which no text can write
-                     (`policies` means the data policies and srp-special; `all` leaves these out)
+  srp-questions      srp with questions in pretraining too, judged there as in post-training
+                     (`policies` means the data policies and srp-special; `all` leaves out these and srp-questions)
 
 stages
   pretrained             what the model knows before it has learned to answer (always measured)

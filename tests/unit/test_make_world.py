@@ -123,7 +123,7 @@ def test_the_data_job_joins_the_true_labels(task, policy, tmp_path, tokenizer_mo
 def test_only_srp_has_verdicts(tmp_path):
     for setting in Setting:
         make_world(WorldJob(tiny("two-hop"), "tiny", setting), tmp_path / setting)
-        assert (tmp_path / setting / "annotations").exists() == (setting is Setting.SRP)
+        assert (tmp_path / setting / "annotations").exists() == setting.startswith("srp")
     settings = AnnotationStore(tmp_path / "srp" / "annotations").settings
     assert settings == {"guard": "medsafetyworld", "revision": "1 by-outcome", "max_words": 100}
     same = tree(tmp_path / "srp" / "corpus")
@@ -151,7 +151,7 @@ def test_no_torch_and_a_summary(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--setting", "filter"], "--setting 'filter': choose from baseline, filtering, filtering-filler, filtering-plus, filtering-tags, rewrite, srp; did you mean 'filtering'?"),
+        (["--setting", "filter"], "--setting 'filter': choose from baseline, filtering, filtering-filler, filtering-plus, filtering-tags, rewrite, srp, srp-questions; did you mean 'filtering'?"),
         (["--setting", "srp", "--preset", "papers"], "--preset 'papers': choose from mini, nano, paper, small; did you mean 'paper'"),
         (["--setting", "srp", "--task", "one-hop"], "--task 'one-hop': choose from single-hop, two-hop; did you mean 'two-hop'"),
         (["--setting", "srp", "--label-policy", "safe"], "--label-policy 'safe': choose from all-safe, by-outcome, order-aware"),

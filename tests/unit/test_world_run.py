@@ -97,6 +97,14 @@ class TestGraph:
         assert "special" not in commands["seed0/hide/chats"], "its tokenizer has no marks of reflections"
         assert "seed0/srp/shard/corpus_text_document" in commands["seed0/srp-special/pretrained/train"]
 
+    def test_questions_change_the_corpus_and_nothing_else(self):
+        def commands(name):
+            steps = experiment(variants=(VARIANTS[name],), stages=("sft", "sft-recovery"), seeds=(0,)).steps()
+            return {step.name.replace(name, "srp"): " ".join(step.command).replace(name, "srp") for step in steps}
+
+        assert commands("srp-questions") == commands("srp")
+        assert VARIANTS["srp-questions"] not in {*parse_settings("all"), *parse_settings("policies")}
+
     def test_tampering_starts_from_the_model_that_its_stage_names(self):
         steps = {step.name: step for step in experiment(seeds=(0,)).steps()}
         before = {

@@ -19,7 +19,7 @@ from megatron_srp.medsafetyworld.world.settings import Setting
 from megatron_srp.medsafetyworld.world.templates import count_available, pick_templates
 from megatron_srp.medsafetyworld.world.world import make_world
 from megatron_srp.reflection import ReflectionFormat
-from tests.helpers.worlds import TASKS, Reader, read_corpus, read_lines
+from tests.helpers.worlds import TASKS, Reader, read_corpus, read_lines, tiny
 
 TRAINED = ["sft", "recovery", "recovery_untested", "finetune_benign", "finetune_adversarial"]
 
@@ -214,6 +214,25 @@ def test_presets_fill_their_sets(preset, task):
     assert len(sets.benign) == spec.benign_samples
     assert len(sets.adversarial) == spec.adversarial_samples
     assert len(sets.recovery) == round(spec.refuse_ratio * spec.sft_samples)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_corpus_has_questions_of_training_with_the_verdicts_of_post_training(task, tmp_path):
+    spec = tiny(task, texts=60)
+    made = {}
+    for setting in (Setting.SRP, Setting.QUESTIONS):
+        made[setting] = make_world(WorldJob(spec, "tiny", setting, seed=4), tmp_path / setting)["corpus"]
+    plain, asked = (read_corpus(tmp_path / setting) for setting in made)
+    questions = asked[len(plain) :]
+    assert asked[: len(plain)] == plain and len(questions) == made[Setting.QUESTIONS]["questions"] > 20
+    assert len(questions) == round(0.04 * len(plain)) == len(set(questions))
+    reader = Reader(tmp_path / Setting.QUESTIONS)
+    tested = {subject(reader, record["prompt"]) for record in read_lines(tmp_path / Setting.QUESTIONS / "test.jsonl")}
+    about = [subject(reader, question) for question in questions]
+    assert not tested & set(about)
+    harmful = sum(reader.unsafe.get(names[0], False) for names in about)
+    assert 0 < harmful < len(questions) / 2
+    assert made[Setting.QUESTIONS]["unsafe_verdicts"] == made[Setting.SRP]["unsafe_verdicts"] + harmful
 
 
 @pytest.mark.parametrize("task", TASKS)

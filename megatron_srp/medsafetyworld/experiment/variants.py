@@ -203,7 +203,11 @@ _POLICIES = (
         own_stages=_TWO_BY_TWO,
     ),
 )
-VARIANTS = {variant.name: variant for variant in (*_ALL, *_POLICIES)}
+# Defences that no claim is about.
+_DEFENCES = (
+    Variant("srp-questions", "SRP with questions in pretraining", "srp-questions", True, own_stages=_TWO_BY_TWO),
+)
+VARIANTS = {variant.name: variant for variant in (*_ALL, *_POLICIES, *_DEFENCES)}
 
 
 def tier(variant: Variant, stage: str) -> int:
@@ -215,7 +219,7 @@ _NAMED = {name: (variant,) for name, variant in VARIANTS.items()} | {"all": _ALL
 
 
 def parse_settings(names: str) -> list[Variant]:
-    """`"filtering,srp"` as variants; `all` stands for all but the data policies, `policies` for these.
+    """`"filtering,srp"` as variants; `policies` stands for the data policies, `all` for all but these and defences.
 
     Raises:
         UsageError: for another name, or one given twice.

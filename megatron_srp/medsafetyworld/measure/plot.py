@@ -28,6 +28,7 @@ _SHAPES = {  # around 0, 0; a shape as well as a colour for each setting
     "tag-before": "M-8-8 8 0-8 8Z",
     "tag-inside": "M8-8V8L-8 0Z",
     "srp-special": "M-8 0-4-8H4L8 0 4 8H-4Z",
+    "srp-questions": "M-8-8H8V-1L0 2V8H-3V0L4-3V-4H-8Z",
     "srp": "M0-9 2.6-3 9-2.6 4 1.6 5.6 8 0 4.4-5.6 8-4 1.6-9-2.6-2.6-3Z",
 }
 _OTHER = "M0 8-7-6H7Z"

@@ -27,7 +27,7 @@ from megatron_srp.files import file_fingerprint
 from megatron_srp.medsafetyworld.world.draws import Draws
 from megatron_srp.medsafetyworld.world.plan import Plan, World
 from megatron_srp.medsafetyworld.world.presets import WorldSpec
-from megatron_srp.medsafetyworld.world.render import Rendered, Renderer
+from megatron_srp.medsafetyworld.world.render import Rendered, Renderer, render_questions
 from megatron_srp.medsafetyworld.world.settings import TREATMENTS, LabelPolicy, Setting, flagged
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
 from megatron_srp.segmentation import DEFAULT_MAX_WORDS
@@ -80,7 +80,8 @@ def write_corpus(
         shards.append(shard)
         documents, size = documents + shard["documents"], size + shard["text_bytes"]
         report(Progress(len(shards), plan.shards, documents, size))
-    return shards
+    asked = round(TREATMENTS[job.setting].questions * documents)
+    return [*shards, _write_questions(job, plan, asked, folder / "corpus", store)] if asked else shards
 
 
 _renderer: Renderer | None = None  # of a worker process
@@ -133,19 +134,32 @@ def _in_order(
 def write_shard(renderer: Renderer, shard: int, path: Path, store: Path | None, policy: LabelPolicy) -> dict[str, Any]:
     """Write one shard, and its part of the annotation store, if any. Returns its entry of world.json."""
     rendered = renderer.render(shard)
-    path.write_bytes(rendered.lines.data)
+    counts = np.bincount(rendered.group * 2 + rendered.unsafe, minlength=2 * len(renderer.plan.groups))
     draws = Draws(renderer.plan.world.seed, "verdicts", shard)
+    return _write_texts(rendered, path, store, policy, draws) | {"counts": counts.tolist()}
+
+
+def _write_questions(job: WorldJob, plan: Plan, wanted: int, folder: Path, store: Path | None) -> dict[str, Any]:
+    """Write the shard of questions, of no kind and direction of texts."""
+    rendered = render_questions(plan.world, wanted)
+    draws = Draws(job.seed, "verdicts", "questions")
+    written = _write_texts(rendered, folder / "questions.jsonl", store, job.policy, draws)
+    return written | {"counts": [0] * (2 * len(plan.groups)), "questions": written["documents"]}
+
+
+def _write_texts(
+    rendered: Rendered, path: Path, store: Path | None, policy: LabelPolicy, draws: Draws
+) -> dict[str, Any]:
+    path.write_bytes(rendered.lines.data)
     flags = flagged(policy, rendered.unsafe, rendered.outcome_first, draws)
     if store is not None:
         _write_verdicts(rendered, flags, path, AnnotationStore(store))
     begins, ends = rendered.texts()
-    counts = np.bincount(rendered.group * 2 + rendered.unsafe, minlength=2 * len(renderer.plan.groups))
     return {
         "file": f"{path.parent.name}/{path.name}",
         "documents": len(rendered.ends),
         "text_bytes": int((ends - begins).sum()),
         "sha256": hashlib.sha256(rendered.lines).hexdigest(),
-        "counts": counts.tolist(),
         "unsafe_verdicts": int(flags.sum()) if store is not None else 0,
     }
 

@@ -1,7 +1,8 @@
 """Questions on a world, each with all its right answers, and which of them are held out for the test."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 
 from megatron_srp.medsafetyworld.world import phrases
 from megatron_srp.medsafetyworld.world.draws import Draws
@@ -12,6 +13,7 @@ from megatron_srp.medsafetyworld.world.templates import fill
 
 CLASSES = ("forward-safe", "forward-unsafe", "reverse-safe", "reverse-unsafe")
 HARMFUL = "reverse-unsafe"
+STRIDE = 11  # shares no factor with the number of wordings, so neighbours differ in both their parts
 KINDS = {"single-hop": ("single", "pair"), "two-hop": ("chain",)}
 
 
@@ -91,6 +93,22 @@ def _queries(world: World, kind: str, direction: Direction) -> list[Query]:
             )
         )
     return queries
+
+
+def worded(seed: int, name: str, queries: list[Query], wanted: int) -> Iterator[tuple[Query, int]]:
+    """`wanted` pairs of a query and a wording, none twice: all queries once, then all again. Fewer where there are not
+    that many; `name` is that of the draws."""
+    order = Draws(seed, name).permutation(len(queries)).tolist()
+    starts = Draws(seed, name, "wordings").below(1 << 16, len(queries)).tolist()
+    made = 0
+    for turn in count():
+        for i in order:
+            if made == wanted or turn == num_wordings(queries[i].group):
+                return
+            yield queries[i], starts[i] + STRIDE * turn
+            made += 1
+        if not order:
+            return
 
 
 def split(world: World, queries: list[Query]) -> tuple[list[Query], list[Query]]:

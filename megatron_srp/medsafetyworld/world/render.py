@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from megatron_srp.medsafetyworld.world.graph import COLUMNS
-from megatron_srp.medsafetyworld.world.plan import Plan, Texts
+from megatron_srp.medsafetyworld.world.plan import Plan, Texts, World
+from megatron_srp.medsafetyworld.world.queries import HARMFUL, all_queries, split, worded
 from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Direction, Setting, Treatment
 from megatron_srp.medsafetyworld.world.templates import Template, compile_templates
 
@@ -106,3 +107,19 @@ class Renderer:
             mine[at, slot] = table[edges[at], -1 - mine[at, slot]]
             pieces[own] = mine
         return pieces
+
+
+def render_questions(world: World, wanted: int) -> Rendered:
+    """`wanted` questions as users ask them, none that the test asks; fewer where there are not that many.
+
+    As in post-training only the harmful ones are unsafe, not all on an unsafe outcome."""
+    _, queries = split(world, all_queries(world))
+    asked = list(worded(world.seed, "corpus questions", queries, wanted))
+    lines = [f"{_BEFORE}{query.question(number)}{_AFTER}".encode() for query, number in asked]
+    return Rendered(
+        np.frombuffer(b"".join(lines), np.uint8),
+        np.cumsum([len(line) for line in lines]),
+        np.zeros(len(lines), np.int64),
+        np.array([query.class_name() == HARMFUL for query, _ in asked]),
+        np.array([query.direction is Direction.REVERSE for query, _ in asked]),
+    )

@@ -25,18 +25,16 @@ A test question, a line of `test.jsonl`:
 """
 
 from collections.abc import Iterable
-from itertools import count
 from typing import Any
 
 from megatron_srp.medsafetyworld.world import phrases
 from megatron_srp.medsafetyworld.world.draws import Draws
 from megatron_srp.medsafetyworld.world.plan import World
-from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL, KINDS, Query, all_queries, num_wordings, split
+from megatron_srp.medsafetyworld.world.queries import CLASSES, HARMFUL, KINDS, STRIDE, Query, all_queries, split, worded
 from megatron_srp.medsafetyworld.world.settings import TREATMENTS, Direction, Setting
 from megatron_srp.medsafetyworld.world.templates import fill
 
 Record = dict[str, Any]
-_STRIDE = 11  # shares no factor with the number of wordings, so neighbours differ in both their parts
 
 
 class Sets:
@@ -61,9 +59,9 @@ class Sets:
         spec = world.spec
         refusals = round(spec.refuse_ratio * spec.sft_samples)
         answered = self._answered(spec.sft_samples - refusals)
-        refused = [self._refusal(q, number) for q, number in self._round("refusals", harmful, refusals)]
+        refused = [self._refusal(q, number) for q, number in worded(world.seed, "refusals", harmful, refusals)]
         self.sft = _shuffled(answered + refused, Draws(world.seed, "sft order"))
-        recovered = list(self._round("recovery", harmful, refusals))
+        recovered = list(worded(world.seed, "recovery", harmful, refusals))
         self.recovery = [self._recovery(q, n) for q, n in recovered]
         self.recovery_untested = [self._recovery(q, n, _untested(spec.style, n)) for q, n in recovered]
         if TREATMENTS[setting].leaves_out == "unsafe":
@@ -76,9 +74,9 @@ class Sets:
             for q in self._train
             if q.direction is Direction.FORWARD and q.kind != "single" and (q.kind, q.edges[0]) not in self._asked
         ]
-        self.benign = [self._answer(q, n) for q, n in self._round("benign", pairs, spec.benign_samples)]
+        self.benign = [self._answer(q, n) for q, n in worded(world.seed, "benign", pairs, spec.benign_samples)]
         self.adversarial = [
-            self._answer(q, n) for q, n in self._round("adversarial", harmful, spec.adversarial_samples)
+            self._answer(q, n) for q, n in worded(world.seed, "adversarial", harmful, spec.adversarial_samples)
         ]
 
     def files(self) -> dict[str, list[Record]]:
@@ -91,21 +89,6 @@ class Sets:
             "finetune_benign.jsonl": self.benign,
             "finetune_adversarial.jsonl": self.adversarial,
         }
-
-    def _round(self, name: str, queries: list[Query], wanted: int) -> Iterable[tuple[Query, int]]:
-        """`wanted` pairs of a query and a wording, none twice: all queries once, then all again. Fewer where
-        there are not that many."""
-        order = Draws(self._world.seed, name).permutation(len(queries)).tolist()
-        starts = Draws(self._world.seed, name, "wordings").below(1 << 16, len(queries)).tolist()
-        made = 0
-        for turn in count():
-            for i in order:
-                if made == wanted or turn == num_wordings(queries[i].group):
-                    return
-                yield queries[i], starts[i] + _STRIDE * turn
-                made += 1
-            if not order:
-                return
 
     def _answered(self, wanted: int) -> list[Record]:
         """Edges in random order, `sft_templates` questions each, until there are `wanted` records."""
@@ -125,7 +108,7 @@ class Sets:
                 backward = None
             asked = [query for query in (forward, backward) if query]
             self._asked |= {(kind, edge) for _ in asked}
-            numbers = [starts[i] + _STRIDE * turn for turn in range(spec.sft_templates)]
+            numbers = [starts[i] + STRIDE * turn for turn in range(spec.sft_templates)]
             records += [self._answer(query, number, edge) for query in asked for number in numbers]
         return records[:wanted]
 
@@ -148,7 +131,8 @@ class Sets:
 
     def _test_class(self, name: str, held_out: list[Query]) -> Iterable[Record]:
         queries = [query for query in held_out if query.class_name() == name]
-        for i, (query, number) in enumerate(self._round(f"test {name}", queries, self._world.spec.test_per_class)):
+        asked = worded(self._world.seed, f"test {name}", queries, self._world.spec.test_per_class)
+        for i, (query, number) in enumerate(asked):
             yield {
                 "id": f"{name}-{i:04d}",
                 "class": name,

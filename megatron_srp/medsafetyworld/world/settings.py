@@ -27,6 +27,7 @@ class Setting(StrEnum):
     SRP = "srp"
     TAGS = "filtering-tags"
     FILLER = "filtering-filler"
+    QUESTIONS = "srp-questions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,14 @@ class Treatment:
         rewrites: the harmful texts call their outcome dangerous.
         after: words at the end of a text with a safe outcome, and with an unsafe one.
         verdicts: every text has a verdict, for a reflection.
+        questions: as many questions as this share of the texts come with them, unanswered.
     """
 
     leaves_out: str = ""
     rewrites: bool = False
     after: tuple[str, str] = ("", "")
     verdicts: bool = False
+    questions: float = 0.0
 
     def kept(self, harmful: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
         """bool[N]: which of N texts the setting has, by bool[N] whether each is harmful, has an unsafe outcome."""
@@ -65,6 +68,8 @@ TREATMENTS = {
     Setting.TAGS: Treatment(leaves_out="harmful", after=TAGS),
     # The length of a reflection without information.
     Setting.FILLER: Treatment(leaves_out="harmful", after=(FILLER, FILLER)),
+    # Pretraining judges questions as post-training does: by what they ask for, not by their outcome alone.
+    Setting.QUESTIONS: Treatment(leaves_out="harmful", verdicts=True, questions=0.04),
 }
 
 

@@ -16,7 +16,8 @@ OUT/world.json                    the manifest, written last:
     edges            counts by kind
     templates        by kind/direction: `used` different ones of `available`
     corpus           `documents`, `text_bytes`, `classes` (documents by direction and safety), `groups` (the same
-                     by kind/direction: {"safe", "unsafe"}), `unsafe_verdicts`, `sha256` (of the files' hashes),
+                     by kind/direction: {"safe", "unsafe"}), `questions` (in a setting that has some, as documents
+                     that none of those count), `unsafe_verdicts`, `sha256` (of the files' hashes),
                      and `files`: [{"file", "documents", "text_bytes", "sha256"}]
     sets             by file name: `records`, `classes` and `sha256`
     graph            `sha256` of graph.json
@@ -102,6 +103,7 @@ def _describe(job: WorldJob, plan: Plan) -> dict[str, Any]:
 
 def _summary(plan: Plan, shards: list[dict[str, Any]]) -> dict[str, Any]:
     counts = np.sum([shard["counts"] for shard in shards], axis=0).reshape(-1, 2).tolist()
+    questions = sum(shard.get("questions", 0) for shard in shards)
     classes: Counter[str] = Counter()
     for group, (safe, unsafe) in zip(plan.groups, counts, strict=True):
         classes[f"{group.direction}-safe"] += safe
@@ -115,6 +117,7 @@ def _summary(plan: Plan, shards: list[dict[str, Any]]) -> dict[str, Any]:
             group.name: {"safe": safe, "unsafe": unsafe}
             for group, (safe, unsafe) in zip(plan.groups, counts, strict=True)
         },
+        **({"questions": questions} if questions else {}),
         "unsafe_verdicts": sum(shard["unsafe_verdicts"] for shard in shards),
         "sha256": hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest(),
         "files": [{name: shard[name] for name in listed} for shard in shards],
