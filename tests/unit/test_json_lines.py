@@ -24,7 +24,7 @@ def unescape(strings: list[bytes]) -> list[bytes | None]:
 
 
 @given(st.lists(TEXTS, max_size=6))
-def test_pack_puts_texts_one_behind_the_other(texts):
+def test_pack_puts_texts_one_after_the_other(texts):
     batch = TextBatch.from_texts(texts)
     assert [batch[i] for i in range(len(batch))] == texts
     assert batch.text.tobytes() == "".join(texts).encode()
