@@ -60,15 +60,15 @@ LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3
 
 
 # `make test` tries the same cases each time, so that it fails for no change but the one at hand;
-# `make test-all`, which deselects nothing, tries new ones.
-settings.register_profile("repeatable", derandomize=True, deadline=None)  # no test depends on an idle machine
+# `make test-all`, which deselects nothing, tries new ones. No test depends on an idle machine: no deadline.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("new cases", deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as make test does: on a busy machine more threads only spin
     hide_broken_engine()  # some tests import Megatron into this process
-    if config.option.markexpr:
-        settings.load_profile("repeatable")
+    settings.load_profile("repeatable" if config.option.markexpr else "new cases")
 
 
 def random_text(rng: random.Random, words: int) -> str:
