@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_srp.errors import UsageError
 from megatron_srp.evaluation.types import AttackCase, Defence, TargetModel
 from megatron_srp.reflection import ReflectionFormat
+from megatron_srp.schema import SafetyLabel
 from megatron_srp.verdict_tree import VerdictTree
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class WhiteBox:
             InputError: for one that leaves no room for an answer.
         """
         return [list(self.target.encode(AttackCase("", prompt), self.defence).prompt) for prompt in prompts]
+
+    def encode_reflection(self, label: SafetyLabel) -> list[int]:
+        """Ids of a reflection as the model writes it, without the end-of-text after one that stops."""
+        return self.form.encode(label, self.target.model.text_tokenizer, stop=False)
 
     def encode_answer(self, text: str) -> list[int]:
         """Ids of what the model is to write after a prompt, reflections included."""

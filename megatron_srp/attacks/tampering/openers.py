@@ -91,10 +91,11 @@ class OpenerTuning(Tampering):
         pairs = [pair for pair in pairs if pair[1]][: self._rows or None]
         if not pairs:
             raise InputError(f"{self._data}: no request with the beginning of an answer; pass data that has some")
-        vouched = f"{box.form.text_inside(SAFE)} " if self.settings["forged"] else ""
+        # As ids: the model's own reflection comes right after the prompt, and special tokens leave no space before it.
+        vouched = box.encode_reflection(SAFE) if self.settings["forged"] else []
         rows = []
         for ids, (_, answer) in zip(box.encode_prompts([p for p, _ in pairs]), pairs, strict=True):
-            written = box.encode_answer(vouched + answer)
+            written = vouched + box.encode_answer(answer)
             rows.append((ids + written, [_IGNORED] * len(ids) + written))
         return rows
 
