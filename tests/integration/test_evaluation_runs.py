@@ -199,7 +199,8 @@ def test_the_guide_says_what_is_asked_with_the_guard_and_without(name):
     said = " ".join((Path(__file__).parents[2] / "docs/guides/evaluate.md").read_text().split())
     assert (
         "Direct requests, prefills, the adaptive attack, fine-tuning in the modes `original` and `forged`, and everyday "
-        "overrefusal are asked with the guard and without it, the others only without."
+        "overrefusal are asked with the guard and without it, the others only without; a prefill of token ids, which "
+        "passes the guard's escaping, only with."
     ) in said
 
 
