@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from megatron_srp.errors import InputError, UsageError
+from megatron_srp.medsafetyworld.measure import plot
 from megatron_srp.medsafetyworld.measure.documents import fill
 from megatron_srp.medsafetyworld.measure.evaluate import evaluate_model
 from megatron_srp.medsafetyworld.measure.findings import find
@@ -133,6 +134,16 @@ def test_a_claim_is_refuted_by_an_interval_on_the_other_side(world):
     })  # fmt: skip
     found = statuses(worse)
     assert found[FILTERING] == found[GENERAL] == "refuted"
+
+
+def test_a_setting_has_its_place_in_every_group_of_bars():
+    both = [plot.Bar("srp-all-safe", 20, 10, 30, None), plot.Bar("srp", 10, 5, 20, None)]
+    picture = plot.bars("title", {"The": both, "tampered": both[1:]}).picture
+    first, second, alone = re.findall(r'<rect class="c-([\w-]+)" x="([\d.]+)"[^>]* width="([\d.]+)"', picture)
+    assert [first[0], second[0], alone[0]] == ["srp-all-safe", "srp", "srp"]
+    assert first[2] == second[2] == alone[2]
+    width = plot.bars("title", {"The": both, "tampered": both}).picture
+    assert alone[1] == re.findall(r'<rect class="c-srp" x="([\d.]+)"', width)[1]
 
 
 def test_main_effects_of_the_two_by_two(world):

@@ -116,17 +116,18 @@ def curves(title: str, points: Sequence[dict[str, float]]) -> Picture:
 
 
 def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> Picture:
-    """Bars side by side for each group."""
+    """Bars side by side for each group, those of one setting in the same place of each."""
     body = [_line(_at(0, percent), _at(100, percent), "grid") for percent in range(0, 101, 20)]
     body += [
         f'<text x="{_LEFT - 7}" y="{_at(0, percent)[1] + 4:.1f}" text-anchor="end">{percent}</text>'
         for percent in range(0, 101, 20)
     ]
+    settings = list(dict.fromkeys(bar.setting for found in groups.values() for bar in found))
     room = 100 / max(len(groups), 1)
+    wide = 0.8 * room / max(len(settings), 1)
     for place, (name, found) in enumerate(groups.items()):
-        wide = 0.8 * room / max(len(found), 1)
-        for i, bar in enumerate(found):
-            body += _bar(bar, room * place + 0.1 * room + wide * i, wide)
+        for bar in found:
+            body += _bar(bar, room * (place + 0.1) + wide * settings.index(bar.setting), wide)
         x, y = _at(room * (place + 0.5), 0)
         body.append(
             f'<text class="small" x="{x:.1f}" y="{y + 12:.1f}" text-anchor="end" '
