@@ -15,7 +15,7 @@ def copy_object(url: str, copy: Path) -> None:
     """Copy an object to `copy`, unless it is there.
 
     Raises:
-        InputError: when there is no such object, or its place cannot be reached.
+        InputError: when there is no such object, or the storage cannot be reached.
         OutputError: when the copy cannot be written.
     """
     there = input_file(url)

@@ -7,25 +7,7 @@ from megatron_srp.corpus.readers import read_batches
 from megatron_srp.errors import InputError, SrpError, UsageError
 from tests.helpers.commands import srp
 from tests.helpers.object_store import BUCKET, refusing_store
-from tests.helpers.remote_corpus import NAME, TEXTS, corpus_on_s3, corpus_on_the_hub, jsonl, make, parquet
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with corpus_on_the_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def store():
-    with corpus_on_s3() as client:
-        yield client
-
-
-@pytest.fixture
-def flags(tokenizer_models):
-    kind, model = tokenizer_models["gpt2"]
-    return ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--max-words", "20"]
+from tests.helpers.remote_corpus import NAME, TEXTS, jsonl, make, parquet
 
 
 @pytest.mark.parametrize("fault", [503, "cut"])

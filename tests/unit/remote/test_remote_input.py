@@ -14,25 +14,7 @@ from megatron_srp.cli.preprocess import main as preprocess
 from megatron_srp.corpus.patterns import expand_inputs
 from megatron_srp.corpus.readers import read_batches
 from tests.helpers.object_store import BUCKET
-from tests.helpers.remote_corpus import NAME, TEXTS, copy_here, corpus_on_s3, corpus_on_the_hub, jsonl, make, shards
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with corpus_on_the_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def store():
-    with corpus_on_s3() as client:
-        yield client
-
-
-@pytest.fixture
-def flags(tokenizer_models):
-    kind, model = tokenizer_models["gpt2"]
-    return ["--tokenizer-type", kind, "--tokenizer-model", str(model), "--append-eod", "--max-words", "20"]
+from tests.helpers.remote_corpus import NAME, TEXTS, copy_here, jsonl, make, shards
 
 
 @pytest.mark.parametrize("below", ["data", "data/**/*.parquet", "data/CC/part-[1-3].*", "data/CC/part-1.jsonl"])
