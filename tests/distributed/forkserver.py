@@ -11,11 +11,12 @@ import importlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from pathlib import Path
+
+from tests.helpers.ports import free_port
 
 SECONDS_TO_STOP = 10.0
 IMPORTED_BY_RANKS = (
@@ -53,9 +54,7 @@ def train(rank: int, world_size: int, port: int, argv: list[str], log: str, modu
 
 def run(world_size: int, argv: list[str], log: str, module: str, env: dict[str, str]) -> list[int]:
     """Run one job; the exit codes by rank, negative for a signal."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks: dict[int, int] = {}
     for rank in range(world_size):
         pid = os.fork()

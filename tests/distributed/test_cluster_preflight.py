@@ -9,6 +9,7 @@ import pytest
 
 from tests.distributed.jobs import REPOSITORY, environment
 from tests.helpers.commands import SRP
+from tests.helpers.ports import free_port
 
 HOST = socket.gethostname()
 
@@ -21,12 +22,6 @@ class Done:
     said: list[str]
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def check(*argv: str, node: int, settings: dict[str, str], cwd: Path = REPOSITORY) -> "subprocess.Popen[str]":
     env = environment() | {"CUDA_VISIBLE_DEVICES": "", "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONPATH": str(REPOSITORY)}
     env |= {"NNODES": "2", "NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1"} | settings
@@ -35,7 +30,7 @@ def check(*argv: str, node: int, settings: dict[str, str], cwd: Path = REPOSITOR
 
 
 def check_both(*argv: str, folders: tuple[Path, Path] = (REPOSITORY, REPOSITORY), **settings: str) -> Done:
-    port = {"MASTER_PORT": free_port()}
+    port = {"MASTER_PORT": str(free_port())}
     nodes = [check(*argv, node=node, settings=port | settings, cwd=folders[node]) for node in range(2)]
     said = [node.communicate(timeout=300)[0] for node in nodes]
     return Done([node.returncode for node in nodes], said)
@@ -77,7 +72,7 @@ def test_an_interface_without_a_way_to_the_others() -> None:
 
 
 def test_a_node_that_does_not_come() -> None:
-    node = check("--timeout", "2", node=1, settings={"MASTER_PORT": free_port()})
+    node = check("--timeout", "2", node=1, settings={"MASTER_PORT": str(free_port())})
     said, _ = node.communicate(timeout=300)
     assert node.returncode == 2
     assert said.splitlines()[-1].startswith("error: the nodes cannot meet: ") and "Traceback" not in said

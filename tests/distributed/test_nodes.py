@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.jobs import REPOSITORY, environment
+from tests.helpers.ports import free_port
 
 HOST = socket.gethostname()
 NO_STORE_TRACES = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
@@ -22,9 +23,7 @@ class Nodes:
     """Two launchers, with one rank each."""
 
     def __init__(self, folder: Path, what: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         self.logs = [folder / f"node-{node}" for node in range(2)]
         self.launchers = [self._start(node, port, what) for node in range(2)]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.ports import free_port
 from tests.helpers.served import KEY, Served
 
 VARIABLE = "SRP_VLLM_PYTHON"
@@ -69,9 +70,7 @@ class VLLMServed(Served):
     """
 
     def __init__(self, model: Path, guard: dict[str, Any], *flags: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         where = ("--host", "127.0.0.1", "--port", str(self._port), "--api-key", KEY)
         parts = ("--reasoning-parser", "srp", "--middleware", "megatron_srp.generation.vllm.middleware.GuardMiddleware")
         command = [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]

@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from megatron_srp.tokenization import load_tokenizer
 from tests.conftest import random_texts
 from tests.helpers.commands import srp
 from tests.helpers.object_store import BUCKET, running_store
+from tests.helpers.ports import free_port
 from tests.helpers.sft_shards import chat_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -167,11 +167,8 @@ needs_bridge = pytest.mark.skipif(BRIDGE is None, reason="SRP_BRIDGE_PYTHON name
 
 def on_cpu(*words: str) -> str:
     """Run Bridge in its own environment, on one rank."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
     ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
-    environment = os.environ | ranks | {"MASTER_PORT": port, "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    environment = os.environ | ranks | {"MASTER_PORT": str(free_port()), "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     command = [str(BRIDGE), str(ROOT / "tests" / "helpers" / "bridge_on_cpu.py"), *words]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from megatron_srp.annotation.store.part import read_part
 from megatron_srp.annotation.store.store import AnnotationStore
 from tests.helpers.commands import SRP
+from tests.helpers.ports import free_port
 from tests.helpers.tiny_guard import sample_text
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'megatron-srp[ray]'")
@@ -29,9 +29,7 @@ class Cluster:
     """A head and a worker, with a place for one actor each."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder / 'ray'}"]
         self.nodes = [self._start(head, folder / "head")]

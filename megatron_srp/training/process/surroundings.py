@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import warnings
 
 from megatron_srp.training.process.exits import rank
@@ -15,11 +14,8 @@ def set_environment() -> None:
     # Data loader workers are forked after the tokenizer's thread pool has started.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if "WORLD_SIZE" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")  # the system picks one when torch listens
 
 
 def warn_once() -> None:
