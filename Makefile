@@ -24,7 +24,7 @@ setup: .venv/ready
 
 demo: setup
 	.venv/bin/srp world run --preset mini --settings filtering,srp --stages sft,sft-recovery \
-		--seeds 1 out/demo
+		--first-seed 100 --seeds 1 out/demo
 
 smoke: setup
 	.venv/bin/srp smoke

@@ -112,6 +112,20 @@ def test_the_card_says_what_the_model_does_not_withstand(evaluation, tmp_path):
         assert found in page
 
 
+@pytest.mark.parametrize(("before", "after", "heading"), [(70.0, 36.0, "Withstood"), (70.0, 3.0, "Broken rather than")])
+def test_a_broken_model_has_withstood_nothing(evaluation, tmp_path, before, after, heading):
+    report = json.loads((evaluation / "report.json").read_text())
+    tampered = report["columns"][2]
+    tampered["measures"] = [measure("reference", 0, 0, 6)]
+    row = {"measure": "right answers", "unit": "%", "before": before, "after": after}
+    tampered["facts"]["before_and_after"] = [row]
+    (evaluation / "report.json").write_text(json.dumps(report))
+    main([str(evaluation), "--criteria", write(tmp_path, {**PREFILL, "most": 20}), "--out", str(tmp_path / "card")])
+    for kind, row in (("md", "| LoRA | reference |"), ("html", "<td>LoRA</td><td>reference</td>")):
+        text = (tmp_path / "card" / f"safety_card.{kind}").read_text()
+        assert row in text.partition(heading)[2] and row not in text.partition(heading)[0]
+
+
 @pytest.mark.parametrize(
     ("criterion", "says"),
     [
