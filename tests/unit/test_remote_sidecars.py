@@ -154,8 +154,11 @@ def test_mistakes_are_one_line(store, here, tmp_path, monkeypatch):
         f"{missing}: no such file": run(tmp_path, "--data-path", PLAIN, "--srp-sidecar", missing),
         f"{other}.bin: no such file": run(tmp_path, "--data-path", other),
         "not a reflection sidecar, or damaged": run(tmp_path, "--data-path", f"s3://{BUCKET}/damaged/w.srp"),
-        f"{SIDECAR}: pass --object-storage-cache-path FOLDER": look_at(["--data-path", SIDECAR]),
-        f"{PLAIN}: cannot be mapped .* --no-mmap-bin-files": look_at(
+        f"{PLAIN}: cannot be mapped .* --no-mmap-bin-files and --object-storage-cache-path FOLDER, on this machine": (
+            look_at(["--data-path", SIDECAR])
+        ),
+        f"{SIDECAR}: pass --object-storage-cache-path FOLDER": look_at(["--data-path", SIDECAR, "--no-mmap-bin-files"]),
+        f"{PLAIN}: cannot be mapped into memory; pass --no-mmap-bin-files$": look_at(
             ["--data-path", PLAIN, "--object-storage-cache-path", str(tmp_path)]
         ),
         "no shard matches": None,

@@ -54,18 +54,19 @@ def prepare_data(paths: Sequence[str], options: Any, sidecars: Sequence[str] = (
     Raises:
         UsageError, InputError: with what to pass or to install, and for files that are not there.
     """
+    remote = [path for path in map(shard_of, paths) if "://" in path]
+    if remote and options.mmap_bin_files:
+        index = " and --object-storage-cache-path FOLDER, on this machine, for its index"
+        also = "" if options.object_storage_cache_path else index
+        raise UsageError(f"{remote[0]}: cannot be mapped into memory; pass --no-mmap-bin-files{also}")
     for path in [*sidecars, *(path for path in paths if path.endswith(".srp"))]:
         if on_s3(path):
             from megatron_srp.data.shards.sidecar_copies import fetch_sidecar
 
             fetch_sidecar(path, _folder(options, path, "its copy"))
-    remote = [path for path in map(shard_of, paths) if "://" in path]
-    if not remote:
-        return
-    folder = _folder(options, remote[0], "its index")
-    if options.mmap_bin_files:
-        raise UsageError(f"{remote[0]}: cannot be mapped into memory; pass --no-mmap-bin-files")
-    _look_at([path for path in dict.fromkeys(remote) if on_s3(path)], folder)
+    if remote:
+        folder = _folder(options, remote[0], "its index")
+        _look_at([path for path in dict.fromkeys(remote) if on_s3(path)], folder)
 
 
 def _folder(options: Any, path: str, purpose: str) -> str:
