@@ -4,14 +4,14 @@ import os
 import socket
 from itertools import count
 
-FIRST, PER_PROCESS = 15000, 100
+FIRST, PER_PROCESS = 20000, 100
 _taken = count()
 
 
 def free_port() -> int:
     """A port on loopback that stays free until its user listens on it.
 
-    The system hands out no port from 15000 to 24999 (ip_local_port_range) to those that ask for any, as gloo's ranks
+    The system hands out no port from 20000 to 29999 (ip_local_port_range) to those that ask for any, as gloo's ranks
     and other tests' servers do. Between two looks such a port has been another's, and whoever came to meet there
     waited for minutes. Each process of a test run has its own hundred.
     """
