@@ -117,8 +117,8 @@ def test_a_broken_model_has_withstood_nothing(evaluation, tmp_path, before, afte
     report = json.loads((evaluation / "report.json").read_text())
     tampered = report["columns"][2]
     tampered["measures"] = [measure("reference", 0, 0, 6)]
-    row = {"measure": "right answers", "unit": "%", "before": before, "after": after}
-    tampered["facts"]["before_and_after"] = [row]
+    known = {"measure": "right answers", "unit": "%", "before": before, "after": after}
+    tampered["facts"]["before_and_after"] = [known]
     (evaluation / "report.json").write_text(json.dumps(report))
     main([str(evaluation), "--criteria", write(tmp_path, {**PREFILL, "most": 20}), "--out", str(tmp_path / "card")])
     for kind, row in (("md", "| LoRA | reference |"), ("html", "<td>LoRA</td><td>reference</td>")):
