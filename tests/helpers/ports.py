@@ -1,25 +1,34 @@
 """Ports for the servers and launchers that a test starts by a number."""
 
+import fcntl
 import os
+import random
 import socket
-from itertools import count
+import tempfile
+from pathlib import Path
 
-FIRST, PER_PROCESS = 20000, 100
-_taken = count()
+PORTS = range(20000, 30000)
+_locks: dict[int, int] = {}  # what this process has taken, with the open file that says so until it ends
 
 
 def free_port() -> int:
-    """A port on loopback that stays free until its user listens on it.
+    """A port that stays free until its user listens on it.
 
-    The system hands out no port from 20000 to 29999 (ip_local_port_range) to those that ask for any, as gloo's ranks
-    and other tests' servers do. Between two looks such a port has been another's, and whoever came to meet there
-    waited for minutes. Each process of a test run has its own hundred.
+    The system hands out none of `PORTS` (ip_local_port_range) to those that ask for any, as gloo's ranks and other
+    tests' servers do. Between two looks such a port has been another's, and whoever came to meet there waited for
+    minutes. Nor does another process of a test run take it: each port has a file that its taker keeps locked.
     """
+    folder = Path(tempfile.gettempdir()) / f"megatron-srp-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
     while True:
-        port = FIRST + os.getpid() % PER_PROCESS * PER_PROCESS + next(_taken) % PER_PROCESS
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        port = random.SystemRandom().choice(PORTS)
+        descriptor = os.open(folder / str(port), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("", port))
+        except OSError:
+            os.close(descriptor)
+            continue
+        _locks[port] = descriptor
+        return port
