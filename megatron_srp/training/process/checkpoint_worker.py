@@ -25,7 +25,9 @@ from megatron_srp.training.process.process_ends import beyond_sigterm, end_forks
 from megatron_srp.training.process.write_errors import keep_reasons_of_failed_writes
 
 _LOOP = PersistentAsyncCaller.async_loop  # before it is replaced
-SECONDS_TO_CLOSE = 3.0
+# After the worker's end, how often to look for Megatron's, or the rank's, own: where its code is no reason for it, and
+# where it is. Megatron drops a worker that it has closed once it is gone, which takes its time on a busy machine.
+_LOOKS_IF_CLOSED, _LOOKS_IF_KILLED, _LOOK_EVERY_S = 1200, 60, 0.05
 _NO_CONNECTION = 3  # the worker's exit code when it has lost the process that collects its results
 
 
@@ -83,12 +85,13 @@ def worker_loop(*args: Any) -> None:
 
 def _watch(process: Any, leaving: threading.Event) -> None:
     wait([process.sentinel])
-    # Megatron closes its worker after the last save, and drops it as soon as it has ended.
-    end = time.monotonic() + SECONDS_TO_CLOSE
-    while time.monotonic() < end:
+    looks = 0
+    # The code is unknown while it is on its way out, or while Megatron itself waits for it.
+    while looks < (_LOOKS_IF_CLOSED if process.exitcode in (0, None) else _LOOKS_IF_KILLED):
         if PersistentAsyncCaller._persistent_process is not process or leaving.is_set():
             return
-        time.sleep(0.05)
+        looks += 1
+        time.sleep(_LOOK_EVERY_S)
     exit_alone(
         OutputError(
             f"the process that writes this rank's checkpoints has died ({_how(process.exitcode)}): what it had not "
