@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megatron_srp.errors import OutputError, SrpError
+from megatron_srp.training.process import patience
 
 SECONDS_FOR_RANK_0, MOST_SECONDS_FOR_RANK_0 = 5.0, 120.0
 _STARTED = time.monotonic()
@@ -48,7 +49,7 @@ def exit_together(error: SrpError) -> NoReturn:
     """
     if rank() != 0 or isinstance(error, AnotherRankEnded):
         signal.signal(signal.SIGTERM, lambda *_: os._exit(error.exit_code))
-        time.sleep(_seconds_for_rank_0(error))
+        patience.sleep(_seconds_for_rank_0(error))
     _exit(error)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megatron_srp.training.process.exits import print_note
+from megatron_srp.training.process.patience import Silence
 from megatron_srp.training.process.progress import Progress, combine
 
 SECONDS_TO_BE_LOST = 20.0
@@ -61,8 +62,8 @@ class NodeWatch:
         self._progress_there: dict[int, Progress | None] = dict.fromkeys(range(1, nodes))
         self.own: Ending | None = None  # what this node has reported
         self._known: Ending | None = None
-        self._answered = time.monotonic()  # when the store last did
-        self._beats = {other: (b"", time.monotonic()) for other in range(nodes)}
+        self._store_silence = Silence(_EVERY_S)
+        self._beats = {other: (b"", Silence(2 * _EVERY_S)) for other in range(nodes)}
         self._gone: set[int] = set()
         self._leaving = threading.Event()
         self._left = threading.Event()  # the others know that this node leaves
@@ -74,7 +75,7 @@ class NodeWatch:
 
     def ending(self) -> Ending | None:
         """Why the run ends, if it does."""
-        if self._known is None and time.monotonic() - self._answered > self.lost_after:
+        if self._known is None and self._store_silence.seconds() > self.lost_after:
             self._lose_store(self._silent())
         return self._known
 
@@ -115,7 +116,7 @@ class NodeWatch:
                 self._exchange(beat)
             except RuntimeError:  # of the store: node 0 has ended
                 self._lose_store("closed its connection")
-            self._answered = time.monotonic()
+            self._store_silence.end()
 
     def _exchange(self, beat: int) -> None:
         store = self.store
@@ -154,16 +155,16 @@ class NodeWatch:
         self._known = _read(self.store.compare_set("srp/ending", "", json.dumps(asdict(ending))))
 
     def _find_lost(self) -> None:
-        now = time.monotonic()
         for other in range(1, self.nodes):
             key = f"srp/beat/{other}"
             beat = self.store.get(key) if self.store.check([key]) else b""
-            last, since = self._beats[other]
+            last, silence = self._beats[other]
             if beat != last:
-                self._beats[other] = (beat, now)
+                self._beats[other] = (beat, silence)
+                silence.end()
                 progress = json.loads(beat)[1]
                 self._progress_there[other] = progress and Progress(**progress)
-            elif now - since > self.lost_after and not self.store.check([f"srp/left/{other}"]):
+            elif silence.seconds() > self.lost_after and not self.store.check([f"srp/left/{other}"]):
                 self._gone.add(other)
                 host = f"srp/host/{other}"
                 name = f" ({self.store.get(host).decode()})" if self.store.check([host]) else ""
