@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_srp.errors import OutputError
-from megatron_srp.training.process.process_ends import end_with_parent
+from megatron_srp.training.process.process_ends import ends_with_this_process
 
 _LOOK_EVERY_S = 1.0
 _STEP = re.compile(rb"iteration +(\d+)/ *(\d+) \|")
@@ -32,7 +32,7 @@ def run_trainer(command: Sequence[str], log: Path, on_step: Callable[[int, int],
             stdout=file,
             stderr=file,
             env={**os.environ, "PYTHONPATH": paths},
-            preexec_fn=end_with_parent,  # else the next run would start a second one on the same checkpoints
+            preexec_fn=ends_with_this_process(),  # else the next run would start a second one on the same checkpoints
         )
         code, steps = None, b""
         while code is None:

@@ -21,7 +21,7 @@ def check_model_name(what: str, name: str) -> None:
 
     try:
         if not _is_cached(name):
-            HfApi().model_info(name, timeout=10)
+            HfApi().model_info(name, timeout=60)
     except (RepositoryNotFoundError, HFValidationError):  # the second where it could not be a name there
         raise UsageError(f"{what} {name}: no such folder, and no such model on the Hugging Face hub") from None
     except Exception as error:  # raised by many libraries

@@ -23,9 +23,8 @@ if __name__ == "__main__":
     end_forks_with_this_process()
     other = multiprocessing.get_context("forkserver").Process(target=sleep, daemon=True)
     other.start()
-    forked = os.fork()
-    if forked:
-        print(forked, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

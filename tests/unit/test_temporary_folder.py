@@ -24,7 +24,8 @@ with own_temporary_folder():
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what the launcher sets is undone
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     return tmp_path
 
 

@@ -127,7 +127,8 @@ class AnnotationStore:
     @classmethod
     def _check_new(cls, folder: Path) -> None:
         """A folder with other files may be a mistake, so refuse it; other nodes may be creating the same store now."""
-        if folder.is_dir() and any(not path.name.startswith(cls.HEADER) for path in folder.iterdir()):
+        others = folder.is_dir() and any(not path.name.startswith(cls.HEADER) for path in folder.iterdir())
+        if others and not (folder / cls.HEADER).exists():  # a node that has created it meanwhile did so first
             raise UsageError(
                 f"{folder} is not an annotation store (no {cls.HEADER}) and not empty; pass --store a new folder, or "
                 "that of a store"

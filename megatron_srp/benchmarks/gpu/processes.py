@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_srp.benchmarks.gpu.janitor import MARK, end_marked
-from megatron_srp.training.process.process_ends import end_with_parent
+from megatron_srp.training.process.process_ends import ends_with_this_process
 
 SAVE_EVERY_S = 10.0
 _LOOK_EVERY_S = 0.1
@@ -71,7 +71,7 @@ def _start(command: Command, log: Path, environment: dict[str, str]) -> "subproc
             stderr=subprocess.STDOUT,
             env=environment | command.environment,
             process_group=0,
-            preexec_fn=end_with_parent,
+            preexec_fn=ends_with_this_process(),
         )
 
 

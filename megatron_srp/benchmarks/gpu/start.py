@@ -22,7 +22,7 @@ from pathlib import Path
 from megatron_srp.benchmarks.gpu import janitor
 from megatron_srp.benchmarks.gpu.options import parse
 from megatron_srp.errors import OutputError, UsageError, run_command
-from megatron_srp.training.process.process_ends import end_with_parent
+from megatron_srp.training.process.process_ends import ends_with_this_process
 
 ROOT = Path(__file__).parents[3]
 _NOT_NEEDED = {"shtab"}  # completes commands in a shell
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     with temporary_folder() as folder:
         environment = prepare(options.wheels, folder)
         command = [sys.executable, "-m", "megatron_srp.benchmarks.gpu.check", str(folder), str(began), *argv]
-        code = subprocess.run(command, env=environment, preexec_fn=end_with_parent).returncode
+        code = subprocess.run(command, env=environment, preexec_fn=ends_with_this_process()).returncode
     if code < 0:
         raise OutputError(f"the check was killed (signal {-code}); what it had measured is in {options.out}")
     return code
@@ -128,7 +128,7 @@ def install(wheels: Path, site: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "pip", "--isolated", "install", "--quiet", "--no-index", "--no-deps"]
     command += ["--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"]
     command += ["--target", str(site), *map(str, sorted(wheels.glob("*.whl")))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=end_with_parent)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, preexec_fn=ends_with_this_process())
     if done.returncode:
         version = ".".join(map(str, sys.version_info[:2]))
         raise UsageError(
@@ -196,7 +196,12 @@ def compile_kernels(environment: dict[str, str]) -> None:
         return
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, preexec_fn=end_with_parent
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=ends_with_this_process(),
     )
     if done.returncode:
         raise UsageError(

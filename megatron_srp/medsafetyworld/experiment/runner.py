@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from megatron_srp.errors import OutputError, UsageError
 from megatron_srp.files import make_folder, try_lock, write_json
 from megatron_srp.medsafetyworld.experiment.graph import Step
-from megatron_srp.training.process.process_ends import end_with_parent
+from megatron_srp.training.process.process_ends import ends_with_this_process
 
 _ROOT = Path(__file__).parents[3]
 _TAIL = 15  # lines of a failed step's log
@@ -121,7 +121,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self._environment(),
-                preexec_fn=end_with_parent,
+                preexec_fn=ends_with_this_process(),
             )
         self._running[step.name] = process
         if self._stopped.is_set():

@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import resource_tracker
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -38,11 +39,18 @@ def _end_after(pid: int) -> None:
             os._exit(1)
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent has ended (on Linux; does nothing elsewhere)."""
+def ends_with_this_process() -> Callable[[], None]:
+    """The `preexec_fn` of a process that is not to outlive this one (on Linux; does nothing elsewhere)."""
+    return partial(_end_with_parent, os.getpid())
+
+
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent has ended, which may have happened since the fork."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 @contextmanager
@@ -64,14 +72,15 @@ def end_forks_with_this_process() -> None:
 
     Forks of other threads are excluded: the kernel's "parent" is the thread, which may end before its process.
     """
-    forker: list[threading.Thread] = []
+    forker: list[tuple[threading.Thread, int]] = []
 
     def before() -> None:
-        forker[:] = [threading.current_thread()]
+        forker[:] = [(threading.current_thread(), os.getpid())]
 
     def in_child() -> None:
-        if forker[0] is main:
-            end_with_parent()
+        thread, pid = forker[0]
+        if thread is main:
+            _end_with_parent(pid)
 
     main = threading.main_thread()
     os.register_at_fork(before=before, after_in_child=in_child)

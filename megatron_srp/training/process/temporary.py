@@ -28,9 +28,10 @@ def own_temporary_folder() -> Iterator[Path]:
     _remove_abandoned(base)
     before = os.environ.get("TMPDIR")
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(folder / "new.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try_lock(lock)
+        try_lock(lock)  # before it has the name by which another launcher finds it
+        (folder / "new.lock").rename(folder / _LOCK)
         _use(str(folder), str(folder))
         yield folder
     finally:
