@@ -74,8 +74,7 @@ def _join(args: argparse.Namespace) -> None:
     if upload:
         upload.publish()
         print(f"moved them to {out.rpartition('/')[0]}")
-    else:
-        next_step(f"srp verify {out} checks them; srp inspect {out} shows them")
+    next_step(f"srp verify {out} checks them; srp inspect {out} shows them")
 
 
 def _every_half_minute(parts: int) -> Callable[[int], None]:

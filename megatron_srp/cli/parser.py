@@ -68,7 +68,11 @@ def on_disk(given: str) -> str:
 
 def on_disk_or_s3(given: str) -> str:
     """A type for argparse: `given`, unless it is a URL of another place than S3."""
-    return given if on_s3(given) else on_disk(given)
+    if "://" in given and not on_s3(given):
+        raise argparse.ArgumentTypeError(
+            f"{given}: is neither on this machine nor on S3; pass a path or s3://BUCKET/..."
+        )
+    return given
 
 
 def require_at_least(least: int, args: argparse.Namespace, *flags: str) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from megatron_srp.cli import work_folder
 from megatron_srp.cli.parser import next_step
 from megatron_srp.cli.preprocess_flags import build_parser, validate
-from megatron_srp.remote.drivers import on_s3
 
 if TYPE_CHECKING:
     from megatron_srp.data.shards.upload import ShardUpload
@@ -94,10 +93,9 @@ def _publish(upload: "ShardUpload | None") -> None:
 
 
 def _suggest_training(made: str, data: str) -> None:
-    """The next commands: `srp inspect` reads a disk only, and Megatron takes more flags for data on S3."""
-    look = "" if on_s3(made) else f"srp inspect {made} shows the verdicts; "
+    """The next commands: Megatron takes more flags for data on S3."""
     streamed = " --no-mmap-bin-files --object-storage-cache-path DIR" if "s3://" in data else ""
-    next_step(f"{look}srp train --data-path {data}{streamed} ...")
+    next_step(f"srp inspect {made} shows the verdicts; srp train --data-path {data}{streamed} ...")
 
 
 def _next_to(prefix: str, made: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 import argparse
 
-from megatron_srp.cli.parser import Parser, next_step, on_disk
+from megatron_srp.cli import work_folder
+from megatron_srp.cli.parser import Parser, next_step, on_disk_or_s3
 from megatron_srp.data.shards.prefix import output_prefix
 
 DESCRIPTION = "Turn reflected shards back into the plain ones they were made from."
@@ -11,14 +12,20 @@ DESCRIPTION = "Turn reflected shards back into the plain ones they were made fro
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="srp strip", description=DESCRIPTION)
     add = parser.add_argument
-    add("prefix", type=on_disk, metavar="PREFIX", help="the --output-prefix of the reflected shards (PREFIX.srp.json)")
+    add(
+        "prefix",
+        type=on_disk_or_s3,
+        metavar="PREFIX",
+        help="the --output-prefix of the reflected shards (PREFIX.srp.json), or s3://BUCKET/FOLDER/NAME",
+    )
     add(
         "output_prefix",
-        type=lambda given: output_prefix(on_disk(given)),
+        type=lambda given: output_prefix(on_disk_or_s3(given)),
         metavar="OUT",
-        help="prefix of the plain shards to write",
+        help="prefix of the plain shards to write, or s3://BUCKET/FOLDER/NAME",
     )
     add("--overwrite", action="store_true", help="replace existing output")
+    work_folder.add_work_dir(parser)
     return parser
 
 
@@ -29,8 +36,14 @@ def main(argv: list[str]) -> None:
     from megatron_srp.data.preprocess.summary import print_files
     from megatron_srp.data.shards.strip import strip_reflections
 
-    manifest = strip_reflections(args.prefix, args.output_prefix, args.overwrite)
+    out = args.output_prefix
+    upload = work_folder.shard_upload(args, None)
+    with work_folder.fetched_output(args.prefix, args.work_dir) as name:
+        manifest = strip_reflections(name, args.output_prefix, args.overwrite)
     counts = manifest["counts"]
     print(f"{counts['documents']:,} documents, {counts['tokens']:,} tokens without reflections")
     print_files(args.output_prefix, manifest)
-    next_step(f"srp verify {args.output_prefix} checks them")
+    if upload:
+        upload.publish()
+        print(f"moved them to {out.rpartition('/')[0]}")
+    next_step(f"srp verify {out} checks them")

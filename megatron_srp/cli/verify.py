@@ -1,9 +1,14 @@
 """`srp verify`: finished shards checked for damage."""
 
 import argparse
+from typing import TYPE_CHECKING
 
+from megatron_srp.cli import work_folder
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
-from megatron_srp.cli.parser import Parser, next_step, on_disk
+from megatron_srp.cli.parser import Parser, next_step, on_disk_or_s3
+
+if TYPE_CHECKING:
+    from megatron_srp.data.verify.shards import Verification
 
 DESCRIPTION = """
 Check finished shards: indices, offsets, tokens, reflections, counts and checksums. Exit code 0: clean; 2: damaged.
@@ -15,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "prefix",
-        type=on_disk,
+        type=on_disk_or_s3,
         metavar="PREFIX",
-        help="the --output-prefix of the shards, or the prefix of one .bin and .idx",
+        help="the --output-prefix of the shards, or s3://BUCKET/FOLDER/NAME; or the prefix of one .bin and .idx",
     )
     add("--quick", action="store_true", help="skip the tokens and the checksums")
     add(
@@ -27,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --tokenizer-model: its type, as for Megatron",
     )
     add("--tokenizer-model", metavar="PATH", help="where the tokenizer is now (default: where the manifest says)")
+    work_folder.add_work_dir(parser)
     return parser
 
 
@@ -38,17 +44,23 @@ def main(argv: list[str]) -> int:
     from megatron_srp.tokenization import load_tokenizer
 
     tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model) if args.tokenizer_model else None
-    check = verify_shards(args.prefix, args.quick, tokenizer)
-    for line in check.shards:
-        print(line)
-    for line in check.findings.unchecked:
-        print(f"not checked: {line}")
-    for line in check.findings.lines():
-        print(f"damaged: {line}")
-    if check.findings:
-        print(f"{len(check.findings):,} findings")
+    findings = 0
+    with work_folder.fetched_outputs([args.prefix], args.work_dir, plain=True) as names:
+        for name in names:
+            check = verify_shards(name, args.quick, tokenizer)
+            _print(check, args.work_dir)
+            findings += len(check.findings)
+    if findings:
+        print(f"{findings:,} findings")
         next_step("srp preprocess --overwrite ... writes them again, with the settings that their .srp.json states")
         return 2
     print("no damage found")
     next_step(f"srp inspect {args.prefix} shows the verdicts; srp train --data-path SHARD ... trains on them")
     return 0
+
+
+def _print(check: "Verification", work: str) -> None:
+    lines = [*check.shards, *(f"not checked: {line}" for line in check.findings.unchecked)]
+    lines += [f"damaged: {line}" for line in check.findings.lines()]
+    for line in lines:
+        print(work_folder.with_urls(line, work))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from megatron_srp.corpus.partitions import Partition
 from megatron_srp.errors import UsageError
 from megatron_srp.remote.drivers import on_s3
-from megatron_srp.remote.objects import WORK_DIR, is_remote_output
+from megatron_srp.remote.objects import WORK_DIR, is_remote_output, twin, url_of
 
 if TYPE_CHECKING:
     from megatron_srp.data.shards.upload import ShardUpload
@@ -50,21 +50,52 @@ def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "Shar
 
 
 @contextmanager
-def fetched_outputs(prefixes: Sequence[str], work: str, files: bool = True) -> Iterator[list[str | Path]]:
-    """The prefixes, those on S3 replaced by copies of what is there, which go when the block has done its work."""
-    from megatron_srp.data.shards.download import fetch_outputs, remove_copies
+def fetched_outputs(
+    prefixes: Sequence[str], work: str, files: bool = True, plain: bool = False
+) -> Iterator[list[str | Path]]:
+    """The prefixes, those on S3 replaced by copies of what is there, which go when the block has done its work.
+
+    Args:
+        files: whether the shards are wanted too, or the manifests alone.
+        plain: whether, of sidecars, the shards next to them that they are for are wanted too.
+    """
+    from megatron_srp.data.shards.download import fetch_outputs, fetch_plain_shards, remove_copies
 
     names: list[str | Path] = []
     copies: list[Path] = []
+    others: list[Path] = []
     for prefix in prefixes:
         if is_remote_output(prefix, "PREFIX"):
             found = list(fetch_outputs(prefix, work, files))
             copies += found
             names += found
+            if plain:
+                others += [copy for name in found for copy in fetch_plain_shards(name, url_of(name, work), work)]
         else:
             names.append(prefix)
     yield names
     remove_copies(copies)
+    for copy in others:
+        copy.unlink(missing_ok=True)
+
+
+@contextmanager
+def fetched_output(prefix: str, work: str) -> Iterator[str | Path]:
+    """As `fetched_outputs`, for a command that takes one, or one shard; of several on S3, nothing is fetched."""
+    from megatron_srp.data.shards.sidecar import sidecar_path
+
+    with fetched_outputs([prefix], work, files=False) as names:
+        found = [url_of(name, work) for name in names]
+    if len(found) > 1:
+        raise UsageError(f"{prefix} names {len(found)} outputs; pass one of them: {', '.join(found)}")
+    with fetched_outputs([prefix], work, plain=True) as (name,):
+        shard = twin(prefix, work)
+        yield shard if on_s3(prefix) and sidecar_path(shard).exists() else name
+
+
+def with_urls(text: str, work: str) -> str:
+    """What is said about copies, about what they are copies of."""
+    return text.replace(f"{Path(work) / 's3'}/", "s3://")
 
 
 @contextmanager

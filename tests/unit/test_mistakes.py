@@ -45,14 +45,19 @@ def test_all_commands_check_it(tmp_path):
     [
         ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--output-prefix"],
         ["sft", "--input", "c.jsonl", "--guard", "heuristic", "--out"],
-        ["strip", "in"],
-        ["verify"],
-        ["inspect"],
+        ["show"],
     ],
 )
 def test_no_command_takes_a_url_for_a_folder(flags, tmp_path):
     done = srp(*flags, "s3://bucket/a/b", cwd=tmp_path)
     assert done.returncode == 2 and "s3://bucket/a/b: only local files can be used here" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [["strip", "in"], ["strip"], ["verify"], ["inspect"]])
+def test_nor_one_of_another_place_for_s3(flags, tmp_path):
+    done = srp(*flags, "gs://bucket/a/b", cwd=tmp_path)
+    assert done.returncode == 2 and "gs://bucket/a/b: is neither on this machine nor on S3; pass a path" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ import orjson
 
 from megatron_srp.corpus.partitions import parse_name
 from megatron_srp.data.shards.manifest import SUFFIX, find_remote_manifest, manifest_path, read_manifest
+from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
 from megatron_srp.errors import InputError
 from megatron_srp.files import checksum
 from megatron_srp.remote.copies import copy_object
@@ -20,7 +21,7 @@ def fetch_outputs(url: str, work: str | Path, files: bool = True) -> Iterator[Pa
     What an earlier try has copied is not fetched again.
 
     Args:
-        url: the output prefix, s3://BUCKET/FOLDER/NAME.
+        url: the output prefix, s3://BUCKET/FOLDER/NAME, or that of one of an output's shards or sidecars.
         work: the folder for the copies.
         files: whether the shards are wanted too, or the manifests alone.
 
@@ -31,6 +32,7 @@ def fetch_outputs(url: str, work: str | Path, files: bool = True) -> Iterator[Pa
     objects, here = Objects(folder), twin(folder, work)
     there = {path.removesuffix(SUFFIX) for path in objects.all() if path.endswith(SUFFIX) and "/" not in path}
     found = [name] if name in there else sorted(made for made in there if (parse_name(made) or ("",))[0] == name)
+    found = found or [made for made in there if name.startswith(made) and _lists(objects, made, name)][:1]
     if not found:
         raise InputError(f"{url}: no finished output is there; `srp preprocess` uploads its manifest last")
     for made in found:
@@ -41,6 +43,30 @@ def fetch_outputs(url: str, work: str | Path, files: bool = True) -> Iterator[Pa
         here.mkdir(parents=True, exist_ok=True)
         manifest_path(here / made).write_bytes(manifest)
         yield here / made
+
+
+def _lists(objects: Objects, output: str, shard: str) -> bool:
+    manifest = orjson.loads(objects.read(f"{output}{SUFFIX}"))
+    return any(entry["name"] == shard for kind in ("shards", "sidecars") for entry in manifest.get(kind) or [])
+
+
+def fetch_plain_shards(output: Path, url: str, work: str | Path) -> Iterator[Path]:
+    """Copy the shards that an output's sidecars are for, where they are next to it on S3, and yield the copies' files.
+
+    Args:
+        output: the prefix of its copy.
+        url: that of the output itself.
+        work: the folder for the copies.
+    """
+    for entry in read_manifest(manifest_path(output)).get("sidecars") or []:
+        try:
+            made_for = ReflectionSidecar.load(sidecar_path(output.with_name(entry["name"]))).info["shard"]["name"]
+        except (InputError, KeyError):  # the command that reads it says what is wrong with it
+            continue
+        shard = f"{url.rpartition('/')[0]}/{Path(made_for).name}"
+        if find_remote(f"{shard}.idx")[0]:
+            for _, copies in fetch_shards(shard, work):
+                yield from copies
 
 
 def remove_copies(prefixes: Sequence[Path]) -> None:
