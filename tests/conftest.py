@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from megatron_srp.annotation.base import Guard
 from megatron_srp.schema import SAFE, SafetyLabel, Verdict
@@ -61,8 +61,9 @@ LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3
 
 # `make test` tries the same cases each time, so that it fails for no change but the one at hand;
 # `make test-all`, which deselects nothing, tries new ones. No test depends on an idle machine: no deadline.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.register_profile("new cases", deadline=None)
+ANY_SPEED = [HealthCheck.too_slow]
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=ANY_SPEED)
+settings.register_profile("new cases", deadline=None, suppress_health_check=ANY_SPEED)
 
 
 def pytest_configure(config: pytest.Config) -> None:

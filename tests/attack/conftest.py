@@ -34,6 +34,6 @@ def attacked(tiny_reflector, tmp_path_factory) -> Iterator[Attacked]:
     entry = "- {{name: {0}, key: sk-{0}, policy: {{on_unsafe: {0}, reflect_every: 12}}}}\n"
     (folder / "keys.yaml").write_text("".join(map(entry.format, POLICIES)))
     files = ["--keys", str(folder / "keys.yaml"), "--audit-log", str(folder / "audit.jsonl")]
-    flags = ["--served-name", "tiny", "--completions", "--max-new-tokens", "60", "--queue", "300"]
+    flags = ["--served-name", "tiny", "--completions", "--max-new-tokens", "60", "--queue", "300", "--timeout", "3600"]
     with Served(tiny_reflector, *flags, *files, key="sk-refuse-by-flags") as served:
         yield Attacked(served.wait(), folder / "audit.jsonl")

@@ -14,6 +14,7 @@ from tests.attack.conftest import POLICIES, Attacked
 from tests.attack.fields import requests
 from tests.attack.guarantee import UNSAFE, check, shown
 from tests.attack.request_table import CHAT, KNIFE, MODERATE, REQUESTS, TEXT, TOKENIZE
+from tests.helpers.served import until
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -83,6 +84,6 @@ def test_clients_that_vanish_leave_nothing(attacked, clients):
         files, memory = len(list((process / "fd").iterdir())), resident()
         list(pool.map(lambda i: vanish(attacked, i), range(clients)))
     settle()
-    assert len(list((process / "fd").iterdir())) <= files + 2
+    until(lambda: len(list((process / "fd").iterdir())) <= files + 2)  # it closes the last ones a few turns later
     assert resident() <= memory + (64 << 20)
     assert shown(attacked.post("retract", {"model": "tiny", **KNIFE}, CHAT)) == ["we saw the morning."]

@@ -2,8 +2,8 @@
 
 Reads one run per line of stdin, as JSON: `{"world_size": 2, "argv": [...], "log": PATH, "module": NAME, "env": {...}}`
 (the module whose `main()` is run, and what its environment has besides), and answers with one line per run: the JSON
-list of the ranks' exit codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed, SIGKILL after
-some seconds. Its ranks are a process group, whose id is written to LOG.group.
+list of the ranks' exit codes. A run is stopped as torchrun does it: SIGTERM to the other ranks once one has failed,
+SIGKILL after some seconds. Each rank writes to LOG.RANK; they are a process group, whose id is written to LOG.group.
 """
 
 import gc
@@ -16,9 +16,9 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.helpers.ports import free_port
+from tests.helpers.ports import free_port, give_back
 
-SECONDS_TO_STOP = 10.0
+SECONDS_TO_STOP = 30.0  # as torchrun
 IMPORTED_BY_RANKS = (
     "megatron_srp.training.pretrain",
     "megatron_srp.training.trainer.run",
@@ -34,7 +34,7 @@ def train(rank: int, world_size: int, port: int, argv: list[str], log: str, modu
     os.environ.update(env)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(f"{log}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.argv = ["pretrain", *argv]
@@ -76,6 +76,7 @@ def run(world_size: int, argv: list[str], log: str, module: str, env: dict[str, 
             stop(ranks, codes, signal.SIGKILL)
         else:
             time.sleep(0.02)
+    give_back(port)
     return [codes[rank] for rank in range(world_size)]
 
 

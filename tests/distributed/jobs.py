@@ -81,7 +81,10 @@ class Job:
 
     def wait(self) -> Finished:
         """Wait for its end."""
-        return Finished(self.server.answer(), self.log.read_text())
+        codes = self.server.answer()
+        # A file for each rank: lines that two write into one at the same time can be torn.
+        logs = sorted(self.log.parent.glob(f"{self.log.name}.[0-9]*"))
+        return Finished(codes, "".join(log.read_text() for log in logs))
 
 
 class Forkserver:
@@ -113,7 +116,7 @@ class Forkserver:
     def wait_for_all_to_end(self) -> None:
         """Wait until none of the processes of the latest job is left, its ranks' children included."""
         group = int((self.folder / f"run-{self.num_runs}.log.group").read_text())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 os.killpg(group, 0)

@@ -35,9 +35,10 @@ class Nodes:
         with self.logs[node].open("w") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY, env=env, start_new_session=True)
 
-    def wait_until_started(self) -> None:
+    def wait_until_started(self, *nodes: int) -> None:
+        """Until the ranks of these nodes, or of both, run."""
         deadline = time.monotonic() + 300
-        while not all("started" in log.read_text() for log in self.logs):
+        while not all("started" in self.logs[node].read_text() for node in nodes or (0, 1)):
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
 
@@ -46,7 +47,7 @@ class Nodes:
 
     def codes(self) -> list[int]:
         """Wait far less than torchrun's own 300 s."""
-        return [launcher.wait(timeout=150) for launcher in self.launchers]
+        return [launcher.wait(timeout=200) for launcher in self.launchers]
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def started(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nodes]:
 
 @pytest.mark.parametrize("started", ["sleep,fail"], indirect=True)
 def test_a_failed_rank_ends_the_other_node(started: Nodes) -> None:
+    started.wait_until_started(1)
     assert started.codes() == [2, 2]
     said = started.said()
     assert said[0].splitlines()[-1] == f"error: rank 1 on {HOST} (node 1): the shard x.bin is damaged"
@@ -84,7 +86,7 @@ def test_a_node_that_is_gone(lost: int, started: Nodes) -> None:
     launcher = started.launchers[lost]
     os.killpg(launcher.pid, signal.SIGKILL if lost else signal.SIGSTOP)  # dead; or alive, but not answering
     other = started.launchers[1 - lost]
-    assert other.wait(timeout=150) == 1
+    assert other.wait(timeout=200) == 1
     line = started.said()[1 - lost].splitlines()[-1]
     assert line.startswith(f"error: node {lost}") and "gave no sign of life for 20 s" in line
     assert "Traceback" not in started.said()[1 - lost]
@@ -101,6 +103,7 @@ def test_a_node_that_has_finished_waits_for_the_other(started: Nodes) -> None:
 
 @pytest.mark.parametrize("started", ["8,7"], indirect=True)
 def test_a_rank_that_hangs(started: Nodes) -> None:
+    started.wait_until_started()
     assert started.codes() == [1, 1]
     line = rf"^error: no micro-batch for \d+ s: the others wait for rank 1 on {HOST}, with 7 of 8; rerun"
     for said in started.said():

@@ -46,7 +46,7 @@ def assert_refused(command: list[str], message: str, **variables: str) -> None:
     """The output ends when the last process that has it ends."""
     began = time.monotonic()
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY, env=environment() | variables
+        command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY, env=environment() | variables
     )
     print(f"ended after {time.monotonic() - began:.1f} s, with {ended.returncode}")
     by_torchrun = command[:3] == TORCHRUN

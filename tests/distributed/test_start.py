@@ -5,7 +5,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from tests.helpers.commands import SRP
 
 
 def refused(forkserver: Forkserver, world_size: int, argv: list[str]) -> str:
-    started = time.monotonic()
     finished = forkserver.run(world_size, argv)
-    assert time.monotonic() - started < 300  # far below torch's time limits for a rank that does not come
     assert finished.codes[0] == 2, finished.log[-3000:]
     assert all(code in (2, -signal.SIGTERM) for code in finished.codes[1:])
     assert "Traceback" not in finished.log

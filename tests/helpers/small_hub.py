@@ -61,6 +61,8 @@ def small_hub(name: str, files: Path) -> Iterator[dict[str, str]]:
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
             "HF_HUB_OFFLINE": "0",
+            "HF_HUB_ETAG_TIMEOUT": "600",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "600",
         }
     finally:
         server.shutdown()

@@ -127,7 +127,7 @@ def test_training_with_them_has_the_losses_of_training_without() -> None:
     sizes += ["--train-iters", "4", "--log-interval", "1", "--overlap-grad-reduce", "--use-distributed-optimizer"]
     losses = []
     for more in ([], [SWITCH]):
-        done = subprocess.run([sys.executable, "-c", TRAIN, *sizes, *more], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, "-c", TRAIN, *sizes, *more], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [line for line in done.stdout.splitlines() if "lm loss: " in line]
         losses.append([float(line.partition("lm loss: ")[2].split()[0]) for line in lines])

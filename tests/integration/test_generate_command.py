@@ -90,7 +90,7 @@ class Terminal:
     def until(self, text: str) -> str:
         """What it shows until it shows `text`, which it may have to wait for."""
         while text not in self.shown:
-            ready, _, _ = select.select([self.terminal], [], [], 120)
+            ready, _, _ = select.select([self.terminal], [], [], 600)
             assert ready, self.shown
             self.shown += os.read(self.terminal, 4096).decode()
         found, self.shown = self.shown.split(text, 1)

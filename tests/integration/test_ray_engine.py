@@ -28,8 +28,16 @@ def test_a_killed_actor_is_replaced_and_its_work_done_by_others(tiny_guard):
         pids = [ray.get(worker.actor.describe.remote())[2] for worker in guard.engine.actors.workers]
         assert len(set(pids)) == 2 <= guard.engine.callers
 
+        at_work, collect = threading.Event(), guard.engine._collect
+
+        def collected(*given):
+            at_work.set()
+            return collect(*given)
+
+        guard.engine._collect = collected
+
         def kill():
-            time.sleep(0.2)
+            at_work.wait(600)
             os.kill(pids[1], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
@@ -53,7 +61,7 @@ def test_actors_without_a_place_are_reported_and_not_waited_for(tiny_guard, caps
     options = GuardOptions(str(tiny_guard), engine="ray", engine_options={"actors": count, "prompts_per_piece": 2})
     guard: Any = load_guard("qwen3guard", options)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while "no place for 3 of" not in (said := capsys.readouterr().err) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert f"the cluster has no place for 3 of {count} actors; " in said

@@ -113,7 +113,7 @@ def test_messages_in_troubleshooting_are_those_of_the_code():
 
 def test_the_short_tour(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = srp("smoke", "--out", tmp_path / "smoke", "--documents", "60", "--steps", "3", timeout=300, env=environment)
+    done = srp("smoke", "--out", tmp_path / "smoke", "--documents", "60", "--steps", "3", env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "smoke" / "report.html").read_text()
     assert "&lt;think&gt; Unsafe" in page and "<think>" not in page

@@ -19,7 +19,7 @@ from tests.helpers.served import KEY, Served, openai, say, until
 def server(tiny_reflector, tmp_path_factory):
     """One that is never done, and whose noise no guard stops."""
     model = make_endless(tmp_path_factory.mktemp("endless"), tiny_reflector)
-    flags = ["--batch-size", "1", "--queue", "1", "--timeout", "120", "--grace", "1.5", "--max-new-tokens", "90000"]
+    flags = ["--batch-size", "1", "--queue", "1", "--timeout", "3600", "--grace", "1.5", "--max-new-tokens", "90000"]
     flags += ["--on-unsafe", "off"]
     with Served(model, *flags, key=KEY) as server:
         yield server.wait()

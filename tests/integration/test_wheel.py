@@ -96,7 +96,7 @@ def test_serve(installed, tiny_reflector):
         try:
             assert server.stdout is not None
             url = server.stdout.readline().partition(" on ")[2].partition(": ")[0]
-            name = httpx.get(f"{url}/models", trust_env=False).json()["data"][0]["id"]
+            name = httpx.get(f"{url}/models", trust_env=False, timeout=600).json()["data"][0]["id"]
             body = {"model": name, "prompt": "say: river", "max_tokens": 4}
             answer = httpx.post(f"{url}/completions", json=body, trust_env=False, timeout=600).json()
             assert answer["choices"][0]["finish_reason"] in ("stop", "length")

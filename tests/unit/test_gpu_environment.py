@@ -58,7 +58,7 @@ def test_libraries_are_found_and_nothing_is_left(tmp_path: Path) -> None:
         tmp_path / "out",
         *CPU,
     ]
-    done = subprocess.run([*command, "--minutes", "0.01"], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run([*command, "--minutes", "0.01"], capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     assert "note: the wheels also require not_here, which is not here; it may not matter" in done.stdout
     purelib, libraries, installed = json.loads((tmp_path / "seen").read_text())

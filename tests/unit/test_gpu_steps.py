@@ -55,14 +55,14 @@ def test_a_step_ends_with_the_command_that_fails_and_the_next_one_waits_for_it(t
     check = make_check(tmp_path)
     first = Step("first", 1, 60, lambda place: [say("error: no room", 2), say("never")])
     second = Step("second", 1, 60, lambda place: [say("never")], needs=("first",))
-    assert first.work(check, 60).summary() == "failed: error: no room"
-    assert second.work(check, 60).summary() == "skipped: needs first"
+    assert first.work(check, 600).summary() == "failed: error: no room"
+    assert second.work(check, 600).summary() == "skipped: needs first"
     assert "never\n" not in (check.logs / "first.log").read_text()
 
 
 def test_a_step_that_is_cut_is_not_done(tmp_path: Path) -> None:
     check = make_check(tmp_path)
-    step = Step("slow", 1, 60, lambda place: [[PYTHON, "-c", "import time; time.sleep(60)"]])
+    step = Step("slow", 1, 60, lambda place: [[PYTHON, "-c", "import time; time.sleep(600)"]])
     assert step.work(check, 0.5).status == "timeout"
     assert not (tmp_path / "experiment" / "done" / "slow").exists()
 

@@ -24,7 +24,7 @@ from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import Verdict
 from megatron_srp.segmentation import segment_text
 from megatron_srp.tokenization import TextTokenizer, load_tokenizer
-from tests.conftest import random_texts
+from tests.conftest import ANY_SPEED, random_texts
 from tests.helpers.killing import kill_and_resume
 from tests.helpers.plain_shards import TEXTS, build, flags, write_shard
 
@@ -188,7 +188,7 @@ def test_killed_at_random_moments(tokenizer_models, tmp_path, extra):
     kill_and_resume(argv, tmp_path / "runs", kills=4, seed=1)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[*ANY_SPEED, HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([8, 60, 1 << 20]), st.data())
 def test_a_damaged_index_is_an_error_of_ours_or_none(tmp_path, block_tokens, data):
     """Numbers changed in an index: never another exception."""

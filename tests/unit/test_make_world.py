@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,8 +233,17 @@ def _started(out: Path) -> tuple[subprocess.Popen, list[int]]:
     return process, workers
 
 
+def _ignores_interrupts(pid: int) -> bool:
+    ignored = re.search(r"^SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path):
     process, workers = _started(tmp_path / "w")
+    deadline = time.monotonic() + 600
+    while not all(map(_ignores_interrupts, workers)):  # one may still be importing while another writes
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     for pid in (process.pid, *workers):  # as the terminal does
         os.kill(pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=600)

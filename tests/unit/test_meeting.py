@@ -17,6 +17,8 @@ def meet(counts: dict[int, int], seconds: float = 60.0) -> dict[int, str]:
     def take_part(node: int) -> Callable[[], None]:
         def run() -> None:
             try:
+                if node == 0:  # its patience begins when those that come are there
+                    store.wait([f"srp/nodes/{other}" for other in counts if other])
                 Meeting().meet(store, node, counts[node], seconds)
                 said[node] = ""
             except UsageError as error:

@@ -175,7 +175,8 @@ def test_a_killed_merge_looks_unfinished_and_goes_on(tokenizer, tmp_path):
         process.wait()
         whole = (tmp_path / "out" / "m.srp.json").exists()
         again = subprocess.run(command, capture_output=True, text=True)  # of a whole one it clears the work folder away
-        assert "exists already" in again.stderr if whole else again.returncode == 0, again.stderr
+        # Killed between the manifest and the journal's end, it has only the latter left to do.
+        assert again.returncode == 0 or (whole and "exists already" in again.stderr), again.stderr
         assert files(tmp_path / "out") == files(tmp_path / "single")
 
 

@@ -24,6 +24,7 @@ from megatron_srp.errors import InputError
 from megatron_srp.reflection import ReflectionFormat
 from megatron_srp.schema import SafetyLabel, Verdict
 from megatron_srp.tokenization import load_tokenizer
+from tests.conftest import ANY_SPEED
 from tests.helpers.plain_shards import build, flags, write_shard
 
 LABELS = [SafetyLabel(Verdict.SAFE), SafetyLabel(Verdict.CONTROVERSIAL), SafetyLabel(Verdict.UNSAFE, ("Violent",))]
@@ -128,7 +129,7 @@ def packed_texts(draw):
     return of, np.array(draw(st.lists(st.integers(0, 2), min_size=len(ends), max_size=len(ends))), np.int64)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[*ANY_SPEED, HealthCheck.function_scoped_fixture])
 @given(
     packed_texts(), st.dictionaries(st.sampled_from(list(Verdict)), rules()), st.sampled_from(["segment", "document"])
 )

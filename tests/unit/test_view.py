@@ -22,7 +22,7 @@ from megatron_srp.data.shards.sidecar import ReflectionSidecar
 from megatron_srp.data.shards.view import SUM_EVERY, ReflectedIndexedDataset
 from megatron_srp.errors import InputError
 from megatron_srp.schema import SafetyLabel, Verdict
-from tests.conftest import KeywordGuard, random_texts
+from tests.conftest import ANY_SPEED, KeywordGuard, random_texts
 
 SIZES = [3, 1, 7, 0]
 UNSAFE = SafetyLabel(Verdict.UNSAFE)
@@ -69,7 +69,7 @@ def sequences(draw):
     return tokens, cuts, draw(st.lists(st.integers(0, len(SIZES) - 1), min_size=len(cuts), max_size=len(cuts)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[*ANY_SPEED, HealthCheck.function_scoped_fixture])
 @given(st.lists(sequences(), min_size=1, max_size=6), st.sampled_from(DTYPES), st.data())
 def test_any_part_is_as_defined(tmp_path, rows, dtype, data):
     view = ReflectedIndexedDataset(*write(tmp_path / "s", rows, dtype))
@@ -95,7 +95,7 @@ def treated_sequences(draw):
     return tokens, cuts, draw(st.lists(entries, min_size=len(cuts), max_size=len(cuts)))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[*ANY_SPEED, HealthCheck.function_scoped_fixture])
 @given(st.lists(treated_sequences(), min_size=1, max_size=6), st.data())
 def test_any_part_of_a_treated_sequence_and_its_mask_are_as_defined(tmp_path, rows, data):
     view = ReflectedIndexedDataset(*write(tmp_path / "s", rows, "uint16", TREATED))
@@ -199,7 +199,7 @@ def test_files_that_do_not_belong_together(tmp_path):
             view.get(2)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[*ANY_SPEED, HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["s.idx", "s.srp"]), st.data())
 def test_damage_is_an_error_of_ours_or_none(tmp_path, name, data):
     """Bytes changed, cut off or added: never a crash, and no other exception."""
