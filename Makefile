@@ -13,6 +13,8 @@
 # Without byte code Megatron's imports take twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
+# After a worker that has crashed, xdist can wait for ever for another's tests.
+IN_PARALLEL = -n 2 --dist loadfile --max-worker-restart 0
 
 KERNELS = megatron_srp/_arrays.h megatron_srp/corpus/_text.c megatron_srp/data/_tokens.c
 
@@ -38,18 +40,18 @@ real: .venv/gguf
 	@touch $@
 
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest $(IN_PARALLEL)
 
 test-all: setup
 	tools/setup_comparisons.sh
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m ''
+	.venv/bin/python -m pytest $(IN_PARALLEL) -m ''
 
 test-hosts: setup
 	MEGATRON_LM=$(abspath $(MEGATRON_LM)) .venv/bin/python -m pytest tests/hosts
 	@cat out/hosts/*.md
 
 coverage: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	.venv/bin/python -m pytest $(IN_PARALLEL) --cov --cov-report=term
 
 soak: setup
 	.venv/bin/python -m tests.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --out BENCHMARKS.md
