@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="random seed for choosing the documents")
     add(
         "--shard",
+        type=on_disk_or_s3,
         metavar="PREFIX",
         help="for a sidecar: the plain shard it belongs to (default: the one in the sidecar's folder)",
     )
@@ -50,7 +51,10 @@ def main(argv: list[str]) -> None:
     page = args.out
     if page is None and not args.json and on_s3(prefix):
         page = Path(f"{prefix.rpartition('/')[2]}.report.html")
-    with work_folder.fetched_output(prefix, args.work_dir) as name:
+    with (
+        work_folder.fetched_output(prefix, args.work_dir) as name,
+        work_folder.fetched_shard(args.shard, args.work_dir) as args.shard,
+    ):
         page = _inspect(args, name, page)
     if not args.json:
         next_step(f"open {page} in a browser; srp verify {prefix} checks the files")

@@ -51,7 +51,7 @@ def _on_texts(args: argparse.Namespace) -> None:
     else:  # a partition may have no documents; the merged shard shows it instead
         require_documents(manifest)
         path = _next_to(prefix, manifest["shards"][0])
-        _suggest_training(prefix, path)
+        _suggest_training(prefix, path, manifest)
 
 
 def _on_ray(args: argparse.Namespace) -> None:
@@ -83,7 +83,7 @@ def _on_shards(args: argparse.Namespace) -> None:
     require_documents(manifest)
     path = _next_to(prefix, (manifest["sidecars"] or manifest["shards"])[0])
     shard = urls.get(shards[0], str(shards[0]))
-    _suggest_training(path, f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path)
+    _suggest_training(path, f"{shard} --srp-sidecar {path}.srp" if manifest["sidecars"] else path, manifest)
 
 
 def _publish(upload: "ShardUpload | None") -> None:
@@ -92,10 +92,13 @@ def _publish(upload: "ShardUpload | None") -> None:
         print(f"moved them to {upload.url.rpartition('/')[0]}")
 
 
-def _suggest_training(made: str, data: str) -> None:
+def _suggest_training(made: str, data: str, manifest: dict[str, Any]) -> None:
     """The next commands: Megatron takes more flags for data on S3."""
+    from megatron_srp.data.policies.policy import is_treated
+
     streamed = " --no-mmap-bin-files --object-storage-cache-path DIR" if "s3://" in data else ""
-    next_step(f"srp inspect {made} shows the verdicts; srp train --data-path {data}{streamed} ...")
+    look = f"srp inspect {made} shows the verdicts" if is_treated(manifest) else f"srp verify {made} checks the files"
+    next_step(f"{look}; srp train --data-path {data}{streamed} ...")
 
 
 def _next_to(prefix: str, made: dict[str, Any]) -> str:

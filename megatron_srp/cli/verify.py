@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         next_step("srp preprocess --overwrite ... writes them again, with the settings that their .srp.json states")
         return 2
     print("no damage found")
-    next_step(f"srp inspect {args.prefix} shows the verdicts; srp train --data-path SHARD ... trains on them")
+    next_step(f"srp inspect {args.prefix} shows the verdicts, if it has any; srp train --data-path SHARD ...")
     return 0
 
 

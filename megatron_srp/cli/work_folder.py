@@ -93,6 +93,22 @@ def fetched_output(prefix: str, work: str) -> Iterator[str | Path]:
         yield shard if on_s3(prefix) and sidecar_path(shard).exists() else name
 
 
+@contextmanager
+def fetched_shard(prefix: str | None, work: str) -> Iterator[str | None]:
+    """A shard's prefix; that of one on S3 replaced by a copy's, which goes when the block has done its work."""
+    if prefix is None or not on_s3(prefix):
+        yield prefix
+        return
+    from megatron_srp.data.shards.download import fetch_shards
+
+    (_, files), *others = fetch_shards(prefix, work)
+    if others:
+        raise UsageError(f"{prefix} names {1 + len(others)} shards; pass one of them")
+    yield str(files[0].with_suffix(""))
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
 def with_urls(text: str, work: str) -> str:
     """What is said about copies, about what they are copies of."""
     return text.replace(f"{Path(work) / 's3'}/", "s3://")

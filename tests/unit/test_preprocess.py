@@ -123,6 +123,13 @@ def test_mistakes_get_one_clear_line_and_leave_nothing(change, message, flags, w
         assert not list(out.glob("*document*")) and not (out / "c.srp.json").exists()
 
 
+@pytest.mark.parametrize(("guard", "step"), [("none", "verify"), ("heuristic", "inspect")])
+def test_the_next_command_can_be_run(guard, step, flags, write_jsonl, tmp_path, capsys):
+    out = str(tmp_path / "o")
+    assert main(["--input", str(write_jsonl(["a", "b"])), *flags, "--guard", guard, "--output-prefix", out]) == 0
+    assert f"\nnext: srp {step} {out} " in capsys.readouterr().out
+
+
 def test_exit_codes_and_no_traceback(flags, write_jsonl, tmp_path):
     source = bad(tmp_path, "b.jsonl", b"{}\n")
     done = run("--input", source, *flags, "--guard", "none", "--output-prefix", tmp_path / "o")

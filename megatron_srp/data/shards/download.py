@@ -63,9 +63,9 @@ def fetch_plain_shards(output: Path, url: str, work: str | Path) -> Iterator[Pat
             made_for = ReflectionSidecar.load(sidecar_path(output.with_name(entry["name"]))).info["shard"]["name"]
         except (InputError, KeyError):  # the command that reads it says what is wrong with it
             continue
-        shard = f"{url.rpartition('/')[0]}/{Path(made_for).name}"
-        if find_remote(f"{shard}.idx")[0]:
-            for _, copies in fetch_shards(shard, work):
+        folder, shard = url.rpartition("/")[0], Path(made_for).name
+        if Objects(folder).exists(f"{shard}.idx"):
+            for _, copies in fetch_shards(f"{folder}/{shard}", work):
                 yield from copies
 
 

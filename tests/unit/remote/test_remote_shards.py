@@ -101,6 +101,19 @@ def test_the_page_of_shards_on_s3_is_in_this_folder(here, work, capsys):
     assert "wrote c.report.html" in capsys.readouterr().out
 
 
+def test_a_sidecar_and_its_shard_in_two_places(here, store, work, capsys):
+    for name in ("w9.srp.json", "w9_plain_text_document.srp"):
+        store.copy_object(Bucket=BUCKET, Key=f"alone/{name}", CopySource={"Bucket": BUCKET, "Key": f"made/{name}"})
+    assert verify([f"s3://{BUCKET}/alone/w9", *work]) == 0
+    assert "its shard, plain_text_document, is not next to it" in capsys.readouterr().out
+    inspect([f"{THERE}/w9", "--json", *work])
+    together = json.loads(capsys.readouterr().out)
+    for place in (THERE, str(here)):
+        inspect([f"s3://{BUCKET}/alone/w9", "--shard", f"{place}/plain_text_document", "--json", *work])
+        apart = json.loads(capsys.readouterr().out)
+        assert apart == together | {"shard": f"s3://{BUCKET}/alone/w9_plain_text_document"}
+
+
 def test_one_of_several_is_asked_for(here, work):
     with pytest.raises(UsageError, match=rf"/h names 2 outputs; pass one of them: {THERE}/h-00000-of-00002, "):
         inspect([f"{THERE}/h", *work])
