@@ -51,22 +51,20 @@ def main(argv: list[str]) -> None:
     page = args.out
     if page is None and not args.json and on_s3(prefix):
         page = Path(f"{prefix.rpartition('/')[2]}.report.html")
-    with (
-        work_folder.fetched_output(prefix, args.work_dir) as name,
-        work_folder.fetched_shard(args.shard, args.work_dir) as args.shard,
-    ):
-        page = _inspect(args, name, page)
+    with work_folder.reading(args.work_dir, prefix, args.shard) as folder:
+        args.shard = work_folder.fetch_shard(args.shard, folder)
+        page = _inspect(args, folder, work_folder.fetch_output(prefix, folder), page)
     if not args.json:
         next_step(f"open {page} in a browser; srp verify {prefix} checks the files")
 
 
-def _inspect(args: argparse.Namespace, prefix: str | Path, page: Path | None) -> Path | None:
+def _inspect(args: argparse.Namespace, folder: Path, prefix: str | Path, page: Path | None) -> Path | None:
     """Returns the page that was written."""
     from megatron_srp.reports.shard_report import inspect_shard, open_shard, write_shard_report
 
     inspection = open_shard(prefix, args.shard, args.tokenizer_model)
     statistics, content = inspect_shard(inspection, args.documents, args.seed)
-    content["shard"] = work_folder.with_urls(content["shard"], args.work_dir)
+    content["shard"] = work_folder.with_urls(content["shard"], folder)
     if args.json:
         print(json.dumps(content, ensure_ascii=False, indent=2))
     else:

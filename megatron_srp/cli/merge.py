@@ -51,10 +51,10 @@ def main(argv: list[str]) -> None:
 def _print_blend(prefixes: list[str], work: str) -> None:
     from megatron_srp.data.shards.parts import blends, find_parts
 
-    with work_folder.fetched_outputs(prefixes, work, files=False) as names:
-        found = blends(find_parts(names))
+    with work_folder.reading(work, *prefixes) as folder:
+        found = blends(find_parts(work_folder.fetch_outputs(prefixes, folder, files=False)))
     for blend in found.values():
-        print(" ".join(url_of(word, work) for word in blend))
+        print(" ".join(url_of(word, folder) for word in blend))
     next_step("srp train --data-path BLEND ... trains on it", to_stderr=True)
 
 
@@ -65,9 +65,10 @@ def _join(args: argparse.Namespace) -> None:
 
     out = output_prefix(args.output_prefix)
     upload = work_folder.shard_upload(args, None)
-    with work_folder.fetched_outputs(args.prefixes, args.work_dir) as names:
-        parts = find_parts(names, Path(args.output_prefix))
-        manifest = merge_shards(parts, args.output_prefix, args.overwrite, _every_half_minute(len(parts)))
+    with work_folder.reading(args.work_dir, *args.prefixes) as folder:
+        parts = find_parts(work_folder.fetch_outputs(args.prefixes, folder), Path(args.output_prefix))
+        overwrite = args.overwrite or (upload is not None and upload.waits_with("merged"))
+        manifest = merge_shards(parts, args.output_prefix, overwrite, _every_half_minute(len(parts)))
     counts = manifest["counts"]
     print(f"{len(parts)} outputs joined: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     print_files(args.output_prefix, manifest)

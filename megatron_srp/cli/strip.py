@@ -37,13 +37,16 @@ def main(argv: list[str]) -> None:
     from megatron_srp.data.shards.strip import strip_reflections
 
     out = args.output_prefix
-    upload = work_folder.shard_upload(args, None)
-    with work_folder.fetched_output(args.prefix, args.work_dir) as name:
+    with work_folder.reading(args.work_dir, args.prefix, out) as folder:
+        args.work_dir = str(folder)  # what is for S3 is made there too: it is made again sooner than it is sent
+        upload = work_folder.shard_upload(args, None)
+        name = work_folder.fetch_output(args.prefix, folder)
         manifest = strip_reflections(name, args.output_prefix, args.overwrite)
-    counts = manifest["counts"]
-    print(f"{counts['documents']:,} documents, {counts['tokens']:,} tokens without reflections")
-    print_files(args.output_prefix, manifest)
-    if upload:
-        upload.publish()
-        print(f"moved them to {out.rpartition('/')[0]}")
+        counts = manifest["counts"]
+        print(f"{counts['documents']:,} documents, {counts['tokens']:,} tokens without reflections")
+        if upload:
+            upload.publish()
+            print(f"wrote them to {out}")
+        else:
+            print_files(args.output_prefix, manifest)
     next_step(f"srp verify {out} checks them")

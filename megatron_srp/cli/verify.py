@@ -1,11 +1,13 @@
 """`srp verify`: finished shards checked for damage."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_srp.cli import work_folder
 from megatron_srp.cli.corpus_flags import TOKENIZER_TYPES
 from megatron_srp.cli.parser import Parser, next_step, on_disk_or_s3
+from megatron_srp.remote.objects import url_of
 
 if TYPE_CHECKING:
     from megatron_srp.data.verify.shards import Verification
@@ -22,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         "prefix",
         type=on_disk_or_s3,
         metavar="PREFIX",
-        help="the --output-prefix of the shards, or s3://BUCKET/FOLDER/NAME; or the prefix of one .bin and .idx",
+        help="the --output-prefix of the shards, also s3://BUCKET/FOLDER/NAME; on a disk also of one .bin and .idx",
     )
     add("--quick", action="store_true", help="skip the tokens and the checksums")
     add(
@@ -45,22 +47,25 @@ def main(argv: list[str]) -> int:
 
     tokenizer = load_tokenizer(args.tokenizer_type, args.tokenizer_model) if args.tokenizer_model else None
     findings = 0
-    with work_folder.fetched_outputs([args.prefix], args.work_dir, plain=True) as names:
+    with work_folder.reading(args.work_dir, args.prefix) as folder:
+        names = work_folder.fetch_outputs([args.prefix], folder)
+        work_folder.fetch_plain_shards(names, folder)
         for name in names:
             check = verify_shards(name, args.quick, tokenizer)
-            _print(check, args.work_dir)
+            _print(check, folder)
             findings += len(check.findings)
     if findings:
         print(f"{findings:,} findings")
         next_step("srp preprocess --overwrite ... writes them again, with the settings that their .srp.json states")
         return 2
     print("no damage found")
-    next_step(f"srp inspect {args.prefix} shows the verdicts, if it has any; srp train --data-path SHARD ...")
+    one = args.prefix if len(names) == 1 else url_of(names[-1], folder)
+    next_step(f"srp inspect {one} shows the verdicts, if it has any; srp train --data-path SHARD ...")
     return 0
 
 
-def _print(check: "Verification", work: str) -> None:
+def _print(check: "Verification", folder: Path) -> None:
     lines = [*check.shards, *(f"not checked: {line}" for line in check.findings.unchecked)]
     lines += [f"damaged: {line}" for line in check.findings.lines()]
     for line in lines:
-        print(work_folder.with_urls(line, work))
+        print(work_folder.with_urls(line, folder))

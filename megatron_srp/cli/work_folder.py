@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_srp.cli.parser import on_disk
 from megatron_srp.corpus.partitions import Partition
-from megatron_srp.errors import UsageError
+from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.remote.drivers import on_s3
-from megatron_srp.remote.objects import WORK_DIR, is_remote_output, twin, url_of
+from megatron_srp.remote.objects import WORK_DIR, is_remote_output, split_output, twin, url_of
 
 if TYPE_CHECKING:
     from megatron_srp.data.shards.upload import ShardUpload
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def add_work_dir(group: "argparse._ActionsContainer") -> None:
     group.add_argument(
         "--work-dir",
+        type=on_disk,
         default=WORK_DIR,
         metavar="DIR",
         help="for data on s3://: local folder for copies of what is read and for output before its upload, from which "
@@ -29,8 +31,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     """Raises UsageError for an output of `srp preprocess` that cannot be where the flags want it."""
     if not is_remote_output(args.output_prefix, "--output-prefix"):
         return
-    if args.output_prefix.count("/") < 3:
-        raise UsageError(f"--output-prefix {args.output_prefix}: has no name; pass s3://BUCKET/FOLDER/NAME")
+    split_output(args.output_prefix)
     if args.executor == "ray":
         raise UsageError(
             f"--output-prefix {args.output_prefix}: --executor ray writes to a folder of this machine; pass one"
@@ -43,6 +44,7 @@ def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "Shar
         return None
     from megatron_srp.data.shards.upload import ShardUpload
 
+    split_output(args.output_prefix)
     upload = ShardUpload(partition.prefix(args.output_prefix) if partition else args.output_prefix, args.work_dir)
     upload.prepare(args.overwrite, keep_finished=partition is not None)
     args.output_prefix = str(ShardUpload(args.output_prefix, args.work_dir).prefix)
@@ -50,68 +52,81 @@ def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "Shar
 
 
 @contextmanager
-def fetched_outputs(
-    prefixes: Sequence[str], work: str, files: bool = True, plain: bool = False
-) -> Iterator[list[str | Path]]:
-    """The prefixes, those on S3 replaced by copies of what is there, which go when the block has done its work.
+def reading(work: str, *prefixes: str | None) -> Iterator[Path]:
+    """The folder for copies of those of the prefixes that are on S3; it is empty again when the block is left.
+
+    It has no files but this run's, so that neither an earlier copy nor an output that waits for its upload is in the
+    way. Errors name what is on S3, not its copy.
+    """
+    from megatron_srp.remote.copies import reading_folder
+
+    folder = Path(work) / "read"
+    if not any(prefix and is_remote_output(prefix, "PREFIX") for prefix in prefixes):
+        yield folder
+        return
+    try:
+        with reading_folder(folder):
+            yield folder
+    except (InputError, UsageError, OutputError) as error:
+        raise type(error)(with_urls(str(error), folder)) from None
+
+
+def with_urls(text: str, folder: Path) -> str:
+    """What is said about the copies in a folder, about what they are copies of."""
+    for name in (folder.resolve(), folder):
+        text = text.replace(f"{name}/s3/", "s3://")
+    return text
+
+
+def fetch_outputs(prefixes: Sequence[str], folder: Path, files: bool = True) -> list[str | Path]:
+    """The prefixes, those on S3 replaced by copies of what is there.
 
     Args:
         files: whether the shards are wanted too, or the manifests alone.
-        plain: whether, of sidecars, the shards next to them that they are for are wanted too.
     """
-    from megatron_srp.data.shards.download import fetch_outputs, fetch_plain_shards, remove_copies
+    from megatron_srp.data.shards import download
 
     names: list[str | Path] = []
-    copies: list[Path] = []
-    others: list[Path] = []
     for prefix in prefixes:
-        if is_remote_output(prefix, "PREFIX"):
-            found = list(fetch_outputs(prefix, work, files))
-            copies += found
-            names += found
-            if plain:
-                others += [copy for name in found for copy in fetch_plain_shards(name, url_of(name, work), work)]
-        else:
-            names.append(prefix)
-    yield names
-    remove_copies(copies)
-    for copy in others:
-        copy.unlink(missing_ok=True)
+        names += download.fetch_outputs(prefix, folder, files) if on_s3(prefix) else [prefix]
+    return names
 
 
-@contextmanager
-def fetched_output(prefix: str, work: str) -> Iterator[str | Path]:
-    """As `fetched_outputs`, for a command that takes one, or one shard; of several on S3, nothing is fetched."""
+def fetch_output(prefix: str, folder: Path) -> str | Path:
+    """As `fetch_outputs`, for a command that takes one, or one shard; of several on S3, no shard is fetched."""
     from megatron_srp.data.shards.sidecar import sidecar_path
 
-    with fetched_outputs([prefix], work, files=False) as names:
-        found = [url_of(name, work) for name in names]
+    found = fetch_outputs([prefix], folder, files=False)
     if len(found) > 1:
-        raise UsageError(f"{prefix} names {len(found)} outputs; pass one of them: {', '.join(found)}")
-    with fetched_outputs([prefix], work, plain=True) as (name,):
-        shard = twin(prefix, work)
-        yield shard if on_s3(prefix) and sidecar_path(shard).exists() else name
+        names = ", ".join(url_of(name, folder) for name in found)
+        raise UsageError(f"{prefix} names {len(found)} outputs; pass one of them: {names}")
+    if not on_s3(prefix):
+        return prefix
+    (name,) = fetch_outputs([prefix], folder)
+    fetch_plain_shards([name], folder)
+    shard = twin(prefix, folder)
+    return shard if sidecar_path(shard).exists() else name
 
 
-@contextmanager
-def fetched_shard(prefix: str | None, work: str) -> Iterator[str | None]:
-    """A shard's prefix; that of one on S3 replaced by a copy's, which goes when the block has done its work."""
-    if prefix is None or not on_s3(prefix):
-        yield prefix
-        return
+def fetch_plain_shards(names: Sequence[str | Path], folder: Path) -> None:
+    """Of sidecars among these copies, fetch the shards next to them that they are for."""
+    from megatron_srp.data.shards import download
+
+    for name in names:
+        if isinstance(name, Path):
+            download.fetch_plain_shards(name, url_of(name, folder), folder)
+
+
+def fetch_shard(prefix: str | None, folder: Path) -> str | None:
+    """A shard's prefix; that of one on S3 replaced by a copy's."""
     from megatron_srp.data.shards.download import fetch_shards
 
-    (_, files), *others = fetch_shards(prefix, work)
+    if prefix is None or not on_s3(prefix):
+        return prefix
+    (_, files), *others = fetch_shards(prefix, folder)
     if others:
         raise UsageError(f"{prefix} names {1 + len(others)} shards; pass one of them")
-    yield str(files[0].with_suffix(""))
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
-def with_urls(text: str, work: str) -> str:
-    """What is said about copies, about what they are copies of."""
-    return text.replace(f"{Path(work) / 's3'}/", "s3://")
+    return str(files[0].with_suffix(""))
 
 
 @contextmanager
@@ -130,7 +145,7 @@ def fetched_shards(args: argparse.Namespace) -> Iterator[dict[Path, str]]:
         if not on_s3(pattern):
             args.input_shards.append(pattern)
             continue
-        for url, files in fetch_shards(pattern, args.work_dir):
+        for url, files in fetch_shards(pattern, Path(args.work_dir) / "shards"):
             prefix = files[0].with_suffix("")
             urls[prefix] = url
             args.input_shards.append(str(prefix))

@@ -45,6 +45,20 @@ def describe_tokenizer(tokenizer: TextTokenizer, model: Path) -> dict[str, Any]:
     }
 
 
+def moved_tokenizer(folder: Path, model: Path) -> Path:
+    """Where a manifest's tokenizer is now; one that was written next to shards moves with them.
+
+    Args:
+        folder: of the manifest.
+        model: what it records.
+    """
+    for place in (model, *model.parents):
+        beside = folder / place.name
+        if place.name.endswith("_tokenizer") and beside.exists() and not model.exists():
+            return beside / model.relative_to(place)
+    return model
+
+
 def recorded_tokenizer(record: dict[str, Any], model: str | Path | None = None) -> TextTokenizer:
     """The tokenizer of a `describe_tokenizer`, from `model` if it was moved; raises UsageError for another one."""
     tokenizer = load_tokenizer(record["type"], model or record["model"])

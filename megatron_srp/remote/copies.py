@@ -1,14 +1,17 @@
 """Copies of objects on this machine, which are fetched again when the object has changed."""
 
 import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from megatron_srp.errors import OutputError
-from megatron_srp.files import file_fingerprint, replacing
+from megatron_srp.errors import OutputError, UsageError
+from megatron_srp.files import file_fingerprint, replacing, try_lock
 from megatron_srp.remote.drivers import driver, failures_explained
 from megatron_srp.remote.expand import input_file
+from megatron_srp.remote.objects import file_name
 
 
 def copy_object(url: str, copy: Path) -> None:
@@ -29,6 +32,38 @@ def copy_object(url: str, copy: Path) -> None:
         raise OutputError(f"{error.filename or copy}: {error.strerror}; the copy of {url} goes there") from None
 
 
+@contextmanager
+def reading_folder(folder: Path) -> Iterator[None]:
+    """Have `folder` for copies of what one run reads: empty at the beginning of the block, and at its end.
+
+    A copy of an earlier run would hide what has become of its object.
+
+    Raises:
+        UsageError: when another run has it.
+        OutputError: when it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: {error.strerror}; pass another --work-dir") from None
+    try:
+        if not try_lock(descriptor):
+            raise UsageError(f"another run reads from S3 through {folder}; wait for it, or pass another --work-dir")
+        _empty(folder)
+        try:
+            yield
+        finally:
+            _empty(folder)
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def cached_object(url: str, folder: str | Path) -> Path:
     """The copy of an object in a folder that processes share, of which one fetches it.
 
@@ -36,8 +71,9 @@ def cached_object(url: str, folder: str | Path) -> Path:
 
     Raises:
         InputError, OutputError: as `copy_object` does.
+        UsageError: for a URL with `..` in it.
     """
-    copy = Path(folder) / url.split("://", 1)[1]
+    copy = Path(folder) / file_name(url.split("://", 1)[1])
     with _one_at_a_time(copy):
         copy_object(url, copy)
     return copy

@@ -12,7 +12,7 @@ import numpy as np
 from megatron_srp.data.shards.indexed_shard import IndexedShard, bin_path
 from megatron_srp.data.shards.manifest import find_manifest, manifest_path, read_manifest
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
-from megatron_srp.data.training_tokenizer import recorded_tokenizer
+from megatron_srp.data.training_tokenizer import moved_tokenizer, recorded_tokenizer
 from megatron_srp.errors import InputError, SrpError, UsageError
 from megatron_srp.files import write_text
 from megatron_srp.reports.document_texts import DocumentReader, visible
@@ -54,7 +54,7 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
     name = _shard_name(Path(str(prefix)))
     sidecar = ReflectionSidecar.load(sidecar_path(name))
     made_for = sidecar.info.get("shard", {}).get("name")
-    beside = name if bin_path(name).exists() or not made_for else name.with_name(made_for)
+    beside = name if bin_path(name).exists() or not made_for else name.with_name(Path(made_for).name)
     shard = IndexedShard(plain or beside)
     if len(shard) != len(sidecar):
         raise InputError(
@@ -65,7 +65,7 @@ def open_shard(prefix: str | Path, plain: str | Path | None = None, tokenizer_mo
     inspection = Inspection(name, sidecar, shard, manifest.get("settings", {}) or sidecar.info)
     described = manifest.get("tokenizer") or sidecar.info.get("training_tokenizer")
     try:
-        inspection.tokenizer = _load_tokenizer(described, tokenizer_model)
+        inspection.tokenizer = _load_tokenizer(described, tokenizer_model, name.parent)
     except SrpError as error:
         inspection.no_texts = str(error)
     return inspection
@@ -85,10 +85,10 @@ def _shard_name(prefix: Path) -> Path:
     return found[0]
 
 
-def _load_tokenizer(described: dict[str, Any] | None, model: str | None) -> TextTokenizer:
+def _load_tokenizer(described: dict[str, Any] | None, model: str | None, folder: Path) -> TextTokenizer:
     if not described:
         raise InputError("no manifest names the shard's tokenizer")
-    return recorded_tokenizer(described, model)
+    return recorded_tokenizer(described, model or moved_tokenizer(folder, Path(described["model"])))
 
 
 def inspect_shard(inspection: Inspection, documents: int, seed: int) -> tuple[ShardStatistics, dict[str, Any]]:

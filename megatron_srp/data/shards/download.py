@@ -1,90 +1,114 @@
 """Finished outputs and shards on S3, copied into the work folder of this machine, where they are read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
-
-import orjson
+from typing import Any
 
 from megatron_srp.corpus.partitions import parse_name
-from megatron_srp.data.shards.manifest import SUFFIX, find_remote_manifest, manifest_path, read_manifest
+from megatron_srp.data.shards.manifest import (
+    SUFFIX,
+    find_remote_manifest,
+    manifest_path,
+    parse_manifest,
+    read_manifest,
+)
 from megatron_srp.data.shards.sidecar import ReflectionSidecar, sidecar_path
-from megatron_srp.errors import InputError
-from megatron_srp.files import checksum
+from megatron_srp.errors import InputError, UsageError
 from megatron_srp.remote.copies import copy_object
 from megatron_srp.remote.expand import find_remote
-from megatron_srp.remote.objects import Objects, twin
+from megatron_srp.remote.objects import Objects, file_name, split_output, twin
 
 
-def fetch_outputs(url: str, work: str | Path, files: bool = True) -> Iterator[Path]:
+def fetch_outputs(url: str, folder: Path, files: bool = True) -> Iterator[Path]:
     """Copy the output `url`, or the partitions that it is the common prefix of, and yield the copies' prefixes.
 
-    What an earlier try has copied is not fetched again.
+    A file that a manifest lists and S3 lacks is left out: the command that reads the copies says so.
 
     Args:
         url: the output prefix, s3://BUCKET/FOLDER/NAME, or that of one of an output's shards or sidecars.
-        work: the folder for the copies.
+        folder: for the copies.
         files: whether the shards are wanted too, or the manifests alone.
 
     Raises:
         InputError: when nothing is there.
+        UsageError: for a URL that is not of this form.
     """
-    folder, _, name = url.removesuffix(SUFFIX).rpartition("/")
-    objects, here = Objects(folder), twin(folder, work)
-    there = {path.removesuffix(SUFFIX) for path in objects.all() if path.endswith(SUFFIX) and "/" not in path}
-    found = [name] if name in there else sorted(made for made in there if (parse_name(made) or ("",))[0] == name)
-    found = found or [made for made in there if name.startswith(made) and _lists(objects, made, name)][:1]
-    if not found:
-        raise InputError(f"{url}: no finished output is there; `srp preprocess` uploads its manifest last")
-    for made in found:
-        manifest = objects.read(f"{made}{SUFFIX}")
-        for file, recorded in orjson.loads(manifest)["files"].items() if files else ():
-            if not (here / file).exists() or checksum(here / file) != recorded:
+    where, name = split_output(url.removesuffix(SUFFIX))
+    objects, here = Objects(where), twin(where, folder)
+    there = objects.all()
+    for output in _outputs(objects, there, name):
+        content = objects.read(f"{output}{SUFFIX}")
+        manifest = parse_manifest(content, f"{where}/{output}{SUFFIX}")
+        for file in _files(manifest) if files else ():
+            try:
+                file_name(file)
+            except UsageError:
+                raise InputError(f"{where}/{output}{SUFFIX}: lists {file!r}, which is not next to it") from None
+            if file in there:
                 objects.download(file, here / file)
         here.mkdir(parents=True, exist_ok=True)
-        manifest_path(here / made).write_bytes(manifest)
-        yield here / made
+        manifest_path(here / output).write_bytes(content)
+        yield here / output
+
+
+def _outputs(objects: Objects, there: Collection[str], name: str) -> list[str]:
+    """The output of that name, the partitions whose common prefix it is, or the output that lists it as a shard."""
+    made = {path.removesuffix(SUFFIX) for path in there if path.endswith(SUFFIX) and "/" not in path}
+    if name in made:
+        return [name]
+    partitions = {parts[1]: output for output in made if (parts := parse_name(output)) and parts[0] == name}
+    if partitions:
+        count = max(parts[2] for output in partitions.values() if (parts := parse_name(output)))
+        if missing := [str(index) for index in range(count) if index not in partitions]:
+            raise InputError(f"{objects.url}/{name}: of {count} partitions, {', '.join(missing)} is not finished there")
+        return [partitions[index] for index in sorted(partitions)]
+    for output in sorted(made):
+        if name.startswith(output) and _lists(objects, output, name):
+            return [output]
+    raise InputError(f"{objects.url}/{name}: no finished output is there; `srp preprocess` uploads its manifest last")
 
 
 def _lists(objects: Objects, output: str, shard: str) -> bool:
-    manifest = orjson.loads(objects.read(f"{output}{SUFFIX}"))
-    return any(entry["name"] == shard for kind in ("shards", "sidecars") for entry in manifest.get(kind) or [])
+    with suppress(InputError):  # another output's, which is damaged
+        manifest = parse_manifest(objects.read(f"{output}{SUFFIX}"), output)
+        return any(entry["name"] == shard for kind in ("shards", "sidecars") for entry in manifest.get(kind) or [])
+    return False
 
 
-def fetch_plain_shards(output: Path, url: str, work: str | Path) -> Iterator[Path]:
-    """Copy the shards that an output's sidecars are for, where they are next to it on S3, and yield the copies' files.
+def _files(manifest: dict[str, Any]) -> list[str]:
+    """What a manifest lists, and the sidecars that may be next to its shards."""
+    names = [entry["name"] for kind in ("shards", "sidecars") for entry in manifest.get(kind) or []]
+    shards = {f"{name}.{suffix}" for name in names for suffix in ("bin", "idx", "srp")}
+    return sorted(shards | {*(manifest["files"] or {})})
+
+
+def fetch_plain_shards(output: Path, url: str, folder: Path) -> None:
+    """Copy the shards that an output's sidecars are for, where they are next to it on S3.
 
     Args:
         output: the prefix of its copy.
         url: that of the output itself.
-        work: the folder for the copies.
+        folder: for the copies.
     """
+    where = url.rpartition("/")[0]
     for entry in read_manifest(manifest_path(output)).get("sidecars") or []:
-        try:
+        with suppress(InputError, KeyError):  # the command that reads it says what is wrong with it
             made_for = ReflectionSidecar.load(sidecar_path(output.with_name(entry["name"]))).info["shard"]["name"]
-        except (InputError, KeyError):  # the command that reads it says what is wrong with it
-            continue
-        folder, shard = url.rpartition("/")[0], Path(made_for).name
-        if Objects(folder).exists(f"{shard}.idx"):
-            for _, copies in fetch_shards(f"{folder}/{shard}", work):
-                yield from copies
+            shard = Path(made_for).name
+            if Objects(where).exists(f"{shard}.idx"):
+                for _ in fetch_shards(f"{where}/{shard}", folder):
+                    pass
 
 
-def remove_copies(prefixes: Sequence[Path]) -> None:
-    """Remove what `fetch_outputs` has copied."""
-    for prefix in prefixes:
-        for file in read_manifest(manifest_path(prefix))["files"]:
-            (prefix.parent / file).unlink(missing_ok=True)
-        manifest_path(prefix).unlink()
-
-
-def fetch_shards(pattern: str, work: str | Path) -> Iterator[tuple[str, list[Path]]]:
+def fetch_shards(pattern: str, folder: Path) -> Iterator[tuple[str, list[Path]]]:
     """Copy the shards whose prefixes `pattern` matches, with their manifests, and yield each one's URL and its copies.
 
     What an earlier try has copied is not fetched again. The first of the copies is the .bin.
 
     Args:
         pattern: a shard's prefix, s3://BUCKET/FOLDER/NAME, or a pattern of such prefixes.
-        work: the folder for the copies.
+        folder: for the copies.
 
     Raises:
         InputError: when nothing is there.
@@ -96,9 +120,9 @@ def fetch_shards(pattern: str, work: str | Path) -> Iterator[tuple[str, list[Pat
         url = index.removesuffix(".idx")
         manifest = find_remote_manifest(url)
         files = [f"{url}.bin", index, *([str(manifest)] if manifest else [])]
-        yield url, [_copied(file, work) for file in files]
+        yield url, [_copied(file, folder) for file in files]
 
 
-def _copied(url: str, work: str | Path) -> Path:
-    copy_object(url, copy := twin(url, work))
+def _copied(url: str, folder: Path) -> Path:
+    copy_object(url, copy := twin(url, folder))
     return copy

@@ -53,11 +53,17 @@ def read_manifest(path: InputFile) -> dict[str, Any]:
     """The manifest at `path`; raises InputError when it is missing or invalid."""
     try:
         with path.open("rb") as file:
-            manifest = orjson.loads(file.read())
+            return parse_manifest(file.read(), path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; was this shard written by `srp preprocess`?") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def parse_manifest(content: bytes, path: InputFile | str) -> dict[str, Any]:
+    """The manifest that a file contains; raises InputError when it is invalid."""
+    try:
+        manifest = orjson.loads(content)
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:

@@ -218,6 +218,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with _opened(str(path)) as source:
             header: dict[str, Any] = orjson.loads(pa.ipc.open_file(source).schema.metadata[b"srp"])
         version = header.get("version")
+        _require_info(header.get("info", {}))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a sidecar is written by `srp preprocess`") from None
     except _DAMAGE as error:
@@ -225,6 +226,14 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: sidecar version {version}, this release reads {FORMAT_VERSION}")
     return header
+
+
+def _require_info(info: Any) -> None:
+    """Raises ValueError unless it names its shard, if it is for one, by a file's name or path."""
+    shard = info.get("shard", {"name": "-"}) if isinstance(info, dict) else None
+    name = shard.get("name") if isinstance(shard, dict) else None
+    if not isinstance(name, str) or not Path(name).name or "\0" in name:
+        raise ValueError("its info does not name its shard")
 
 
 def _opened(path: str) -> Any:

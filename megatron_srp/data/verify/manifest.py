@@ -10,6 +10,7 @@ from megatron_srp.data.shards.indexed_shard import Index
 from megatron_srp.data.shards.manifest import sum_counts
 from megatron_srp.data.shards.shard_writer import count_labels
 from megatron_srp.data.shards.sidecar import ReflectionSidecar
+from megatron_srp.data.training_tokenizer import moved_tokenizer
 from megatron_srp.data.verify.findings import Findings
 from megatron_srp.errors import UsageError
 from megatron_srp.files import checksum
@@ -27,7 +28,7 @@ def described_tokenizer(
         given: a tokenizer to use instead.
     """
     try:
-        tokenizer = given or load_tokenizer(described["type"], _moved(path, Path(described["model"])))
+        tokenizer = given or load_tokenizer(described["type"], moved_tokenizer(path.parent, Path(described["model"])))
         if tokenizer.fingerprint == described.get("fingerprint"):
             tokenizer = tokenizer.ending_documents_with(described.get("eod_token"))
     except UsageError as error:
@@ -40,15 +41,6 @@ def described_tokenizer(
             )
             return None
     return tokenizer
-
-
-def _moved(path: Path, model: Path) -> Path:
-    """The tokenizer's path; one that was written next to shards moves with them."""
-    for place in (model, *model.parents):
-        beside = path.parent / place.name
-        if place.name.endswith("_tokenizer") and beside.exists() and not model.exists():
-            return beside / model.relative_to(place)
-    return model
 
 
 def verify_reflection_settings(
