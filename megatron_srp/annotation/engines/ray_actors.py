@@ -18,6 +18,7 @@ from megatron_srp.errors import GuardError, SrpError
 AHEAD = 2  # pieces at an actor: one in progress, one waiting
 SECONDS_FOR_A_PLACE = 30.0  # then a note
 SECONDS_WITHOUT_ANY = 900.0  # no actor works: the run ends
+_LOOK_EVERY_S = 1.0
 _MOST_DEATHS = 5  # actors lost in a row without a result; after that the engine is to blame
 _KEPT = "finished parts are kept: rerun the same command"
 
@@ -63,6 +64,7 @@ class Actors:
         self._lock = threading.Lock()
         self._slots: queue.Queue[Slot] = queue.Queue()
         self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._failure: SrpError | None = None
         self._deaths = 0
         self._noted = 0  # how many were without a place in the last note
@@ -113,9 +115,13 @@ class Actors:
                 self._restart(slot.worker)
 
     def close(self) -> None:
-        self._closed.set()
+        """Kill them. No thread is left then that calls Ray: once disconnected, such a call starts a cluster."""
+        with self._lock:
+            self._closed.set()
         for worker in self.workers:
             self._ray.kill(worker.actor)
+        for thread in self._threads:
+            thread.join()
 
     def _restart(self, worker: Worker) -> None:
         self._deaths += 1
@@ -130,28 +136,42 @@ class Actors:
 
     def _start(self, worker: Worker) -> None:
         worker.actor = self._new_actor()
-        threading.Thread(target=self._await, args=(worker, worker.actor), name="ray-actor", daemon=True).start()
+        thread = threading.Thread(target=self._await, args=(worker, worker.actor), name="ray-actor", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _await(self, worker: Worker, actor: Any) -> None:
         try:
-            placed = actor.has_place.remote()
-            while not self._ray.wait([placed], timeout=SECONDS_FOR_A_PLACE)[0]:
-                if self._closed.is_set():
-                    return
-                self._note_waiting()
+            if not self._is_there(actor.has_place.remote(), self._note_waiting):
+                return
             worker.placed = True
-            description = self._ray.get(actor.describe.remote())
+            if not self._is_there(described := actor.describe.remote()):
+                return
+            description = self._ray.get(described)
         except Exception as error:  # whatever it is, it must not end this thread in silence
-            if not self._closed.is_set():
-                self._fail_to_start(worker, error)
+            self._fail_to_start(worker, error)
             return
         self.description = self.description or description
         worker.working = True
         for _ in range(AHEAD):
             self._slots.put(Slot(worker, worker.life))
 
+    def _is_there(self, reference: Any, on_long_wait: Callable[[], None] = lambda: None) -> bool:
+        """Wait for a result; False where the actors are closed before it comes."""
+        step, waited = min(_LOOK_EVERY_S, SECONDS_FOR_A_PLACE), 0.0
+        while not self._closed.is_set():
+            if self._ray.wait([reference], timeout=step)[0]:
+                return not self._closed.is_set()
+            waited += step
+            if waited >= SECONDS_FOR_A_PLACE:
+                waited = 0.0
+                on_long_wait()
+        return False
+
     def _fail_to_start(self, worker: Worker, error: Exception) -> None:
         with self._lock:
+            if self._closed.is_set():
+                return
             cause = getattr(error, "cause", None)
             if self.description is not None and not isinstance(cause, SrpError):  # others of its kind have started
                 self._restart(worker)
