@@ -44,7 +44,6 @@ def shard_upload(args: argparse.Namespace, partition: Partition | None) -> "Shar
         return None
     from megatron_srp.data.shards.upload import ShardUpload
 
-    split_output(args.output_prefix)
     upload = ShardUpload(partition.prefix(args.output_prefix) if partition else args.output_prefix, args.work_dir)
     upload.prepare(args.overwrite, keep_finished=partition is not None)
     args.output_prefix = str(ShardUpload(args.output_prefix, args.work_dir).prefix)

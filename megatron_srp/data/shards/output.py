@@ -11,12 +11,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from megatron_srp.data.shards.journal import first_change, read_journal, refuse_other_settings, write_journal
 from megatron_srp.data.shards.lock import take_lock
 from megatron_srp.data.shards.manifest import manifest_path, read_manifest, token_software
+from megatron_srp.data.shards.prefix import is_of
 from megatron_srp.errors import InputError, OutputError, UsageError
 from megatron_srp.files import make_folder, seal, sync, write_json
 
@@ -160,7 +161,7 @@ class Output:
         with suppress(InputError, FileNotFoundError):
             journal = read_journal(self._journal_path)
             names |= {*journal["replaces"], *journal.get("finishing", {}).get("manifest", {}).get("files", {})}
-        return sorted(n for n in names if n.startswith(self.prefix.name) and ".." not in PurePath(n).parts)
+        return sorted(name for name in names if is_of(self.prefix, name))
 
     def _complete(self) -> dict[str, Any]:
         """Do what `finish` recorded, from wherever it stopped, skipping what has been moved already."""

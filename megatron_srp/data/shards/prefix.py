@@ -1,5 +1,7 @@
 """Checks of output prefixes, before anything is read or written."""
 
+from pathlib import Path, PurePath
+
 from megatron_srp.errors import UsageError, is_utf8
 
 MOST_BYTES = 150  # file systems allow 255, of which the rest is for keys, partitions and endings
@@ -24,3 +26,8 @@ def output_prefix(given: str) -> str:
             "that begin with it; choose a shorter one"
         )
     return given
+
+
+def is_of(prefix: Path, name: str) -> bool:
+    """Whether a name that a manifest or a journal lists can be that of a file of the output: it may be removed then."""
+    return name.startswith(prefix.name) and ".." not in PurePath(name).parts

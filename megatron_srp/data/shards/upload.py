@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from megatron_srp.data.shards.manifest import manifest_path, parse_manifest, read_manifest
+from megatron_srp.data.shards.prefix import is_of
 from megatron_srp.data.shards.sidecar import sidecar_path
 from megatron_srp.errors import InputError, OutputError, UsageError
-from megatron_srp.remote.objects import Objects, twin
+from megatron_srp.remote.objects import Objects, split_output, twin
 
 
 class ShardUpload:
@@ -24,8 +25,9 @@ class ShardUpload:
     """
 
     def __init__(self, url: str, work: str | Path) -> None:
+        folder, _ = split_output(url)
         self.url, self.prefix = url, twin(url, work)
-        self._objects = Objects(url.rpartition("/")[0])
+        self._objects = Objects(folder)
         self._manifest = manifest_path(self.prefix).name
         self._overwrite = False
 
@@ -86,7 +88,7 @@ class ShardUpload:
             return None
         with suppress(InputError):
             files = parse_manifest(self._objects.read(self._manifest), f"{self.url}.srp.json")["files"] or {}
-            return [name for name in files if name.startswith(self.prefix.name) and ".." not in PurePath(name).parts]
+            return [name for name in files if is_of(self.prefix, name)]
         return []
 
     def _refuse_existing(self, names: Iterable[str]) -> None:

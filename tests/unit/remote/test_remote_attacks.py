@@ -15,13 +15,7 @@ from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
 from megatron_srp.remote.copies import reading_folder
 from megatron_srp.remote.objects import Objects
 from tests.conftest import random_texts
-from tests.helpers.object_store import BUCKET, running_store
-
-
-@pytest.fixture(scope="module")
-def store():
-    with running_store() as client:
-        yield client
+from tests.helpers.object_store import BUCKET
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,14 @@ class Stops(Exception):
 
 
 @pytest.mark.parametrize("place", ["hub", "s3"])
-def test_a_stopped_run_resumes_unless_the_object_has_changed(place, hub, store, flags, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_unless_the_object_has_changed(place, hub, corpus_store, flags, tmp_path, monkeypatch):
     from megatron_srp.data.builder import ShardBuilder
 
     name = f"someone/resumed-{place}"
 
     def put(path, content):
         hub.put(name, path, content)
-        store.put_object(Bucket=BUCKET, Key=f"{name}/{path}", Body=content)
+        corpus_store.put_object(Bucket=BUCKET, Key=f"{name}/{path}", Body=content)
 
     put("a.jsonl", jsonl(TEXTS[:200]))
     put("b.parquet", parquet(TEXTS[200:]))
@@ -64,12 +64,12 @@ def test_a_stopped_run_resumes_unless_the_object_has_changed(place, hub, store, 
         make(source, tmp_path / "changed", flags, "--chunk-documents", "50")
 
 
-def test_an_object_replaced_while_it_is_read_is_noticed(store):
-    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[:40]) * 100)
+def test_an_object_replaced_while_it_is_read_is_noticed(corpus_store):
+    corpus_store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[:40]) * 100)
     (file,) = expand_inputs([f"s3://{BUCKET}/replaced.jsonl"])
     stream = file.open("rb")
     stream.read(10)
-    store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[1:41]) * 100)
+    corpus_store.put_object(Bucket=BUCKET, Key="replaced.jsonl", Body=jsonl(TEXTS[1:41]) * 100)
     stream.seek(400_000)  # beyond what was fetched with the first bytes
     with pytest.raises(InputError, match="changed while it was read"):
         stream.read(5)
@@ -92,10 +92,10 @@ def test_an_object_replaced_while_it_is_read_is_noticed(store):
         (f"s3://{BUCKET}/data/CC/part-9.jsonl", "part-9.jsonl: .*UTF-16"),
     ],
 )
-def test_mistakes_are_one_line(url, said, hub, store):
+def test_mistakes_are_one_line(url, said, hub, corpus_store):
     hub.put("someone/private", "a.jsonl", b"{}")
     hub.private.add("someone/private")
-    store.put_object(Bucket=BUCKET, Key="data/CC/part-9.jsonl", Body='{"text": "a"}\n'.encode("utf-16"))
+    corpus_store.put_object(Bucket=BUCKET, Key="data/CC/part-9.jsonl", Body='{"text": "a"}\n'.encode("utf-16"))
     with pytest.raises(SrpError, match=said) as caught:
         list(read_batches(expand_inputs([url]), ["text"]))
     assert "\n" not in str(caught.value)
@@ -110,7 +110,7 @@ def test_a_gated_data_set_asks_for_a_login(hub):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_refused_or_missing_credentials_are_one_line(known, store, monkeypatch, flags, tmp_path):
+def test_refused_or_missing_credentials_are_one_line(known, corpus_store, monkeypatch, flags, tmp_path):
     with refusing_store() as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         if not known:

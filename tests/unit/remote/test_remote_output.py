@@ -14,15 +14,9 @@ from megatron_srp.cli.verdicts import main as verdicts
 from megatron_srp.errors import InputError, OutputError, SrpError, UsageError
 from megatron_srp.remote.objects import Objects
 from tests.conftest import random_texts
-from tests.helpers.object_store import BUCKET, running_store
+from tests.helpers.object_store import BUCKET
 
 TEXTS = random_texts(8, 150, 60)
-
-
-@pytest.fixture(scope="module")
-def store():
-    with running_store() as client:
-        yield client
 
 
 @pytest.fixture

@@ -11,15 +11,9 @@ from megatron_srp.cli.strip import main as strip
 from megatron_srp.cli.verify import main as verify
 from megatron_srp.errors import InputError, UsageError
 from tests.conftest import random_texts
-from tests.helpers.object_store import BUCKET, running_store
+from tests.helpers.object_store import BUCKET
 
 THERE = f"s3://{BUCKET}/made"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with running_store() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

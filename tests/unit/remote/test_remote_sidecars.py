@@ -25,19 +25,13 @@ from megatron_srp.training.checks.run_summary import summarize_run
 from megatron_srp.training.checks.sidecars import match_sidecars
 from megatron_srp.training.flags.command_line import look_at
 from tests.conftest import random_texts
-from tests.helpers.object_store import BUCKET, refusing_store, running_store
+from tests.helpers.object_store import BUCKET, refusing_store
 
 if TYPE_CHECKING:
     from megatron_srp.training.host.trace import Part
 
 PLAIN = f"s3://{BUCKET}/plain/c_text_document"
 SIDECAR = f"s3://{BUCKET}/plain/w9_c_text_document.srp"
-
-
-@pytest.fixture(scope="module")
-def store():
-    with running_store() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
